@@ -1,0 +1,15 @@
+// One register function per op, called by core.cpp. Bindings hold no logic: cast, release the GIL, call.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace genrec::bindings {
+
+// Tensors cross the border as data pointers.
+template <typename T>
+T* as_pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace genrec::bindings

@@ -1,0 +1,39 @@
+// The module's table of contents and the one place where C++ exceptions become Python's.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/check.h"
+#include "core/isa.h"
+#include "bindings/bindings.h"
+
+namespace py = pybind11;
+
+namespace {
+
+void raise_as(const char* name, const std::exception& error) {
+  const py::object type = py::module_::import("genrec_fast.errors").attr(name);
+  PyErr_SetString(type.ptr(), error.what());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled kernels of genrec_fast: raw pointers and sizes in, nothing kept.";
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const genrec::ValueError& error) {
+      raise_as("InvalidValueError", error);
+    } catch (const genrec::UnsupportedError& error) {
+      raise_as("UnsupportedError", error);
+    }
+  });
+  m.def("active_isa", [] { return genrec::isa_name(genrec::active_isa()); });
+  m.def("select_isa", [](const std::string& name) { return genrec::isa_name(genrec::select_isa(name)); },
+        py::arg("name"));
+  m.def("usable_isas", [] {
+    std::vector<std::string> names;
+    for (genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));
+    return names;
+  });
+}

@@ -1,0 +1,45 @@
+"""Every error and warning the library raises, each also an instance of the builtin a caller would expect.
+
+Messages name the operation, the argument, the rule and the value:
+``trie_step: nodes must be int32 [B, W], got int64 [8, 50]``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptFileError",
+    "DataError",
+    "GenrecError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "SlowPathWarning",
+    "UnsupportedError",
+]
+
+
+class GenrecError(Exception):
+    """Base of all errors raised by genrec_fast."""
+
+
+class InvalidValueError(GenrecError, ValueError):
+    """A value breaks the rule of an argument."""
+
+
+class InvalidTypeError(GenrecError, TypeError):
+    """An argument has the wrong type or dtype."""
+
+
+class UnsupportedError(GenrecError, RuntimeError):
+    """This machine, build or combination of parts lacks what was asked for."""
+
+
+class DataError(GenrecError, ValueError):
+    """A line of a data file is malformed; the message names file, line and reason."""
+
+
+class CorruptFileError(GenrecError, ValueError):
+    """A file written by this library was cut short, altered, or comes from an unknown version."""
+
+
+class SlowPathWarning(UserWarning):
+    """A plain torch twin runs in place of a compiled kernel; the message names the remedy."""

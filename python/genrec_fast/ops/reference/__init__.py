@@ -1,0 +1,1 @@
+"""The plain torch twin of every op: short, slow, and the specification."""

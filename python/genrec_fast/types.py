@@ -1,0 +1,246 @@
+"""The words that all parts share: jagged data, batches, results, and the protocols that a backbone can speak.
+
+Shape letters, everywhere: B users, S history length, E jagged total, L levels, K codebook size, V vocabulary,
+W beams, D width, H heads, N items, M training targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+
+__all__ = [
+    "Autoregressive",
+    "Batch",
+    "Embedding",
+    "Jagged",
+    "Loss",
+    "Ranked",
+    "State",
+    "TrieTensors",
+]
+
+State = Any  # what a backbone keeps between the levels of one search; opaque to everyone else
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Rows of unequal length, end to end.
+
+    Args:
+        values: ``[E, ...]``, all rows concatenated.
+        offsets: int64 ``[B + 1]``, from 0, non-decreasing, ending at E; row b is ``values[offsets[b]:offsets[b+1]]``.
+
+    Raises:
+        InvalidTypeError: offsets are not int64 of one dimension.
+        InvalidValueError: offsets do not start at 0, decrease, or do not end at E.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.offsets.dtype != torch.int64 or self.offsets.dim() != 1 or self.offsets.numel() == 0:
+            raise InvalidTypeError(
+                f"Jagged: offsets must be int64 [B + 1], got {self.offsets.dtype} {list(self.offsets.shape)}"
+            )
+        if self.offsets.device.type != "cpu":  # a check would wait for the device
+            return
+        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != self.values.shape[0]:
+            raise InvalidValueError(
+                f"Jagged: offsets must run from 0 to the number of values {self.values.shape[0]}, "
+                f"got {int(self.offsets[0])} to {int(self.offsets[-1])}"
+            )
+        if bool((self.offsets[1:] < self.offsets[:-1]).any()):
+            row = int((self.offsets[1:] < self.offsets[:-1]).nonzero()[0])
+            raise InvalidValueError(f"Jagged: offsets must not decrease, but do after row {row}")
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Tensor] | Sequence[Sequence[int]], dtype: torch.dtype = torch.int64) -> Jagged:
+        """Packs one row per entry; empty rows stay."""
+        tensors = [torch.as_tensor(row, dtype=dtype) for row in rows]
+        lengths = torch.tensor([len(row) for row in tensors], dtype=torch.int64)
+        values = torch.cat(tensors) if tensors else torch.empty(0, dtype=dtype)
+        return cls.from_lengths(values, lengths)
+
+    @classmethod
+    def from_lengths(cls, values: Tensor, lengths: Tensor) -> Jagged:
+        """Offsets from int64 ``lengths [B]``."""
+        offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        return cls(values, offsets)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 ``[B]``."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    def __getitem__(self, row: int) -> Tensor:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"Jagged: row must be in [0, {len(self)}), got {row}")
+        row %= len(self)
+        return self.values[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+    def rows(self) -> list[Tensor]:
+        """All rows, as views."""
+        return list(torch.split(self.values, self.lengths.tolist()))
+
+    def row_index(self) -> Tensor:
+        """int64 ``[E]``: the row each value belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
+
+    def padded(self, fill: float = 0) -> Tensor:
+        """``[B, S, ...]`` with S the longest row; row b is left-aligned, ``fill`` behind it."""
+        longest = int(self.lengths.max()) if len(self) else 0
+        out = self.values.new_full((len(self), longest, *self.values.shape[1:]), fill)
+        if self.values.shape[0]:
+            rows = self.row_index()
+            columns = torch.arange(self.values.shape[0], device=rows.device) - self.offsets[rows]
+            out[rows, columns] = self.values
+        return out
+
+    def to(self, device: torch.device | str) -> Jagged:
+        return Jagged(self.values.to(device), self.offsets.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some users' histories, and what their models are asked about them.
+
+    Data gives ``items``, ``targets`` and ``users``; a layout adds what its backbones read (``codes``,
+    ``target_codes``, ``features``), so that a backbone never knows the catalog.
+
+    Args:
+        items: int64 values ``[E]``: item ids in ``[0, N)``, oldest first; rows may be empty.
+        targets: int64 ``[E]``, aligned with ``items.values``: the item that follows each position, -1 where nothing
+            is to be predicted; ``None`` when recommending. M counts the entries that are not -1.
+        users: int64 ``[B]``, or ``None``.
+        codes: int64 ``[E, L]``, the semantic IDs of the items.
+        target_codes: int64 ``[M, L]``, the semantic IDs of the targets, in order of position.
+        features: float ``[E, F]``, the items' feature vectors, or ``None``.
+    """
+
+    items: Jagged
+    targets: Tensor | None = None
+    users: Tensor | None = None
+    codes: Tensor | None = None
+    target_codes: Tensor | None = None
+    features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def target_positions(self) -> Tensor:
+        """int64 ``[M]``: indices into ``items.values`` where a target stands."""
+        if self.targets is None:
+            raise InvalidValueError("Batch: targets must be given to train or evaluate, got None")
+        return (self.targets >= 0).nonzero().squeeze(1)
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {
+            f.name: value.to(device) for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The k best items of each user, best first.
+
+    Args:
+        items: int64 ``[B, k]``, -1 behind the last result.
+        codes: int32 ``[B, k, L]``, -1 behind the last result.
+        scores: float32 ``[B, k]``: summed log-probabilities (natural log) or inner products; -inf behind the last.
+        exact: bool ``[B]``: true where the k items are proven to be the best of the whole catalog under ``scores``.
+        bound: float32 ``[B]``: no item outside the beams scores higher than this (-inf: nothing was pruned).
+    """
+
+    items: Tensor
+    codes: Tensor
+    scores: Tensor
+    exact: Tensor
+    bound: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective returns: the mean to minimise, the number of terms in it, and figures for the log."""
+
+    value: Tensor
+    count: int
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class TrieTensors(Protocol):
+    """What the trie ops read: a few integer tensors (see ``genrec_fast.trie.Trie`` for their meaning)."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def tokens(self) -> tuple[Tensor, ...]: ...
+    @property
+    def child_bases(self) -> tuple[Tensor, ...]: ...
+    @property
+    def child_deltas(self) -> tuple[Tensor, ...]: ...
+
+
+@runtime_checkable
+class Autoregressive(Protocol):
+    """A backbone that scores semantic IDs level by level.
+
+    ``level_logits`` is teacher-forced training; ``prefill`` and ``step`` are the search: ``prefill`` reads each
+    user's history once, and ``step`` returns the logits of the next level for every beam. All beams of a user share
+    the user's prefix: nothing is encoded once per beam.
+    """
+
+    codebook_sizes: tuple[int, ...]
+
+    def level_logits(self, batch: Batch) -> list[Tensor]:
+        """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
+        ...
+
+    def prefill(self, batch: Batch) -> State:
+        """Encodes the users' histories."""
+        ...
+
+    def step(self, state: State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, State]:
+        """Logits of the next level.
+
+        Args:
+            state: from ``prefill`` or the previous ``step``; not modified.
+            codes: int32 ``[B, W]``, the codes chosen at the previous level; ``None`` at level 0.
+            parents: int32 ``[B, W]``, the beam of the previous call each one extends; ``None`` at level 0. Slots
+                without a live beam carry code 0 and parent 0.
+
+        Returns:
+            ``[B, W, K_l]`` (W = 1 at level 0) and the new state.
+        """
+        ...
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A backbone that places users and items in one space; a score is an inner product."""
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the state that predicts each training target."""
+        ...
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the state after each whole history."""
+        ...
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        ...
