@@ -12,7 +12,7 @@ ifeq ($(OS),Windows_NT)
 else
   BIN := $(VENV)/bin
 endif
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f \
   \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name 'py.typed' \) 2>/dev/null)
 

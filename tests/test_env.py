@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import genrec_fast
+from genrec_fast import env
+
+
+def run_env(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "genrec_fast.env", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **variables},
+    )
+
+
+def test_report_names_versions_isa_kernels_and_that_no_gpu_was_tried():
+    done = run_env()
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^  genrec-fast +{re.escape(genrec_fast.__version__)}$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^  instruction set +{env.collect().isa}$", done.stdout, re.MULTILINE)
+    assert "No kernel of genrec_fast has ever run on a GPU" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_json_is_the_collected_environment():
+    done = run_env("--json", GENREC_FAST_ISA="base")
+    report = json.loads(done.stdout)
+    assert report["isa"] == "base"
+    assert report["usable_isas"] == env.collect().usable_isas
+    assert report["versions"]["torch"] == importlib.metadata.version("torch")
+    assert all(where["cpu"] == "compiled, base" for where in report["kernels"].values())
+
+
+def test_an_unknown_isa_is_reported_and_fails():
+    done = run_env(GENREC_FAST_ISA="sse9")
+    assert done.returncode == 1
+    assert "GENREC_FAST_ISA: must name an instruction set of this CPU and build (base" in done.stdout
+    assert done.stdout.rstrip().count("got sse9") == 1
+
+
+def test_every_extra_of_the_package_is_listed():
+    try:
+        metadata = importlib.metadata.metadata("genrec-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("genrec-fast is on the path but not installed: its metadata is not there to compare with")
+    offered = set(metadata.get_all("Provides-Extra") or [])
+    assert set(env.EXTRAS) == offered - {"all", "test", "dev"}
+
+
+def test_a_missing_extra_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(env, "EXTRAS", {"magic": (("no-such-distribution",), "wonders")})
+    assert env.collect().extras == {"magic": "missing: wonders"}
