@@ -2,9 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/bindings.h"
 #include "core/check.h"
 #include "core/isa.h"
-#include "bindings/bindings.h"
 
 namespace py = pybind11;
 
@@ -29,8 +29,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     }
   });
   m.def("active_isa", [] { return genrec::isa_name(genrec::active_isa()); });
-  m.def("select_isa", [](const std::string& name) { return genrec::isa_name(genrec::select_isa(name)); },
-        py::arg("name"));
+  m.def(
+      "select_isa", [](const std::string& name) { return genrec::isa_name(genrec::select_isa(name)); },
+      py::arg("name"));
   m.def("usable_isas", [] {
     std::vector<std::string> names;
     for (genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));

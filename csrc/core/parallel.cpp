@@ -21,9 +21,9 @@ struct Job {
   std::int64_t num_tasks;
   std::int64_t next = 0;
   int running = 0;
-  int seats;  // workers that may still join
+  int seats = 0;  // workers that may still join
   std::int64_t failed_task = -1;
-  std::exception_ptr failure;
+  std::exception_ptr failure = nullptr;
 };
 
 class Pool {
