@@ -1,0 +1,24 @@
+"""Interactions of users with items: reading, splitting, batching; and a shop whose truth is known."""
+
+from __future__ import annotations
+
+from genrec_fast.data.batching import evaluation_batches, num_training_batches, training_batches
+from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits
+from genrec_fast.data.readers import load
+from genrec_fast.data.splits import history_window, k_core, leave_one_out, time_split, truncate
+
+__all__ = [
+    "Dataset",
+    "Evaluation",
+    "Interactions",
+    "Splits",
+    "evaluation_batches",
+    "history_window",
+    "k_core",
+    "leave_one_out",
+    "load",
+    "num_training_batches",
+    "time_split",
+    "training_batches",
+    "truncate",
+]

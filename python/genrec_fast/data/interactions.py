@@ -1,0 +1,189 @@
+"""What a user of the library has: users, the items they touched in order, and what is known about the items."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Jagged
+
+__all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "span_indices", "spans"]
+
+
+def span_indices(starts: Tensor, lengths: Tensor) -> Jagged:
+    """Row b counts ``starts[b], starts[b] + 1, ...``, ``lengths[b]`` numbers; both int64 ``[B]``."""
+    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
+    return Jagged(torch.arange(int(offsets[-1])) + shift, offsets)
+
+
+def spans(values: Tensor, starts: Tensor, lengths: Tensor) -> Jagged:
+    """Copies ``values[starts[b] : starts[b] + lengths[b]]`` into row b, for all rows at once."""
+    indices = span_indices(starts, lengths)
+    return Jagged(values[indices.values], indices.offsets)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The events of all users, each user's oldest first.
+
+    Inside the library an item is an id in ``[0, N)`` and a user a row; ``item_ids`` and ``user_ids`` are the names
+    they had outside.
+
+    Args:
+        items: int64 values ``[E]``, item ids in ``[0, N)``; one row per user, rows may be empty.
+        timestamps: float64 ``[E]``, aligned with ``items.values``, not decreasing within a user (the file's own unit);
+            ``None`` where the source has only an order.
+        user_ids: B names.
+        item_ids: N names; N counts items that nobody touched, too.
+
+    Raises:
+        InvalidTypeError: items are not int64.
+        InvalidValueError: an item id outside ``[0, N)``, a count that does not fit, or times that run backwards.
+    """
+
+    items: Jagged
+    timestamps: Tensor | None
+    user_ids: list[str]
+    item_ids: list[str]
+
+    def __post_init__(self) -> None:
+        values = self.items.values
+        if values.dtype != torch.int64 or values.dim() != 1:
+            raise InvalidTypeError(f"Interactions: items must be int64 [E], got {values.dtype} {list(values.shape)}")
+        if len(self.user_ids) != len(self.items):
+            raise InvalidValueError(
+                f"Interactions: user_ids must name {len(self.items)} users, got {len(self.user_ids)} names"
+            )
+        if values.numel():
+            low, high = (int(v) for v in torch.aminmax(values))
+            if low < 0 or high >= len(self.item_ids):
+                raise InvalidValueError(
+                    f"Interactions: items must be in [0, {len(self.item_ids)}), got {low if low < 0 else high}"
+                )
+        if self.timestamps is not None:
+            if self.timestamps.shape != values.shape:
+                raise InvalidValueError(
+                    f"Interactions: timestamps must be {list(values.shape)}, got {list(self.timestamps.shape)}"
+                )
+            backwards = self.timestamps[1:] < self.timestamps[:-1]
+            inner = self.items.offsets[1:-1]
+            inner = inner[(inner > 0) & (inner < values.numel())]
+            backwards[inner - 1] = False  # from one user to the next, time may jump back
+            if bool(backwards.any()):
+                at = int(backwards.nonzero()[0]) + 1
+                raise InvalidValueError(f"Interactions: timestamps must not decrease within a user, but do at event {at}")
+
+    @property
+    def num_users(self) -> int:
+        return len(self.items)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_events(self) -> int:
+        return self.items.values.numel()
+
+    def cut(self, starts: Tensor, lengths: Tensor) -> Interactions:
+        """The same users with the span ``[starts[b], starts[b] + lengths[b])`` of their events (absolute indices)."""
+        times = None if self.timestamps is None else spans(self.timestamps, starts, lengths).values
+        items = spans(self.items.values, starts, lengths)
+        return dataclasses.replace(self, items=items, timestamps=times)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Interactions, and what is known about the items.
+
+    Args:
+        name: for logs and pictures; the folder's name.
+        interactions: all events.
+        titles: N short texts a person can read, or ``None``.
+        attributes: N further texts (brand, categories, ...), or ``None``.
+        features: float32 ``[N, F]``, or ``None``.
+        item_codes: int32 ``[N, L]``, published semantic IDs, or ``None``.
+    """
+
+    name: str
+    interactions: Interactions
+    titles: list[str] | None = None
+    attributes: list[str] | None = None
+    features: Tensor | None = None
+    item_codes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("titles", "attributes", "features", "item_codes"):
+            value = getattr(self, field)
+            if value is not None and len(value) != self.num_items:
+                raise InvalidValueError(
+                    f"Dataset: {field} must have one row for each of the {self.num_items} items, got {len(value)}"
+                )
+
+    @property
+    def num_items(self) -> int:
+        return self.interactions.num_items
+
+    @property
+    def num_users(self) -> int:
+        return self.interactions.num_users
+
+    def take_items(self, kept: Sequence[int], interactions: Interactions) -> Dataset:
+        """The same knowledge about the items ``kept`` only (old ids, in their new order)."""
+        index = torch.as_tensor(kept, dtype=torch.int64)
+        return dataclasses.replace(
+            self,
+            interactions=interactions,
+            titles=None if self.titles is None else [self.titles[i] for i in kept],
+            attributes=None if self.attributes is None else [self.attributes[i] for i in kept],
+            features=None if self.features is None else self.features[index],
+            item_codes=None if self.item_codes is None else self.item_codes[index],
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Questions with known answers: given this history, which item came next?
+
+    Args:
+        histories: int64 values, item ids, oldest first; no row is empty.
+        targets: int64 ``[B]``, the item that followed.
+        users: int64 ``[B]``, rows of the ``Interactions`` they were cut from.
+    """
+
+    histories: Jagged
+    targets: Tensor
+    users: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.histories) == self.targets.numel() == self.users.numel():
+            raise InvalidValueError(
+                f"Evaluation: histories, targets and users must be equally many, "
+                f"got {len(self.histories)}, {self.targets.numel()} and {self.users.numel()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def head(self, count: int) -> Evaluation:
+        """The first ``count`` rows."""
+        count = min(count, len(self))
+        end = int(self.histories.offsets[count])
+        histories = Jagged(self.histories.values[:end], self.histories.offsets[: count + 1])
+        return Evaluation(histories, self.targets[:count], self.users[:count])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What to learn from, what to choose a model by, and what to report."""
+
+    train: Interactions
+    validation: Evaluation
+    test: Evaluation

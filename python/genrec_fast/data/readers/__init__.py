@@ -1,0 +1,84 @@
+"""From a folder of files to a Dataset: which format it is, and what was looked for when it is none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from genrec_fast.data.interactions import Dataset
+from genrec_fast.data.readers import lcrec, recbole, s3rec, tables
+from genrec_fast.errors import DataError, InvalidValueError
+
+__all__ = ["FORMATS", "load"]
+
+# In the order they are tried: the more telling file name first.
+FORMATS = {"recbole": recbole, "lcrec": lcrec, "table": tables, "s3rec": s3rec}
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    format: Literal["s3rec", "lcrec", "recbole", "table"] | None = None,
+    min_rating: float | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    timestamp: str | None = None,
+    title: str | None = None,
+) -> Dataset:
+    """Reads a folder of interactions, and what stands beside them about the items.
+
+    Args:
+        folder: holds one data set in one of the formats of docs/data.md.
+        format: "s3rec" (text lines), "lcrec" (json), "recbole" (atomic files) or "table" (CSV or Parquet); ``None``
+            goes by the names of the files.
+        min_rating: recbole and table: keep only events whose column ``rating`` is at least this.
+        user: table: name of that column, "user" unless given; likewise ``item`` and ``timestamp`` (a table without a
+            column "timestamp" is taken to be in order, oldest first).
+        item: see ``user``.
+        timestamp: see ``user``.
+        title: table: name of the column of titles in the items' file, "title" unless given.
+
+    Returns:
+        Dataset; its items include those that nobody touched, where a file beside the interactions lists them.
+
+    Raises:
+        DataError: no known format, a malformed line (``file:line: reason``), or files that disagree.
+        InvalidValueError: an unknown format, or an option the format does not read.
+        UnsupportedError: a CSV or Parquet file without the optional extra ``tables``.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "interactions.txt").write_text("1 10 11 12\\n2 11 10 13\\n")
+        >>> load(folder).num_items
+        4
+    """
+    root = Path(folder)
+    if format is not None and format not in FORMATS:
+        raise InvalidValueError(f"data.load: format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if not root.is_dir():
+        raise DataError(f"data.load: folder must be an existing folder, got {str(root)!r}")
+    found: dict[str, Path] = {}
+    for name, reader in FORMATS.items():
+        if format in (None, name) and (path := reader.find(root)) is not None:
+            found[name] = path
+            break
+    if not found:
+        tried = FORMATS if format is None else {format: FORMATS[format]}
+        wanted = "; ".join(f"{name}: {reader.LOOKS_FOR}" for name, reader in tried.items())
+        there = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
+        raise DataError(f"data.load: {root} must hold one of: {wanted}. It holds {there}")
+    kind, path = next(iter(found.items()))
+    columns = {"user": user, "item": item, "timestamp": timestamp, "title": title}
+    given = [name for name, value in columns.items() if value is not None] if kind != "table" else []
+    if min_rating is not None and kind not in ("recbole", "table"):
+        given.append("min_rating")
+    if given:
+        raise InvalidValueError(f"data.load: {given[0]} must be None for the format {kind} of {path}")
+    root = root.resolve()
+    if kind == "recbole":
+        return recbole.read(root, path, min_rating)
+    if kind == "table":
+        return tables.read(root, path, user=user, item=item, timestamp=timestamp, title=title, min_rating=min_rating)
+    return lcrec.read(root, path) if kind == "lcrec" else s3rec.read(root, path)

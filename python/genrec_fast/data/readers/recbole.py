@@ -1,0 +1,159 @@
+"""RecBole's atomic files: ``.inter`` and ``.item``, tab separated, with a typed header ``name:type``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genrec_fast.data.interactions import Dataset, Interactions
+from genrec_fast.data.readers.lines import agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.types import Jagged
+
+__all__ = ["LOOKS_FOR", "find", "ordered_events", "read"]
+
+LOOKS_FOR = "*.inter (tab separated, header `user_id:token item_id:token ...`; beside it *.item)"
+TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+def find(folder: Path) -> Path | None:
+    """The file of interactions, if this folder has this format."""
+    return find_one(folder, ("*.inter",))
+
+
+def read(folder: Path, path: Path, min_rating: float | None = None) -> Dataset:
+    """Reads events (sorted by time, ties in the order of the file), and beside them items, vectors, semantic IDs.
+
+    ``item_embeddings*.npy`` and ``semantic_ids*.json`` (keys from 0) follow the lines of the ``.item`` file.
+
+    Args:
+        folder: where the files are.
+        path: the ``.inter`` file.
+        min_rating: keep only events whose ``rating`` is at least this.
+
+    Raises:
+        DataError: a malformed line or file, or files that disagree about the items.
+        InvalidValueError: min_rating without a rating column.
+    """
+    table = _read(path)
+    users, names = table.column("user_id"), table.column("item_id")
+    times = table.numbers("timestamp") if "timestamp" in table.types else None
+    kept = list(range(len(users)))
+    if min_rating is not None:
+        if "rating" not in table.types:
+            raise InvalidValueError(f"data.load: min_rating must be None, as {path} has no column rating")
+        ratings = table.numbers("rating")
+        kept = [i for i in kept if ratings[i] >= min_rating]
+        if not kept:
+            raise InvalidValueError(f"data.load: min_rating must leave some events, got {min_rating} which leaves none")
+
+    counts: dict[Path, int] = {}
+    titles = attributes = features = item_codes = None
+    if (described := find_one(folder, (f"{path.stem}.item", "*.item"))) is not None:
+        items = _read(described)
+        item_ids = items.column("item_id")
+        counts[described] = len(item_ids)
+        known = {name: i for i, name in enumerate(item_ids)}
+        if len(known) < len(item_ids):
+            twice = next(i for i, name in enumerate(item_ids) if known[name] != i)
+            raise fail(described, items.lines[twice], f"item {item_ids[twice]!r} stands on several lines")
+        for row, name in enumerate(names):
+            if name not in known:
+                raise fail(path, table.lines[row], f"item {name!r} is not in {described.name}")
+        title = _title_of(items.types)
+        titles = items.column(title) if title else None
+        others = [name for name in items.types if name not in ("item_id", title)]
+        attributes = [" | ".join(row) for row in zip(*(items.column(name) for name in others), strict=True)] or None
+    else:
+        item_ids = list(dict.fromkeys(names[i] for i in kept))
+        known = {name: i for i, name in enumerate(item_ids)}
+        counts[path] = len(item_ids)
+    if (vectors := find_one(folder, ("item_embeddings*.npy",))) is not None:
+        features = read_vectors(vectors)
+        counts[vectors] = len(features)
+    if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
+        item_codes = codes_by_number(published, first=0)
+        counts[published] = len(item_codes)
+    agree(counts)
+
+    interactions = ordered_events(
+        [users[i] for i in kept],
+        np.fromiter((known[names[i]] for i in kept), dtype=np.int64, count=len(kept)),
+        None if times is None else np.array([times[i] for i in kept]),
+        item_ids,
+    )
+    return Dataset(path.stem or folder.name, interactions, titles, attributes, features, item_codes)
+
+
+def ordered_events(
+    users: list[str], items: np.ndarray, times: np.ndarray | None, item_ids: list[str]
+) -> Interactions:
+    """Events in any order to one row per user (by first appearance), each sorted by time; ties keep their order."""
+    user_ids = list(dict.fromkeys(users))
+    row_of = {name: row for row, name in enumerate(user_ids)}
+    rows = np.fromiter((row_of[name] for name in users), dtype=np.int64, count=len(users))
+    order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
+    lengths = torch.from_numpy(np.bincount(rows, minlength=len(user_ids)))
+    timestamps = None if times is None else torch.from_numpy(times[order].astype(np.float64))
+    return Interactions(Jagged.from_lengths(torch.from_numpy(items[order]), lengths), timestamps, user_ids, item_ids)
+
+
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    types: dict[str, str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str) -> list[str]:
+        if name not in self.types:
+            raise fail(self.path, 1, f"the header must have a column {name}, got {', '.join(self.types)}")
+        at = list(self.types).index(name)
+        return [row[at] for row in self.rows]
+
+    def numbers(self, name: str) -> list[float]:
+        out = []
+        for line, text in zip(self.lines, self.column(name), strict=True):
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise fail(self.path, line, f"{name} must be a finite number, got {text[:40]!r}")
+            out.append(value)
+        return out
+
+
+def _read(path: Path) -> _Table:
+    text = numbered_lines(path)
+    types: dict[str, str] = {}
+    for field in text[0].split("\t"):
+        name, _, kind = field.partition(":")
+        if kind not in TYPES or not name or name in types:
+            raise fail(path, 1, f"a column of the header must be name:type with type {'|'.join(TYPES)}, got {field[:40]!r}")
+        types[name] = kind
+    rows, lines = [], []
+    for number, line in enumerate(text[1:], 2):
+        if not line:
+            continue
+        row = line.split("\t")
+        if len(row) != len(types):
+            raise fail(path, number, f"must have {len(types)} tab-separated fields, got {len(row)}")
+        rows.append(row)
+        lines.append(number)
+    if not rows:
+        raise fail(path, None, "has a header but no lines")
+    return _Table(path, types, rows, lines)
+
+
+def _title_of(types: dict[str, str]) -> str | None:
+    """The column a person would read: one called title or name, else the first of words."""
+    for word in ("title", "name"):
+        for name in types:
+            if word in name.lower():
+                return name
+    return next((name for name, kind in types.items() if kind == "token_seq"), None)

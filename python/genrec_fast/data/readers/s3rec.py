@@ -1,0 +1,104 @@
+"""S3-Rec's text: one line per user, ``user item item ...``, oldest first; items are numbered from 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from genrec_fast.data.interactions import Dataset, Interactions
+from genrec_fast.data.readers.lines import (
+    agree,
+    codes_by_number,
+    contiguous,
+    fail,
+    find_one,
+    integer,
+    numbered_lines,
+    read_vectors,
+)
+from genrec_fast.types import Jagged
+
+__all__ = ["LOOKS_FOR", "find", "read"]
+
+LOOKS_FOR = "interactions.txt, or a single *.txt (lines `user item item ...`)"
+
+
+def find(folder: Path) -> Path | None:
+    """The file of interactions, if this folder has this format."""
+    return find_one(folder, ("interactions.txt", "*.txt"))
+
+
+def read(folder: Path, path: Path) -> Dataset:
+    """Reads interactions, and beside them ``items.tsv``, ``item_embeddings*.npy`` and ``semantic_ids*.json``.
+
+    Raises:
+        DataError: a malformed line or file, or files that disagree about the items.
+    """
+    users: dict[str, int] = {}
+    values: list[int] = []
+    lengths: list[int] = []
+    last_line: list[int] = []  # line of each user, to name it when an item turns out not to exist
+    for number, line in enumerate(numbered_lines(path), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        user = str(integer(path, number, fields[0], "the user", 0))
+        if user in users:
+            raise fail(path, number, f"user {user} stands on line {last_line[users[user]]} already")
+        if len(fields) == 1:
+            raise fail(path, number, f"user {user} has no items")
+        users[user] = len(lengths)
+        values.extend(integer(path, number, token, "an item", 1) for token in fields[1:])
+        lengths.append(len(fields) - 1)
+        last_line.append(number)
+
+    counts: dict[Path, int] = {}
+    titles = attributes = features = item_codes = None
+    if (table := find_one(folder, ("items.tsv",))) is not None:
+        titles, attributes = _read_items(table)
+        counts[table] = len(titles)
+    if (vectors := find_one(folder, ("item_embeddings*.npy",))) is not None:
+        features = read_vectors(vectors)
+        counts[vectors] = len(features)
+    if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
+        item_codes = codes_by_number(published, first=0)
+        counts[published] = len(item_codes)
+    num_items = agree(counts)
+
+    items = torch.tensor(values, dtype=torch.int64)
+    if num_items is None:  # nothing says which items exist: those that were touched
+        names, items = torch.unique(items, return_inverse=True)
+        item_ids = [str(name) for name in names.tolist()]
+    else:
+        if bool((items > num_items).any()):
+            at = int((items > num_items).nonzero()[0])
+            line_index = int(torch.searchsorted(torch.cumsum(torch.tensor(lengths), 0), at, right=True))
+            source = next(iter(counts)).name
+            raise fail(path, last_line[line_index], f"item {values[at]} is not among the {num_items} of {source}")
+        items = items - 1
+        item_ids = [str(i + 1) for i in range(num_items)]
+    jagged = Jagged.from_lengths(items, torch.tensor(lengths, dtype=torch.int64))
+    interactions = Interactions(jagged, None, list(users), item_ids)
+    return Dataset(folder.name, interactions, titles, attributes, features, item_codes)
+
+
+def _read_items(path: Path) -> tuple[list[str], list[str] | None]:
+    """``item_id <tab> text [<tab> attributes ...]`` below a header line, in any order of the ids."""
+    lines = numbered_lines(path)
+    header = lines[0].split("\t")
+    if header[0] != "item_id" or len(header) < 2:
+        raise fail(path, 1, f"the header must be item_id, a text and any attributes, got {lines[0][:80]!r}")
+    rows: dict[int, list[str]] = {}
+    for number, line in enumerate(lines[1:], 2):
+        fields = line.split("\t")
+        if len(fields) != len(header):
+            raise fail(path, number, f"must have {len(header)} tab-separated fields, got {len(fields)}")
+        item = integer(path, number, fields[0], "the item", 1)
+        if item in rows:
+            raise fail(path, number, f"item {item} stands on an earlier line already")
+        rows[item] = fields
+    count = contiguous(path, rows, 1)
+    ordered = [rows[i + 1] for i in range(count)]
+    attributes = [" | ".join(row[2:]) for row in ordered] if len(header) > 2 else None
+    return [row[1] for row in ordered], attributes

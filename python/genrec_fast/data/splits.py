@@ -1,0 +1,147 @@
+"""Cutting interactions into training, validation and test, and thinning them out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, overload
+
+import torch
+
+from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, span_indices, spans
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.types import Jagged
+
+__all__ = ["history_window", "k_core", "leave_one_out", "time_split", "truncate"]
+
+
+def leave_one_out(interactions: Interactions) -> Splits:
+    """Every user's last item is the test, the second-last the validation, the rest the training data.
+
+    The history of a test question is everything before its target, the validation item included. Users with fewer
+    than three events cannot be asked without leaving them without a history: they stay whole in ``train`` and in
+    neither evaluation.
+
+    Notes:
+        O(events), no loop over users. ``train`` keeps one row per user, so that ``users`` index it.
+    """
+    offsets, lengths = interactions.items.offsets, interactions.items.lengths
+    asked = lengths >= 3
+    train = interactions.cut(offsets[:-1], torch.where(asked, lengths - 2, lengths))
+    users = asked.nonzero().squeeze(1)
+    starts, ends = offsets[:-1][users], offsets[1:][users]
+
+    def ask(at: torch.Tensor) -> Evaluation:
+        values = interactions.items.values
+        return Evaluation(spans(values, starts, at - starts), values[at], users)
+
+    return Splits(train, ask(ends - 2), ask(ends - 1))
+
+
+def time_split(
+    interactions: Interactions,
+    validation_from: float,
+    test_from: float,
+    *,
+    targets: Literal["first", "every"] = "first",
+) -> Splits:
+    """Events before ``validation_from`` are training; those before ``test_from`` validation; the others test.
+
+    Unlike leave-one-out, no model can learn from events that happened after the question.
+
+    Args:
+        interactions: with timestamps.
+        validation_from: in the unit of the timestamps.
+        test_from: not before ``validation_from``.
+        targets: "first": each user's first event in a period is the question (one row per user). "every": each event
+            is one, its history everything before it (memory grows with the square of a user's activity).
+
+    Returns:
+        Splits. Events without any history before them are not asked. Users without training events keep an empty row.
+
+    Raises:
+        InvalidValueError: no timestamps, or test_from before validation_from.
+    """
+    times = interactions.timestamps
+    if times is None:
+        raise InvalidValueError("time_split: interactions must have timestamps, got None")
+    if not validation_from <= test_from:
+        raise InvalidValueError(f"time_split: test_from must be at least {validation_from}, got {test_from}")
+    if targets not in ("first", "every"):
+        raise InvalidValueError(f"time_split: targets must be 'first' or 'every', got {targets!r}")
+    items, offsets = interactions.items, interactions.items.offsets
+    rows = items.row_index()
+
+    def before(limit: float) -> torch.Tensor:  # per user: index of the first event not before limit
+        earlier = torch.zeros(len(items), dtype=torch.int64).index_add_(0, rows, (times < limit).to(torch.int64))
+        return offsets[:-1] + earlier
+
+    validation, test = before(validation_from), before(test_from)
+
+    def ask(first: torch.Tensor, last: torch.Tensor) -> Evaluation:
+        count = last - first if targets == "every" else (last > first).to(torch.int64)
+        users = torch.repeat_interleave(torch.arange(len(items)), count)
+        at = span_indices(first, count).values
+        known = at > offsets[users]
+        users, at = users[known], at[known]
+        starts = offsets[users]
+        return Evaluation(spans(items.values, starts, at - starts), items.values[at], users)
+
+    train = interactions.cut(offsets[:-1], validation - offsets[:-1])
+    return Splits(train, ask(validation, test), ask(test, offsets[1:]))
+
+
+@overload
+def k_core(data: Interactions, k: int) -> Interactions: ...
+@overload
+def k_core(data: Dataset, k: int) -> Dataset: ...
+def k_core(data: Interactions | Dataset, k: int) -> Interactions | Dataset:
+    """Drops users and items with fewer than ``k`` events, again and again until all that remain have k.
+
+    Items are renumbered without gaps and keep their order; a ``Dataset`` keeps the titles, features and semantic IDs
+    of the items that remain.
+
+    Raises:
+        InvalidValueError: k below 1, or nothing remains.
+    """
+    if k < 1:
+        raise InvalidValueError(f"k_core: k must be at least 1, got {k}")
+    whole = data.interactions if isinstance(data, Dataset) else data
+    rows, values = whole.items.row_index(), whole.items.values
+    kept = torch.arange(values.numel())
+    while True:
+        user_counts = torch.bincount(rows[kept], minlength=whole.num_users)
+        item_counts = torch.bincount(values[kept], minlength=whole.num_items)
+        good = (user_counts[rows[kept]] >= k) & (item_counts[values[kept]] >= k)
+        if bool(good.all()):
+            break
+        kept = kept[good]
+    if kept.numel() == 0:
+        raise InvalidValueError(f"k_core: k must leave some events, got {k} which leaves none")
+    users = (user_counts > 0).nonzero().squeeze(1)
+    items = (item_counts > 0).nonzero().squeeze(1)
+    renumbered = torch.full((whole.num_items,), -1).index_put_((items,), torch.arange(items.numel()))
+    kept_items: list[int] = items.tolist()
+    thinned = Interactions(
+        Jagged.from_lengths(renumbered[values[kept]], user_counts[users]),
+        None if whole.timestamps is None else whole.timestamps[kept],
+        [whole.user_ids[u] for u in users.tolist()],
+        [whole.item_ids[i] for i in kept_items],
+    )
+    return data.take_items(kept_items, thinned) if isinstance(data, Dataset) else thinned
+
+
+def history_window(histories: Jagged, max_items: int) -> Jagged:
+    """The last ``max_items`` items of every row.
+
+    Raises:
+        InvalidValueError: max_items below 1.
+    """
+    if max_items < 1:
+        raise InvalidValueError(f"history_window: max_items must be at least 1, got {max_items}")
+    lengths = histories.lengths.clamp(max=max_items)
+    return spans(histories.values, histories.offsets[1:] - lengths, lengths)
+
+
+def truncate(evaluation: Evaluation, max_items: int) -> Evaluation:
+    """The same questions with histories cut to their last ``max_items`` items."""
+    return dataclasses.replace(evaluation, histories=history_window(evaluation.histories, max_items))

@@ -1,0 +1,136 @@
+"""How good answers are: one relevant item per user, and how well semantic IDs use their codebooks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+
+__all__ = ["codebook_use", "collision_rate", "invalid_rate", "ndcg", "ranks", "recall"]
+
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def _integers(op: str, name: str, value: Tensor, dims: int, shape: str) -> None:
+    if value.dtype not in _INTEGERS:
+        raise InvalidTypeError(f"{op}: {name} must be an integer tensor {shape}, got {value.dtype}")
+    if value.dim() != dims:
+        raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(value.shape)}")
+
+
+def _check(op: str, items: Tensor, targets: Tensor, k: int) -> None:
+    _integers(op, "items", items, 2, "[B, k]")
+    _integers(op, "targets", targets, 1, "[B]")
+    if items.shape[0] != targets.shape[0]:
+        raise InvalidValueError(f"{op}: targets must be [{items.shape[0]}] as items has that many rows, got {list(targets.shape)}")
+    if targets.numel() == 0:
+        raise InvalidValueError(f"{op}: targets must have at least one row, got none")
+    if bool((targets < 0).any()):
+        raise InvalidValueError(f"{op}: targets must be item ids from 0, got {int(targets.min())}")
+    if not 1 <= k <= items.shape[1]:
+        raise InvalidValueError(f"{op}: k must be in [1, {items.shape[1]}], got {k}")
+
+
+def ranks(items: Tensor, targets: Tensor) -> Tensor:
+    """Place of each target in its list.
+
+    Args:
+        items: integer ``[B, k]``, best first; -1 where there is no result. Where an item stands twice, its first place
+            counts.
+        targets: integer ``[B]``.
+
+    Returns:
+        int64 ``[B]``, from 0; k where the target is not in the list.
+    """
+    _check("ranks", items, targets, items.shape[1] if items.dim() == 2 else 1)
+    hit = items == targets[:, None]
+    return torch.where(hit.any(1), hit.to(torch.int8).argmax(1), items.shape[1])
+
+
+def recall(items: Tensor, targets: Tensor, k: int) -> float:
+    """Share of users whose target is among the first k.
+
+    Args:
+        items: integer ``[B, >= k]``, best first; -1 where there is no result.
+        targets: integer ``[B]``.
+        k: from 1 to the width of ``items``.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: shapes or k that do not fit, no rows, or a negative target.
+
+    Example:
+        >>> recall(torch.tensor([[3, 1, 2], [0, 4, -1]]), torch.tensor([1, 5]), k=2)
+        0.5
+    """
+    _check("recall", items, targets, k)
+    return float((ranks(items, targets) < k).double().mean())
+
+
+def ndcg(items: Tensor, targets: Tensor, k: int) -> float:
+    """Mean of 1 / log2(rank + 2), rank from 0, and 0 beyond the first k: NDCG with one relevant item.
+
+    Arguments and errors as ``recall``.
+    """
+    _check("ndcg", items, targets, k)
+    rank = ranks(items, targets)
+    gain = 1.0 / torch.log2(rank.double() + 2.0)
+    return float(torch.where(rank < k, gain, 0.0).mean())
+
+
+def invalid_rate(items: Tensor) -> float:
+    """Share of the slots of ``items`` (integer ``[B, k]``) that hold no item of the catalog (-1).
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: not ``[B, k]``, or empty.
+    """
+    _integers("invalid_rate", "items", items, 2, "[B, k]")
+    if items.numel() == 0:
+        raise InvalidValueError(f"invalid_rate: items must not be empty, got {list(items.shape)}")
+    return float((items < 0).double().mean())
+
+
+def _codes(op: str, item_codes: Tensor) -> None:
+    _integers(op, "item_codes", item_codes, 2, "[N, L]")
+    if item_codes.numel() == 0:
+        raise InvalidValueError(f"{op}: item_codes must not be empty, got {list(item_codes.shape)}")
+
+
+def collision_rate(item_codes: Tensor) -> float:
+    """(N - number of different semantic IDs) / N of integer ``item_codes [N, L]``.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: not ``[N, L]``, or empty.
+    """
+    _codes("collision_rate", item_codes)
+    count = item_codes.shape[0]
+    return (count - int(torch.unique(item_codes, dim=0).shape[0])) / count
+
+
+def codebook_use(item_codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[float]:
+    """Per level, the share of its codes that some item has.
+
+    Args:
+        item_codes: integer ``[N, L]``.
+        codebook_sizes: L sizes; every code of level l is in ``[0, codebook_sizes[l])``.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: not ``[N, L]``, empty, L sizes not given, or a code outside its codebook.
+    """
+    _codes("codebook_use", item_codes)
+    if len(codebook_sizes) != item_codes.shape[1]:
+        raise InvalidValueError(
+            f"codebook_use: codebook_sizes must give {item_codes.shape[1]} levels, got {len(codebook_sizes)}"
+        )
+    use = []
+    for level, size in enumerate(codebook_sizes):
+        used = torch.unique(item_codes[:, level])
+        if int(used[0]) < 0 or int(used[-1]) >= size:
+            wrong = int(used[0]) if int(used[0]) < 0 else int(used[-1])
+            raise InvalidValueError(f"codebook_use: codes of level {level} must be in [0, {size}), got {wrong}")
+        use.append(used.numel() / size)
+    return use
