@@ -23,7 +23,9 @@ def _check(op: str, items: Tensor, targets: Tensor, k: int) -> None:
     _integers(op, "items", items, 2, "[B, k]")
     _integers(op, "targets", targets, 1, "[B]")
     if items.shape[0] != targets.shape[0]:
-        raise InvalidValueError(f"{op}: targets must be [{items.shape[0]}] as items has that many rows, got {list(targets.shape)}")
+        raise InvalidValueError(
+            f"{op}: targets must be [{items.shape[0]}] as items has that many rows, got {list(targets.shape)}"
+        )
     if targets.numel() == 0:
         raise InvalidValueError(f"{op}: targets must have at least one row, got none")
     if bool((targets < 0).any()):

@@ -78,7 +78,9 @@ class Interactions:
             backwards[inner - 1] = False  # from one user to the next, time may jump back
             if bool(backwards.any()):
                 at = int(backwards.nonzero()[0]) + 1
-                raise InvalidValueError(f"Interactions: timestamps must not decrease within a user, but do at event {at}")
+                raise InvalidValueError(
+                    f"Interactions: timestamps must not decrease within a user, but do at event {at}"
+                )
 
     @property
     def num_users(self) -> int:

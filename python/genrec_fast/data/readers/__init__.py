@@ -50,7 +50,7 @@ def load(
     Example:
         >>> import tempfile, pathlib
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> _ = (folder / "interactions.txt").write_text("1 10 11 12\\n2 11 10 13\\n")
+        >>> _ = (folder / "interactions.txt").write_text("1 10 11 12 13")
         >>> load(folder).num_items
         4
     """

@@ -76,7 +76,9 @@ def read(folder: Path, path: Path) -> Dataset:
         item_ids = [str(i) for i in range(num_items)]
     jagged = Jagged.from_lengths(ids, torch.tensor(lengths, dtype=torch.int64))
     name = path.name.removesuffix(".inter.json") or folder.name
-    return Dataset(name, Interactions(jagged, None, list(histories), item_ids), titles, attributes, features, item_codes)
+    return Dataset(
+        name, Interactions(jagged, None, list(histories), item_ids), titles, attributes, features, item_codes
+    )
 
 
 def _read_items(path: Path) -> tuple[list[str], list[str]]:

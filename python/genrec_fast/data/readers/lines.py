@@ -82,7 +82,9 @@ def contiguous(path: Path, keys: Iterable[int], first: int) -> int:
     present = set(keys)
     for offset in range(len(present)):
         if first + offset not in present:
-            raise fail(path, None, f"item {first + offset} is missing (items must be numbered from {first} without gaps)")
+            raise fail(
+                path, None, f"item {first + offset} is missing (items must be numbered from {first} without gaps)"
+            )
     return len(present)
 
 

@@ -89,9 +89,7 @@ def read(folder: Path, path: Path, min_rating: float | None = None) -> Dataset:
     return Dataset(path.stem or folder.name, interactions, titles, attributes, features, item_codes)
 
 
-def ordered_events(
-    users: list[str], items: np.ndarray, times: np.ndarray | None, item_ids: list[str]
-) -> Interactions:
+def ordered_events(users: list[str], items: np.ndarray, times: np.ndarray | None, item_ids: list[str]) -> Interactions:
     """Events in any order to one row per user (by first appearance), each sorted by time; ties keep their order."""
     user_ids = list(dict.fromkeys(users))
     row_of = {name: row for row, name in enumerate(user_ids)}
@@ -134,7 +132,9 @@ def _read(path: Path) -> _Table:
     for field in text[0].split("\t"):
         name, _, kind = field.partition(":")
         if kind not in TYPES or not name or name in types:
-            raise fail(path, 1, f"a column of the header must be name:type with type {'|'.join(TYPES)}, got {field[:40]!r}")
+            raise fail(
+                path, 1, f"a column of the header must be name:type with type {'|'.join(TYPES)}, got {field[:40]!r}"
+            )
         types[name] = kind
     rows, lines = [], []
     for number, line in enumerate(text[1:], 2):

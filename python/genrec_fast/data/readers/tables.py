@@ -15,7 +15,9 @@ from genrec_fast.errors import InvalidValueError, UnsupportedError
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 
-LOOKS_FOR = "interactions.csv or interactions.parquet, or a single such file beside items.* (columns user, item, timestamp)"
+LOOKS_FOR = (
+    "interactions.csv or interactions.parquet, or a single such file beside items.* (columns user, item, timestamp)"
+)
 
 
 def find(folder: Path) -> Path | None:
@@ -137,7 +139,9 @@ def _frame(polars: Any, path: Path) -> Any:
 
 def _column(path: Path, frame: Any, name: str) -> Any:
     if name not in frame.columns:
-        raise fail(path, 1 if path.suffix == ".csv" else None, f"must have a column {name}, got {', '.join(frame.columns)}")
+        raise fail(
+            path, 1 if path.suffix == ".csv" else None, f"must have a column {name}, got {', '.join(frame.columns)}"
+        )
     return frame[name]
 
 
