@@ -6,11 +6,13 @@ from genrec_fast.data.batching import evaluation_batches, num_training_batches, 
 from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits
 from genrec_fast.data.readers import load
 from genrec_fast.data.splits import history_window, k_core, leave_one_out, time_split, truncate
+from genrec_fast.data.synthetic import Shop
 
 __all__ = [
     "Dataset",
     "Evaluation",
     "Interactions",
+    "Shop",
     "Splits",
     "evaluation_batches",
     "history_window",
