@@ -1,0 +1,76 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import genrec_fast
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(genrec_fast.__file__).resolve().parent
+CSRC = ROOT / "csrc"
+MAX_LINES = 400  # a file that outgrows this wants to be two
+
+
+def imported_names(path: Path) -> set[str]:
+    """Every dotted name that a file imports, the names taken out of a module included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def included(path: Path) -> set[str]:
+    return set(re.findall(r'^#include [<"]([^>"]+)[>"]', path.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_compiled_module_is_imported_in_two_places_only():
+    importers = {
+        str(path.relative_to(PACKAGE)).replace("\\", "/")
+        for path in PACKAGE.rglob("*.py")
+        if "genrec_fast._core" in imported_names(path)
+    }
+    assert importers <= {"ops/_registry.py", "env.py"}
+
+
+def test_ops_and_core_in_cpp_know_neither_python_nor_torch():
+    files = [path for folder in ("core", "ops") for path in (CSRC / folder).iterdir()]
+    assert files
+    foreign = {
+        (path.name, header)
+        for path in files
+        for header in included(path)
+        if re.match(r"(pybind11|torch|ATen|c10|Python\.h|bindings/)", header)
+        or (path.parent.name == "core" and header.startswith("ops/"))
+    }
+    assert foreign == set()
+
+
+def test_per_isa_bodies_include_no_std_templates():
+    bodies = sorted((CSRC / "ops").glob("*_cpu.cpp"))
+    assert bodies
+    allowed = {"cstdint", "cstddef", "cmath", "cstring", "immintrin.h", "arm_neon.h"}
+    stray = {
+        (path.name, header)
+        for path in bodies
+        for header in included(path)
+        if header not in allowed and not header.startswith(("core/", "ops/"))
+    }
+    assert stray == set()
+
+
+def test_no_file_outgrows_its_duty():
+    files = [*PACKAGE.rglob("*.py"), *CSRC.rglob("*.cpp"), *CSRC.rglob("*.h"), *ROOT.glob("bench/*.py")]
+    long = {path.name: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES}
+    assert long == {}
+
+
+def test_every_op_has_a_twin():
+    ops = {path.stem for path in (PACKAGE / "ops").glob("*.py") if not path.stem.startswith("_")}
+    twins = {path.stem for path in (PACKAGE / "ops" / "reference").glob("*.py")}
+    assert ops <= twins
