@@ -1,0 +1,229 @@
+"""One level of a trie-constrained beam search in one call (contract: ``trie_step``)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._registry import define
+from genrec_fast.ops.reference.trie_step import trie_step as _reference
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
+from genrec_fast.types import Jagged
+
+__all__ = ["TrieStep", "trie_step"]
+
+_NORMALIZE = ("all", "valid")
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TrieStep(NamedTuple):
+    """The beams after one level, best first.
+
+    ``scores`` float32, ``codes``, ``parents``, ``nodes`` int32, all ``[B, num_beams]``; slots behind the last valid
+    candidate hold score -inf, node -1, code 0, parent 0. ``bound`` float32 ``[B]``: the best score among the valid
+    candidates that were not kept, -inf if none: no descendant of anything pruned here can score higher.
+    """
+
+    scores: Tensor
+    codes: Tensor
+    parents: Tensor
+    nodes: Tensor
+    bound: Tensor
+
+
+def trie_step(
+    trie: CatalogTrie,
+    level: int,
+    logits: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    *,
+    num_beams: int,
+    normalize: str = "all",
+    allowed: Tensor | TrieFilter | None = None,
+    exclude: Jagged | None = None,
+) -> TrieStep:
+    """Extends every beam by one code that the trie allows and keeps the best: log-softmax, mask, top-k, advance.
+
+    For each user::
+
+        for beam with node >= 0, for child (code, edge) of its node that passes the filter:
+            score = scores[beam] + (logits[beam, code] - logsumexp(logits[beam]))
+        keep the num_beams best; ties go to the lower beam * K + code
+
+    The search starts with nodes = zeros ``[B, 1]`` (the root) and scores = zeros ``[B, 1]``.
+
+    Args:
+        trie: the catalog.
+        level: level of the codes to choose, in ``[0, L)``.
+        logits: float32, bfloat16 or float16 ``[B, W, K]``, K = ``codebook_sizes[level]``; a slice of a larger head is
+            read in place if its last stride is 1. -inf masks a code. Rows of dead beams are never looked at.
+        nodes: int32 ``[B, W]``: node of each beam within this level, -1 = no beam.
+        scores: float32 ``[B, W]``: summed log-probabilities (natural log) so far; -inf = no beam.
+        num_beams: beams to keep per user, at least 1.
+        normalize: "all": log-softmax over the K logits (the score of HF's beam search); "valid": over the children
+            that pass the filter.
+        allowed: a prepared ``TrieFilter``, or what ``trie_filter`` takes (prepare it once per search).
+        exclude: see ``trie_filter``; not together with a prepared filter.
+
+    Returns:
+        A ``TrieStep``; its ``nodes`` belong to level + 1, or are rows of the catalog after the last level.
+
+    Raises:
+        InvalidTypeError: a dtype other than the above.
+        InvalidValueError: level, a shape, num_beams or normalize is wrong; a node is outside its level; a live beam
+            has a NaN or +inf logit or score; W * K reaches 2^32.
+
+    Notes:
+        Cost: each live row of logits is read once from memory (two passes in cache); children are gathered or, where
+        a node has many, the row is scanned against the running threshold. Equal inputs give equal bits on every
+        instruction set and number of threads. logit - logsumexp is never above 0, so a prefix scores at least as
+        high as all that follows it: the certificate of an exact search. Not differentiable.
+
+    Source: ours; the scores of "all" are those of Hugging Face's constrained beam search.
+
+    Example:
+        >>> import torch
+        >>> from genrec_fast.trie import build_trie
+        >>> trie = build_trie(torch.tensor([[0, 1], [0, 2], [3, 1]]))
+        >>> start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+        >>> step = trie_step(trie, 0, torch.tensor([[[0.5, 9.0, 9.0, 1.0]]]), *start, num_beams=3)
+        >>> step.codes.tolist(), step.nodes.tolist()
+        ([[3, 0, 0]], [[1, 0, -1]])
+    """
+    levels = len(trie.codebook_sizes)
+    if not 0 <= level < levels:
+        raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
+    if logits.dtype not in _FLOATS:
+        raise InvalidTypeError(f"trie_step: logits must be float32, bfloat16 or float16, got {_describe(logits)}")
+    size = trie.codebook_sizes[level]
+    if logits.dim() != 3 or logits.shape[2] != size:
+        raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(logits.shape)}")
+    users, beams, _ = logits.shape
+    if nodes.dtype != torch.int32:
+        raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
+    if scores.dtype != torch.float32:
+        raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
+    if nodes.shape != logits.shape[:2]:
+        raise InvalidValueError(f"trie_step: nodes must be [{users}, {beams}] like logits, got {list(nodes.shape)}")
+    if scores.shape != logits.shape[:2]:
+        raise InvalidValueError(f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}")
+    if beams * size >= 1 << 32:
+        raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
+    if not 1 <= num_beams < 1 << 31:
+        raise InvalidValueError(f"trie_step: num_beams must be at least 1, got {num_beams}")
+    if normalize not in _NORMALIZE:
+        raise InvalidValueError(f"trie_step: normalize must be 'all' or 'valid', got {normalize!r}")
+    if not isinstance(allowed, TrieFilter):
+        chosen = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
+    elif exclude is None:
+        chosen = allowed
+    else:
+        raise InvalidValueError("trie_step: exclude must be part of the prepared filter, got both")
+    if chosen is None:
+        last = level + 1  # only a filter looks further down
+        masks: tuple[Tensor | None, ...] = (None, None, None, None)
+    else:
+        last = levels
+        masks = (chosen.bits, chosen.ranks, chosen.excluded, chosen.excluded_offsets)
+        if chosen.num_users not in (None, users):
+            raise InvalidValueError(
+                f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
+            )
+    return TrieStep(
+        *_step(
+            logits,
+            nodes,
+            scores,
+            trie.tokens[level:last],
+            trie.child_bases[level:last],
+            trie.child_deltas[level:last],
+            num_beams,
+            normalize == "valid",
+            *masks,
+        )
+    )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+class _Levels(NamedTuple):
+    """The levels of a trie from the one in question on: what the op is given."""
+
+    codebook_sizes: tuple[int, ...]
+    tokens: tuple[Tensor, ...]
+    child_bases: tuple[Tensor, ...]
+    child_deltas: tuple[Tensor, ...]
+
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _twin(
+    logits: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    tokens: list[Tensor],
+    bases: list[Tensor],
+    deltas: list[Tensor],
+    num_beams: int,
+    valid_only: bool,
+    bits: Tensor | None,
+    ranks: Tensor | None,
+    excluded: Tensor | None,
+    excluded_offsets: Tensor | None,
+) -> _Outputs:
+    last = deltas[0].numel() - 2
+    _refuse((nodes < -1) | (nodes > last), f"nodes must be -1 or in [0, {last}]", nodes)
+    live = (nodes >= 0) & (scores != -torch.inf)
+    _refuse((nodes >= 0) & ~(scores < torch.inf), "scores must not be NaN or +inf", scores)
+    highest = logits.float().amax(-1)
+    _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
+    levels = _Levels((0,) * len(tokens), tuple(tokens), tuple(bases), tuple(deltas))
+    filters = (bits, ranks, excluded, excluded_offsets)
+    return _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, *filters)
+
+
+def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
+    if bool(wrong.any()):
+        user, beam = wrong.nonzero()[0].tolist()
+        raise InvalidValueError(f"trie_step: {rule}, got {values[user, beam].item()} for user {user}, beam {beam}")
+
+
+def _fake(
+    logits: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    tokens: list[Tensor],
+    bases: list[Tensor],
+    deltas: list[Tensor],
+    num_beams: int,
+    valid_only: bool,
+    bits: Tensor | None,
+    ranks: Tensor | None,
+    excluded: Tensor | None,
+    excluded_offsets: Tensor | None,
+) -> _Outputs:
+    return _allocate(logits.shape[0], num_beams, logits.device)
+
+
+def _allocate(users: int, num_beams: int, device: torch.device) -> _Outputs:
+    shape = (users, num_beams)
+    codes, parents, nodes = (torch.empty(shape, dtype=torch.int32, device=device) for _ in range(3))
+    bound = torch.empty(users, dtype=torch.float32, device=device)
+    return torch.empty(shape, dtype=torch.float32, device=device), codes, parents, nodes, bound
+
+
+_step = define(
+    "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
+    " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? bits, Tensor? ranks, Tensor? excluded,"
+    " Tensor? excluded_offsets) -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
+    cpu=_twin,
+    twin=_twin,
+    fake=_fake,
+)
