@@ -14,7 +14,7 @@ else
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f \
-  \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name 'py.typed' \) 2>/dev/null)
+  \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.pyi' -o -name 'py.typed' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test dev install wheel lint format clean
