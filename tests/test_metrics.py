@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec_fast import metrics
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+
+ITEMS = torch.tensor([[3, 1, 2], [0, 4, -1], [5, 6, 7], [-1, -1, -1]])
+TARGETS = torch.tensor([1, 0, 9, 2])
+
+
+def test_ranks_recall_and_ndcg_by_hand():
+    assert metrics.ranks(ITEMS, TARGETS).tolist() == [1, 0, 3, 3]
+    assert [metrics.recall(ITEMS, TARGETS, k) for k in (1, 2, 3)] == [0.25, 0.5, 0.5]
+    assert metrics.ndcg(ITEMS, TARGETS, 1) == pytest.approx(0.25)
+    assert metrics.ndcg(ITEMS, TARGETS, 3) == pytest.approx((1 / math.log2(3) + 1) / 4)
+
+
+def test_an_item_that_stands_twice_counts_once_and_first():
+    items, targets = torch.tensor([[4, 2, 2]]), torch.tensor([2])
+    assert metrics.recall(items, targets, 3) == 1.0
+    assert metrics.ndcg(items, targets, 3) == pytest.approx(1 / math.log2(3))
+
+
+def test_empty_slots_never_match():
+    with pytest.raises(InvalidValueError, match="targets must be item ids from 0, got -1"):
+        metrics.recall(torch.tensor([[-1]]), torch.tensor([-1]), 1)
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(-1, 5), min_size=4, max_size=4), st.integers(0, 5)), min_size=1),
+    st.integers(1, 4),
+)
+def test_equal_to_a_plain_loop(rows, k):
+    items, targets = torch.tensor([r for r, _ in rows]), torch.tensor([t for _, t in rows], dtype=torch.int32)
+    hits, gains = 0, 0.0
+    for row, target in rows:
+        if target in row[:k]:
+            hits += 1
+            gains += 1 / math.log2(row.index(target) + 2)
+    assert metrics.recall(items, targets, k) == pytest.approx(hits / len(rows))
+    assert metrics.ndcg(items, targets, k) == pytest.approx(gains / len(rows))
+
+
+def test_invalid_rate():
+    assert metrics.invalid_rate(ITEMS) == pytest.approx(4 / 12)
+    assert metrics.invalid_rate(torch.zeros(2, 2, dtype=torch.int32)) == 0.0
+
+
+def test_collision_rate_and_codebook_use():
+    codes = torch.tensor([[0, 1], [0, 1], [0, 2], [3, 1]], dtype=torch.int32)
+    assert metrics.collision_rate(codes) == 0.25
+    assert metrics.collision_rate(codes.to(torch.uint8)) == 0.25
+    assert metrics.codebook_use(codes, (4, 8)) == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: metrics.recall(ITEMS.float(), TARGETS, 1),
+            InvalidTypeError,
+            r"recall: items must be an integer tensor \[B, k\], got torch.float32",
+        ),
+        (lambda: metrics.recall(ITEMS[0], TARGETS, 1), InvalidValueError, r"recall: items must be \[B, k\], got \[3\]"),
+        (lambda: metrics.ranks(ITEMS[0], TARGETS), InvalidValueError, r"ranks: items must be \[B, k\], got \[3\]"),
+        (
+            lambda: metrics.ndcg(ITEMS, TARGETS[:2], 1),
+            InvalidValueError,
+            r"ndcg: targets must be \[4\] as items has that many rows, got \[2\]",
+        ),
+        (lambda: metrics.ndcg(ITEMS, TARGETS, 4), InvalidValueError, r"ndcg: k must be in \[1, 3\], got 4"),
+        (lambda: metrics.recall(ITEMS, TARGETS, 0), InvalidValueError, r"recall: k must be in \[1, 3\], got 0"),
+        (
+            lambda: metrics.recall(ITEMS[:0], TARGETS[:0], 1),
+            InvalidValueError,
+            "recall: targets must have at least one row, got none",
+        ),
+        (
+            lambda: metrics.invalid_rate(ITEMS[:0]),
+            InvalidValueError,
+            r"invalid_rate: items must not be empty, got \[0, 3\]",
+        ),
+        (
+            lambda: metrics.collision_rate(ITEMS[0]),
+            InvalidValueError,
+            r"collision_rate: item_codes must be \[N, L\], got \[3\]",
+        ),
+        (lambda: metrics.collision_rate(ITEMS[:0]), InvalidValueError, "collision_rate: item_codes must not be empty"),
+        (
+            lambda: metrics.codebook_use(ITEMS, (9, 9)),
+            InvalidValueError,
+            "codebook_use: codebook_sizes must give 3 levels, got 2",
+        ),
+        (
+            lambda: metrics.codebook_use(ITEMS, (9, 9, 9)),
+            InvalidValueError,
+            r"codebook_use: codes of level 0 must be in \[0, 9\), got -1",
+        ),
+        (
+            lambda: metrics.codebook_use(ITEMS[:1], (3, 9, 9)),
+            InvalidValueError,
+            r"codes of level 0 must be in \[0, 3\), got 3",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
