@@ -79,7 +79,7 @@ lint: $(VENV)/.stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@PYTHONPATH=python $(BIN)/lint-imports
+	@PYTHONPATH=python $(BIN)/lint-imports --no-logo
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/.stamp-dev
