@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from genrec_fast import _core
+import genrec_fast._core as _core
 from genrec_fast.errors import SlowPathWarning, UnsupportedError
 
 __all__ = ["core", "define", "warn_slow_path"]
 
 core: Any = _core
 
-_LIBRARY = torch.library.Library("genrec_fast", "DEF")
+_LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")  # type: ignore[no-untyped-call]  # torch gives no types
 _warned: set[str] = set()
 
 
