@@ -20,7 +20,7 @@ __all__ = ["core", "define", "warn_slow_path"]
 
 core: Any = _core
 
-_LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")  # type: ignore[no-untyped-call]  # torch gives no types
+_LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")
 _warned: set[str] = set()
 
 
