@@ -1,0 +1,65 @@
+"""From the rows a search kept to the items a user is shown."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
+
+__all__ = ["expand_rows"]
+
+
+def expand_rows(
+    trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int, keep: TrieFilter | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gives every item of every row the row's score, drops what the filter drops, and keeps the best k per user.
+
+    Order: higher score first, then lower item id.
+
+    Args:
+        trie: the catalog.
+        rows: int32 ``[B, W]``: rows of the trie, -1 = none; no row twice per user.
+        codes: int32 ``[B, W, L]``: their semantic IDs.
+        scores: float32 ``[B, W]``.
+        k: items per user.
+        keep: the filter of the search.
+
+    Returns:
+        items int64 ``[B, k]`` (-1 behind the last), codes int32 ``[B, k, L]`` (-1), scores float32 ``[B, k]`` (-inf).
+
+    Notes:
+        O(E log E) for E items of the kept rows.
+    """
+    users = rows.shape[0]
+    user, beam = (rows >= 0).nonzero(as_tuple=True)
+    row = rows[user, beam].long()
+    first, end = (trie.leaf_bases[r >> 4].long() + trie.leaf_deltas[r].long() for r in (row, row + 1))
+    counts = end - first
+    source = torch.repeat_interleave(torch.arange(row.numel(), device=rows.device), counts)
+    place = torch.arange(source.numel(), device=rows.device) - torch.repeat_interleave(
+        counts.cumsum(0) - counts, counts
+    )
+    item = trie.leaf_items[first[source] + place].long()
+    if keep is not None:
+        kept = keep.keeps(user[source], item)
+        item, source = item[kept], source[kept]
+
+    # Three stable sorts: by item, then by score, then by user; the last key decides first.
+    order = torch.argsort(item, stable=True)
+    order = order[torch.argsort(scores[user, beam][source[order]], descending=True, stable=True)]
+    order = order[torch.argsort(user[source[order]], stable=True)]
+    item, source = item[order], source[order]
+    owner = user[source]
+    per_user = torch.bincount(owner, minlength=users)
+    rank = torch.arange(owner.numel(), device=rows.device) - (per_user.cumsum(0) - per_user)[owner]
+    best = rank < k
+    item, source, owner, rank = item[best], source[best], owner[best], rank[best]
+
+    items = torch.full((users, k), -1, dtype=torch.int64, device=rows.device)
+    out_codes = codes.new_full((users, k, codes.shape[2]), -1)
+    out_scores = scores.new_full((users, k), -torch.inf)
+    items[owner, rank] = item
+    out_codes[owner, rank] = codes[user[source], beam[source]]
+    out_scores[owner, rank] = scores[user[source], beam[source]]
+    return items, out_codes, out_scores

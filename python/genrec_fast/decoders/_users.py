@@ -1,0 +1,70 @@
+"""What decoders share: checks of the arguments, and some users of a batch as a batch of their own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Batch, Jagged
+
+__all__ = ["check_filter", "check_k", "select_filter", "select_rows", "select_users"]
+
+
+def select_rows(rows: Jagged, chosen: Tensor) -> tuple[Jagged, Tensor]:
+    """The rows ``chosen`` (int64 ``[m]``) of ``rows``, and int64 positions of their values in ``rows.values``."""
+    lengths = rows.lengths[chosen]
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    starts = torch.repeat_interleave(rows.offsets[:-1][chosen] - offsets[:-1], lengths)
+    positions = starts + torch.arange(starts.numel(), device=starts.device)
+    return Jagged(rows.values[positions], offsets), positions
+
+
+def select_users(batch: Batch, chosen: Tensor) -> Batch:
+    """The users ``chosen`` (int64 ``[m]``, positions in the batch) with all that a search reads; no targets."""
+    items, positions = select_rows(batch.items, chosen)
+    return Batch(
+        items,
+        users=None if batch.users is None else batch.users[chosen],
+        codes=None if batch.codes is None else batch.codes[positions],
+        features=None if batch.features is None else batch.features[positions],
+    )
+
+
+def select_filter(
+    allowed: Tensor | None, exclude: Jagged | None, chosen: Tensor
+) -> tuple[Tensor | None, Jagged | None]:
+    """The part of a filter that belongs to the users ``chosen``; one ``allowed`` for all users stays as it is."""
+    if allowed is not None and allowed.dim() == 2 and allowed.shape[0] > 1:
+        allowed = allowed[chosen]
+    return allowed, None if exclude is None else select_rows(exclude, chosen)[0]
+
+
+def check_k(op: str, k: int, num_beams: int | None = None) -> None:
+    """Both are positive, and the beams can hold k results.
+
+    Raises:
+        InvalidValueError: they are not.
+    """
+    if k < 1:
+        raise InvalidValueError(f"{op}: k must be at least 1, got {k}")
+    if num_beams is not None and num_beams < k:
+        raise InvalidValueError(f"{op}: num_beams must be at least k = {k}, got {num_beams}")
+
+
+def check_filter(op: str, users: int, num_items: int, allowed: Tensor | None, exclude: Jagged | None) -> None:
+    """A filter has an entry or a row for each user and item.
+
+    Raises:
+        InvalidTypeError: allowed is not bool.
+        InvalidValueError: another shape, or another number of users.
+    """
+    if allowed is not None:
+        if allowed.dtype != torch.bool:
+            raise InvalidTypeError(f"{op}: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
+        if tuple(allowed.shape) not in ((num_items,), (1, num_items), (users, num_items)):
+            raise InvalidValueError(
+                f"{op}: allowed must be [{num_items}] or [{users}, {num_items}], got {list(allowed.shape)}"
+            )
+    if exclude is not None and len(exclude) != users:
+        raise InvalidValueError(f"{op}: exclude must have one row for each of {users} users, got {len(exclude)}")

@@ -1,0 +1,107 @@
+"""One beam: the cheapest search, with the same honest bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genrec_fast.decoders._pass import beam_pass, check_search
+from genrec_fast.decoders._users import check_k
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops.trie_filter import CatalogTrie
+from genrec_fast.types import Autoregressive, Batch, Jagged, Ranked
+
+__all__ = ["Greedy", "GreedyConfig", "search"]
+
+
+@torch.inference_mode()
+def search(
+    backbone: Autoregressive,
+    batch: Batch,
+    trie: CatalogTrie,
+    k: int = 1,
+    *,
+    normalize: str = "all",
+    allowed: Tensor | None = None,
+    exclude: Jagged | None = None,
+) -> Ranked:
+    """Follows the best valid code of each level to one semantic ID and returns its items, up to k of them.
+
+    Args:
+        backbone: see ``decoders.beam.search``, as for all others.
+        batch: B users.
+        trie: the catalog.
+        k: columns of the result; a semantic ID that belongs to fewer items leaves -1 behind them.
+        normalize: "all" or "valid".
+        allowed: bool ``[N]`` or ``[B, N]``.
+        exclude: item ids per user.
+
+    Returns:
+        ``Ranked``; ``exact[b]`` is true where the k items are proven to be the best k of the catalog.
+
+    Raises:
+        InvalidTypeError: the backbone is not ``Autoregressive``.
+        InvalidValueError: as ``decoders.beam.search``.
+
+    Notes:
+        The scores and the bound are those of a beam search with one beam.
+
+    Source: ours.
+
+    Example:
+        ``search(backbone, layout(batch), trie).items[:, 0]``
+    """
+    check_k("greedy", k)
+    check_search("greedy", backbone, batch, trie, allowed, exclude)
+    return beam_pass(backbone, batch, trie, k, 1, normalize, allowed, exclude)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyConfig:
+    """Settings of the greedy search."""
+
+    needs: ClassVar[str] = "Autoregressive"
+
+    normalize: str = "all"
+    """as in ``BeamConfig``"""
+
+    def __post_init__(self) -> None:
+        if self.normalize not in ("all", "valid"):
+            raise InvalidValueError(f"GreedyConfig: normalize must be 'all' or 'valid', got {self.normalize!r}")
+
+    def build(self) -> Greedy:
+        return Greedy(self)
+
+
+class Greedy:
+    """A configured greedy search."""
+
+    def __init__(self, config: GreedyConfig) -> None:
+        self.config = config
+
+    def search(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        k: int,
+        *,
+        num_beams: int | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exact: bool = False,
+    ) -> Ranked:
+        """See ``search``; has one beam and cannot widen.
+
+        Raises:
+            InvalidValueError: num_beams is neither ``None`` nor 1, or exact is true.
+        """
+        if num_beams not in (None, 1):
+            raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
+        if exact:
+            raise InvalidValueError("greedy: exact must be False as one beam cannot widen (beam can), got True")
+        normalize = self.config.normalize
+        return search(backbone, batch, trie, k, normalize=normalize, allowed=allowed, exclude=exclude)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from shared.decoder_suite import DecoderSuite, users_of
+from shared.random_model import RandomModel, brute_force
+
+from genrec_fast.decoders import BeamConfig
+from genrec_fast.decoders.beam import search
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.trie import build_trie
+from genrec_fast.types import Jagged
+
+
+@st.composite
+def searches(draw):
+    """A catalog with shared semantic IDs, a model, users, k, beams, and a filter over items or none."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    items = draw(st.integers(1, 60))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
+    codes = torch.stack([torch.randint(size, (items,), generator=generator) for size in sizes], 1)
+    model = RandomModel(
+        sizes,
+        draw(st.integers(0, 1000)),
+        scale=draw(st.sampled_from([0.0, 0.5, 4.0, 40.0])),
+        steps=draw(st.sampled_from([2, 4, 1 << 20])),
+        forbidden=draw(st.sampled_from([0.0, 0.0, 0.3])),
+    )
+    users = draw(st.integers(1, 4))
+    batch = users_of(users, items, draw(st.integers(0, 1000)))
+    k = draw(st.integers(1, 8))
+    beams = k + draw(st.sampled_from([0, 0, 2, 10, 100]))
+    allowed = exclude = None
+    keep = torch.ones(users, items, dtype=torch.bool)
+    kind = draw(st.sampled_from(["none", "none", "one", "each"]))
+    if kind != "none":
+        density = draw(st.sampled_from([0.05, 0.5, 0.9]))
+        shape = (items,) if kind == "one" else (users, items)
+        allowed = torch.rand(shape, generator=generator) < density
+        keep &= allowed
+    if draw(st.booleans()):
+        rows = [torch.randint(items, (n,), generator=generator) for n in torch.randint(items, (users,)).tolist()]
+        exclude = Jagged.from_rows(rows)
+        for user, row in enumerate(rows):
+            keep[user, row] = False
+    return codes, build_trie(codes, codebook_sizes=sizes), model, batch, k, beams, allowed, exclude, keep
+
+
+@given(searches())
+def test_the_certificate_is_never_wrong(case):
+    codes, trie, model, batch, k, beams, allowed, exclude, keep = case
+    found = search(model, batch, trie, k, num_beams=beams, allowed=allowed, exclude=exclude)
+    scores, items, best = brute_force(model, batch, codes, k, keep=keep)
+    for user in range(len(batch)):
+        given_items = found.items[user][found.items[user] >= 0]
+        assert bool(keep[user, given_items].all())
+        assert given_items.unique().numel() == given_items.numel()
+        torch.testing.assert_close(found.scores[user, : len(given_items)], scores[user, given_items], rtol=0, atol=0)
+        lost = torch.ones(codes.shape[0], dtype=torch.bool)
+        lost[given_items] = False
+        if bool(found.exact[user]):
+            assert found.items[user].tolist() == items[user].tolist()
+            assert torch.equal(found.scores[user], best[user])
+        elif len(given_items) < k:  # everything that was kept is shown, so the rest was pruned under the bound
+            assert bool((scores[user][lost] <= found.bound[user]).all())
+
+
+@given(searches())
+def test_exact_equals_brute_force(case):
+    codes, trie, model, batch, k, beams, allowed, exclude, keep = case
+    found = search(model, batch, trie, k, num_beams=beams, allowed=allowed, exclude=exclude, exact=True)
+    _, items, best = brute_force(model, batch, codes, k, keep=keep)
+    assert bool(found.exact.all())
+    assert torch.equal(found.items, items)
+    assert torch.equal(found.scores, best)
+    present = items >= 0
+    assert torch.equal(found.codes[present].long(), codes[items[present]])
+    assert bool((found.codes[~present] == -1).all())
+
+
+def test_exact_widens_only_the_users_who_need_it():
+    # Item 9 hides behind a prefix that looks bad to user 0; user 1 (another history) is sure at once.
+    class Two(RandomModel):
+        def step(self, state, codes, parents):
+            logits, state = super().step(state, codes, parents)
+            if codes is None:
+                peaked = torch.tensor([[[9.0, 0.0, 0.0, 0.0]], [[0.1, 0.0, 0.0, 0.0]]])
+                logits = torch.stack([peaked[int(u)] for u in self.kind])
+            return logits, state
+
+        def prefill(self, batch):
+            self.kind = batch.users
+            return super().prefill(batch)
+
+    codes = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    model = Two((4, 4), scale=0.5)
+    batch = users_of(2, 16, 0)
+    batch = type(batch)(batch.items, users=torch.tensor([0, 1]))
+    plain = search(model, batch, build_trie(codes), 2, num_beams=2)
+    assert plain.exact.tolist() == [True, False]
+    model.users_searched.clear()
+    found = search(model, batch, build_trie(codes), 2, num_beams=2, exact=True)
+    assert found.exact.tolist() == [True, True]
+    assert model.users_searched[0] == 2
+    assert set(model.users_searched[1:]) == {1}
+    assert torch.equal(found.items[0], plain.items[0])
+
+
+def test_items_that_share_an_id_share_its_score_in_order_of_id():
+    trie = build_trie(torch.tensor([[1, 1], [0, 0], [1, 1], [1, 1]]), codebook_sizes=(2, 2))
+    model = RandomModel((2, 2), scale=0.0)
+    found = search(model, users_of(1, 4, 0), trie, 4, num_beams=4)
+    assert found.items.tolist() == [[0, 1, 2, 3]]  # flat logits: all tie, the lower id first
+    assert found.codes[0].tolist() == [[1, 1], [0, 0], [1, 1], [1, 1]]
+    kept = search(model, users_of(1, 4, 0), trie, 4, num_beams=4, exclude=Jagged.from_rows([[0, 3]]))
+    assert kept.items.tolist() == [[1, 2, -1, -1]]
+    assert kept.scores[0, 2:].tolist() == [-torch.inf, -torch.inf]
+
+
+def test_a_tie_with_a_pruned_prefix_is_not_a_proof():
+    trie = build_trie(torch.arange(6).view(-1, 1), codebook_sizes=(6,))
+    found = search(RandomModel((6,), scale=0.0), users_of(1, 6, 0), trie, 3, num_beams=3)
+    assert found.exact.tolist() == [False]
+    assert found.bound[0] == found.scores[0, 2]
+
+
+def test_a_filter_that_leaves_nothing_is_an_exact_empty_answer():
+    trie = build_trie(torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
+    nothing = torch.zeros(2, dtype=torch.bool)
+    found = search(RandomModel((2, 2)), users_of(2, 2, 0), trie, 2, num_beams=5, allowed=nothing)
+    assert found.items.tolist() == [[-1, -1], [-1, -1]]
+    assert found.exact.tolist() == [True, True]
+
+
+def test_normalize_valid_renormalises_over_the_children():
+    trie = build_trie(torch.tensor([[0], [2]]), codebook_sizes=(4,))
+    found = search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, num_beams=2, normalize="valid")
+    torch.testing.assert_close(found.scores.exp().sum(1), torch.ones(3))
+    assert bool((search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, num_beams=2).scores.exp().sum(1) < 1).all())
+
+
+def test_messages_name_argument_rule_and_value():
+    trie = build_trie(torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
+    model, batch = RandomModel((2, 2)), users_of(2, 2, 0)
+    with pytest.raises(InvalidValueError, match=r"beam: num_beams must be at least k = 3, got 2"):
+        search(model, batch, trie, 3, num_beams=2)
+    with pytest.raises(InvalidValueError, match=r"beam: k must be at least 1, got 0"):
+        search(model, batch, trie, 0, num_beams=2)
+    with pytest.raises(InvalidTypeError, match=r"beam: backbone must be Autoregressive, got int"):
+        search(3, batch, trie, 1, num_beams=2)
+    with pytest.raises(InvalidValueError, match=r"beam: backbone must have the trie's codebook sizes \(2, 2\), got"):
+        search(RandomModel((2, 3)), batch, trie, 1, num_beams=2)
+    with pytest.raises(InvalidValueError, match=r"beam: allowed must be \[2\] or \[2, 2\], got \[3\]"):
+        search(model, batch, trie, 1, num_beams=2, allowed=torch.ones(3, dtype=torch.bool))
+    with pytest.raises(InvalidValueError, match=r"beam: exclude must have one row for each of 2 users, got 1"):
+        search(model, batch, trie, 1, num_beams=2, exclude=Jagged.from_rows([[0]]))
+    with pytest.raises(InvalidValueError, match=r"BeamConfig: num_beams must be at least 1, got 0"):
+        BeamConfig(num_beams=0)
+    with pytest.raises(InvalidValueError, match=r"BeamConfig: normalize must be 'all' or 'valid', got 'some'"):
+        BeamConfig(normalize="some")
+
+
+class TestSuite(DecoderSuite):
+    decoder = BeamConfig(num_beams=8).build()

@@ -1,0 +1,91 @@
+"""A backbone whose logits are known for every prefix, so that brute force over a whole catalog is possible."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.types import Batch
+
+
+class RandomModel:
+    """Deterministic pseudo-random logits per (user's history, prefix).
+
+    Args:
+        codebook_sizes: of all levels.
+        seed: of the model.
+        scale: how peaked: logits are uniform in [0, scale).
+        steps: logits are multiples of scale / steps: few steps give many ties.
+        forbidden: share of logits that are -inf.
+    """
+
+    def __init__(self, codebook_sizes, seed=0, *, scale=4.0, steps=1 << 20, forbidden=0.0):
+        self.codebook_sizes = tuple(codebook_sizes)
+        self.seed, self.scale, self.steps, self.forbidden = seed, scale, steps, forbidden
+        self.users_searched: list[int] = []
+
+    def level_logits(self, batch):
+        raise NotImplementedError
+
+    def prefill(self, batch: Batch) -> Tensor:
+        self.users_searched.append(len(batch))
+        states = [_hash(torch.tensor([self.seed, *row.tolist()])) for row in batch.items.rows()]
+        return torch.tensor(states, dtype=torch.int64).view(-1, 1)  # one hash per user and beam
+
+    def step(self, state: Tensor, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, Tensor]:
+        level = 0
+        if codes is not None:
+            state = _mix(state.gather(1, parents.long()) * 31 + codes.long() + 1)
+        else:
+            self._level = -1
+        self._level += 1
+        level = self._level
+        size = self.codebook_sizes[level]
+        draws = _mix(state.unsqueeze(2) * 1_000_003 + torch.arange(size) + 7 * level)
+        logits = (draws % self.steps).float() * (self.scale / self.steps)
+        hidden = (_mix(draws + 1) % 1000) < int(self.forbidden * 1000)
+        return logits.masked_fill(hidden, -torch.inf), state
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A number in [0, 2^31) that looks random."""
+    x = (x ^ (x >> 15)) * 0x2C1B3C6D & 0x7FFFFFFF
+    x = (x ^ (x >> 12)) * 0x297A2D39 & 0x7FFFFFFF
+    return x ^ (x >> 15)
+
+
+def _hash(values: Tensor) -> int:
+    state = torch.tensor(17, dtype=torch.int64)
+    for value in values:
+        state = _mix(state * 31 + value + 1)
+    return int(state)
+
+
+def brute_force(model, batch, item_codes, k, *, keep=None):
+    """Scores of all items ``[B, N]`` and the best k, without a trie: higher score first, then lower item id.
+
+    ``keep`` is bool ``[B, N]``. Scores are those of the library's own log-softmax (its twin), so ties are the same.
+    """
+    from genrec_fast.ops.reference.trie_step import log_sum_exp
+
+    state = model.prefill(batch)
+    users, items = len(batch), item_codes.shape[0]
+    scores = torch.zeros(users, items)
+    codes = parents = None
+    for level in range(item_codes.shape[1]):
+        logits, state = model.step(state, codes, parents)
+        logits = logits.expand(users, items, -1)
+        chosen = item_codes[:, level].long().view(1, -1, 1).expand(users, -1, 1)
+        normaliser = log_sum_exp(logits)
+        normaliser = torch.where(normaliser > -torch.inf, normaliser, 0.0)
+        scores = (scores + (logits.gather(2, chosen).squeeze(2) - normaliser)) + 0.0
+        codes = item_codes[:, level].int().expand(users, -1)
+        parents = (
+            torch.zeros(users, items, dtype=torch.int32) if level == 0 else torch.arange(items).int().expand(users, -1)
+        )
+    if keep is not None:
+        scores = scores.masked_fill(~keep, -torch.inf)
+    best, order = torch.sort(scores, dim=1, descending=True, stable=True)
+    best = torch.nn.functional.pad(best, (0, max(0, k - items)), value=-torch.inf)[:, :k]
+    order = torch.nn.functional.pad(order, (0, max(0, k - items)))[:, :k]
+    return scores, torch.where(best > -torch.inf, order, -1), best
