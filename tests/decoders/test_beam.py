@@ -4,14 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared.decoder_suite import DecoderSuite, users_of
-from shared.random_model import RandomModel, brute_force
 
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.decoders.beam import search
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged
+from shared.decoder_suite import DecoderSuite, users_of
+from shared.random_model import RandomModel, brute_force
 
 
 @st.composite

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared.decoder_suite import DecoderSuite, users_of
-from shared.random_model import RandomModel, brute_force
 
 from genrec_fast.decoders import GreedyConfig
 from genrec_fast.decoders.greedy import search
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.trie import build_trie
+from shared.decoder_suite import DecoderSuite, users_of
+from shared.random_model import RandomModel, brute_force
 
 
 def test_the_certificate_is_honest_and_holds_for_a_sure_model():

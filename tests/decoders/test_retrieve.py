@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared.decoder_suite import DecoderSuite, users_of
 
 from genrec_fast.decoders import RetrieveConfig
 from genrec_fast.decoders.retrieve import search
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
+from shared.decoder_suite import DecoderSuite, users_of
 
 
 class Vectors:

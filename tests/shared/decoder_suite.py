@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from shared.random_model import RandomModel
 
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Batch, Jagged
+from shared.random_model import RandomModel
 
 
 def users_of(users: int, items: int, seed: int) -> Batch:
