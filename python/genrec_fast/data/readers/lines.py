@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tokenize import TokenError  # numpy reads old headers as Python
 from typing import Any
 
 import numpy as np
@@ -126,8 +128,10 @@ def read_vectors(path: Path) -> Tensor:
         DataError: not such a file, or a value that is not finite.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        with warnings.catch_warnings():  # numpy's word on headers of Python 2: nothing its reader could do about it
+            warnings.simplefilter("ignore", UserWarning)
+            array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError) as error:
         raise fail(path, None, f"not a .npy array: {error}") from error
     if not isinstance(array, np.ndarray):
         array.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 from pathlib import Path
 from typing import Any
@@ -172,13 +173,17 @@ def _numbers(polars: Any, path: Path, frame: Any, name: str) -> np.ndarray:
 
 def _times(polars: Any, path: Path, frame: Any, name: str) -> np.ndarray:
     column = _column(path, frame, name)
-    if column.dtype == polars.String and column.cast(polars.Float64, strict=False).null_count():
-        dated = column.str.to_datetime(strict=False, time_unit="us")
-        bad = dated.is_null().arg_true()
-        if len(bad):
-            row = int(bad[0])
-            raise fail(path, _line(path, row), f"column {name} must be a number or an ISO time, got {column[row]!r}")
-        column = dated
+    if column.dtype == polars.String and column[:1].cast(polars.Float64, strict=False).null_count():
+        return np.array([_seconds(path, row, name, text) for row, text in enumerate(column.to_list())])
     if column.dtype.is_temporal():
         column = column.cast(polars.Datetime("us"), strict=False).dt.timestamp("us").cast(polars.Float64) / 1e6
     return _numbers(polars, path, frame.with_columns(column.alias(name)), name)
+
+
+def _seconds(path: Path, row: int, name: str, text: str | None) -> float:
+    """Seconds since 1970 of an ISO date or time; one without a zone is taken as UTC."""
+    try:
+        moment = datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00"))  # Python 3.10 knows no Z
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise fail(path, _line(path, row), f"column {name} must be a number or an ISO time, got {text!r}") from error
