@@ -9,8 +9,10 @@ import argparse
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
+import pkgutil
 import platform
 import sys
 from collections.abc import Sequence
@@ -45,7 +47,8 @@ class Environment:
         versions: distribution -> version, of everything that the package requires.
         system: operating system, processor, Python.
         cpu_threads: threads that torch, and with it every kernel, uses now.
-        isa: instruction set in use; ``None`` where the compiled module or the wanted set is missing.
+        isa: instruction set in use, by the ops that are built once per set; ``None`` where the compiled module or the
+            wanted set is missing.
         usable_isas: what this build carries and this processor runs, weakest first.
         problem: why ``isa`` is ``None``; empty otherwise.
         cuda: name of each visible GPU; empty without one.
@@ -89,7 +92,7 @@ def collect() -> Environment:
         usable_isas=usable,
         problem=problem,
         cuda=gpus,
-        kernels={name: {"cpu": f"compiled, {isa}", "cuda": "torch twin"} for name in names if isa is not None},
+        kernels={op: {"cpu": _cpu_kernel(op, names), "cuda": "torch twin"} for op in _ops()},
         extras={name: _describe_extra(*extra) for name, extra in EXTRAS.items()},
     )
 
@@ -107,6 +110,18 @@ def _compiled_module() -> tuple[str | None, list[str], list[str], str]:
         return core.active_isa(), core.usable_isas(), names, ""
     except UnsupportedError as error:  # GENREC_FAST_ISA names one that is not here
         return None, core.usable_isas(), names, str(error)
+
+
+def _ops() -> list[str]:
+    """The public ops: one module each."""
+    package = importlib.util.find_spec("genrec_fast.ops")
+    folders = package.submodule_search_locations if package else None
+    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.ispkg and not m.name.startswith("_"))
+
+
+def _cpu_kernel(op: str, names: list[str]) -> str:
+    """An op's compiled entries are named after it: ``op`` or ``op_...``."""
+    return "compiled" if any(name == op or name.startswith(f"{op}_") for name in names) else "torch twin"
 
 
 def _version(distribution: str) -> str | None:
@@ -141,7 +156,7 @@ def _lines(environment: Environment) -> list[str]:
     kernels = {
         name: " · ".join(f"{on}: {how}" for on, how in where.items()) for name, where in environment.kernels.items()
     }
-    lines += section("live kernels", kernels or {"none": "every op needs the compiled module"})
+    lines += section("kernels", kernels)
     lines[-1:] = [f"  {NEVER_ON_GPU}", ""]
     return lines + section("optional extras (pip install 'genrec-fast[NAME]')", environment.extras)[:-1]
 
