@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CorruptFileError",
     "DataError",
+    "DivergedError",
     "GenrecError",
     "InvalidTypeError",
     "InvalidValueError",
@@ -35,6 +36,10 @@ class UnsupportedError(GenrecError, RuntimeError):
 
 class DataError(GenrecError, ValueError):
     """A line of a data file is malformed; the message names file, line and reason."""
+
+
+class DivergedError(GenrecError, ArithmeticError):
+    """A training loss or gradient is no longer finite; the message names the step and a remedy."""
 
 
 class CorruptFileError(GenrecError, ValueError):

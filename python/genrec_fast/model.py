@@ -1,0 +1,325 @@
+"""A trained recommender: histories in, the k best items of the catalog out; saved as a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from genrec_fast.data import history_window, span_indices
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.files import atomic_path, write_text
+from genrec_fast.recipe import Decoder, Recipe
+from genrec_fast.recipe_json import from_json, to_json
+from genrec_fast.weights import module_tensors, restore_module
+from genrec_fast.trie import Trie, build_trie
+from genrec_fast.types import Batch, Jagged, Ranked
+
+__all__ = ["Recommender", "build_parts", "load"]
+
+VERSION = 1
+
+
+def build_parts(
+    recipe: Recipe, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
+) -> tuple[nn.Module, nn.Module, Decoder, Trie | None]:
+    """Layout, backbone (freshly initialised from torch's global generator), decoder, and the trie if one is needed."""
+    layout = recipe.layout.build(item_codes, codebook_sizes, features)
+    feature_dim = None if features is None else features.shape[1]
+    backbone = recipe.backbone.build(codebook_sizes, item_codes.shape[0], feature_dim)
+    trie = None if recipe.tokenizer is None else build_trie(item_codes, codebook_sizes=codebook_sizes)
+    return layout, backbone, recipe.decoder.build(), trie
+
+
+class Recommender:
+    """Everything that turns histories into ranked items.
+
+    Args:
+        recipe: what it is made of.
+        layout: fills in what the backbone reads of each item.
+        backbone: the network.
+        decoder: the search.
+        trie: the catalog's semantic IDs, or ``None`` for a decoder that scores items directly.
+        item_ids: N names the items have outside.
+        titles: N texts a person can read, or ``None``.
+        codebook_sizes: of the semantic IDs, every level.
+        feature_dim: width of the item features that the layout holds, or ``None``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        layout: nn.Module,
+        backbone: nn.Module,
+        decoder: Decoder,
+        trie: Trie | None,
+        *,
+        item_ids: list[str],
+        titles: list[str] | None,
+        codebook_sizes: tuple[int, ...],
+        feature_dim: int | None,
+    ) -> None:
+        self.recipe, self.layout, self.backbone, self.decoder, self.trie = recipe, layout, backbone, decoder, trie
+        self.item_ids, self.titles = item_ids, titles
+        self.codebook_sizes, self.feature_dim = codebook_sizes, feature_dim
+        self._numbers: dict[str, int] | None = None
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def to(self, device: torch.device | str) -> Recommender:
+        """Moves network, item tables and trie; returns itself."""
+        self.layout.to(device)
+        self.backbone.to(device)
+        if self.trie is not None:
+            self.trie = self.trie.to(device)
+        return self
+
+    def numbers(self, item_ids: Sequence[str]) -> list[int]:
+        """Outside names -> item ids.
+
+        Raises:
+            InvalidValueError: a name that is not in the catalog.
+        """
+        if self._numbers is None:
+            self._numbers = {name: number for number, name in enumerate(self.item_ids)}
+        for name in item_ids:
+            if name not in self._numbers:
+                raise InvalidValueError(
+                    f"Recommender: item must be one of the catalog's {self.num_items} names "
+                    f"(such as {self.item_ids[0]!r}), got {name!r}"
+                )
+        return [self._numbers[name] for name in item_ids]
+
+    def title(self, item: int) -> str:
+        """Title of an item, or its outside name where there are no titles."""
+        return self.item_ids[item] if self.titles is None else self.titles[item]
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block the modules are in eval mode and nothing is recorded for gradients."""
+        modules = [module for part in (self.layout, self.backbone) for module in part.modules()]
+        modes = [module.training for module in modules]
+        self.layout.eval()
+        self.backbone.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+    def search(self, batch: Batch, k: int, **options: Any) -> Ranked:
+        """One batch through layout and decoder; call within ``answering()``. Histories are not cut here."""
+        return self.decoder.search(self.backbone, self.layout(batch.to(self.device)), self.trie, k, **options)
+
+    def recommend(
+        self,
+        histories: Jagged | Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        num_beams: int | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exclude_seen: bool = False,
+        exact: bool = False,
+        users_per_batch: int = 256,
+    ) -> Ranked:
+        """The k best items for each history.
+
+        Args:
+            histories: item ids, oldest first: one list per user, or int64 Jagged. No row may be empty. Only the last
+                ``recipe.batching.max_items`` of each are read.
+            k: how many items.
+            num_beams: width of the search; ``None``: the decoder's own.
+            allowed: bool ``[N]`` or ``[B, N]``: nothing else is recommended.
+            exclude: int64 Jagged of item ids per user that are not recommended.
+            exclude_seen: do not recommend what stands in the (whole) history.
+            exact: widen the search until the k items are proven to be the best of the catalog.
+            users_per_batch: users searched at once: a matter of memory and speed, not of the result.
+
+        Returns:
+            Ranked, B rows; -1 behind a user's last result.
+
+        Raises:
+            InvalidTypeError: histories or filters of the wrong kind.
+            InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
+        """
+        rows = self._histories(histories)
+        if k < 1 or users_per_batch < 1:
+            name, value = ("k", k) if k < 1 else ("users_per_batch", users_per_batch)
+            raise InvalidValueError(f"recommend: {name} must be at least 1, got {value}")
+        if allowed is not None and tuple(allowed.shape) not in ((self.num_items,), (len(rows), self.num_items)):
+            raise InvalidValueError(
+                f"recommend: allowed must be [{self.num_items}] or [{len(rows)}, {self.num_items}], "
+                f"got {list(allowed.shape)}"
+            )
+        if exclude is not None and len(exclude) != len(rows):
+            raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
+        if exclude_seen:
+            exclude = rows if exclude is None else _joined(exclude, rows)
+        window = history_window(rows, self.recipe.batching.max_items)
+        parts = []
+        with self.answering():
+            for begin in range(0, len(rows), users_per_batch):
+                end = min(len(rows), begin + users_per_batch)
+                options: dict[str, Any] = {"num_beams": num_beams, "exact": exact}
+                if allowed is not None:
+                    options["allowed"] = (allowed if allowed.dim() == 1 else allowed[begin:end]).to(self.device)
+                if exclude is not None:
+                    options["exclude"] = _slice(exclude, begin, end).to(self.device)
+                parts.append(self.search(Batch(items=_slice(window, begin, end)), k, **options))
+        return Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in _RANKED))
+
+    def _histories(self, histories: Jagged | Sequence[Sequence[int]]) -> Jagged:
+        if not isinstance(histories, Jagged):
+            if isinstance(histories, str) or any(
+                isinstance(row, (int, str)) or any(isinstance(item, str) for item in row) for row in histories
+            ):
+                raise InvalidTypeError(
+                    "recommend: histories must be lists of item ids (numbers, one list per user), "
+                    f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
+                )
+            histories = Jagged.from_rows(histories)
+        values = histories.values
+        if values.dtype != torch.int64 or values.dim() != 1:
+            raise InvalidTypeError(f"recommend: histories must be int64 [E], got {values.dtype} {list(values.shape)}")
+        if len(histories) == 0:
+            raise InvalidValueError("recommend: histories must have at least one row, got none")
+        empty = (histories.lengths == 0).nonzero()
+        if empty.numel():
+            raise InvalidValueError(f"recommend: histories must not be empty, but row {int(empty[0])} is")
+        outside = (values < 0) | (values >= self.num_items)
+        if bool(outside.any()):
+            raise InvalidValueError(
+                f"recommend: histories must hold item ids in [0, {self.num_items}), got {int(values[outside][0])}"
+            )
+        return histories
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``recipe.json``, ``weights.safetensors``, ``items.json``, and ``trie.safetensors`` where there is one.
+
+        Every file is whole or not there; ``recipe.json`` comes last and carries the others' checksums.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"layout.{name}": tensor for name, tensor in module_tensors(self.layout).items()}
+        tensors |= {f"backbone.{name}": tensor for name, tensor in module_tensors(self.backbone).items()}
+        with atomic_path(folder / "weights.safetensors") as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        write_text(folder / "items.json", json.dumps({"item_ids": self.item_ids, "titles": self.titles}))
+        names = ["weights.safetensors", "items.json"]
+        if self.trie is not None:
+            self.trie.to("cpu").save(folder / "trie.safetensors")
+            names.append("trie.safetensors")
+        card = {
+            "format": "genrec_fast.recommender",
+            "version": VERSION,
+            "recipe": to_json(self.recipe),
+            "num_items": self.num_items,
+            "codebook_sizes": list(self.codebook_sizes),
+            "num_levels": len(self.codebook_sizes),
+            "feature_dim": self.feature_dim,
+            "sha256": {name: _sha256(folder / name) for name in names},
+        }
+        write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
+
+
+_RANKED = ("items", "codes", "scores", "exact", "bound")
+
+
+def _slice(rows: Jagged, begin: int, end: int) -> Jagged:
+    offsets = rows.offsets[begin : end + 1]
+    return Jagged(rows.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+
+def _joined(left: Jagged, right: Jagged) -> Jagged:
+    """Row b of the left, then row b of the right."""
+    lengths = left.lengths + right.lengths
+    out = Jagged.from_lengths(left.values.new_empty(int(lengths.sum())), lengths)
+    out.values[span_indices(out.offsets[:-1], left.lengths).values] = left.values
+    out.values[span_indices(out.offsets[:-1] + left.lengths, right.lengths).values] = right.values
+    return out
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(f"load: {path} is cut short or altered ({error})") from error
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
+    """Reads a folder that ``Recommender.save`` (or ``train``) wrote.
+
+    Raises:
+        CorruptFileError: a file is missing, cut short, altered, or of an unknown version.
+    """
+    folder = Path(folder)
+    card = _json(folder / "recipe.json")
+    if not isinstance(card, dict) or (card.get("format"), card.get("version")) != ("genrec_fast.recommender", VERSION):
+        raise CorruptFileError(f"load: {folder / 'recipe.json'} must be a recommender's card of version {VERSION}")
+    try:
+        sizes, sums = tuple(int(size) for size in card["codebook_sizes"]), dict(card["sha256"])
+        num_items, feature_dim, text = int(card["num_items"]), card["feature_dim"], card["recipe"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ({error})") from error
+    recipe = from_json(text, str(folder / "recipe.json"))
+    for name, checksum in sums.items():
+        if not (folder / name).is_file():
+            raise CorruptFileError(f"load: {folder} must hold a trained model, but {name} is missing")
+        if _sha256(folder / name) != checksum:
+            raise CorruptFileError(f"load: {folder / name} is cut short or altered: its checksum is not recipe.json's")
+    items = _json(folder / "items.json")
+    path = folder / "weights.safetensors"
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
+    # The layout's tables come from the weights; the zeros only say how large they are.
+    codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
+    features = None if feature_dim is None else torch.zeros(num_items, int(feature_dim))
+    layout = recipe.layout.build(codes, sizes, features)
+    backbone = recipe.backbone.build(sizes, num_items, None if feature_dim is None else int(feature_dim))
+    for prefix, module in (("layout.", layout), ("backbone.", backbone)):
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        restore_module(module, own, str(path))
+    trie = Trie.load(folder / "trie.safetensors") if "trie.safetensors" in sums else None
+    model = Recommender(
+        recipe,
+        layout,
+        backbone,
+        recipe.decoder.build(),
+        trie,
+        item_ids=items["item_ids"],
+        titles=items["titles"],
+        codebook_sizes=sizes,
+        feature_dim=feature_dim,
+    )
+    layout.eval()
+    backbone.eval()
+    return model.to(device)

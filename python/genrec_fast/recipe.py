@@ -1,0 +1,249 @@
+"""A published system as a sentence: tokenizer x layout x backbone x objective x decoder, and how it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Batch, Loss, Ranked
+
+__all__ = [
+    "BackboneConfig",
+    "BatchingConfig",
+    "Decoder",
+    "DecoderConfig",
+    "LayoutConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "Recipe",
+    "Tokenizer",
+    "TokenizerConfig",
+    "TrainConfig",
+]
+
+
+class Tokenizer(Protocol):
+    """Gives every item of a catalog its semantic ID."""
+
+    @property
+    def item_codes(self) -> Tensor: ...
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    def fit(self, features: Tensor | None, *, num_items: int, seed: int) -> None: ...
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def __call__(self, backbone: Any, batch: Batch) -> Loss: ...
+
+
+class Decoder(Protocol):
+    """The search procedure, never a network."""
+
+    def search(
+        self,
+        backbone: Any,
+        batch: Batch,
+        trie: Any,
+        k: int,
+        *,
+        num_beams: int | None = None,
+        allowed: Any = None,
+        exclude: Any = None,
+        exact: bool = False,
+    ) -> Ranked: ...
+
+
+class TokenizerConfig(Protocol):
+    """Settings from which a tokenizer is built."""
+
+    def build(self, feature_dim: int | None) -> Any: ...
+
+
+class LayoutConfig(Protocol):
+    """Settings from which a layout is built: what a backbone reads of each item."""
+
+    def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> nn.Module: ...
+
+
+class BackboneConfig(Protocol):
+    """Settings from which a backbone is built; ``gives`` names the protocols it speaks."""
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> nn.Module: ...
+
+
+class ObjectiveConfig(Protocol):
+    """Settings from which an objective is built; ``needs`` names the protocol it trains."""
+
+    def build(self) -> Any: ...
+
+
+class DecoderConfig(Protocol):
+    """Settings from which a decoder is built; ``needs`` names the protocol it searches with."""
+
+    def build(self) -> Any: ...
+
+
+def _positive(op: str, name: str, value: float, *, zero: bool = False) -> None:
+    if not (value >= 0 if zero else value > 0):
+        raise InvalidValueError(f"{op}: {name} must be {'at least 0' if zero else 'above 0'}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingConfig:
+    """How histories become batches; see ``data.training_batches``."""
+
+    max_items: int = 20
+    """longest history the model reads, in items (20: the convention of the field's tables)"""
+    targets: Literal["every", "last"] = "every"
+    """every position of a history predicts its next item, or one sample per (user, position)"""
+    items_per_batch: int = 4096
+    """items (positions) in a batch, per process"""
+    window: Literal["all", "last"] = "all"
+    """learn from every transition, or only from each user's last max_items"""
+
+    def __post_init__(self) -> None:
+        _positive("BatchingConfig", "max_items", self.max_items)
+        if self.items_per_batch < self.max_items:
+            raise InvalidValueError(
+                f"BatchingConfig: items_per_batch must be at least max_items = {self.max_items}, "
+                f"got {self.items_per_batch}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the weights are found."""
+
+    epochs: int = 100
+    """passes over the training data; the schedule of the learning rate is planned on them"""
+    max_minutes: float | None = None
+    """hard stop after that much wall-clock time (all runs of a resumed training together); None: no limit"""
+    learning_rate: float = 1e-3
+    """peak of the schedule"""
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "cosine"
+    """after the warm-up: down to final_ratio at the last step, or with sqrt(warmup_steps / step) (TIGER)"""
+    warmup_steps: int = 300
+    """steps over which the learning rate grows from 0"""
+    hold_warmup: bool = False
+    """stay at the peak during the warm-up instead of growing to it (TIGER's schedule)"""
+    final_ratio: float = 0.02
+    """learning rate at the end of a cosine or linear schedule, as a share of the peak"""
+    weight_decay: float = 0.01
+    """AdamW's, never on biases and norms"""
+    decay_embeddings: bool = True
+    """weight decay on embedding tables, too"""
+    beta1: float = 0.9
+    """AdamW: memory of the mean"""
+    beta2: float = 0.98
+    """AdamW: memory of the square"""
+    clip_norm: float = 1.0
+    """gradients are scaled down to this norm; 0: never"""
+    bf16: bool = False
+    """run the network in bfloat16 where torch's autocast says it is safe; weights stay float32"""
+    evaluate_every: int = 5
+    """validate after every so many epochs"""
+    evaluate_users: int = 4000
+    """validate on that many users, drawn once; 0: all"""
+    evaluate_beams: int | None = None
+    """beams of the validation; None: the decoder's own"""
+    patience: int = 6
+    """stop after that many validations without a better NDCG@10; 0: never"""
+    checkpoint_minutes: float = 5.0
+    """write a checkpoint every so many minutes, and at the end of every epoch"""
+    log_every: int = 50
+    """steps between two lines of the log"""
+
+    def __post_init__(self) -> None:
+        op = "TrainConfig"
+        for name in ("epochs", "learning_rate", "evaluate_every", "log_every"):
+            _positive(op, name, getattr(self, name))
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "evaluate_users", "patience", "checkpoint_minutes"):
+            _positive(op, name, getattr(self, name), zero=True)
+        if self.max_minutes is not None:
+            _positive(op, "max_minutes", self.max_minutes, zero=True)
+        if not 0 <= self.final_ratio <= 1:
+            raise InvalidValueError(f"{op}: final_ratio must be in [0, 1], got {self.final_ratio}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidValueError(f"{op}: {name} must be in [0, 1), got {getattr(self, name)}")
+        if self.schedule == "inverse_sqrt" and self.warmup_steps < 1:
+            raise InvalidValueError(f"{op}: warmup_steps must be at least 1 for inverse_sqrt, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One published system: parts that never know each other, joined.
+
+    Args:
+        name: one word.
+        source: where it was published.
+        deviations: what is not as published, one sentence each.
+        measured: the figure this recipe reached, with data set and device.
+        tokenizer: items -> semantic IDs; ``None`` where items are atoms (one code per item).
+        layout: what the backbone reads of each item.
+        backbone: the network.
+        objective: what is minimised.
+        decoder: how the k best items are found.
+        batching: how histories become batches.
+        train: how the weights are found.
+
+    Raises:
+        InvalidTypeError: a part is not the settings of such a part.
+        InvalidValueError: parts that do not fit each other.
+    """
+
+    name: str
+    source: str
+    deviations: tuple[str, ...] = ()
+    measured: str = "not yet measured"
+    tokenizer: TokenizerConfig | None
+    layout: LayoutConfig
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    decoder: DecoderConfig
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Says which part does not fit which; called at construction."""
+        for name in ("tokenizer", "layout", "backbone", "objective", "decoder"):
+            part = getattr(self, name)
+            if part is None and name == "tokenizer":
+                continue
+            if isinstance(part, type) or not dataclasses.is_dataclass(part) or not hasattr(part, "build"):
+                raise InvalidTypeError(f"Recipe: {name} must be a config with .build(), got {part!r}")
+        for name in ("batching", "train"):
+            kind = {"batching": BatchingConfig, "train": TrainConfig}[name]
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidTypeError(f"Recipe: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        gives = _words(self.backbone, "gives")
+        for name in ("objective", "decoder"):
+            part = getattr(self, name)
+            missing = [word for word in _words(part, "needs") if word not in gives]
+            if gives and missing:
+                raise InvalidValueError(
+                    f"Recipe: {name} {_short(part)} needs {missing[0]}; "
+                    f"backbone {_short(self.backbone)} gives {', '.join(gives)}"
+                )
+        if self.tokenizer is None and _words(self.decoder, "needs") == ("Autoregressive",):
+            raise InvalidValueError(
+                f"Recipe: tokenizer must be given as decoder {_short(self.decoder)} writes semantic IDs, got None"
+            )
+
+
+def _words(part: Any, attribute: str) -> tuple[str, ...]:
+    value = getattr(part, attribute, ())
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _short(part: Any) -> str:
+    return type(part).__name__.removesuffix("Config")

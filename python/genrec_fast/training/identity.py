@@ -1,0 +1,52 @@
+"""What a resumed training must share with the one it continues."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from genrec_fast.data import Dataset
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.recipe import Recipe
+from genrec_fast.recipe_json import to_json
+
+__all__ = ["check_identity", "identity"]
+
+# These say when to stop and what is written down, not what is learned: they may change from one run to the next.
+_TEXTS = ("name", "source", "deviations", "measured")
+_FREE = ("max_minutes", "checkpoint_minutes", "patience", "log_every")
+
+
+def identity(recipe: Recipe, data: Dataset, seed: int, processes: int) -> dict[str, Any]:
+    """Plain JSON that is equal for two runs exactly if one may continue the other."""
+    text = {name: value for name, value in to_json(recipe).items() if name not in _TEXTS}
+    text["train"] = {name: value for name, value in text["train"].items() if name not in _FREE}
+    digest = hashlib.sha256()
+    for tensor in (data.interactions.items.values, data.interactions.items.offsets, data.features, data.item_codes):
+        if tensor is not None:
+            digest.update(tensor.contiguous().numpy().data)
+    return {"recipe": text, "seed": seed, "data": digest.hexdigest()[:16], "processes": processes}
+
+
+def _difference(old: Any, new: Any, path: str) -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            found = _difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else f"{path} = {old!r} there and {new!r} here"
+
+
+def check_identity(old: dict[str, Any], new: dict[str, Any], out: object) -> None:
+    """Refuses to continue another training.
+
+    Raises:
+        InvalidValueError: naming the first setting that differs.
+    """
+    found = _difference(old, new, "")
+    if found is not None:
+        raise InvalidValueError(
+            f"train: out must be a new folder or one of the same training, got {out} with {found}; "
+            f"choose another folder, or start over with resume=False (--no-resume)"
+        )

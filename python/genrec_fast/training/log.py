@@ -1,0 +1,159 @@
+"""What a training tells: JSON lines, a progress bar or a line now and then, a picture of the curves."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from genrec_fast.errors import CorruptFileError
+from genrec_fast.files import atomic_path
+
+__all__ = ["Log", "ProgressBar", "draw_curves", "read_log"]
+
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+class Log:
+    """``log.jsonl``: one JSON object per line, appended; a resumed run first cuts off what its checkpoint had not seen.
+
+    Args:
+        path: the file; ``None``: nothing is written.
+        keep_bytes: length that the checkpoint knew.
+    """
+
+    def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
+        self.path, self.size = path, 0
+        if path is None:
+            return
+        kept = path.read_bytes()[:keep_bytes] if path.exists() and keep_bytes else b""
+        if kept and not kept.endswith(b"\n"):
+            raise CorruptFileError(f"Log: {path} was altered since the checkpoint was written; remove it to go on")
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(kept)
+        self.size = len(kept)
+
+    def write(self, **entry: Any) -> None:
+        """Appends one line, in one write."""
+        if self.path is None:
+            return
+        line = (json.dumps(entry) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(line)
+        self.size += len(line)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """All entries of a ``log.jsonl``; a last line that was cut off by a kill is left out."""
+    entries = []
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            raise CorruptFileError(f"read_log: {path}:{number} is not JSON ({error})") from error
+    return entries
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class ProgressBar:
+    """A bar with the time left on a terminal; elsewhere a line every half minute; or nothing.
+
+    Args:
+        total_steps: planned optimizer steps.
+        epochs: planned epochs.
+        max_minutes: the hard stop, or ``None``.
+        show: false: silent.
+    """
+
+    def __init__(self, total_steps: int, epochs: int, max_minutes: float | None, show: bool) -> None:
+        self._total, self._epochs, self._limit = total_steps, epochs, max_minutes
+        self._show, self._bar, self._task = show, None, None
+        self._first: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
+        if show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self._bar: Any = Progress(*columns, console=Console(stderr=True), transient=False)
+            self._task = self._bar.add_task("training", total=total_steps, note="")
+
+    def __enter__(self) -> ProgressBar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        elif self._show:
+            print(text, file=sys.stderr, flush=True)
+
+    def left(self, step: int, elapsed: float) -> float:
+        """Seconds left, from the pace since this run began; at most what the hard stop leaves."""
+        if self._first is None:
+            self._first = (step, elapsed)
+        steps, seconds = step - self._first[0], elapsed - self._first[1]
+        left = (self._total - step) * seconds / steps if steps else float("inf")
+        return left if self._limit is None else min(left, max(0.0, 60.0 * self._limit - elapsed))
+
+    def update(self, step: int, epoch: int, loss: float | None, elapsed: float) -> None:
+        """After every step."""
+        left = self.left(step, elapsed)
+        if not self._show:
+            return
+        time_left = "" if left == float("inf") else f"{_clock(left)} left"
+        figure = "" if loss is None else f"loss {loss:.4f}  "
+        if self._bar is not None:
+            note = f"epoch {epoch + 1}/{self._epochs}  {figure}{time_left}"
+            self._bar.update(self._task, completed=step, note=note)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(
+                f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {figure}{_clock(elapsed)} done  {time_left}"
+            )
+
+
+def draw_curves(log: Path, picture: Path) -> bool:
+    """Draws loss and validation figures of ``log.jsonl``; false where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    entries = read_log(log)
+    losses = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    checks = [entry for entry in entries if "validation" in entry]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot([step for step, _ in losses], [loss for _, loss in losses], color="#3366aa", linewidth=1)
+    left.set(xlabel="step", ylabel="training loss")
+    for name in sorted({name for entry in checks for name in entry["validation"]}):
+        points = [(entry["step"], entry["validation"][name]) for entry in checks]
+        right.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, linewidth=1, label=name)
+    right.set(xlabel="step", ylabel="validation")
+    if checks:
+        right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return True

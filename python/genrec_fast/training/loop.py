@@ -1,0 +1,464 @@
+"""ONE training loop for every recipe: accelerate underneath, resumable bit for bit, stopped by validation or the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from genrec_fast.data import Dataset, Evaluation, Splits, leave_one_out, num_training_batches, spans, training_batches
+from genrec_fast.errors import CorruptFileError, DivergedError, InvalidValueError
+from genrec_fast.evaluation import evaluate
+from genrec_fast.files import atomic_path
+from genrec_fast.model import Recommender, build_parts
+from genrec_fast.recipe import Objective, Recipe
+from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from genrec_fast.training.identity import check_identity, identity
+from genrec_fast.training.interrupts import Interrupts
+from genrec_fast.training.log import Log, ProgressBar, draw_curves
+from genrec_fast.training.schedule import learning_rate
+from genrec_fast.types import Batch, Loss
+from genrec_fast.weights import module_tensors, restore_module
+
+__all__ = ["train"]
+
+SYNC_STEPS = 10  # processes agree that often whether to stop: every step would make a GPU wait
+PICTURE_SECONDS = 60.0  # between two drawings of the curves
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = True,
+    splits: Splits | None = None,
+    device: str | None = None,
+    show_progress: bool = True,
+) -> Recommender:
+    """Trains ``recipe`` on ``data`` and returns the recommender with the best validation NDCG@10.
+
+    Args:
+        recipe: what to train and how.
+        data: interactions, and the features or semantic IDs that the recipe reads.
+        seed: of the weights, the dropout and the order of the batches.
+        out: folder for the checkpoint, ``log.jsonl``, ``curves.png`` and the finished model; ``None``: nothing is
+            written.
+        resume: go on from the checkpoint in ``out``, if there is one; false: start over.
+        splits: ``None``: leave one out (last item test, second-last validation).
+        device: "cpu", "cuda", ... ; ``None``: what accelerate finds.
+        show_progress: a bar on a terminal, elsewhere a line every half minute, both on stderr.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the last checkpoint stays.
+        InvalidValueError: ``out`` holds another training, or there is nothing to learn from or to validate on.
+        CorruptFileError: the checkpoint is cut short or altered.
+        KeyboardInterrupt: after Ctrl-C; the state is saved, and the same call goes on from there.
+
+    Notes:
+        On one kind of CPU with one number of threads, the weights are a function of (recipe, data, seed) alone, bit
+        for bit, however often the training was killed and resumed (a time limit aside). The caller's random state is
+        left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), Interrupts() as stop:
+        return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop).run()
+
+
+class _Step(nn.Module):
+    """Backbone and objective as one module, so that a distributed wrapper sees every use of the weights."""
+
+    def __init__(self, backbone: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.backbone, self._objective = backbone, objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        loss: Loss = self._objective(self.backbone, batch)
+        return loss.value, loss.count, loss.figures
+
+
+class _Training:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        seed: int,
+        out: str | Path | None,
+        resume: bool,
+        splits: Splits | None,
+        device: str | None,
+        show_progress: bool,
+        stop: Interrupts,
+    ) -> None:
+        self.recipe, self.settings, self.seed, self.stop = recipe, recipe.train, seed, stop
+        wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[wrapper])
+        self.device = self.accelerator.device if device in (None, "cpu") else torch.device(str(device))
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.main = self.rank == 0
+        self.out = None if out is None else Path(out)
+        if self.out is not None and self.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+        self.splits = leave_one_out(data.interactions) if splits is None else splits
+        if len(self.splits.validation) == 0:
+            raise InvalidValueError("train: data must have users with at least 3 events to validate on, got none")
+        self.batching: dict[str, Any] = dataclasses.asdict(recipe.batching)
+        self.steps_per_epoch = num_training_batches(self.splits.train, **self.batching) // self.world
+        if self.steps_per_epoch == 0:
+            raise InvalidValueError(f"train: data must give each of the {self.world} processes a batch, got fewer")
+        self.total_steps = self.steps_per_epoch * self.settings.epochs
+        self.identity = identity(recipe, data, seed, self.world)
+        checkpoint = None if self.out is None else self.out / "checkpoint.safetensors"
+        found = load_checkpoint(checkpoint) if resume and checkpoint is not None and checkpoint.exists() else None
+        if found is not None:
+            check_identity(found.progress.identity, self.identity, self.out)
+
+        codes, sizes = self._item_codes(data, found is not None)
+        torch.manual_seed(seed)
+        layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, data.features)
+        self.model = Recommender(
+            recipe,
+            layout,
+            backbone,
+            decoder,
+            trie,
+            item_ids=data.interactions.item_ids,
+            titles=data.titles,
+            codebook_sizes=sizes,
+            feature_dim=None if data.features is None else data.features.shape[1],
+        ).to(self.device)
+        self.optimizer = self._optimizer()
+        self.progress = Progress(identity=self.identity)
+        self.best: dict[str, Tensor] | None = None
+        if found is not None:
+            self.progress = found.progress
+            restore_module(backbone, found.weights, str(checkpoint))
+            self.best = found.best
+            state = self.optimizer.state_dict()
+            self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
+        step = _Step(backbone, recipe.objective.build())
+        self.module = self.accelerator.prepare(step) if self.world > 1 else step
+        self.validation = _sample(self.splits.validation, self.settings.evaluate_users)
+        self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
+        self.bar = ProgressBar(
+            self.total_steps, self.settings.epochs, self.settings.max_minutes, show_progress and self.main
+        )
+        self.pending: list[Tensor] = []  # losses of steps that are not yet in the log's sum
+        self.last_loss: float | None = None
+        self._elapsed_before, self._started = self.progress.elapsed, time.monotonic()
+        self._saved = self._drawn = time.monotonic()
+
+    # Preparation
+
+    def _item_codes(self, data: Dataset, resumed: bool) -> tuple[Tensor, tuple[int, ...]]:
+        """Semantic IDs of all items; a resumed training reads those it began with."""
+        if self.recipe.tokenizer is None:
+            return torch.arange(data.num_items, dtype=torch.int32)[:, None], (data.num_items,)
+        path = None if self.out is None else self.out / "item_codes.safetensors"
+        with self.accelerator.main_process_first():
+            if path is not None and path.exists() and (resumed or not self.main):
+                return _load_item_codes(path)
+            tokenizer = self.recipe.tokenizer.build(None if data.features is None else data.features.shape[1])
+            _fit(tokenizer, data, self.seed)
+            codes, sizes = tokenizer.item_codes, tuple(tokenizer.codebook_sizes)
+            if path is not None and self.main:
+                with atomic_path(path) as temporary:
+                    save_file({"item_codes": codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
+            return codes, sizes
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        backbone, settings = self.model.backbone, self.settings
+        tables = {id(m.weight) for m in backbone.modules() if isinstance(m, nn.Embedding)}
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for parameter in backbone.parameters():
+            decayed = parameter.dim() > 1 and (settings.decay_embeddings or id(parameter) not in tables)
+            groups[0 if decayed else 1].append(parameter)
+        return torch.optim.AdamW(
+            [
+                {"params": group, "weight_decay": decay}
+                for group, decay in zip(groups, (settings.weight_decay, 0.0), strict=True)
+                if group
+            ],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+
+    # The loop
+
+    def run(self) -> Recommender:
+        state, settings = self.progress, self.settings
+        if state.step:
+            self.bar.say(f"resuming at step {state.step}, epoch {state.epoch + 1}")
+        with self.bar:
+            while state.epoch < settings.epochs and not self._stale():
+                if state.position == self.steps_per_epoch:
+                    self._end_epoch()
+                    continue
+                if not self._run_steps():
+                    break
+            if state.evaluated_step != state.step or self.best is None:
+                self._evaluate()
+        assert self.best is not None
+        restore_module(self.model.backbone, self.best, "train")
+        self.model.layout.eval()
+        self.model.backbone.eval()
+        if self.out is not None and self.main:
+            self._save()
+            self._draw()
+            self.model.save(self.out)
+            self.bar.say(f"saved {self.out}: best validation ndcg@10 {state.best_score:.4f}, epoch {state.best_epoch}")
+        return self.model
+
+    def _stale(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.stale
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + time.monotonic() - self._started
+
+    def _batches(self) -> Iterator[Batch]:
+        state = self.progress
+        return training_batches(
+            self.splits.train,
+            **self.batching,
+            seed=self.seed,
+            epoch=state.epoch,
+            first=state.position * self.world + self.rank,
+            step=self.world,
+        )
+
+    def _run_steps(self) -> bool:
+        """To the end of the epoch; false where the time is up."""
+        state, settings = self.progress, self.settings
+        self.model.layout.train()
+        self.model.backbone.train()
+        batches = self._batches()
+        while state.position < self.steps_per_epoch:
+            stopped, out_of_time, due = self._signals()
+            if stopped:
+                self._save()
+                self._leave()
+            if out_of_time:
+                minutes = settings.max_minutes
+                self.bar.say(f"the time limit of {minutes:g} minutes is reached at step {state.step}")
+                return False
+            if due:
+                self._save()
+            self._one_step(next(batches))
+            if state.step % settings.log_every == 0:
+                self._write_losses()
+            self.bar.update(state.step, state.epoch, self.last_loss, self._elapsed())
+        return True
+
+    def _signals(self) -> tuple[bool, bool, bool]:
+        """Whether to stop on request, to stop for time, to write a checkpoint: the same answer in every process."""
+        minutes = self.settings.max_minutes
+        out_of_time = minutes is not None and self._elapsed() >= 60.0 * minutes
+        due = self.out is not None and time.monotonic() - self._saved >= 60.0 * self.settings.checkpoint_minutes
+        if self.world == 1:
+            return self.stop.asked, out_of_time, due
+        if self.progress.step % SYNC_STEPS:
+            return False, False, False
+        flags = torch.tensor([self.stop.asked, out_of_time, due], device=self.device, dtype=torch.int64)
+        stopped, out_of_time, due = (bool(flag) for flag in self.accelerator.reduce(flags, "sum").tolist())
+        return stopped, out_of_time, due
+
+    def _one_step(self, batch: Batch) -> None:
+        state, settings = self.progress, self.settings
+        # A stream of its own for every (seed, step, process), so that a checkpoint holds no random state.
+        torch.manual_seed(_mix(self.seed, state.step, self.rank))
+        rate = learning_rate(settings, state.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.model.layout(batch.to(self.device))
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if settings.bf16 else nullcontext()
+        with autocast:
+            loss, count, self.figures = self.module(batch)
+        if self.device.type == "cpu" and not math.isfinite(float(loss)):
+            raise self._diverged(state.step, "loss", float(loss))
+        if self.world > 1:  # gradients are averaged over processes: weigh each by its number of terms
+            total = self.accelerator.reduce(torch.tensor(float(count), device=self.device), "sum")
+            self.accelerator.backward(loss * (count * self.world / total))
+        else:
+            loss.backward()
+        if settings.clip_norm:
+            norm = nn.utils.clip_grad_norm_(self.model.backbone.parameters(), settings.clip_norm)
+            if self.device.type == "cpu" and not math.isfinite(float(norm)):
+                raise self._diverged(state.step, "norm of the gradient", float(norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pending.append(loss.detach().float())
+        state.items += int(batch.items.values.shape[0])
+        state.step += 1
+        state.position += 1
+        if self.device.type == "cpu":
+            self._flush()
+
+    def _flush(self) -> None:
+        """Takes the pending losses into the sum; on a GPU this is where it is waited for."""
+        state = self.progress
+        if not self.pending:
+            return
+        for index, value in enumerate(torch.stack(self.pending).tolist()):
+            if not math.isfinite(value):
+                raise self._diverged(state.step - len(self.pending) + index, "loss", value)
+            state.loss_sum += value
+            state.loss_count += 1
+            self.last_loss = value
+        self.pending.clear()
+
+    def _diverged(self, step: int, what: str, value: float) -> DivergedError:
+        settings = self.settings
+        remedy = f"a lower learning_rate than {settings.learning_rate:g}, a longer warm-up"
+        remedy += " or bf16 off" if settings.bf16 else ""
+        kept = "" if self.out is None else f"; {self.out / 'checkpoint.safetensors'} stays as it was before"
+        return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {remedy}{kept}")
+
+    def _write_losses(self) -> None:
+        self._flush()
+        state = self.progress
+        if not state.loss_count:
+            return
+        elapsed = self._elapsed()
+        since = elapsed - state.logged_at
+        self.log.write(
+            step=state.step,
+            epoch=state.epoch,
+            loss=state.loss_sum / state.loss_count,
+            lr=learning_rate(self.settings, state.step - 1, self.total_steps),
+            items_per_s=round(state.items * self.world / since, 1) if since > 0 else None,
+            elapsed_s=round(elapsed, 2),
+            **self.figures,
+        )
+        state.loss_sum, state.loss_count, state.items, state.logged_at = 0.0, 0, 0, elapsed
+
+    def _end_epoch(self) -> None:
+        """Checkpoint, validate where it is due, go on to the next epoch, checkpoint."""
+        state, settings = self.progress, self.settings
+        self._save()
+        last = state.epoch + 1 == settings.epochs
+        if ((state.epoch + 1) % settings.evaluate_every == 0 or last) and state.evaluated_step != state.step:
+            self._evaluate()
+        state.epoch, state.position = state.epoch + 1, 0
+        self._save()
+
+    def _evaluate(self) -> None:
+        """Validates the weights as they are; keeps a copy if they are the best so far."""
+        state = self.progress
+        self._write_losses()
+        start = time.monotonic()
+        try:
+            with self.stop.at_once():
+                figures = self._validation_figures()
+        except KeyboardInterrupt:
+            self._leave()
+        score = figures["ndcg@10"]
+        better = self.best is None or state.best_score is None or score > state.best_score
+        if better:
+            self.best = {name: tensor.clone() for name, tensor in module_tensors(self.model.backbone).items()}
+            state.best_score, state.best_epoch, state.stale = score, state.epoch + 1, 0
+        else:
+            state.stale += 1
+        state.evaluated_step = state.step
+        seconds = time.monotonic() - start
+        self.log.write(
+            step=state.step,
+            epoch=state.epoch,
+            validation=figures,
+            best=better,
+            users=len(self.validation),
+            seconds=round(seconds, 2),
+            elapsed_s=round(self._elapsed(), 2),
+        )
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.bar.say(
+            f"epoch {state.epoch + 1}/{self.settings.epochs}  {shown}{'  best' if better else ''}"
+            f"  ({self._elapsed() / 60:.1f} min)"
+        )
+        if time.monotonic() - self._drawn >= PICTURE_SECONDS:
+            self._draw()
+
+    def _validation_figures(self) -> dict[str, float]:
+        """Recall and NDCG; every process asks its share of the users."""
+        beams = self.settings.evaluate_beams
+        own = _rows(self.validation, torch.arange(self.rank, len(self.validation), self.world))
+        names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+        sums = torch.zeros(len(names), dtype=torch.float64)
+        if len(own):
+            result = evaluate(self.model, own, ks=(5, 10), num_beams=beams)
+            sums += len(own) * torch.tensor(
+                [result.recall[5], result.ndcg[5], result.recall[10], result.ndcg[10]], dtype=torch.float64
+            )
+        if self.world > 1:
+            sums = self.accelerator.reduce(sums.to(self.device), "sum").cpu()
+        return dict(zip(names, (sums / len(self.validation)).tolist(), strict=True))
+
+    # Files
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        self._flush()
+        if self.out is None or not self.main:
+            return
+        self.progress.elapsed, self.progress.log_bytes = self._elapsed(), self.log.size
+        weights = module_tensors(self.model.backbone)
+        save_checkpoint(self.out / "checkpoint.safetensors", self.progress, weights, self.best, self.optimizer)
+        self._saved = time.monotonic()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self.log.path is not None and self.out is not None:
+            draw_curves(self.log.path, self.out / "curves.png")
+
+    def _leave(self) -> None:
+        how = "nothing was saved as no folder was given" if self.out is None else "the same command goes on from there"
+        raise KeyboardInterrupt(f"stopped at step {self.progress.step} of {self.total_steps}; {how}")
+
+
+def _mix(*numbers: int) -> int:
+    """One 32-bit seed (what torch's CPU generator takes in) from several numbers: splitmix64 over them."""
+    mask, state = (1 << 64) - 1, 0
+    for number in numbers:
+        state = (state + 0x9E3779B97F4A7C15 + number) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 32
+
+
+def _rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
+    histories = evaluation.histories
+    cut = spans(histories.values, histories.offsets[rows], histories.lengths[rows])
+    return Evaluation(cut, evaluation.targets[rows], evaluation.users[rows])
+
+
+def _sample(evaluation: Evaluation, count: int) -> Evaluation:
+    """``count`` users drawn once and for all (0: all of them): the same ones in every run, whatever the seed."""
+    if count == 0 or count >= len(evaluation):
+        return evaluation
+    drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]
+    return _rows(evaluation, drawn.sort().values)
+
+
+def _fit(tokenizer: Any, data: Dataset, seed: int) -> None:
+    tokenizer.fit(data.features, num_items=data.num_items, seed=seed)
+
+
+def _load_item_codes(path: Path) -> tuple[Tensor, tuple[int, ...]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.get_tensor("item_codes"), tuple(json.loads((file.metadata() or {})["codebook_sizes"]))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CorruptFileError(f"train: {path} is cut short or altered ({error})") from error
