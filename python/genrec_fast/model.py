@@ -14,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import history_window, span_indices
+from genrec_fast.data import history_window
+from genrec_fast.data.interactions import span_indices
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import atomic_path, write_text
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
-from genrec_fast.weights import module_tensors, restore_module
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch, Jagged, Ranked
+from genrec_fast.weights import module_tensors, restore_module
 
 __all__ = ["Recommender", "build_parts", "load"]
 
@@ -186,9 +187,7 @@ class Recommender:
 
     def _histories(self, histories: Jagged | Sequence[Sequence[int]]) -> Jagged:
         if not isinstance(histories, Jagged):
-            if isinstance(histories, str) or any(
-                isinstance(row, (int, str)) or any(isinstance(item, str) for item in row) for row in histories
-            ):
+            if any(isinstance(row, (int, str)) or any(isinstance(item, str) for item in row) for row in histories):
                 raise InvalidTypeError(
                     "recommend: histories must be lists of item ids (numbers, one list per user), "
                     f"got {histories!r:.80}; Recommender.numbers() turns names into ids"

@@ -77,15 +77,22 @@ class ProgressBar:
 
     def __init__(self, total_steps: int, epochs: int, max_minutes: float | None, show: bool) -> None:
         self._total, self._epochs, self._limit = total_steps, epochs, max_minutes
-        self._show, self._bar, self._task = show, None, None
+        self._show = show
+        self._bar: Any = None  # rich's, on a terminal
+        self._task: Any = None
         self._first: tuple[int, float] | None = None
         self._last_line = time.monotonic()
         if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-            self._bar: Any = Progress(*columns, console=Console(stderr=True), transient=False)
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task("training", total=total_steps, note="")
 
     def __enter__(self) -> ProgressBar:
@@ -127,7 +134,8 @@ class ProgressBar:
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(
-                f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {figure}{_clock(elapsed)} done  {time_left}"
+                f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {figure}"
+                f"{_clock(elapsed)} done  {time_left}"
             )
 
 

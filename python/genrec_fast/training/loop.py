@@ -1,9 +1,8 @@
-"""ONE training loop for every recipe: accelerate underneath, resumable bit for bit, stopped by validation or the clock."""
+"""ONE training loop for every recipe: resumable bit for bit, stopped by validation or by the clock."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,14 +13,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import Dataset, Evaluation, Splits, leave_one_out, num_training_batches, spans, training_batches
-from genrec_fast.errors import CorruptFileError, DivergedError, InvalidValueError
+from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
+from genrec_fast.errors import DivergedError, InvalidValueError
 from genrec_fast.evaluation import evaluate
-from genrec_fast.files import atomic_path
 from genrec_fast.model import Recommender, build_parts
 from genrec_fast.recipe import Objective, Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -29,6 +25,7 @@ from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, draw_curves
 from genrec_fast.training.schedule import learning_rate
+from genrec_fast.training.setup import make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
 from genrec_fast.types import Batch, Loss
 from genrec_fast.weights import module_tensors, restore_module
 
@@ -125,7 +122,10 @@ class _Training:
         if found is not None:
             check_identity(found.progress.identity, self.identity, self.out)
 
-        codes, sizes = self._item_codes(data, found is not None)
+        path = None if self.out is None else self.out / "item_codes.safetensors"
+        with self.accelerator.main_process_first():
+            reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
+            codes, sizes = semantic_ids(recipe, data, seed, path, reuse=reuse)
         torch.manual_seed(seed)
         layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, data.features)
         self.model = Recommender(
@@ -139,7 +139,7 @@ class _Training:
             codebook_sizes=sizes,
             feature_dim=None if data.features is None else data.features.shape[1],
         ).to(self.device)
-        self.optimizer = self._optimizer()
+        self.optimizer = make_optimizer(backbone, self.settings)
         self.progress = Progress(identity=self.identity)
         self.best: dict[str, Tensor] | None = None
         if found is not None:
@@ -150,7 +150,7 @@ class _Training:
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
         step = _Step(backbone, recipe.objective.build())
         self.module = self.accelerator.prepare(step) if self.world > 1 else step
-        self.validation = _sample(self.splits.validation, self.settings.evaluate_users)
+        self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
         self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
         self.bar = ProgressBar(
             self.total_steps, self.settings.epochs, self.settings.max_minutes, show_progress and self.main
@@ -159,42 +159,6 @@ class _Training:
         self.last_loss: float | None = None
         self._elapsed_before, self._started = self.progress.elapsed, time.monotonic()
         self._saved = self._drawn = time.monotonic()
-
-    # Preparation
-
-    def _item_codes(self, data: Dataset, resumed: bool) -> tuple[Tensor, tuple[int, ...]]:
-        """Semantic IDs of all items; a resumed training reads those it began with."""
-        if self.recipe.tokenizer is None:
-            return torch.arange(data.num_items, dtype=torch.int32)[:, None], (data.num_items,)
-        path = None if self.out is None else self.out / "item_codes.safetensors"
-        with self.accelerator.main_process_first():
-            if path is not None and path.exists() and (resumed or not self.main):
-                return _load_item_codes(path)
-            tokenizer = self.recipe.tokenizer.build(None if data.features is None else data.features.shape[1])
-            _fit(tokenizer, data, self.seed)
-            codes, sizes = tokenizer.item_codes, tuple(tokenizer.codebook_sizes)
-            if path is not None and self.main:
-                with atomic_path(path) as temporary:
-                    save_file({"item_codes": codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
-            return codes, sizes
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        backbone, settings = self.model.backbone, self.settings
-        tables = {id(m.weight) for m in backbone.modules() if isinstance(m, nn.Embedding)}
-        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-        for parameter in backbone.parameters():
-            decayed = parameter.dim() > 1 and (settings.decay_embeddings or id(parameter) not in tables)
-            groups[0 if decayed else 1].append(parameter)
-        return torch.optim.AdamW(
-            [
-                {"params": group, "weight_decay": decay}
-                for group, decay in zip(groups, (settings.weight_decay, 0.0), strict=True)
-                if group
-            ],
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            fused=self.device.type in ("cpu", "cuda"),
-        )
 
     # The loop
 
@@ -278,7 +242,7 @@ class _Training:
     def _one_step(self, batch: Batch) -> None:
         state, settings = self.progress, self.settings
         # A stream of its own for every (seed, step, process), so that a checkpoint holds no random state.
-        torch.manual_seed(_mix(self.seed, state.step, self.rank))
+        torch.manual_seed(mix_seed(self.seed, state.step, self.rank))
         rate = learning_rate(settings, state.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -286,8 +250,8 @@ class _Training:
         autocast = torch.autocast(self.device.type, torch.bfloat16) if settings.bf16 else nullcontext()
         with autocast:
             loss, count, self.figures = self.module(batch)
-        if self.device.type == "cpu" and not math.isfinite(float(loss)):
-            raise self._diverged(state.step, "loss", float(loss))
+        if self.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise self._diverged(state.step, "loss", loss.item())
         if self.world > 1:  # gradients are averaged over processes: weigh each by its number of terms
             total = self.accelerator.reduce(torch.tensor(float(count), device=self.device), "sum")
             self.accelerator.backward(loss * (count * self.world / total))
@@ -393,7 +357,7 @@ class _Training:
     def _validation_figures(self) -> dict[str, float]:
         """Recall and NDCG; every process asks its share of the users."""
         beams = self.settings.evaluate_beams
-        own = _rows(self.validation, torch.arange(self.rank, len(self.validation), self.world))
+        own = take_rows(self.validation, torch.arange(self.rank, len(self.validation), self.world))
         names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
         sums = torch.zeros(len(names), dtype=torch.float64)
         if len(own):
@@ -425,40 +389,3 @@ class _Training:
     def _leave(self) -> None:
         how = "nothing was saved as no folder was given" if self.out is None else "the same command goes on from there"
         raise KeyboardInterrupt(f"stopped at step {self.progress.step} of {self.total_steps}; {how}")
-
-
-def _mix(*numbers: int) -> int:
-    """One 32-bit seed (what torch's CPU generator takes in) from several numbers: splitmix64 over them."""
-    mask, state = (1 << 64) - 1, 0
-    for number in numbers:
-        state = (state + 0x9E3779B97F4A7C15 + number) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state >> 32
-
-
-def _rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
-    histories = evaluation.histories
-    cut = spans(histories.values, histories.offsets[rows], histories.lengths[rows])
-    return Evaluation(cut, evaluation.targets[rows], evaluation.users[rows])
-
-
-def _sample(evaluation: Evaluation, count: int) -> Evaluation:
-    """``count`` users drawn once and for all (0: all of them): the same ones in every run, whatever the seed."""
-    if count == 0 or count >= len(evaluation):
-        return evaluation
-    drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]
-    return _rows(evaluation, drawn.sort().values)
-
-
-def _fit(tokenizer: Any, data: Dataset, seed: int) -> None:
-    tokenizer.fit(data.features, num_items=data.num_items, seed=seed)
-
-
-def _load_item_codes(path: Path) -> tuple[Tensor, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return file.get_tensor("item_codes"), tuple(json.loads((file.metadata() or {})["codebook_sizes"]))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CorruptFileError(f"train: {path} is cut short or altered ({error})") from error
