@@ -83,7 +83,14 @@ class Trie:
         return trie
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "item_rows"}  # a cache
+        # torch cannot pickle uint16: such tensors travel as int16, which no field of a trie otherwise has.
+        narrow = self._map(lambda t: t.view(torch.int16) if t.dtype == torch.uint16 else t)
+        return dict(narrow.__dict__)  # without item_rows, a cache
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        wide = self._map(lambda t: t.view(torch.uint16) if t.dtype == torch.int16 else t)
+        self.__dict__.update(wide.__dict__)
 
     def __repr__(self) -> str:
         return (
