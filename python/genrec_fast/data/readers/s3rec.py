@@ -49,7 +49,7 @@ def read(folder: Path, path: Path) -> Dataset:
         if len(fields) == 1:
             raise fail(path, number, f"user {user} has no items")
         users[user] = len(lengths)
-        values.extend(integer(path, number, token, "an item", 1) for token in fields[1:])
+        values.extend(_items(path, number, fields[1:]))
         lengths.append(len(fields) - 1)
         last_line.append(number)
 
@@ -81,6 +81,15 @@ def read(folder: Path, path: Path) -> Dataset:
     jagged = Jagged.from_lengths(items, torch.tensor(lengths, dtype=torch.int64))
     interactions = Interactions(jagged, None, list(users), item_ids)
     return Dataset(folder.name, interactions, titles, attributes, features, item_codes)
+
+
+def _items(path: Path, number: int, tokens: list[str]) -> list[int]:
+    joined = "".join(tokens)
+    if joined.isascii() and joined.isdigit() and len(max(tokens, key=len)) <= 18:  # the usual line, checked at once
+        items = list(map(int, tokens))
+        if min(items) >= 1:
+            return items
+    return [integer(path, number, token, "an item", 1) for token in tokens]  # finds the token to name
 
 
 def _read_items(path: Path) -> tuple[list[str], list[str] | None]:
