@@ -1,0 +1,24 @@
+"""Tokenizers: how every item of a catalog gets its semantic ID."""
+
+from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
+from genrec_fast.tokenizers.base import Tokenizer
+from genrec_fast.tokenizers.dedup import add_dedup_level
+from genrec_fast.tokenizers.published import Published, PublishedConfig
+from genrec_fast.tokenizers.random import Random, RandomConfig
+from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
+from genrec_fast.tokenizers.text import from_text, to_text
+
+__all__ = [
+    "Atomic",
+    "AtomicConfig",
+    "Published",
+    "PublishedConfig",
+    "RQKMeans",
+    "RQKMeansConfig",
+    "Random",
+    "RandomConfig",
+    "Tokenizer",
+    "add_dedup_level",
+    "from_text",
+    "to_text",
+]

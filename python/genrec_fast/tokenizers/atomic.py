@@ -1,0 +1,36 @@
+"""Item ids as semantic IDs of one level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genrec_fast.tokenizers.base import Tokenizer
+
+__all__ = ["Atomic", "AtomicConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtomicConfig:
+    """Every item is its own code.
+
+    A trie holds codebooks of up to 65,536 codes; larger catalogs are searched with embeddings (``decoders.retrieve``).
+    """
+
+    def build(self, feature_dim: int | None = None) -> Atomic:
+        return Atomic(self, feature_dim)
+
+
+class Atomic(Tokenizer):
+    """See ``AtomicConfig``; reads no features."""
+
+    kind: ClassVar[str] = "atomic"
+    config_type: ClassVar[type] = AtomicConfig
+
+    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+        count = self._count(features, num_items)
+        self._item_codes = torch.arange(count, dtype=torch.int32).unsqueeze(1)
+        self._codebook_sizes = (count,)

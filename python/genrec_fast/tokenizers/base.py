@@ -1,0 +1,187 @@
+"""What every tokenizer is: settings, fitted once, giving every item its semantic ID, in one file on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genrec_fast import metrics
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.files import atomic_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+__all__ = ["Tokenizer", "check_codebook_sizes"]
+
+FILE_VERSION = 1
+MAX_CODES = 65536  # per level: the trie's limit
+
+
+class Tokenizer:
+    """Gives every item of a catalog its semantic ID.
+
+    A member sets ``kind`` and ``config_type`` and fills ``_item_codes`` and ``_codebook_sizes`` in ``fit``; what it
+    has learned beyond these goes through ``_learned`` and ``_restore``.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type]
+
+    def __init__(self, config: Any, feature_dim: int | None) -> None:
+        self.config = config
+        self.feature_dim = feature_dim
+        self._item_codes: Tensor | None = None
+        self._codebook_sizes: tuple[int, ...] = ()
+
+    @property
+    def item_codes(self) -> Tensor:
+        """int32 ``[N, L]``, the dedup level included."""
+        if self._item_codes is None:
+            raise InvalidValueError(f"{self.kind}: item_codes must come from fit or load, got neither")
+        return self._item_codes
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Of all levels, the dedup level included."""
+        if self._item_codes is None:
+            raise InvalidValueError(f"{self.kind}: codebook_sizes must come from fit or load, got neither")
+        return self._codebook_sizes
+
+    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+        """Learns the codes of a catalog; the same seed gives the same codes.
+
+        Args:
+            features: float ``[N, F]``; ``None`` for tokenizers that read none.
+            num_items: N; may be left out where features or a file say it.
+            seed: of all randomness.
+        """
+        raise NotImplementedError
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
+
+        Raises:
+            UnsupportedError: this tokenizer reads no features.
+        """
+        raise UnsupportedError(f"{self.kind}: encode needs a tokenizer of feature vectors, such as rqkmeans")
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Vectors of codes: integer ``[m, levels]`` -> float32 ``[m, F]``; a dedup level behind them is not read.
+
+        Raises:
+            UnsupportedError: this tokenizer reads no features.
+        """
+        raise UnsupportedError(f"{self.kind}: decode needs a tokenizer of feature vectors, such as rqkmeans")
+
+    def report(self) -> dict[str, Any]:
+        """Figures: number of items, codebook sizes, collision rate, share of each level's codes in use."""
+        return {
+            "num_items": self.item_codes.shape[0],
+            "codebook_sizes": self.codebook_sizes,
+            "collision_rate": metrics.collision_rate(self.item_codes),
+            "codebook_use": metrics.codebook_use(self.item_codes, self.codebook_sizes),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes settings, codes and all that was learned to one safetensors file, whole or not at all."""
+        tensors = {"item_codes": self.item_codes.contiguous(), **self._learned()}
+        metadata = {
+            "kind": f"genrec_fast.tokenizer.{self.kind}",
+            "version": str(FILE_VERSION),
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "feature_dim": json.dumps(self.feature_dim),
+            "codebook_sizes": json.dumps(self.codebook_sizes),
+        }
+        metadata["checksum"] = _checksum(metadata, tensors)
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a file of ``save``.
+
+        Raises:
+            CorruptFileError: cut short, altered, of another version, or of another kind of tokenizer.
+            FileNotFoundError: no such file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{cls.kind}: path must name a file, got {path}")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except SafetensorError as error:
+            raise CorruptFileError(f"{cls.kind}: {path} must be a whole tokenizer file, got: {error}") from error
+        for name, wanted in (("kind", f"genrec_fast.tokenizer.{cls.kind}"), ("version", str(FILE_VERSION))):
+            if metadata.get(name) != wanted:
+                raise CorruptFileError(f"{cls.kind}: {name} in {path} must be {wanted}, got {metadata.get(name)}")
+        stored = metadata.pop("checksum", None)
+        if stored != (computed := _checksum(metadata, tensors)):
+            raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
+        tokenizer = cls(cls.config_type(**fields), json.loads(metadata["feature_dim"]))
+        tokenizer._item_codes = tensors.pop("item_codes")
+        tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
+        tokenizer._restore(tensors)
+        return tokenizer
+
+    def _learned(self) -> dict[str, Tensor]:
+        """What ``save`` keeps beside the codes."""
+        return {}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what ``_learned`` gave."""
+
+    def _count(self, features: Tensor | None, num_items: int | None) -> int:
+        """N, of whatever says it."""
+        count = num_items if features is None else features.shape[0]
+        if count is None or count < 1:
+            raise InvalidValueError(f"{self.kind}: num_items must be at least 1, got {count}")
+        if num_items is not None and count != num_items:
+            raise InvalidValueError(f"{self.kind}: features must have a row for each of {num_items} items, got {count}")
+        return count
+
+    def _vectors(self, features: Tensor | None) -> Tensor:
+        """Checked float32 ``[m, F]``."""
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            got = str(features.dtype) if isinstance(features, Tensor) else type(features).__name__
+            raise InvalidTypeError(f"{self.kind}: features must be a float tensor [N, F], got {got}")
+        if features.dim() != 2 or features.shape[1] != self.feature_dim:
+            raise InvalidValueError(
+                f"{self.kind}: features must be [N, {self.feature_dim}], got {list(features.shape)}"
+            )
+        vectors = features.detach().to("cpu", torch.float32)
+        finite = vectors.isfinite().all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
+        return vectors
+
+
+def check_codebook_sizes(op: str, sizes: tuple[int, ...]) -> None:
+    """At least one level, each of 1 to 65,536 codes.
+
+    Raises:
+        InvalidValueError: it is not so.
+    """
+    if not sizes or not all(1 <= size <= MAX_CODES for size in sizes):
+        raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {MAX_CODES}], one per level, got {sizes}")
+
+
+def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,71 @@
+"""Semantic IDs that came with a paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from genrec_fast.data.readers.lines import codes_by_number
+from genrec_fast.errors import DataError, InvalidValueError
+from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+
+__all__ = ["Published", "PublishedConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedConfig:
+    """IDs from a json file as LC-Rec and LETTER publish them: ``{"0": ["<a_183>", "<b_70>", ...], ...}``."""
+
+    path: str
+    """the file"""
+    first: int = 0
+    """the number under which the file lists item 0"""
+    codebook_sizes: tuple[int, ...] | None = None
+    """codes per level; None: the largest code of each level plus one"""
+    dedup: Dedup = "none"
+    """how items of equal codes are told apart, see ``add_dedup_level``; published IDs are taken as they are"""
+
+    def __post_init__(self) -> None:
+        if self.first < 0:
+            raise InvalidValueError(f"PublishedConfig: first must be at least 0, got {self.first}")
+        if self.codebook_sizes is not None:
+            check_codebook_sizes("PublishedConfig", self.codebook_sizes)
+        check_dedup("PublishedConfig", self.dedup)
+
+    def build(self, feature_dim: int | None = None) -> Published:
+        return Published(self, feature_dim)
+
+
+class Published(Tokenizer):
+    """See ``PublishedConfig``; reads no features. ``fit`` reads the file.
+
+    Raises:
+        DataError: the file is malformed (naming file, item and reason) or is about another number of items.
+    """
+
+    kind: ClassVar[str] = "published"
+    config_type: ClassVar[type] = PublishedConfig
+
+    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+        config, path = self.config, Path(self.config.path)
+        codes = codes_by_number(path, config.first)
+        if features is not None or num_items is not None:
+            count = self._count(features, num_items)
+            if codes.shape[0] != count:
+                raise DataError(f"{path}: must hold {count} items, one for each of the catalog, got {codes.shape[0]}")
+        sizes: tuple[int, ...] = config.codebook_sizes or tuple((codes.amax(0) + 1).tolist())
+        if len(sizes) != codes.shape[1]:
+            raise DataError(f"{path}: must hold IDs of {len(sizes)} levels, one for each size, got {codes.shape[1]}")
+        for level, size in enumerate(sizes):
+            wrong = (codes[:, level] >= size).nonzero()
+            if wrong.numel():
+                item = int(wrong[0])
+                raise DataError(
+                    f"{path}: item '{item + config.first}': code of level {level} must be below {size}, "
+                    f"got {int(codes[item, level])}"
+                )
+        self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, config.dedup)
