@@ -1,9 +1,11 @@
 #include "core/parallel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #if !defined(_WIN32)
@@ -28,11 +30,19 @@ struct Job {
 
 class Pool {
  public:
+  explicit Pool(int process) : owner(process) {}
+
+  const int owner;  // the process whose threads these are
+
   void run(Job& job) {
     std::lock_guard<std::mutex> one_at_a_time(entry_);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (; num_workers_ < job.seats; ++num_workers_) std::thread([this] { work(); }).detach();
+      try {
+        for (; num_workers_ < job.seats; ++num_workers_) std::thread([this] { work(); }).detach();
+      } catch (const std::system_error&) {
+        // The system grants no more threads: those at hand, the caller at least, do all the work.
+      }
       job_ = &job;
     }
     wake_.notify_all();
@@ -81,23 +91,26 @@ class Pool {
   Job* job_ = nullptr;
 };
 
-// A forked child inherits the pool's memory but none of its threads: it gets a fresh pool and leaves the old one
-// untouched (joining threads that do not exist would hang).
-Pool& pool() {
-  static std::mutex guard;
-  static Pool* current = nullptr;
+int process_id() {
 #if defined(_WIN32)
-  std::lock_guard<std::mutex> lock(guard);
-  if (!current) current = new Pool;
+  return 0;  // no fork there
 #else
-  static pid_t owner = 0;
-  std::lock_guard<std::mutex> lock(guard);
-  if (!current || owner != getpid()) {
-    current = new Pool;
-    owner = getpid();
-  }
+  return static_cast<int>(getpid());
 #endif
-  return *current;
+}
+
+// A forked child inherits the pool's memory but none of its threads: it gets a fresh pool and leaves the old one
+// untouched (joining threads that do not exist would hang). No lock here: a fork while another thread held it would
+// leave it locked in the child for ever.
+Pool& pool() {
+  static std::atomic<Pool*> current{nullptr};
+  const int self = process_id();
+  Pool* found = current.load();
+  if (found && found->owner == self) return *found;
+  Pool* fresh = new Pool(self);
+  if (current.compare_exchange_strong(found, fresh)) return *fresh;
+  delete fresh;  // another thread of this process was first; this one has no workers yet
+  return *found;
 }
 
 }  // namespace
