@@ -1,0 +1,78 @@
+"""SASRec: a causal transformer over items whose embedding table is also the output layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.transformer import Block, init_weights
+from genrec_fast.types import Batch
+
+__all__ = ["Causal", "CausalConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalConfig:
+    """Settings of ``Causal``."""
+
+    width: int = 128  # channels
+    num_heads: int = 2  # a divisor of width
+    num_layers: int = 2  # SASRec, section 4.1
+    hidden: int = 512  # channels inside the MLP of a block
+    dropout: float = 0.5  # rate; SASRec, section 4.2, on sparse data
+    max_items: int = 50  # longest history, items
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Causal:
+        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
+        return Causal(self, num_items)
+
+
+class Causal(nn.Module):
+    """Item embeddings, learned positions counted from the start of the history, pre-norm causal blocks.
+
+    Speaks ``types.Embedding``. An empty history has the state of a start vector that stands in front of every one.
+
+    Source: SASRec (arXiv:1808.09781).
+    """
+
+    def __init__(self, config: CausalConfig, num_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(num_items, config.width)
+        self.positions = nn.Embedding(config.max_items + 1, config.width)
+        self.start = nn.Parameter(torch.empty(config.width))
+        self.input_dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.num_heads, config.hidden, config.dropout) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.apply(init_weights)
+        nn.init.normal_(self.start, std=1.0)
+
+    def _states(self, batch: Batch) -> Tensor:
+        """``[B, S + 1, D]``: the start's state, then the state after each item."""
+        check_length("causal", batch, self.config.max_items)
+        embedded = self.items(batch.items.values) * math.sqrt(self.config.width)
+        x = with_start(embedded, batch.items, self.start)
+        x = self.input_dropout(x + self.positions.weight[: x.shape[1]])
+        for block in self.blocks:
+            x, _ = block(x)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the state that predicts each target."""
+        return at_targets(self._states(batch), batch)
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the state after each whole history."""
+        return at_last(self._states(batch), batch)
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        return self.items.weight

@@ -1,0 +1,203 @@
+"""TIGER's network: a T5 encoder over the codes of the history, a T5 decoder that writes the next item's codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
+from genrec_fast.types import Batch, Jagged
+
+__all__ = ["T5", "T5Config", "T5State"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """Settings of ``T5``; the defaults are TIGER's (arXiv:2305.05065, section 4)."""
+
+    width: int = 128  # channels
+    num_heads: int = 6
+    head_width: int = 64  # channels of a head
+    num_layers: int = 4  # of the encoder, and as many of the decoder
+    hidden: int = 1024  # channels of the feed-forward
+    dropout: float = 0.1  # rate
+    num_user_tokens: int = 2000  # users are hashed into so many tokens; 0: no user token
+    max_items: int = 20  # longest history, items
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> T5:
+        """Makes the backbone; it reads codes alone, so items and features are not used."""
+        return T5(self, codebook_sizes)
+
+
+@dataclass(frozen=True)
+class T5State:
+    """Where a search stands: what all beams of a user share, and what each beam wrote."""
+
+    level: int
+    cross: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B, H, T, head_width] of the history
+    cross_bias: Tensor  # [B, 1, 1, T]: 0, or -inf at padding
+    written: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B, W, H, level, head_width]
+
+
+class _Layer(nn.Module):
+    """One layer of the encoder, or of the decoder if ``cross``."""
+
+    def __init__(self, config: T5Config, *, cross: bool) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.width)
+        self.attention = Attention(config.width, config.num_heads, config.head_width)
+        self.cross_norm = RMSNorm(config.width) if cross else None
+        self.cross_attention = Attention(config.width, config.num_heads, config.head_width) if cross else None
+        self.feed_norm = RMSNorm(config.width)
+        self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
+        self.dropout = Dropout(config.dropout)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        return x + self.dropout(self.attention(self.norm(x), keys, values, bias))
+
+    def attend_cross(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        assert self.cross_norm is not None
+        assert self.cross_attention is not None
+        return x + self.dropout(self.cross_attention(self.cross_norm(x), keys, values, bias))
+
+    def feed(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.feed_forward(self.feed_norm(x)))
+
+
+class T5(nn.Module):
+    """Encoder-decoder over code tokens: [user token] codes of the history, item by item -> codes of the next item.
+
+    Speaks ``types.Autoregressive``. The encoder runs once per user; its keys and values are shared by all beams. The
+    softmax of a level runs over that level's codes alone, in training and in the search (a T5 over one vocabulary
+    would spend part of its probability on tokens that cannot stand there). Training asks for the last position of each
+    history (``targets="last"``).
+
+    Source: TIGER (arXiv:2305.05065); T5 (arXiv:1910.10683).
+    """
+
+    def __init__(self, config: T5Config, codebook_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_sizes = codebook_sizes
+        offsets = [0]
+        for size in codebook_sizes:
+            offsets.append(offsets[-1] + size)
+        self.level_offsets = tuple(offsets)  # token = level_offsets[level] + code; then start, end, user tokens
+        self.start_token, self.end_token = offsets[-1], offsets[-1] + 1
+        self.tokens = nn.Embedding(offsets[-1] + 2 + config.num_user_tokens, config.width)
+        self.encoder = nn.ModuleList(_Layer(config, cross=False) for _ in range(config.num_layers))
+        self.decoder = nn.ModuleList(_Layer(config, cross=True) for _ in range(config.num_layers))
+        self.encoder_bias = RelativePositionBias(config.num_heads, bidirectional=True)
+        self.decoder_bias = RelativePositionBias(config.num_heads, bidirectional=False)
+        self.encoder_norm, self.decoder_norm = RMSNorm(config.width), RMSNorm(config.width)
+        self.head = nn.Linear(config.width, offsets[-1], bias=False)
+        self.dropout = Dropout(config.dropout)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """T5's scales: every projection keeps the variance of its input; scores are not scaled, so queries are."""
+        c = self.config
+        for module in self.modules():
+            if isinstance(module, Attention):
+                nn.init.normal_(module.queries.weight, std=(c.width * c.head_width) ** -0.5)
+                nn.init.normal_(module.keys_values.weight, std=c.width**-0.5)
+                nn.init.normal_(module.out.weight, std=(c.num_heads * c.head_width) ** -0.5)
+            elif isinstance(module, FeedForward):
+                nn.init.normal_(module.into.weight, std=c.width**-0.5)
+                nn.init.normal_(module.out.weight, std=c.hidden**-0.5)
+            elif isinstance(module, RelativePositionBias):
+                nn.init.normal_(module.table.weight, std=c.width**-0.5)
+        nn.init.normal_(self.tokens.weight, std=1.0)
+        nn.init.normal_(self.head.weight, std=c.width**-0.5)
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States ``[B, T, D]`` of the history's tokens, and their bias ``[B, 1, 1, T]``."""
+        check_length("t5", batch, self.config.max_items)
+        if batch.codes is None:
+            raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
+        num_levels, device = len(self.codebook_sizes), batch.codes.device
+        flat = (batch.codes + torch.tensor(self.level_offsets[:-1], device=device)).flatten()
+        body = Jagged(flat, batch.items.offsets * num_levels).padded(-1).long()
+        columns = [body, torch.full((len(batch), 1), -1, device=device)]
+        if self.config.num_user_tokens:
+            users = torch.zeros(len(batch), dtype=torch.int64, device=device) if batch.users is None else batch.users
+            columns.insert(0, (self.end_token + 1 + users % self.config.num_user_tokens)[:, None])
+        tokens = torch.cat(columns, 1)
+        ends = batch.items.lengths * num_levels + (1 if self.config.num_user_tokens else 0)
+        tokens[torch.arange(len(batch), device=device), ends] = self.end_token
+        x = self.dropout(self.tokens(tokens.clamp(min=0)))
+        padding = torch.zeros(tokens.shape, dtype=x.dtype, device=device).masked_fill_(tokens < 0, -math.inf)
+        padding = padding[:, None, None, :]
+        bias = self.encoder_bias(tokens.shape[1], tokens.shape[1]) + padding
+        for layer in self.encoder:
+            assert isinstance(layer, _Layer)
+            x = layer.feed(layer.attend(x, *layer.attention.project(layer.norm(x)), bias))
+        return self.dropout(self.encoder_norm(x)), padding
+
+    def _logits(self, x: Tensor, level: int) -> Tensor:
+        begin, end = self.level_offsets[level], self.level_offsets[level + 1]
+        return nn.functional.linear(x, self.head.weight[begin:end])
+
+    def level_logits(self, batch: Batch) -> list[Tensor]:
+        """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
+        if batch.target_codes is None:
+            raise InvalidValueError("t5: batch must have target_codes (let it pass a layout first), got None")
+        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
+            raise InvalidValueError(
+                "t5: every history must have one target, at its last position (train it with targets='last'), "
+                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
+            )
+        states, padding = self._encode(batch)
+        num_levels, device = len(self.codebook_sizes), states.device
+        before = batch.target_codes[:, :-1] + torch.tensor(self.level_offsets[: num_levels - 1], device=device)
+        start = torch.full((len(batch), 1), self.start_token, device=device)
+        x = self.dropout(self.tokens(torch.cat([start, before], 1)))
+        future = torch.full((num_levels, num_levels), -math.inf, device=device).triu_(1)
+        bias = self.decoder_bias(num_levels, num_levels) + future
+        for layer in self.decoder:
+            assert isinstance(layer, _Layer)
+            assert layer.cross_attention is not None
+            x = layer.attend(x, *layer.attention.project(layer.norm(x)), bias)
+            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), padding))
+        x = self.dropout(self.decoder_norm(x))
+        return [self._logits(x[:, level], level) for level in range(num_levels)]
+
+    def prefill(self, batch: Batch) -> T5State:
+        """Encodes each history once and projects its keys and values once."""
+        states, padding = self._encode(batch)
+        cross = tuple(layer.cross_attention.project(states) for layer in self.decoder)
+        return T5State(0, cross, padding, ())
+
+    def step(self, state: T5State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, T5State]:
+        """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
+        level, num_users = state.level, state.cross_bias.shape[0]
+        if codes is None or parents is None:
+            if level:
+                raise InvalidValueError(f"t5: codes must be given from level 1 on, got None at level {level}")
+            tokens = torch.full((num_users, 1), self.start_token, device=state.cross_bias.device)
+            past: tuple[tuple[Tensor, Tensor], ...] = ()
+        else:
+            tokens = codes.long() + self.level_offsets[level - 1]
+            users = torch.arange(num_users, device=codes.device)[:, None]
+            past = tuple((keys[users, parents], values[users, parents]) for keys, values in state.written)
+        x = self.tokens(tokens)  # [B, W, D]
+        bias = self.decoder_bias(1, level + 1)
+        written: list[tuple[Tensor, Tensor]] = []
+        for index, layer in enumerate(self.decoder):
+            assert isinstance(layer, _Layer)
+            row = x.unsqueeze(2)  # [B, W, 1, D]: each beam is a sequence of its own...
+            keys, values = layer.attention.project(layer.norm(row))
+            if past:
+                keys, values = torch.cat([past[index][0], keys], 3), torch.cat([past[index][1], values], 3)
+            written.append((keys, values))
+            x = layer.attend(row, keys, values, bias).squeeze(2)
+            # ... and the beams of a user are the queries of one sequence over the history they share.
+            x = layer.feed(layer.attend_cross(x, *state.cross[index], state.cross_bias))
+        logits = self._logits(self.decoder_norm(x), level)
+        return logits, T5State(level + 1, state.cross, state.cross_bias, tuple(written))

@@ -1,0 +1,140 @@
+"""Timeline and depth: a causal transformer over items, then a small one that writes the next item's codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.transformer import Block, KeyValue, init_weights
+from genrec_fast.types import Batch
+
+__all__ = ["Timeline", "TimelineConfig", "TimelineState"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineConfig:
+    """Settings of ``Timeline``."""
+
+    width: int = 128  # channels of both transformers
+    num_heads: int = 4  # a divisor of width
+    num_layers: int = 3  # blocks over items
+    num_depth_layers: int = 2  # blocks over the codes of one item
+    hidden: int = 512  # channels inside the MLP of an item block
+    depth_hidden: int = 512  # the same in a depth block
+    dropout: float = 0.3  # rate, on the input and in the item blocks
+    depth_dropout: float = 0.3  # rate, in the depth blocks
+    max_items: int = 50  # longest history, items
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Timeline:
+        """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""
+        return Timeline(self, codebook_sizes, feature_dim)
+
+
+@dataclass(frozen=True)
+class TimelineState:
+    """Where a search stands: the number of levels written, and per depth block its keys and values [B * W, H, t, D]."""
+
+    num_beams: int
+    level: int
+    caches: tuple[KeyValue, ...]
+    user_states: Tensor  # [B, D]
+
+
+class Timeline(nn.Module):
+    """One position per item; its input is the sum of its codes' embeddings and a projection of its features.
+
+    At every position the state seeds the depth transformer, whose position 0 is that state and whose position l is
+    the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
+    ``types.Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
+
+    Source: MARIUS (arXiv:2508.14910).
+    """
+
+    def __init__(self, config: TimelineConfig, codebook_sizes: tuple[int, ...], feature_dim: int | None) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.codebook_sizes = codebook_sizes
+        self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
+        self.positions = nn.Embedding(config.max_items + 1, width)
+        self.start = nn.Parameter(torch.empty(width))
+        self.input_dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.hidden, config.dropout) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.depth_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes[:-1])
+        self.depth_positions = nn.Embedding(len(codebook_sizes), width)
+        self.depth_blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.depth_hidden, config.depth_dropout)
+            for _ in range(config.num_depth_layers)
+        )
+        self.depth_norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in codebook_sizes)
+        self.features = None if feature_dim is None else nn.Linear(feature_dim, width)
+        # Features of any scale reach the projection as vectors of length sqrt(F).
+        self.feature_norm = None if feature_dim is None else nn.LayerNorm(feature_dim, elementwise_affine=False)
+        self.apply(init_weights)
+        nn.init.normal_(self.start, std=0.02)
+
+    def _states(self, batch: Batch) -> Tensor:
+        """``[B, S + 1, D]``: the start's state, then the state after each item."""
+        check_length("timeline", batch, self.config.max_items)
+        if batch.codes is None:
+            raise InvalidValueError("timeline: batch must have codes (let it pass a layout first), got None")
+        embedded = sum(table(batch.codes[:, level]) for level, table in enumerate(self.code_embeddings))
+        if self.features is not None and self.feature_norm is not None:
+            if batch.features is None:
+                raise InvalidValueError("timeline: batch must have features, as in training, got None")
+            embedded = embedded + self.features(self.feature_norm(batch.features))
+        assert isinstance(embedded, Tensor)
+        x = with_start(embedded, batch.items, self.start)
+        x = self.input_dropout(x + self.positions.weight[: x.shape[1]])
+        for block in self.blocks:
+            x, _ = block(x)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def level_logits(self, batch: Batch) -> list[Tensor]:
+        """Per level, ``[M, K_l]``, given the target's codes of the levels before."""
+        if batch.target_codes is None:
+            raise InvalidValueError("timeline: batch must have target_codes (let it pass a layout first), got None")
+        written = [at_targets(self._states(batch), batch)]
+        written += [table(batch.target_codes[:, level]) for level, table in enumerate(self.depth_embeddings)]
+        x = torch.stack([part.to(written[0].dtype) for part in written], 1) + self.depth_positions.weight
+        for block in self.depth_blocks:
+            x, _ = block(x)
+        x = self.depth_norm(x)
+        return [head(x[:, level]) for level, head in enumerate(self.heads)]
+
+    def prefill(self, batch: Batch) -> TimelineState:
+        """Reads each history once."""
+        return TimelineState(1, 0, (), at_last(self._states(batch), batch))
+
+    def step(self, state: TimelineState, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, TimelineState]:
+        """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
+        num_users, width = state.user_states.shape
+        caches: tuple[KeyValue | None, ...]
+        if codes is None or parents is None:
+            if state.level:
+                raise InvalidValueError(f"timeline: codes must be given from level 1 on, got None at {state.level}")
+            num_beams, level = 1, 0
+            x, caches = state.user_states, (None,) * len(self.depth_blocks)
+        else:
+            num_beams, level = codes.shape[1], state.level
+            first = torch.arange(num_users, device=codes.device)[:, None] * state.num_beams
+            rows = (first + parents).flatten()
+            x = self.depth_embeddings[level - 1](codes.flatten())
+            caches = tuple((keys[rows], values[rows]) for keys, values in state.caches)
+        x = (x + self.depth_positions.weight[level])[:, None]
+        kept: list[KeyValue] = []
+        for block, past in zip(self.depth_blocks, caches, strict=True):
+            x, cache = block(x, past)
+            kept.append(cache)
+        logits = self.heads[level](self.depth_norm(x[:, 0])).view(num_users, num_beams, -1)
+        return logits, TimelineState(num_beams, level + 1, tuple(kept), state.user_states)

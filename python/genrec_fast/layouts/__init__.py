@@ -1,0 +1,5 @@
+"""Layouts: from item ids to what a backbone reads. A layout holds the catalog's tables, a backbone never does."""
+
+from genrec_fast.layouts.plain import Plain, PlainConfig
+
+__all__ = ["Plain", "PlainConfig"]

@@ -1,0 +1,118 @@
+"""The plain layout: every item becomes its semantic ID and its features, in the order of the history."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Batch
+
+__all__ = ["Plain", "PlainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainConfig:
+    """Settings of ``Plain``."""
+
+    use_features: bool = False  # hand the items' feature vectors to the backbone
+    use_users: bool = False  # hand the users to the backbone
+
+    def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> Plain:
+        """Makes the layout of one catalog: integer ``item_codes [N, L]``, float ``features [N, F]`` or ``None``."""
+        return Plain(self, item_codes, codebook_sizes, features)
+
+
+class Plain(nn.Module):
+    """Looks up each item's codes and features.
+
+    Args:
+        config: settings.
+        item_codes: integer ``[N, L]``.
+        codebook_sizes: of the L levels.
+        features: float ``[N, F]``; needed if ``config.use_features``.
+
+    Raises:
+        InvalidTypeError: item_codes are not integers.
+        InvalidValueError: shapes that do not fit, a code outside its codebook, or missing features.
+    """
+
+    item_codes: Tensor
+    features: Tensor | None
+
+    def __init__(
+        self, config: PlainConfig, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
+    ) -> None:
+        super().__init__()
+        if item_codes.is_floating_point() or item_codes.dtype == torch.bool:
+            raise InvalidTypeError(f"Plain: item_codes must be integers [N, L], got {item_codes.dtype}")
+        if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
+            raise InvalidValueError(
+                f"Plain: item_codes must be [N, {len(codebook_sizes)}] with N at least 1, got {list(item_codes.shape)}"
+            )
+        sizes = torch.tensor(codebook_sizes)
+        outside = (item_codes < 0) | (item_codes >= sizes)
+        if bool(outside.any()):
+            item, level = outside.nonzero()[0].tolist()
+            raise InvalidValueError(
+                f"Plain: item_codes of level {level} must be in [0, {codebook_sizes[level]}), "
+                f"got {int(item_codes[item, level])} for item {item}"
+            )
+        if config.use_features and features is None:
+            raise InvalidValueError(
+                "Plain: features must be given when use_features is set, got None; "
+                "give the data set item embeddings or train with --layout.no-use-features"
+            )
+        if features is not None and features.shape[0] != item_codes.shape[0]:
+            raise InvalidValueError(
+                f"Plain: features must have one row per item = {item_codes.shape[0]}, got {features.shape[0]}"
+            )
+        self.use_users = config.use_users
+        self.codebook_sizes = codebook_sizes
+        self.register_buffer("item_codes", item_codes.to(torch.int32))
+        self.register_buffer(
+            "features", features.to(torch.float32) if features is not None and config.use_features else None
+        )
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return self.item_codes.shape[0]
+
+    @property
+    def feature_dim(self) -> int | None:
+        """F, or ``None`` where the backbone gets no features."""
+        return None if self.features is None else self.features.shape[1]
+
+    def forward(self, batch: Batch) -> Batch:
+        """Fills ``codes``, ``target_codes`` (if there are targets) and ``features``.
+
+        Raises:
+            InvalidValueError: an item id or a target outside ``[0, N)``.
+        """
+        items = batch.items.values
+        self._check("items", items)
+        features = None if self.features is None else self.features[items]
+        target_codes = None
+        if batch.targets is not None:
+            targets = batch.targets[batch.target_positions]
+            self._check("targets", targets)
+            target_codes = self.item_codes[targets].long()
+        return dataclasses.replace(
+            batch,
+            codes=self.item_codes[items].long(),
+            target_codes=target_codes,
+            features=features,
+            users=batch.users if self.use_users else None,
+        )
+
+    def _check(self, name: str, values: Tensor) -> None:
+        if values.device.type != "cpu" or values.numel() == 0:  # a check would wait for the device
+            return
+        low, high = (int(v) for v in torch.aminmax(values))
+        if low < 0 or high >= self.num_items:
+            wrong = low if low < 0 else high
+            raise InvalidValueError(f"Plain: {name} must be item ids in [0, {self.num_items}), got {wrong}")

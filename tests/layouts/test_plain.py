@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.layouts import PlainConfig
+from genrec_fast.types import Batch, Jagged
+
+CODES = torch.tensor([[0, 1], [1, 0], [2, 2]])
+FEATURES = torch.arange(6.0).view(3, 2)
+
+
+def test_looks_up_codes_targets_and_features():
+    layout = PlainConfig(use_features=True, use_users=True).build(CODES, (3, 3), FEATURES)
+    batch = layout(Batch(Jagged.from_rows([[2, 0], [1]]), torch.tensor([-1, 1, 2]), torch.tensor([5, 6])))
+    assert batch.codes.tolist() == [[2, 2], [0, 1], [1, 0]]
+    assert batch.target_codes.tolist() == [[1, 0], [2, 2]]
+    assert batch.features.tolist() == [[4.0, 5.0], [0.0, 1.0], [2.0, 3.0]]
+    assert batch.users.tolist() == [5, 6]
+    assert (layout.num_items, layout.feature_dim) == (3, 2)
+
+
+def test_gives_only_what_was_asked_for():
+    layout = PlainConfig().build(CODES, (3, 3), FEATURES)
+    batch = layout(Batch(Jagged.from_rows([[2, 0], []]), users=torch.tensor([5, 6])))
+    assert batch.features is None
+    assert batch.users is None
+    assert batch.target_codes is None
+    assert layout.feature_dim is None
+
+
+@pytest.mark.parametrize("item", [-1, 3])
+def test_unknown_items(item):
+    layout = PlainConfig().build(CODES, (3, 3), None)
+    with pytest.raises(InvalidValueError, match=rf"items must be item ids in \[0, 3\), got {item}"):
+        layout(Batch(Jagged.from_rows([[0, item]])))
+
+
+def test_unknown_target():
+    layout = PlainConfig().build(CODES, (3, 3), None)
+    with pytest.raises(InvalidValueError, match=r"targets must be item ids in \[0, 3\), got 9"):
+        layout(Batch(Jagged.from_rows([[0, 1]]), torch.tensor([-1, 9])))
+
+
+def test_bad_tables():
+    with pytest.raises(InvalidTypeError, match="item_codes must be integers"):
+        PlainConfig().build(CODES.float(), (3, 3), None)
+    with pytest.raises(InvalidValueError, match=r"item_codes must be \[N, 3\]"):
+        PlainConfig().build(CODES, (3, 3, 3), None)
+    with pytest.raises(InvalidValueError, match=r"item_codes of level 1 must be in \[0, 2\), got 2 for item 2"):
+        PlainConfig().build(CODES, (3, 2), None)
+    with pytest.raises(InvalidValueError, match="features must be given when use_features is set"):
+        PlainConfig(use_features=True).build(CODES, (3, 3), None)
+    with pytest.raises(InvalidValueError, match="features must have one row per item = 3, got 2"):
+        PlainConfig(use_features=True).build(CODES, (3, 3), FEATURES[:2])

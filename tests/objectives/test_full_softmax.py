@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genrec_fast.backbones import CausalConfig
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.objectives import FullSoftmaxConfig
+from genrec_fast.objectives.full_softmax import BLOCK_ROWS, cross_entropy
+from genrec_fast.types import Batch, Jagged
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(("targets", "items"), [(1, 1), (3, 7), (BLOCK_ROWS, 64), (BLOCK_ROWS + 5, 130)])
+def test_equals_torch_in_value_and_gradient(targets, items, smoothing):
+    torch.manual_seed(0)
+    wanted = torch.randint(items, (targets,))
+    results = []
+    for function in (
+        lambda s, t: cross_entropy(s, t, wanted, smoothing),
+        lambda s, t: F.cross_entropy(s @ t.T, wanted, label_smoothing=smoothing),
+    ):
+        torch.manual_seed(1)
+        states, table = torch.randn(targets, 6, requires_grad=True), torch.randn(items, 6, requires_grad=True)
+        value = function(states, table)
+        (value * 3).backward()
+        results.append((value.detach(), states.grad, table.grad))
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    states, table = (torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (5, 9))
+    assert torch.autograd.gradcheck(
+        lambda s, t: cross_entropy(s, t, torch.tensor([0, 8, 3, 3, 1]), 0.1), (states, table)
+    )
+
+
+def test_large_logits_stay_finite():
+    states = torch.tensor([[1e4, 0.0]], requires_grad=True)
+    value = cross_entropy(states, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([1]))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(2e4)
+    assert bool(torch.isfinite(states.grad).all())
+
+
+def test_counts_targets_and_refuses_none():
+    backbone = CausalConfig(width=8, num_heads=1, num_layers=1, hidden=8, max_items=4).build((5,), 5, None)
+    objective = FullSoftmaxConfig().build()
+    assert objective(backbone, Batch(Jagged.from_rows([[0, 1]]), torch.tensor([1, 2]))).count == 2
+    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
+        objective(backbone, Batch(Jagged.from_rows([[0, 1]]), torch.tensor([-1, -1])))
+    with pytest.raises(InvalidValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
+        FullSoftmaxConfig(label_smoothing=1.0).build()

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.objectives import NextCodeConfig
+from genrec_fast.types import Batch, Jagged
+
+
+class Fixed:
+    """A backbone with given logits."""
+
+    def __init__(self, *logits):
+        self.logits = [torch.tensor(level) for level in logits]
+
+    def level_logits(self, batch):
+        return self.logits
+
+
+BATCH = Batch(Jagged.from_rows([[0]]), torch.tensor([1]), target_codes=torch.tensor([[1, 0]]))
+BACKBONE = Fixed([[0.0, 0.0]], [[math.log(3.0), 0.0]])
+
+
+def test_mean_over_levels():
+    loss = NextCodeConfig().build()(BACKBONE, BATCH)
+    assert float(loss.value) == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert loss.count == 1
+    assert loss.figures == {"loss_level_0": pytest.approx(math.log(2)), "loss_level_1": pytest.approx(math.log(4 / 3))}
+
+
+def test_level_weights():
+    loss = NextCodeConfig(level_weights=(3.0, 1.0)).build()(BACKBONE, BATCH)
+    assert float(loss.value) == pytest.approx((3 * math.log(2) + math.log(4 / 3)) / 4)
+
+
+def test_bad_settings_and_batches():
+    with pytest.raises(InvalidValueError, match=r"label_smoothing must be in \[0, 1\), got -1"):
+        NextCodeConfig(label_smoothing=-1).build()
+    with pytest.raises(InvalidValueError, match="level_weights must give 2 levels, got 1"):
+        NextCodeConfig(level_weights=(1.0,)).build()(BACKBONE, BATCH)
+    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
+        NextCodeConfig().build()(BACKBONE, Batch(Jagged.from_rows([[0]])))
