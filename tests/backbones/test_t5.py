@@ -60,9 +60,8 @@ def test_buckets_and_stack_equal_transformers():
                 block.layer[-1].DenseReluDense.wo.weight.copy_(layer.feed_forward.out.weight)
         batch = layout(batch_of([6]))
         offsets = torch.tensor(ours.level_offsets[:-1])
-        tokens = torch.cat([
-            torch.tensor([ours.end_token + 1 + 0 % 3]), (batch.codes + offsets).flatten(), torch.tensor([ours.end_token])
-        ])[None]  # fmt: skip
+        user, end = torch.tensor([ours.end_token + 1]), torch.tensor([ours.end_token])
+        tokens = torch.cat([user, (batch.codes + offsets).flatten(), end])[None]
         written = torch.cat([torch.tensor([ours.start_token]), batch.target_codes[0, :-1] + offsets[:-1]])[None]
         theirs = hf(input_ids=tokens, decoder_input_ids=written).logits[0]
         for level, logits in enumerate(ours.level_logits(batch)):

@@ -59,15 +59,18 @@ class _Layer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return x + self.dropout(self.attention(self.norm(x), keys, values, bias))
+        added: Tensor = self.dropout(self.attention(self.norm(x), keys, values, bias))
+        return x + added
 
     def attend_cross(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         assert self.cross_norm is not None
         assert self.cross_attention is not None
-        return x + self.dropout(self.cross_attention(self.cross_norm(x), keys, values, bias))
+        added: Tensor = self.dropout(self.cross_attention(self.cross_norm(x), keys, values, bias))
+        return x + added
 
     def feed(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.feed_forward(self.feed_norm(x)))
+        added: Tensor = self.dropout(self.feed_forward(self.feed_norm(x)))
+        return x + added
 
 
 class T5(nn.Module):
@@ -171,8 +174,12 @@ class T5(nn.Module):
     def prefill(self, batch: Batch) -> T5State:
         """Encodes each history once and projects its keys and values once."""
         states, padding = self._encode(batch)
-        cross = tuple(layer.cross_attention.project(states) for layer in self.decoder)
-        return T5State(0, cross, padding, ())
+        cross = []
+        for layer in self.decoder:
+            assert isinstance(layer, _Layer)
+            assert layer.cross_attention is not None
+            cross.append(layer.cross_attention.project(states))
+        return T5State(0, tuple(cross), padding, ())
 
     def step(self, state: T5State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, T5State]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""

@@ -118,7 +118,7 @@ class Timeline(nn.Module):
 
     def step(self, state: TimelineState, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, TimelineState]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
-        num_users, width = state.user_states.shape
+        num_users = state.user_states.shape[0]
         caches: tuple[KeyValue | None, ...]
         if codes is None or parents is None:
             if state.level:

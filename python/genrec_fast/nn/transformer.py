@@ -72,7 +72,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
-        """``x [R, S, D]`` and the keys and values of the positions before it -> ``[R, S, D]`` and all keys and values."""
+        """``x [R, S, D]``, the keys and values of the positions before -> ``[R, S, D]``, all keys and values."""
         rows, length, width = x.shape
         split = self.qkv(self.attention_norm(x)).view(rows, length, 3, self.num_heads, width // self.num_heads)
         queries, keys, values = split.permute(2, 0, 3, 1, 4)
