@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import ToyObjective, toy_data, toy_recipe
 
 from genrec_fast.data import Splits, leave_one_out
 from genrec_fast.errors import CorruptFileError, DivergedError, InvalidValueError
@@ -17,6 +16,7 @@ from genrec_fast.model import load
 from genrec_fast.training import train
 from genrec_fast.training.log import read_log
 from genrec_fast.weights import module_tensors
+from toy import ToyObjective, toy_data, toy_recipe
 
 KILLED = """
 import os, signal, sys
