@@ -1,0 +1,269 @@
+// Sixteen float32 lanes, the same on every instruction set: plain loops (base), 2 x __m256 (avx2), __m512 (avx512).
+// Included by per-ISA files alone. Every function rounds like the scalar operation of its name, so all sets give equal
+// bits; a Mask holds lane i in bit i.
+#pragma once
+#include <cstdint>
+
+#define GENREC_VEC_base 0
+#define GENREC_VEC_avx2 1
+#define GENREC_VEC_avx512 2
+#define GENREC_VEC_JOIN_(isa) GENREC_VEC_##isa
+#define GENREC_VEC_JOIN(isa) GENREC_VEC_JOIN_(isa)
+#define GENREC_VEC GENREC_VEC_JOIN(GENREC_ISA)
+
+#if GENREC_VEC > 0 || defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
+
+namespace genrec::GENREC_ISA {
+
+using Mask = std::uint32_t;
+constexpr int lanes = 16;
+
+static inline float float_of(std::uint32_t bits) {
+  union {
+    std::uint32_t u;
+    float f;
+  } both;
+  both.u = bits;
+  return both.f;
+}
+
+static inline std::uint32_t bits_of(float value) {
+  union {
+    float f;
+    std::uint32_t u;
+  } both;
+  both.f = value;
+  return both.u;
+}
+
+// Index of the lowest set bit; mask != 0.
+static inline int lowest(Mask mask) {
+#if defined(_MSC_VER) && !defined(__clang__)
+  unsigned long index;
+  _BitScanForward(&index, mask);
+  return static_cast<int>(index);
+#else
+  return __builtin_ctz(mask);
+#endif
+}
+
+static inline int count_bits(std::uint64_t word) {
+#if GENREC_VEC > 0
+  return static_cast<int>(_mm_popcnt_u64(word));
+#else
+  word -= word >> 1 & 0x5555555555555555u;
+  word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
+  return static_cast<int>(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+#endif
+}
+
+static inline void prefetch(const void* address) {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+#elif defined(__GNUC__)
+  __builtin_prefetch(address);
+#else
+  (void)address;
+#endif
+}
+
+static inline float float_of_half(std::uint16_t half) {  // IEEE binary16, exact, subnormal numbers included
+  const std::uint32_t magnitude = half & 0x7fffu, sign = (half & 0x8000u) << 16;
+  if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | magnitude << 13);  // infinity or NaN
+  if (magnitude < 0x400u) return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
+  return float_of(sign | ((magnitude << 13) + 0x38000000u));
+}
+
+#if GENREC_VEC == 2
+
+struct Vec {
+  __m512 v;
+};
+static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+static inline Vec fill(float x) { return {_mm512_set1_ps(x)}; }
+static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+// The greater; which operand a NaN gives is not defined (see `unordered`).
+static inline Vec greater(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline Mask at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+static inline Mask unordered(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q); }
+// a * 2^n where x >= smallest, else 0; n stands in the low bits of `rounded` (see exp in trie_step_cpu.cpp).
+static inline Vec scale_or_zero(Vec a, Vec rounded, Vec x, Vec smallest) {
+  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(rounded.v), 23);
+  const __mmask16 keep = _mm512_cmp_ps_mask(x.v, smallest.v, _CMP_GE_OQ);
+  return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(keep, _mm512_castps_si512(a.v), shifted))};
+}
+static inline Vec load_bfloat16(const std::uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+static inline Vec load_half(const std::uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline Vec gather_512(const float* table, __m512i index, std::uint32_t last) {
+  index = _mm512_min_epu32(index, _mm512_set1_epi32(static_cast<int>(last)));
+  return {_mm512_i32gather_ps(index, table, 4)};
+}
+// table[min(index[i], last)]
+static inline Vec gather(const float* table, const std::uint8_t* index, std::uint32_t last) {
+  return gather_512(table, _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), last);
+}
+static inline Vec gather(const float* table, const std::uint16_t* index, std::uint32_t last) {
+  return gather_512(table, _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(index))), last);
+}
+
+#elif GENREC_VEC == 1
+
+struct Vec {
+  __m256 a, b;
+};
+static inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, Vec x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+static inline Vec fill(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+static inline Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+static inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline Vec greater(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+static inline Mask join(__m256 a, __m256 b) {
+  return static_cast<Mask>(_mm256_movemask_ps(a)) | static_cast<Mask>(_mm256_movemask_ps(b)) << 8;
+}
+static inline Mask at_least(Vec x, Vec y) {
+  return join(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ));
+}
+static inline Mask unordered(Vec x, Vec y) {
+  return join(_mm256_cmp_ps(x.a, y.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, y.b, _CMP_UNORD_Q));
+}
+static inline __m256 scale_half(__m256 a, __m256 rounded, __m256 x, __m256 smallest) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(rounded), 23);
+  const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), shifted));
+  return _mm256_and_ps(scaled, _mm256_cmp_ps(x, smallest, _CMP_GE_OQ));
+}
+static inline Vec scale_or_zero(Vec a, Vec rounded, Vec x, Vec smallest) {
+  return {scale_half(a.a, rounded.a, x.a, smallest.a), scale_half(a.b, rounded.b, x.b, smallest.b)};
+}
+static inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+static inline Vec load_bfloat16(const std::uint16_t* p) {
+  const __m256i a = _mm256_cvtepu16_epi32(load_128(p)), b = _mm256_cvtepu16_epi32(load_128(p + 8));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
+static inline Vec load_half(const std::uint16_t* p) {
+  return {_mm256_cvtph_ps(load_128(p)), _mm256_cvtph_ps(load_128(p + 8))};
+}
+static inline Vec gather_256(const float* table, __m256i a, __m256i b, std::uint32_t last) {
+  const __m256i highest = _mm256_set1_epi32(static_cast<int>(last));
+  return {_mm256_i32gather_ps(table, _mm256_min_epu32(a, highest), 4),
+          _mm256_i32gather_ps(table, _mm256_min_epu32(b, highest), 4)};
+}
+static inline Vec gather(const float* table, const std::uint8_t* index, std::uint32_t last) {
+  const __m128i all = load_128(index);
+  return gather_256(table, _mm256_cvtepu8_epi32(all), _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8)), last);
+}
+static inline Vec gather(const float* table, const std::uint16_t* index, std::uint32_t last) {
+  return gather_256(table, _mm256_cvtepu16_epi32(load_128(index)), _mm256_cvtepu16_epi32(load_128(index + 8)), last);
+}
+
+#else
+
+struct Vec {
+  float v[lanes];
+};
+static inline Vec load(const float* p) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = p[i];
+  return out;
+}
+static inline void store(float* p, const Vec& a) {
+  for (int i = 0; i < lanes; ++i) p[i] = a.v[i];
+}
+static inline Vec fill(float x) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = x;
+  return out;
+}
+static inline Vec operator+(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] + b.v[i];
+  return out;
+}
+static inline Vec operator-(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] - b.v[i];
+  return out;
+}
+static inline Vec operator*(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] * b.v[i];
+  return out;
+}
+static inline Vec greater(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return out;
+}
+static inline Mask at_least(const Vec& a, const Vec& b) {
+  std::uint32_t any = 0, mask = 0;
+  for (int i = 0; i < lanes; ++i) any |= a.v[i] >= b.v[i] ? 1u : 0u;  // one vector test; most often nothing passes
+  if (any == 0) return 0;
+  for (int i = 0; i < lanes; ++i) mask |= (a.v[i] >= b.v[i] ? 1u : 0u) << i;
+  return mask;
+}
+static inline Mask unordered(const Vec& a, const Vec& b) {  // nonzero if any lane holds a NaN
+  std::uint32_t any = 0;
+  for (int i = 0; i < lanes; ++i) any |= (a.v[i] != a.v[i] ? 1u : 0u) | (b.v[i] != b.v[i] ? 1u : 0u);
+  return any;
+}
+static inline Vec scale_or_zero(const Vec& a, const Vec& rounded, const Vec& x, const Vec& smallest) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) {
+    const std::uint32_t keep = x.v[i] >= smallest.v[i] ? 0xffffffffu : 0u;
+    out.v[i] = float_of((bits_of(a.v[i]) + (bits_of(rounded.v[i]) << 23)) & keep);
+  }
+  return out;
+}
+static inline Vec load_bfloat16(const std::uint16_t* p) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = float_of(static_cast<std::uint32_t>(p[i]) << 16);
+  return out;
+}
+static inline Vec load_half(const std::uint16_t* p) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = float_of_half(p[i]);
+  return out;
+}
+template <typename Index>
+static inline Vec gather(const float* table, const Index* index, std::uint32_t last) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = table[index[i] < last ? index[i] : last];
+  return out;
+}
+
+#endif
+
+// Lane j + lane j + 8, then + 4, + 2, + 1.
+static inline float sum(Vec a) {
+  float lane[lanes];
+  store(lane, a);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+static inline float maximum(Vec a) {
+  float lane[lanes];
+  store(lane, a);
+  float best = lane[0];
+  for (int i = 1; i < lanes; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}
+
+}  // namespace genrec::GENREC_ISA
