@@ -13,6 +13,8 @@ T* as_pointer(std::uintptr_t address) {
 }
 
 void register_trie_build(pybind11::module_& m);
+void register_trie_filter(pybind11::module_& m);
 void register_trie_lookup(pybind11::module_& m);
+void register_trie_step(pybind11::module_& m);
 
 }  // namespace genrec::bindings

@@ -12,7 +12,15 @@
 #define GENREC_VEC GENREC_VEC_JOIN(GENREC_ISA)
 
 #if GENREC_VEC > 0 || defined(__x86_64__) || defined(_M_X64)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own AVX-512 header trips over its "undefined" registers (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 #endif
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>

@@ -53,8 +53,8 @@ void trie_filter_exclude(const RowItems& catalog, const std::uint8_t* allowed, s
     listed.clear();
     for (std::int64_t i = offsets[user]; i < offsets[user + 1]; ++i) {
       const std::int64_t item = items[i];
-      check(item >= 0 && item < catalog.num_items, "trie_filter: exclude must hold item ids in [0, ",
-            catalog.num_items, "), got ", item, " for user ", user);
+      check(item >= 0 && item < catalog.num_items, "trie_filter: exclude must hold item ids in [0, ", catalog.num_items,
+            "), got ", item, " for user ", user);
       if (kept && !kept[item]) continue;  // already gone
       const std::int32_t row = catalog.item_rows[item];
       check(row >= 0 && row < catalog.num_rows, "trie_filter: item_rows must be in [0, ", catalog.num_rows, "), got ",

@@ -8,13 +8,12 @@
 namespace genrec {
 
 struct RowFilter {
-  const std::uint64_t* bits;           // [U, words]: bit r % 64 of word r / 64; null: every row is allowed
-  const std::int32_t* ranks;           // [U, words]: allowed rows before the word
-  std::int64_t words;                  // R / 64 + 1
-  std::int64_t users;                  // U: 1 or B
-  const std::int32_t* excluded;        // ascending allowed rows per user, or null
+  const std::uint64_t* bits;             // [U, words]: bit r % 64 of word r / 64; null: every row is allowed
+  const std::int32_t* ranks;             // [U, words]: allowed rows before the word
+  std::int64_t words;                    // R / 64 + 1
+  std::int64_t users;                    // U: 1 or B
+  const std::int32_t* excluded;          // ascending allowed rows per user, or null
   const std::int64_t* excluded_offsets;  // [B + 1]
-  std::int64_t num_rows;               // R
 };
 
 // item_rows [N], allowed [U, N] (bytes 0 or 1) -> bits, ranks [U, num_rows / 64 + 1]: a row is allowed if any of its
@@ -25,11 +24,11 @@ void trie_filter_allow(const std::int32_t* item_rows, std::int64_t num_items, co
 
 // The items of every row.
 struct RowItems {
-  const std::int32_t* item_rows;  // [N]
-  std::int64_t num_items;         // N
-  PackedOffsets leaf;             // items of row r: leaf_items[off(r) .. off(r + 1))
+  const std::int32_t* item_rows;   // [N]
+  std::int64_t num_items;          // N
+  PackedOffsets leaf;              // items of row r: leaf_items[off(r) .. off(r + 1))
   const std::int32_t* leaf_items;  // [N]
-  std::int64_t num_rows;          // R
+  std::int64_t num_rows;           // R
 };
 
 // items [E] with offsets [B + 1], allowed [U, N] or null -> rows [E], row_offsets [B + 1]: the rows that lose their

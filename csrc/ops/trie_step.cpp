@@ -75,7 +75,8 @@ class Workspace {
 
 void search(const TrieStepArgs& args, std::int64_t user, std::int64_t first, std::int64_t last, Workspace& space) {
   std::int64_t beam = 0;
-  const TrieStepFault fault = GENREC_DISPATCH(trie_step_beams(args, user, first, last, space.scratch, space.list, &beam));
+  const TrieStepFault fault =
+      GENREC_DISPATCH(trie_step_beams(args, user, first, last, space.scratch, space.list, &beam));
   if (fault != TrieStepFault::none) refuse(fault, args, user, beam);
 }
 
@@ -108,8 +109,14 @@ void check_filter(const TrieStepArgs& args) {
   const RowFilter& filter = args.filter;
   if (!filter.bits && !filter.excluded) return;
   const std::int64_t rows = args.trie.levels[args.trie.num_levels - 1].num_edges;
-  check(filter.num_rows == rows, "trie_step: allowed must be a filter of this trie, with ", rows, " rows, got ",
-        filter.num_rows);
+  check(!filter.bits || filter.words == rows / 64 + 1, "trie_step: allowed must be a filter of this trie, with ", rows,
+        " rows, got one of ", filter.words, " words");
+  for (int l = 1; l < args.trie.num_levels; ++l)
+    check(args.trie.levels[l].num_nodes == args.trie.levels[l - 1].num_edges,
+          "trie_step: trie must have as many nodes at a level as edges above, got ", args.trie.levels[l].num_nodes,
+          " and ", args.trie.levels[l - 1].num_edges);
+  check(!filter.bits || filter.users == 1 || filter.users == args.users, "trie_step: allowed must be for one or ",
+        args.users, " users, got ", filter.users);
 }
 
 }  // namespace
@@ -123,6 +130,7 @@ void cut(CandidateList& list) {
 
 void trie_step(const TrieStepArgs& args, const TrieStepOutputs& out, int num_threads) {
   check_filter(args);
+  if (args.users == 0) return;
   // A logit takes about 0.25 ns; below 100 us of work a second thread does not pay.
   const std::int64_t work = args.users * args.beams * args.codes;
   const std::int64_t threads = work < 400'000 ? 1 : std::max(num_threads, 1);

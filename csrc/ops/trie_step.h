@@ -54,9 +54,9 @@ struct CandidateList {
 };
 
 struct TrieStepScratch {
-  float* row;               // [K + 32]: a row converted to float32, or its last, partly filled 16 lanes
-  float* values;            // [K + 32], valid_only: logits of the valid children
-  std::int64_t* edges;      // [K], valid_only: the valid children
+  float* row;                // [K + 32]: a row converted to float32, or its last, partly filled 16 lanes
+  float* values;             // [K + 32], valid_only: logits of the valid children
+  std::int64_t* edges;       // [K], valid_only: the valid children
   std::uint32_t* survivors;  // [K]: codes above the floor
 };
 

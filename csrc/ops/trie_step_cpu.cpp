@@ -152,8 +152,8 @@ struct Beam {
   CandidateList& list;
   std::int64_t user;
   EdgeRange range;
-  float score;       // of the beam
-  float normaliser;  // log-sum-exp
+  float score;         // of the beam
+  float normaliser;    // log-sum-exp
   std::uint64_t flat;  // of its code 0
   bool filtered;       // children must be checked against the filter
 

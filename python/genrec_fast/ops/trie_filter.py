@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import define
+from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.types import Jagged, TrieTensors
 
@@ -48,6 +48,7 @@ class TrieFilter:
         excluded_offsets: int64 ``[B + 1]`` into ``excluded``.
         allowed: bool ``[U, N]`` over items, as given.
         exclude: item ids per user, as given.
+        num_rows: rows of the trie it was made of.
     """
 
     bits: Tensor | None
@@ -56,6 +57,7 @@ class TrieFilter:
     excluded_offsets: Tensor | None
     allowed: Tensor | None
     exclude: Jagged | None
+    num_rows: int
 
     @property
     def num_users(self) -> int | None:
@@ -136,7 +138,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         rows, offsets = _exclude(
             trie.item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
         )
-    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude)
+    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, trie.num_rows)
 
 
 def _name(tensor: Tensor) -> str:
@@ -167,6 +169,50 @@ def _exclude_twin(
     return reference.excluded_rows(item_rows, leaf_deltas.numel() - 1, allowed, items, offsets)
 
 
+def _allow_cpu(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    bits, ranks = _allow_fake(item_rows, allowed, num_rows)
+    core.trie_filter_allow(
+        item_rows=item_rows.data_ptr(),
+        num_items=item_rows.numel(),
+        allowed=allowed.data_ptr(),
+        users=allowed.shape[0],
+        num_rows=num_rows,
+        bits=bits.data_ptr(),
+        ranks=ranks.data_ptr(),
+    )
+    return bits, ranks
+
+
+def _exclude_cpu(
+    item_rows: Tensor,
+    leaf_bases: Tensor,
+    leaf_deltas: Tensor,
+    leaf_items: Tensor,
+    allowed: Tensor | None,
+    items: Tensor,
+    offsets: Tensor,
+) -> tuple[Tensor, Tensor]:
+    rows, row_offsets = _exclude_fake(item_rows, leaf_bases, leaf_deltas, leaf_items, allowed, items, offsets)
+    core.trie_filter_exclude(
+        item_rows=item_rows.data_ptr(),
+        num_items=item_rows.numel(),
+        leaf_bases=leaf_bases.data_ptr(),
+        leaf_deltas=leaf_deltas.data_ptr(),
+        leaf_width=leaf_deltas.element_size(),
+        leaf_items=leaf_items.data_ptr(),
+        num_rows=leaf_deltas.numel() - 1,
+        allowed=0 if allowed is None else allowed.data_ptr(),
+        allowed_users=0 if allowed is None else allowed.shape[0],
+        items=items.data_ptr(),
+        num_values=items.numel(),
+        offsets=offsets.data_ptr(),
+        users=offsets.numel() - 1,
+        rows=rows.data_ptr(),
+        row_offsets=row_offsets.data_ptr(),
+    )
+    return rows, row_offsets
+
+
 def _allow_fake(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     shape = (allowed.shape[0], num_rows // 64 + 1)
     return allowed.new_empty(shape, dtype=torch.int64), allowed.new_empty(shape, dtype=torch.int32)
@@ -186,14 +232,14 @@ def _exclude_fake(
 
 _allow = define(
     "trie_filter_allow(Tensor item_rows, Tensor allowed, int num_rows) -> (Tensor bits, Tensor ranks)",
-    cpu=_allow_twin,
+    cpu=_allow_cpu,
     twin=_allow_twin,
     fake=_allow_fake,
 )
 _exclude = define(
     "trie_filter_exclude(Tensor item_rows, Tensor leaf_bases, Tensor leaf_deltas, Tensor leaf_items, Tensor? allowed,"
     " Tensor items, Tensor offsets) -> (Tensor rows, Tensor row_offsets)",
-    cpu=_exclude_twin,
+    cpu=_exclude_cpu,
     twin=_exclude_twin,
     fake=_exclude_fake,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import define
+from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.types import Jagged
@@ -16,7 +16,7 @@ from genrec_fast.types import Jagged
 __all__ = ["TrieStep", "trie_step"]
 
 _NORMALIZE = ("all", "valid")
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie_step.h
 
 
 class TrieStep(NamedTuple):
@@ -129,6 +129,11 @@ def trie_step(
     else:
         last = levels
         masks = (chosen.bits, chosen.ranks, chosen.excluded, chosen.excluded_offsets)
+        if chosen.num_rows != trie.num_rows:
+            raise InvalidValueError(
+                f"trie_step: allowed must be a filter of this trie, with {trie.num_rows} rows, "
+                f"got one of {chosen.num_rows} rows"
+            )
         if chosen.num_users not in (None, users):
             raise InvalidValueError(
                 f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
@@ -162,6 +167,51 @@ class _Levels(NamedTuple):
 
 
 _Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _cpu(
+    logits: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    tokens: list[Tensor],
+    bases: list[Tensor],
+    deltas: list[Tensor],
+    num_beams: int,
+    valid_only: bool,
+    bits: Tensor | None,
+    ranks: Tensor | None,
+    excluded: Tensor | None,
+    excluded_offsets: Tensor | None,
+) -> _Outputs:
+    if logits.stride(2) != 1:
+        logits = logits.contiguous()
+    nodes, scores = nodes.contiguous(), scores.contiguous()
+    out = _allocate(logits.shape[0], num_beams, logits.device)
+    if bits is None or ranks is None:
+        filters = [0, 0, 0, 0]
+    else:
+        filters = [bits.data_ptr(), ranks.data_ptr(), *bits.shape]
+    if excluded is None or excluded_offsets is None:
+        filters += [0, 0]
+    else:
+        filters += [excluded.data_ptr(), excluded_offsets.data_ptr()]
+    core.trie_step(
+        [
+            (t.data_ptr(), t.element_size(), t.numel(), b.data_ptr(), d.data_ptr(), d.element_size(), d.numel() - 1)
+            for t, b, d in zip(tokens, bases, deltas, strict=True)
+        ],
+        tuple(filters),
+        logits.data_ptr(),
+        _FLOATS[logits.dtype],
+        (*logits.shape, logits.stride(0), logits.stride(1)),
+        nodes.data_ptr(),
+        scores.data_ptr(),
+        num_beams,
+        valid_only,
+        tuple(t.data_ptr() for t in out),
+        torch.get_num_threads(),
+    )
+    return out
 
 
 def _twin(
@@ -223,7 +273,7 @@ _step = define(
     "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
     " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? bits, Tensor? ranks, Tensor? excluded,"
     " Tensor? excluded_offsets) -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
-    cpu=_twin,
+    cpu=_cpu,
     twin=_twin,
     fake=_fake,
 )

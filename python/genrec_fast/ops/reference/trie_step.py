@@ -58,7 +58,7 @@ def log_sum_exp(x: Tensor) -> Tensor:
     highest = x.amax(-1)
     shifted = x - torch.where(highest > -torch.inf, highest, torch.zeros_like(highest)).unsqueeze(-1)
     terms = torch.nn.functional.pad(exp(shifted), (0, -x.shape[-1] % LANES))
-    terms = terms.view(*terms.shape[:-1], -1, LANES)
+    terms = terms.view(*terms.shape[:-1], terms.shape[-1] // LANES, LANES)
     lanes = terms[..., 0, :]
     for i in range(1, terms.shape[-2]):
         lanes = lanes + terms[..., i, :]

@@ -1,0 +1,489 @@
+"""trie_step against its twin (equal bits), against torch.log_softmax, and against brute force over the catalog."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._registry import core
+from genrec_fast.ops.reference import trie_step as reference
+from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
+from genrec_fast.ops.trie_step import TrieStep, trie_step
+from genrec_fast.trie import Trie, build_trie
+from genrec_fast.types import Jagged
+
+
+@pytest.fixture(params=core.usable_isas())
+def isa(request):
+    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
+    before = core.active_isa()
+    core.select_isa(request.param)
+    yield request.param
+    core.select_isa(before)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def catalog(seed: int, items: int, sizes: tuple[int, ...]) -> Trie:
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, items) for size in sizes], 1)
+    return build_trie(torch.from_numpy(codes), codebook_sizes=sizes)
+
+
+def twin(
+    trie: Trie,
+    level: int,
+    logits: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    *,
+    num_beams: int,
+    normalize: str = "all",
+    allowed: TrieFilter | None = None,
+) -> TrieStep:
+    f = allowed
+    masks = (None, None, None, None) if f is None else (f.bits, f.ranks, f.excluded, f.excluded_offsets)
+    return TrieStep(*reference.trie_step(trie, level, logits, nodes, scores, num_beams, normalize == "valid", *masks))
+
+
+def assert_equal(left: TrieStep, right: TrieStep) -> None:
+    for name in TrieStep._fields:
+        a, b = getattr(left, name), getattr(right, name)
+        assert a.dtype == b.dtype and a.shape == b.shape, name
+        if a.dtype == torch.float32:
+            a, b = a.contiguous().view(torch.int32), b.contiguous().view(torch.int32)
+        assert torch.equal(a, b), (name, getattr(left, name), getattr(right, name))
+
+
+def random_state(trie: Trie, level: int, users: int, beams: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Nodes with repeats and dead slots, scores with ties."""
+    nodes = torch.randint(0, trie.num_nodes(level), (users, beams), generator=generator, dtype=torch.int32)
+    dead = torch.rand(users, beams, generator=generator) < 0.2
+    nodes[dead] = -1
+    scores = -torch.randint(0, 6, (users, beams), generator=generator).float() / 4
+    scores[dead] = -torch.inf
+    return nodes, scores
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_equals_its_twin_on_every_instruction_set(data):
+    levels = data.draw(st.integers(1, 4), "L")
+    sizes = tuple(data.draw(st.sampled_from([1, 2, 7, 16, 31, 64, 255, 256, 257, 600]), "K") for _ in range(levels))
+    seed = data.draw(st.integers(0, 2**30), "seed")
+    trie = catalog(seed, data.draw(st.sampled_from([1, 2, 30, 400, 3000]), "N"), sizes)
+    generator = torch.Generator().manual_seed(seed)
+    level = data.draw(st.integers(0, levels - 1), "level")
+    users, beams = data.draw(st.integers(0, 3), "B"), data.draw(st.sampled_from([1, 2, 3, 20, 70]), "W")
+    num_beams = data.draw(st.sampled_from([1, 2, 10, 50, 300]), "num_beams")
+    nodes, scores = random_state(trie, level, users, beams, generator)
+    logits = torch.randn(users, beams, sizes[level], generator=generator) * 4
+    if data.draw(st.booleans(), "ties"):
+        logits = logits.round()
+    logits[
+        torch.rand(logits.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.3, 1.0]), "-inf")
+    ] = -torch.inf
+    logits[nodes < 0] = torch.nan  # never looked at
+    logits = logits.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype"))
+    keep = data.draw(st.sampled_from(["no filter", "one", "per user", "exclude", "both"]), "filter")
+    flt = None
+    if keep != "no filter":
+        rows = 1 if keep == "one" else max(users, 1)
+        allowed = torch.rand(rows, trie.num_items, generator=generator) < 0.4
+        exclude = Jagged.from_rows([torch.randint(0, trie.num_items, (13,), generator=generator) for _ in range(users)])
+        flt = trie_filter(
+            trie,
+            allowed=None if keep == "exclude" or users == 0 else allowed,
+            exclude=exclude if keep in ("exclude", "both") else None,
+        )
+    options = {
+        "num_beams": num_beams,
+        "normalize": data.draw(st.sampled_from(["all", "valid"]), "normalize"),
+        "allowed": flt,
+    }
+    expected = twin(trie, level, logits, nodes, scores, **options)
+    before = core.active_isa()
+    try:
+        for name in core.usable_isas():
+            core.select_isa(name)
+            assert_equal(trie_step(trie, level, logits, nodes, scores, **options), expected)
+    finally:
+        core.select_isa(before)
+
+
+@pytest.mark.parametrize(
+    ("items", "size", "fan_in"), [(70_000, 70_000 // 2, 1), (60_000, 65_535, 1), (5_000, 8_192, 3)]
+)
+def test_wide_nodes_equal_the_twin(isa, items, size, fan_in):
+    """Full, wide and narrow nodes, floors that rise while a row is scanned."""
+    generator = torch.Generator().manual_seed(items)
+    first = torch.randint(0, fan_in, (items,), generator=generator)
+    trie = build_trie(
+        torch.stack([first, torch.randint(0, size, (items,), generator=generator)], 1), codebook_sizes=(fan_in, size)
+    )
+    nodes = torch.randint(0, fan_in, (1, 12), generator=generator, dtype=torch.int32)
+    scores = -torch.rand(1, 12, generator=generator)
+    for logits in (torch.randn(1, 12, size, generator=generator), torch.zeros(1, 12, size)):
+        for num_beams in (3, 500):
+            expected = twin(trie, 1, logits, nodes, scores, num_beams=num_beams)
+            assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
+
+
+def test_full_nodes_equal_the_twin(isa):
+    codes = torch.cartesian_prod(torch.arange(3), torch.arange(100))
+    trie = build_trie(codes, codebook_sizes=(3, 100))
+    logits = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
+    nodes = torch.tensor([[0, 1, 2, 0, -1], [2, 2, 2, 1, 0]], dtype=torch.int32)
+    scores = torch.tensor([[0.0, -1, -2, -0.5, -torch.inf], [-1, -1, -1, -1, -1]])
+    for num_beams in (1, 7, 600):
+        expected = twin(trie, 1, logits, nodes, scores, num_beams=num_beams)
+        assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
+
+
+def test_log_sum_exp_is_torchs_within_float_error():
+    generator = torch.Generator().manual_seed(1)
+    for scale in (0.01, 1.0, 20.0):
+        for size in (1, 2, 15, 16, 17, 2048, 70_000):
+            x = torch.randn(4, size, generator=generator) * scale
+            ours, exact = reference.log_sum_exp(x), torch.logsumexp(x.double(), -1)
+            assert torch.allclose(ours.double(), exact, rtol=2e-7, atol=2e-6)
+            assert bool((ours >= x.amax(-1)).all())  # what the certificate of a search rests on
+
+
+def test_exp_is_one_at_zero_and_zero_far_below():
+    x = torch.linspace(-90, 0, 100_001)
+    assert float((reference.exp(x).double() - x.double().exp()).abs().max()) < 2e-7
+    assert reference.exp(torch.tensor([0.0, -0.0, -86.1, -1000.0, -torch.inf])).tolist() == [1, 1, 0, 0, 0]
+
+
+def test_log_is_maths():
+    x = torch.cat([torch.tensor([1.0, 2.0, 65536.0]), 1 + torch.rand(1000) * 1000]).double()
+    assert torch.allclose(reference.log(x), x.log(), rtol=1e-15, atol=1e-16)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 33, 2048])
+def test_scores_are_those_of_log_softmax(isa, size):
+    generator = torch.Generator().manual_seed(size)
+    trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
+    logits = torch.randn(3, 1, size, generator=generator) * 5
+    start = torch.zeros(3, 1, dtype=torch.int32), torch.zeros(3, 1)
+    step = trie_step(trie, 0, logits, *start, num_beams=size)
+    expected = torch.log_softmax(logits[:, 0].double(), -1).sort(descending=True).values
+    assert torch.allclose(step.scores.double(), expected, rtol=0, atol=1e-5)
+    assert bool((step.bound == -torch.inf).all())
+
+
+def test_ties_go_to_the_lower_beam_then_the_lower_code(isa):
+    trie = build_trie(torch.tensor([[3], [1], [0]]), codebook_sizes=(5,))
+    step = trie_step(
+        trie,
+        0,
+        torch.zeros(1, 2, 5),
+        torch.zeros(1, 2, dtype=torch.int32),
+        torch.tensor([[-1.0, -1.0]]),
+        num_beams=4,
+    )
+    assert step.parents.tolist() == [[0, 0, 0, 1]]
+    assert step.codes.tolist() == [[0, 1, 3, 0]]
+    assert step.nodes.tolist() == [[0, 1, 2, 0]]
+    assert step.bound.item() == step.scores[0, 0].item()
+
+
+def test_slots_behind_the_last_candidate_are_empty_and_skipped_when_passed_in_again(isa):
+    trie = build_trie(torch.tensor([[0, 1], [2, 0]]), codebook_sizes=(3, 2))
+    start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+    one = trie_step(trie, 0, torch.zeros(1, 1, 3), *start, num_beams=4)
+    assert one.nodes.tolist() == [[0, 1, -1, -1]]
+    assert one.scores[0, 2:].tolist() == [-torch.inf] * 2
+    assert one.codes.tolist() == [[0, 2, 0, 0]]
+    assert one.parents.tolist() == [[0, 0, 0, 0]]
+    logits = torch.full((1, 4, 2), torch.nan)
+    logits[:, :2] = 0
+    two = trie_step(trie, 1, logits, one.nodes, one.scores, num_beams=4)
+    assert two.nodes.tolist() == [[0, 1, -1, -1]]
+    assert two.codes.tolist() == [[1, 0, 0, 0]]
+
+
+def test_masked_rows_and_codes_give_no_candidates(isa):
+    trie = build_trie(torch.tensor([[0], [1], [2]]), codebook_sizes=(3,))
+    logits = torch.tensor([[[-torch.inf] * 3, [-torch.inf, 1.0, -torch.inf]]])
+    nodes, scores = torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1, 2)
+    for normalize in ("all", "valid"):
+        step = trie_step(trie, 0, logits, nodes, scores, num_beams=3, normalize=normalize)
+        assert step.nodes.tolist() == [[1, -1, -1]]
+        assert step.scores[0, 0] == 0
+        assert step.parents.tolist() == [[1, 0, 0]]
+        assert step.bound.item() == -torch.inf
+
+
+def test_reads_slices_of_a_larger_head_in_place(isa):
+    generator = torch.Generator().manual_seed(3)
+    trie = catalog(3, 500, (40, 40))
+    nodes, scores = random_state(trie, 1, 3, 8, generator)
+    head = torch.randn(8, 5, 100, generator=generator).half()
+    for logits in (
+        head.transpose(0, 1)[1:4, :, 33:73],
+        head.float()[:, :3, 7:47].transpose(0, 1),
+        head.float()[:3, :, 60:].transpose(1, 2)[:, :, :1].expand(3, 40, 8).transpose(1, 2),  # last stride is not 1
+    ):
+        expected = trie_step(trie, 1, logits.contiguous(), nodes, scores, num_beams=9)
+        assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=9), expected)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_every_16_bit_number_is_converted_exactly(isa, half):
+    every = torch.arange(65_536, dtype=torch.int32).to(torch.int16).view(half)
+    values = every[every.isfinite()].float()
+    size = values.numel()
+    trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
+    start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+    ours = trie_step(trie, 0, values.to(half).view(1, 1, size), *start, num_beams=size)
+    assert_equal(ours, trie_step(trie, 0, values.view(1, 1, size), *start, num_beams=size))
+
+
+@pytest.mark.parametrize("users", [1, 3, 9])
+def test_threads_do_not_change_the_result(isa, threads, users):
+    generator = torch.Generator().manual_seed(users)
+    trie = catalog(users, 20_000, (512, 512))
+    nodes, scores = random_state(trie, 1, users, 900, generator)
+    logits = torch.randn(users, 900, 512, generator=generator).round()  # above the size where threads start
+    results = []
+    for count in (1, 2, 4):
+        threads(count)
+        results.append(trie_step(trie, 1, logits, nodes, scores, num_beams=100))
+    assert_equal(results[1], results[0])
+    assert_equal(results[2], results[0])
+
+
+def brute_force(
+    items: Tensor, logits: list[dict[tuple[int, ...], Tensor]], keep: Tensor
+) -> list[tuple[float, tuple[int, ...]]]:
+    """All semantic IDs of the kept items with their scores, best first."""
+    found = {}
+    for row in {tuple(r) for r in items[keep].tolist()}:
+        score = 0.0
+        for level, code in enumerate(row):
+            score += float(torch.log_softmax(logits[level][row[:level]].double(), -1)[code])
+        found[row] = score
+    return sorted(((s, r) for r, s in found.items()), reverse=True)
+
+
+@pytest.mark.parametrize("sizes", [(4,), (5, 4, 6), (2, 2, 2, 2, 2, 2, 2, 2)])
+@pytest.mark.parametrize("shape", ["random", "one item", "shared prefix"])
+def test_a_search_as_wide_as_the_catalog_finds_exactly_what_brute_force_finds(isa, sizes, shape):
+    generator = torch.Generator().manual_seed(len(sizes))
+    count = 1 if shape == "one item" else 60
+    items = torch.stack([torch.randint(0, s, (count,), generator=generator) for s in sizes], 1)
+    if shape == "shared prefix":
+        items[:, :-1] = 1
+    trie = build_trie(items, codebook_sizes=sizes)
+    keep = torch.rand(2, count, generator=generator) < 0.5
+    for flt in (None, trie_filter(trie, allowed=keep)):
+        logits = [
+            {p: torch.randn(s, generator=generator) for p in itertools.product(*map(range, sizes[:level]))}
+            for level, s in enumerate(sizes)
+        ]
+        width = 150  # wider than the catalog
+        nodes, scores = torch.zeros(2, 1, dtype=torch.int32), torch.zeros(2, 1)
+        prefixes = [[()], [()]]
+        for level in range(len(sizes)):
+            given_logits = torch.stack([torch.stack([logits[level][p] for p in user]) for user in prefixes])
+            step = trie_step(trie, level, given_logits, nodes, scores, num_beams=width, allowed=flt)
+            prefixes = [
+                [(*user[p], c) if n >= 0 else (0,) * (level + 1) for p, c, n in zip(ps, cs, ns, strict=True)]
+                for user, ps, cs, ns in zip(
+                    prefixes, step.parents.tolist(), step.codes.tolist(), step.nodes.tolist(), strict=True
+                )
+            ]
+            nodes, scores = step.nodes, step.scores
+        for user in range(2):
+            kept = torch.ones(count, dtype=torch.bool) if flt is None else keep[user]
+            expected = brute_force(items, logits, kept)
+            alive = nodes[user] >= 0
+            assert int(alive.sum()) == len(expected)
+            assert [p for p, a in zip(prefixes[user], alive.tolist(), strict=True) if a] == [r for _, r in expected]
+            assert np.allclose(scores[user][alive], [s for s, _ in expected], atol=1e-5)
+            rows = nodes[user][alive]
+            assert (
+                trie.lookup(torch.tensor([r for _, r in expected], dtype=torch.int64).reshape(-1, len(sizes))).tolist()
+                == rows.tolist()
+            )
+
+
+def test_bound_is_the_best_that_was_not_kept(isa):
+    generator = torch.Generator().manual_seed(11)
+    trie = catalog(11, 300, (30, 30))
+    nodes, scores = random_state(trie, 1, 2, 15, generator)
+    logits = torch.randn(2, 15, 30, generator=generator)
+    everything = trie_step(trie, 1, logits, nodes, scores, num_beams=450)
+    for width in (1, 5, 40):
+        step = trie_step(trie, 1, logits, nodes, scores, num_beams=width)
+        assert torch.equal(step.scores, everything.scores[:, :width])
+        assert torch.equal(step.bound, everything.scores[:, width])
+
+
+def test_valid_scores_sum_to_one_over_the_children_that_pass(isa):
+    generator = torch.Generator().manual_seed(12)
+    trie = catalog(12, 300, (30, 30))
+    logits = torch.randn(1, 1, 30, generator=generator)
+    start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+    allowed = torch.rand(300, generator=generator) < 0.05
+    step = trie_step(trie, 0, logits, *start, num_beams=30, normalize="valid", allowed=allowed)
+    assert abs(step.scores.double().exp().sum().item() - 1) < 1e-5
+    assert int((step.nodes >= 0).sum()) < 30
+
+
+TRIE = build_trie(torch.tensor([[0, 1], [1, 0], [1, 2]]), codebook_sizes=(2, 3))
+GOOD = {
+    "level": 1,
+    "logits": torch.zeros(2, 3, 3),
+    "nodes": torch.zeros(2, 3, dtype=torch.int32),
+    "scores": torch.zeros(2, 3),
+    "num_beams": 2,
+}
+
+
+def nan_at(tensor: Tensor, *at: int, value: float = torch.nan) -> Tensor:
+    tensor = tensor.clone()
+    tensor[at] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"level": 2}, r"trie_step: level must be in \[0, 2\), got 2"),
+        ({"level": -1}, r"trie_step: level must be in \[0, 2\), got -1"),
+        ({"level": 0}, r"trie_step: logits must be \[B, W, 2\] at level 0, got \[2, 3, 3\]"),
+        ({"logits": torch.zeros(2, 3)}, r"trie_step: logits must be \[B, W, 3\] at level 1, got \[2, 3\]"),
+        (
+            {"nodes": torch.zeros(2, 2, dtype=torch.int32)},
+            r"trie_step: nodes must be \[2, 3\] like logits, got \[2, 2\]",
+        ),
+        ({"scores": torch.zeros(3, 3)}, r"trie_step: scores must be \[2, 3\] like logits, got \[3, 3\]"),
+        ({"num_beams": 0}, r"trie_step: num_beams must be at least 1, got 0"),
+        ({"normalize": "none"}, r"trie_step: normalize must be 'all' or 'valid', got 'none'"),
+        (
+            {"nodes": torch.tensor([[0, 0, 0], [0, 2, 0]], dtype=torch.int32)},
+            r"trie_step: nodes must be -1 or in \[0, 1\], got 2 for user 1, beam 1",
+        ),
+        (
+            {"nodes": torch.tensor([[0, 0, -2], [0, 0, 0]], dtype=torch.int32)},
+            r"trie_step: nodes must be -1 or in \[0, 1\], got -2 for user 0, beam 2",
+        ),
+        (
+            {"logits": nan_at(GOOD["logits"], 1, 2, 0)},
+            r"trie_step: logits must not be NaN or \+inf for user 1, beam 2",
+        ),
+        (
+            {"logits": nan_at(GOOD["logits"], 0, 1, 2, value=torch.inf).bfloat16()},
+            r"trie_step: logits must not be NaN or \+inf for user 0, beam 1",
+        ),
+        (
+            {"scores": nan_at(GOOD["scores"], 1, 0)},
+            r"trie_step: scores must not be NaN or \+inf, got nan for user 1, beam 0",
+        ),
+        (
+            {"scores": nan_at(GOOD["scores"], 0, 2, value=torch.inf)},
+            r"trie_step: scores must not be NaN or \+inf, got inf for user 0, beam 2",
+        ),
+        (
+            {"allowed": torch.ones(3, 3, dtype=torch.bool)},
+            r"trie_step: allowed and exclude must be for 2 users like logits, got 3",
+        ),
+        (
+            {"exclude": Jagged.from_rows([[0]])},
+            r"trie_step: allowed and exclude must be for 2 users like logits, got 1",
+        ),
+        (
+            {
+                "allowed": trie_filter(TRIE, allowed=torch.ones(3, dtype=torch.bool)),
+                "exclude": Jagged.from_rows([[], []]),
+            },
+            r"trie_step: exclude must be part of the prepared filter, got both",
+        ),
+        (
+            {"allowed": trie_filter(build_trie([[0, 0]]), allowed=torch.ones(1, dtype=torch.bool))},
+            r"trie_step: allowed must be a filter of this trie, with 3 rows, got one of 1 rows",
+        ),
+    ],
+)
+def test_bad_values_are_named(isa, change, text):
+    arguments = {**GOOD, **change}
+    level = arguments.pop("level")
+    with pytest.raises(InvalidValueError, match=text):
+        trie_step(TRIE, level, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"logits": torch.zeros(2, 3, 3).double()},
+            r"logits must be float32, bfloat16 or float16, got float64 \[2, 3, 3\]",
+        ),
+        ({"nodes": torch.zeros(2, 3).long()}, r"trie_step: nodes must be int32 \[B, W\], got int64 \[2, 3\]"),
+        ({"scores": torch.zeros(2, 3).half()}, r"trie_step: scores must be float32 \[B, W\], got float16 \[2, 3\]"),
+    ],
+)
+def test_bad_types_are_named(change, text):
+    arguments = {**GOOD, **change}
+    level = arguments.pop("level")
+    with pytest.raises(InvalidTypeError, match=text):
+        trie_step(TRIE, level, **arguments)
+
+
+@pytest.mark.parametrize("size", [16, 17, 40])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_bad_logit_is_found_wherever_it_stands(isa, size, value, dtype):
+    trie = build_trie(torch.tensor([[0], [1]]), codebook_sizes=(size,))
+    nodes = torch.zeros(1, 1, dtype=torch.int32)
+    for at in range(size):
+        logits = torch.zeros(1, 1, size, dtype=dtype)
+        logits[0, 0, at] = value
+        with pytest.raises(InvalidValueError, match="logits must not be NaN"):
+            trie_step(trie, 0, logits, nodes, torch.zeros(1, 1), num_beams=1)
+
+
+def test_the_twin_refuses_what_the_kernel_refuses():
+    from genrec_fast.ops.trie_step import _twin as checked
+
+    tensors = ([TRIE.tokens[1]], [TRIE.child_bases[1]], [TRIE.child_deltas[1]])
+    for name, value, text in (
+        ("logits", nan_at(GOOD["logits"], 1, 2, 0), "logits must not be NaN"),
+        ("nodes", nan_at(GOOD["nodes"], 0, 1, value=2), "nodes must be -1 or in"),
+        ("scores", nan_at(GOOD["scores"], 0, 1), "scores must not be NaN"),
+    ):
+        a = {**GOOD, name: value}
+        with pytest.raises(InvalidValueError, match=text):
+            checked(a["logits"], a["nodes"], a["scores"], *tensors, 2, False, None, None, None, None)
+
+
+def test_is_a_torch_op():
+    tensors = ([TRIE.tokens[1]], [TRIE.child_bases[1]], [TRIE.child_deltas[1]])
+    arguments = (GOOD["logits"], GOOD["nodes"], GOOD["scores"], *tensors, 2, False, None, None, None, None)
+    torch.library.opcheck(torch.ops.genrec_fast.trie_step.default, arguments)
+
+
+def test_compiles_without_a_graph_break():
+    def two_levels(first: Tensor, second: Tensor) -> TrieStep:
+        start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+        step = trie_step(TRIE, 0, first, *start, num_beams=3)
+        return trie_step(TRIE, 1, second, step.nodes, step.scores, num_beams=3)
+
+    logits = torch.randn(1, 1, 2), torch.randn(1, 3, 3)
+    compiled = torch.compile(two_levels, fullgraph=True, backend="eager")
+    assert_equal(TrieStep(*compiled(*logits)), two_levels(*logits))
