@@ -60,12 +60,10 @@ class ToyBackbone(nn.Module):
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class ToyBackboneConfig:
-    gives: ClassVar[str] = "Embedding"
-
     width: int = 8
     dropout: float = 0.2
 
-    def build(self, codebook_sizes, num_items, feature_dim):
+    def build(self, codebook_sizes, num_items, feature_dim) -> ToyBackbone:
         return ToyBackbone(num_items, self.width, self.dropout)
 
 

@@ -1,5 +1,133 @@
-"""Fast generative recommendation: from items to semantic IDs to the k best items, on the machine you have."""
+"""Fast generative recommendation: from items to semantic IDs to the k best items, on the machine you have.
+
+Names are loaded when they are first used: ``import genrec_fast`` itself imports neither torch nor anything heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from genrec_fast._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    import genrec_fast.recipes as recipes  # noqa: PLR0402
+    from genrec_fast import data, metrics, ops
+    from genrec_fast.backbones import CausalConfig, T5Config, TimelineConfig
+    from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig
+    from genrec_fast.errors import (
+        CorruptFileError,
+        DataError,
+        DivergedError,
+        GenrecError,
+        InvalidTypeError,
+        InvalidValueError,
+        SlowPathWarning,
+        UnsupportedError,
+    )
+    from genrec_fast.evaluation import Evaluated, evaluate
+    from genrec_fast.layouts import PlainConfig
+    from genrec_fast.model import Recommender, load
+    from genrec_fast.objectives import FullSoftmaxConfig, NextCodeConfig
+    from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+    from genrec_fast.recipe_json import register_config
+    from genrec_fast.tokenizers import AtomicConfig, PublishedConfig, RandomConfig, RQKMeansConfig
+    from genrec_fast.training import train
+    from genrec_fast.trie import Trie, build_trie
+    from genrec_fast.types import Batch, Jagged, Ranked
+
+__all__ = [
+    "AtomicConfig",
+    "Batch",
+    "BatchingConfig",
+    "BeamConfig",
+    "CausalConfig",
+    "CorruptFileError",
+    "DataError",
+    "DivergedError",
+    "Evaluated",
+    "FullSoftmaxConfig",
+    "GenrecError",
+    "GreedyConfig",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "Jagged",
+    "NextCodeConfig",
+    "PlainConfig",
+    "PublishedConfig",
+    "RQKMeansConfig",
+    "RandomConfig",
+    "Ranked",
+    "Recipe",
+    "Recommender",
+    "RetrieveConfig",
+    "SlowPathWarning",
+    "T5Config",
+    "TimelineConfig",
+    "TrainConfig",
+    "Trie",
+    "UnsupportedError",
+    "__version__",
+    "build_trie",
+    "data",
+    "evaluate",
+    "load",
+    "metrics",
+    "ops",
+    "recipes",
+    "register_config",
+    "train",
+]
+
+_MODULES = frozenset({"data", "metrics", "ops", "recipes"})
+_HOMES = {
+    "CausalConfig": "genrec_fast.backbones",
+    "T5Config": "genrec_fast.backbones",
+    "TimelineConfig": "genrec_fast.backbones",
+    "BeamConfig": "genrec_fast.decoders",
+    "GreedyConfig": "genrec_fast.decoders",
+    "RetrieveConfig": "genrec_fast.decoders",
+    "CorruptFileError": "genrec_fast.errors",
+    "DataError": "genrec_fast.errors",
+    "DivergedError": "genrec_fast.errors",
+    "GenrecError": "genrec_fast.errors",
+    "InvalidTypeError": "genrec_fast.errors",
+    "InvalidValueError": "genrec_fast.errors",
+    "SlowPathWarning": "genrec_fast.errors",
+    "UnsupportedError": "genrec_fast.errors",
+    "Evaluated": "genrec_fast.evaluation",
+    "evaluate": "genrec_fast.evaluation",
+    "PlainConfig": "genrec_fast.layouts",
+    "Recommender": "genrec_fast.model",
+    "load": "genrec_fast.model",
+    "FullSoftmaxConfig": "genrec_fast.objectives",
+    "NextCodeConfig": "genrec_fast.objectives",
+    "BatchingConfig": "genrec_fast.recipe",
+    "Recipe": "genrec_fast.recipe",
+    "TrainConfig": "genrec_fast.recipe",
+    "register_config": "genrec_fast.recipe_json",
+    "AtomicConfig": "genrec_fast.tokenizers",
+    "PublishedConfig": "genrec_fast.tokenizers",
+    "RQKMeansConfig": "genrec_fast.tokenizers",
+    "RandomConfig": "genrec_fast.tokenizers",
+    "train": "genrec_fast.training",
+    "Trie": "genrec_fast.trie",
+    "build_trie": "genrec_fast.trie",
+    "Batch": "genrec_fast.types",
+    "Jagged": "genrec_fast.types",
+    "Ranked": "genrec_fast.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"genrec_fast.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genrec_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

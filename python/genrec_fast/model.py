@@ -34,10 +34,15 @@ def build_parts(
 ) -> tuple[nn.Module, nn.Module, Decoder, Trie | None]:
     """Layout, backbone (freshly initialised from torch's global generator), decoder, and the trie if one is needed."""
     layout = recipe.layout.build(item_codes, codebook_sizes, features)
-    feature_dim = None if features is None else features.shape[1]
-    backbone = recipe.backbone.build(codebook_sizes, item_codes.shape[0], feature_dim)
+    backbone = recipe.backbone.build(codebook_sizes, item_codes.shape[0], feature_dim(layout))
     trie = None if recipe.tokenizer is None else build_trie(item_codes, codebook_sizes=codebook_sizes)
     return layout, backbone, recipe.decoder.build(), trie
+
+
+def feature_dim(layout: nn.Module) -> int | None:
+    """Width of the features that a layout hands to the backbone, ``None`` where it hands none."""
+    width = getattr(layout, "feature_dim", None)
+    return None if width is None else int(width)
 
 
 class Recommender:
@@ -52,7 +57,6 @@ class Recommender:
         item_ids: N names the items have outside.
         titles: N texts a person can read, or ``None``.
         codebook_sizes: of the semantic IDs, every level.
-        feature_dim: width of the item features that the layout holds, or ``None``.
     """
 
     def __init__(
@@ -66,11 +70,10 @@ class Recommender:
         item_ids: list[str],
         titles: list[str] | None,
         codebook_sizes: tuple[int, ...],
-        feature_dim: int | None,
     ) -> None:
         self.recipe, self.layout, self.backbone, self.decoder, self.trie = recipe, layout, backbone, decoder, trie
         self.item_ids, self.titles = item_ids, titles
-        self.codebook_sizes, self.feature_dim = codebook_sizes, feature_dim
+        self.codebook_sizes = codebook_sizes
         self._numbers: dict[str, int] | None = None
 
     @property
@@ -231,7 +234,7 @@ class Recommender:
             "num_items": self.num_items,
             "codebook_sizes": list(self.codebook_sizes),
             "num_levels": len(self.codebook_sizes),
-            "feature_dim": self.feature_dim,
+            "feature_dim": feature_dim(self.layout),
             "sha256": {name: _sha256(folder / name) for name in names},
         }
         write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
@@ -283,7 +286,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         raise CorruptFileError(f"load: {folder / 'recipe.json'} must be a recommender's card of version {VERSION}")
     try:
         sizes, sums = tuple(int(size) for size in card["codebook_sizes"]), dict(card["sha256"])
-        num_items, feature_dim, text = int(card["num_items"]), card["feature_dim"], card["recipe"]
+        num_items, width, text = int(card["num_items"]), card["feature_dim"], card["recipe"]
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ({error})") from error
     recipe = from_json(text, str(folder / "recipe.json"))
@@ -301,9 +304,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
     # The layout's tables come from the weights; the zeros only say how large they are.
     codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
-    features = None if feature_dim is None else torch.zeros(num_items, int(feature_dim))
+    features = None if width is None else torch.zeros(num_items, int(width))
     layout = recipe.layout.build(codes, sizes, features)
-    backbone = recipe.backbone.build(sizes, num_items, None if feature_dim is None else int(feature_dim))
+    backbone = recipe.backbone.build(sizes, num_items, feature_dim(layout))
     for prefix, module in (("layout.", layout), ("backbone.", backbone)):
         own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         restore_module(module, own, str(path))
@@ -317,7 +320,6 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         item_ids=items["item_ids"],
         titles=items["titles"],
         codebook_sizes=sizes,
-        feature_dim=feature_dim,
     )
     layout.eval()
     backbone.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -72,19 +73,19 @@ class LayoutConfig(Protocol):
 
 
 class BackboneConfig(Protocol):
-    """Settings from which a backbone is built; ``gives`` names the protocols it speaks."""
+    """Settings from which a backbone is built."""
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> nn.Module: ...
 
 
 class ObjectiveConfig(Protocol):
-    """Settings from which an objective is built; ``needs`` names the protocol it trains."""
+    """Settings from which an objective is built; it or what it builds says what it ``needs``."""
 
     def build(self) -> Any: ...
 
 
 class DecoderConfig(Protocol):
-    """Settings from which a decoder is built; ``needs`` names the protocol it searches with."""
+    """Settings from which a decoder is built; it or what it builds says what it ``needs``."""
 
     def build(self) -> Any: ...
 
@@ -225,24 +226,45 @@ class Recipe:
             kind = {"batching": BatchingConfig, "train": TrainConfig}[name]
             if not isinstance(getattr(self, name), kind):
                 raise InvalidTypeError(f"Recipe: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        gives = _words(self.backbone, "gives")
+        gives = _gives(self.backbone)
         for name in ("objective", "decoder"):
             part = getattr(self, name)
-            missing = [word for word in _words(part, "needs") if word not in gives]
-            if gives and missing:
+            need = _needs(part)
+            if gives and need is not None and need not in gives:
                 raise InvalidValueError(
-                    f"Recipe: {name} {_short(part)} needs {missing[0]}; "
-                    f"backbone {_short(self.backbone)} gives {', '.join(gives)}"
+                    f"Recipe: {name} {_short(part)} needs {need}; "
+                    f"backbone {_short(self.backbone)} gives {' and '.join(gives)}"
                 )
-        if self.tokenizer is None and _words(self.decoder, "needs") == ("Autoregressive",):
+        if self.tokenizer is None and _needs(self.decoder) == "Autoregressive":
             raise InvalidValueError(
                 f"Recipe: tokenizer must be given as decoder {_short(self.decoder)} writes semantic IDs, got None"
             )
 
 
-def _words(part: Any, attribute: str) -> tuple[str, ...]:
-    value = getattr(part, attribute, ())
-    return (value,) if isinstance(value, str) else tuple(value)
+def _built(part: Any) -> Any:
+    """The class that a config's ``build`` says it makes; ``None`` if it does not say."""
+    try:
+        return typing.get_type_hints(type(part).build).get("return")
+    except NameError:  # an annotation of a name that only a type checker imports
+        return None
+
+
+def _gives(backbone: Any) -> tuple[str, ...]:
+    """Names of the protocols that a backbone's class has every method of; none if its config does not name a class."""
+    made = _built(backbone)
+    return tuple(name for name, methods in _PROTOCOLS.items() if all(hasattr(made, method) for method in methods))
+
+
+def _needs(part: Any) -> str | None:
+    """What an objective or decoder says it needs, on the config or on what it builds."""
+    need = getattr(part, "needs", getattr(_built(part), "needs", None))
+    return need if need is None or isinstance(need, str) else str(need.__name__)
+
+
+_PROTOCOLS = {
+    "Autoregressive": ("level_logits", "prefill", "step"),
+    "Embedding": ("embed_targets", "embed_users", "item_table"),
+}
 
 
 def _short(part: Any) -> str:

@@ -216,7 +216,7 @@ def test_the_log_and_the_picture(tmp_path):
     assert losses[0].keys() == {"step", "epoch", "loss", "lr", "items_per_s", "elapsed_s", "targets"}
     assert checks[0]["validation"].keys() == {"recall@5", "ndcg@5", "recall@10", "ndcg@10"}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert [name for name in os.listdir(tmp_path) if ".tmp" in name] == []
+    assert list(tmp_path.glob(".*")) == []
 
 
 def test_progress_without_a_terminal_is_a_few_lines(capsys):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_it_falls_to_the_final_share_at_the_last_step_and_stays(schedule):
     rates = [learning_rate(config(schedule=schedule), step, 100) for step in range(10, 120)]
     assert rates[0] == 2.0
     assert rates[89:] == pytest.approx([0.2] * 21)
-    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_half_way_is_half_way():

@@ -137,7 +137,6 @@ class _Training:
             item_ids=data.interactions.item_ids,
             titles=data.titles,
             codebook_sizes=sizes,
-            feature_dim=None if data.features is None else data.features.shape[1],
         ).to(self.device)
         self.optimizer = make_optimizer(backbone, self.settings)
         self.progress = Progress(identity=self.identity)

@@ -1,0 +1,334 @@
+"""``genrec-fast``: train, evaluate and ask recommenders from the command line.
+
+Every option is derived from the functions and config dataclasses below by tyro; nothing heavy is imported before a
+command is known to need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from genrec_fast._version import __version__
+from genrec_fast.errors import GenrecError, InvalidValueError
+
+__all__ = ["main"]
+
+PROGRAM = "genrec-fast"
+
+
+def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
+    import tyro
+
+    return tyro.cli(function, prog=f"{PROGRAM} {command}", args=list(arguments), use_underscores=False)
+
+
+def _quickstart(arguments: Sequence[str]) -> None:
+    from genrec_fast import quickstart
+
+    def run(num_users: int = 3000, max_epochs: int = 20, k: int = 10, seed: int = 0) -> None:
+        """Trains on a small made-up shop and shows what came of it; nothing to download.
+
+        Args:
+            num_users: shoppers to learn from.
+            max_epochs: passes over their purchases.
+            k: items to recommend.
+            seed: of the shop, the shoppers and the training.
+        """
+        quickstart.run(num_users=num_users, max_epochs=max_epochs, k=k, seed=seed)
+
+    _tyro(run, "quickstart", arguments)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from genrec_fast import recipes
+
+    known = recipes.names()
+    if not arguments or arguments[0].startswith("-"):
+        text = (
+            f"usage: {PROGRAM} train RECIPE --data DIR --out DIR [--part.field VALUE ...]\nrecipes: {', '.join(known)}"
+        )
+        print(f"{text}\n{PROGRAM} train RECIPE --help lists every setting of that recipe.")
+        if arguments and arguments[0] in ("-h", "--help"):
+            return
+        raise InvalidValueError(f"train: the first argument must be a recipe, got {' '.join(arguments) or 'none'}")
+    recipe = recipes.get(arguments[0])
+    _run_training(recipe, _tyro(_train_options(recipe), f"train {recipe.name}", arguments[1:]))
+
+
+def _train_options(recipe: Any) -> type:
+    """A dataclass of the command's own options and every part of ``recipe``, with the recipe's values as defaults."""
+    import tyro
+
+    def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
+        annotated = Annotated[kind, tyro.conf.arg(help=text)]
+        return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
+
+    fields = [
+        option("data", Path, "dataset folder"),
+        option(
+            "out", Path, "folder for checkpoint, log, curves and the finished model; resumed if it has a checkpoint"
+        ),
+        option("semantic_ids", Path | None, "json of published semantic IDs, in place of the tokenizer", None),
+        option("seed", int, "of the weights, the dropout and the order of the batches", 0),
+        option("threads", int | None, "CPU threads; all cores if not given", None),
+        option("device", str | None, "cpu, cuda, ...; what there is if not given", None),
+        option("resume", bool, "go on from the checkpoint in OUT; --no-resume starts over", True),
+        option("test", bool, "ask all test users at the end and write test.json", True),
+        option("quiet", bool, "no progress", False),
+    ]
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            fields.append((field.name, type(value), dataclasses.field(default=value)))
+    options = dataclasses.make_dataclass("Train", fields, kw_only=True)
+    options.__doc__ = f"Trains the recipe {recipe.name} ({recipe.source})."
+    return options
+
+
+def _run_training(recipe: Any, options: Any) -> None:
+    import torch
+
+    from genrec_fast.data import leave_one_out, load
+    from genrec_fast.evaluation import evaluate
+    from genrec_fast.files import write_text
+    from genrec_fast.tokenizers import PublishedConfig
+    from genrec_fast.training import train
+
+    _threads(options.threads)
+    parts = {f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)}
+    if options.semantic_ids is not None:
+        if recipe.tokenizer is None:
+            raise InvalidValueError(f"train: semantic_ids must not be given as {recipe.name} uses none")
+        parts["tokenizer"] = PublishedConfig(path=str(options.semantic_ids))
+    data = load(options.data)
+    model = train(
+        dataclasses.replace(recipe, **parts),
+        data,
+        seed=options.seed,
+        out=options.out,
+        resume=options.resume,
+        device=options.device,
+        show_progress=not options.quiet,
+    )
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    if options.test and first:
+        result = evaluate(model, leave_one_out(data.interactions).test)
+        write_text(options.out / "test.json", json.dumps(result.to_dict(), indent=2) + "\n")
+        print(f"test, all users of {data.name}:\n{result}")
+
+
+def _threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        if threads < 1:
+            raise InvalidValueError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def _evaluate(arguments: Sequence[str]) -> None:
+    import tyro
+
+    def run(
+        model: Annotated[Path, tyro.conf.Positional],
+        *,
+        data: Path,
+        split: Literal["test", "validation"] = "test",
+        num_beams: int | None = None,
+        users_per_batch: int = 256,
+        threads: int | None = None,
+        device: str = "cpu",
+        json: bool = False,
+    ) -> None:
+        """Asks a trained model every question of a dataset: full ranking, all users, leave one out.
+
+        Args:
+            model: folder of the trained model.
+            data: dataset folder.
+            split: which questions.
+            num_beams: the recipe's own if not given.
+            users_per_batch: a matter of memory and speed.
+            threads: CPU threads; all cores if not given.
+            device: cpu, cuda, ...
+            json: one JSON object instead of a table.
+        """
+        from genrec_fast.data import leave_one_out
+        from genrec_fast.data import load as load_data
+        from genrec_fast.evaluation import evaluate
+        from genrec_fast.model import load
+
+        _threads(threads)
+        recommender, dataset = load(model, device), load_data(data)
+        if dataset.interactions.item_ids != recommender.item_ids:
+            raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
+        splits = leave_one_out(dataset.interactions)
+        questions = splits.test if split == "test" else splits.validation
+        result = evaluate(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
+        _print(result.to_dict() if json else str(result))
+
+    _tyro(run, "evaluate", arguments)
+
+
+def _print(value: Any) -> None:
+    print(value if isinstance(value, str) else json.dumps(value))
+
+
+def _recommend(arguments: Sequence[str]) -> None:
+    import tyro
+
+    def run(
+        model: Annotated[Path, tyro.conf.Positional],
+        *,
+        history: tuple[str, ...],
+        k: int = 10,
+        exclude_seen: bool = False,
+        num_beams: int | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+        device: str = "cpu",
+        json: bool = False,
+    ) -> None:
+        """Prints the k best items for one history.
+
+        Args:
+            model: folder of the trained model.
+            history: item names as in the data, oldest first.
+            k: how many.
+            exclude_seen: nothing that stands in the history.
+            num_beams: the recipe's own if not given.
+            exact: widen the search until the list is proven to be the best of the catalog.
+            threads: CPU threads; all cores if not given.
+            device: cpu, cuda, ...
+            json: one JSON object instead of a table.
+        """
+        from genrec_fast.model import load
+
+        _threads(threads)
+        recommender = load(model, device)
+        numbers = recommender.numbers(history)
+        ranked = recommender.recommend([numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact)
+        found = [
+            {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
+            for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
+            if item >= 0
+        ]
+        if json:
+            _print({"items": found, "exact": bool(ranked.exact[0])})
+            return
+        wide = max([len(entry["item"]) for entry in found], default=0)
+        for place, entry in enumerate(found, start=1):
+            print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
+
+    _tyro(run, "recommend", arguments)
+
+
+def _tokenize(arguments: Sequence[str]) -> None:
+    import tyro
+
+    from genrec_fast.tokenizers import RQKMeansConfig
+
+    def run(
+        source: Annotated[Path, tyro.conf.Positional],
+        *,
+        out: Path,
+        seed: int = 0,
+        threads: int | None = None,
+        tokenizer: RQKMeansConfig = RQKMeansConfig(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Makes semantic IDs from item features by residual k-means.
+
+        Args:
+            source: features, a .npy file [N, F], or a dataset folder that has some.
+            out: folder for item_codes.json (LETTER's form, item number -> codes) and item_codes.npy (int32 [N, L]).
+            seed: of the clustering.
+            threads: CPU threads; all cores if not given.
+            tokenizer: settings.
+        """
+        from genrec_fast.tokenize_files import tokenize
+
+        _threads(threads)
+        print(tokenize(source, out, tokenizer, seed))
+
+    _tyro(run, "tokenize", arguments)
+
+
+def _recipes(arguments: Sequence[str]) -> None:
+    def run(markdown: bool = False) -> None:
+        """Lists what can be trained.
+
+        Args:
+            markdown: the page docs/recipes.md.
+        """
+        from genrec_fast import recipes
+
+        if markdown:
+            from genrec_fast.recipes.page import markdown as page
+
+            print(page(), end="")
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for column in ("recipe", "source", "measured"):
+            table.add_column(column, no_wrap=column == "recipe")
+        for name in recipes.names():
+            recipe = recipes.get(name)
+            table.add_row(name, recipe.source, recipe.measured)
+        Console().print(table)
+
+    _tyro(run, "recipes", arguments)
+
+
+def _env(arguments: Sequence[str]) -> int:
+    from genrec_fast import env
+
+    return env.main(list(arguments))
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
+    "quickstart": ("train on a small made-up shop and look at the result; nothing to download", _quickstart),
+    "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
+    "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
+    "recommend": ("recommend DIR --history ITEM ITEM ... -k 10 [--exclude-seen]", _recommend),
+    "tokenize": ("tokenize FEATURES.npy|DIR --out DIR: semantic IDs from features", _tokenize),
+    "recipes": ("what can be trained, its source, what it reached", _recipes),
+    "env": ("versions, instruction set, live kernels", _env),
+}
+
+
+def _help() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<12}{text}" for name, (text, _) in _COMMANDS.items()]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists the options of a command; --version the version."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if it went well, 2 if the caller can mend it, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in _COMMANDS:
+        print(f"{PROGRAM}: unknown command {arguments[0]!r}\n{_help()}", file=sys.stderr)
+        return 2
+    try:
+        return _COMMANDS[arguments[0]][1](arguments[1:]) or 0
+    except (GenrecError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"\n{PROGRAM}: {error or 'stopped'}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

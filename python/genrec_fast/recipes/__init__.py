@@ -1,0 +1,29 @@
+"""Published systems, one file each: source, settings, deviations; no logic."""
+
+from __future__ import annotations
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.recipe import Recipe
+from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.sasrec import sasrec
+from genrec_fast.recipes.tiger import tiger
+
+__all__ = ["get", "marius", "names", "sasrec", "tiger"]
+
+_RECIPES = {"marius": marius, "sasrec": sasrec, "tiger": tiger}
+
+
+def names() -> list[str]:
+    """What ``get`` knows, in alphabetical order."""
+    return sorted(_RECIPES)
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InvalidValueError: an unknown name.
+    """
+    if name not in _RECIPES:
+        raise InvalidValueError(f"recipes: name must be one of {', '.join(names())}, got {name!r}")
+    return _RECIPES[name]()

@@ -1,0 +1,36 @@
+"""MARIUS: one position per item in time, a small transformer that writes the codes."""
+
+from __future__ import annotations
+
+from genrec_fast.backbones import TimelineConfig
+from genrec_fast.decoders import BeamConfig
+from genrec_fast.layouts import PlainConfig
+from genrec_fast.objectives import NextCodeConfig
+from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.tokenizers import RQKMeansConfig
+
+__all__ = ["marius"]
+
+
+def marius() -> Recipe:
+    """The timeline system, sized for an hour on two cores."""
+    return Recipe(
+        name="marius",
+        source="MARIUS, arXiv:2508.14910",
+        deviations=(
+            "width 128, 3 layers in time and 2 in depth, so that an hour on two cores is enough",
+            "an item's input is the sum of its code embeddings and a projection of its text features",
+            "semantic IDs from residual k-means unless others are given",
+        ),
+        tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
+        layout=PlainConfig(use_features=True),
+        backbone=TimelineConfig(
+            width=128, num_layers=3, num_depth_layers=2, dropout=0.3, depth_dropout=0.1, max_items=20
+        ),
+        objective=NextCodeConfig(),
+        decoder=BeamConfig(num_beams=50),
+        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
+        train=TrainConfig(
+            epochs=40, learning_rate=1e-3, schedule="cosine", warmup_steps=300, evaluate_every=2, evaluate_beams=20
+        ),
+    )
