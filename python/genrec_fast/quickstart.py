@@ -1,0 +1,229 @@
+"""``genrec-fast quickstart``: the whole road in two minutes, on a shop whose truth is known.
+
+A synthetic shop gives interactions, titles, features, and the exact distribution of every next purchase. A small model
+learns from the interactions alone; what it recommends is then held against the truth.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, Group, OverflowMethod, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from genrec_fast import metrics
+from genrec_fast.backbones.timeline import TimelineConfig
+from genrec_fast.data import Dataset, Evaluation, leave_one_out
+from genrec_fast.data.synthetic import Shop
+from genrec_fast.decoders.beam import BeamConfig
+from genrec_fast.layouts.plain import PlainConfig
+from genrec_fast.model import Recommender
+from genrec_fast.objectives.next_code import NextCodeConfig
+from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.tokenizers.rqkmeans import RQKMeansConfig
+from genrec_fast.training import train
+from genrec_fast.types import Jagged, Ranked
+
+__all__ = ["Outcome", "run"]
+
+NUM_SHOWN = 3  # shoppers whose recommendations are printed
+NUM_REMEMBERED = 4  # purchases of theirs that are printed
+PANEL_WIDTH = 39  # two panels side by side fill 80 columns, three fill 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the quickstart measured.
+
+    Args:
+        model: recall@k of the trained model on purchases it has not seen.
+        popularity: recall@k of recommending the most bought items to everybody.
+        oracle: recall@k of ranking by the true probabilities: nobody can do better.
+        seconds_training: wall clock of the training.
+        seconds_per_user: median wall clock of one call for one user's top k.
+    """
+
+    model: float
+    popularity: float
+    oracle: float
+    seconds_training: float
+    seconds_per_user: float
+
+
+def small_recipe(epochs: int) -> Recipe:
+    """MARIUS, narrow enough for a minute on one core."""
+    return Recipe(
+        name="quickstart",
+        source="MARIUS (arXiv:2508.14910)",
+        deviations=("narrower and shallower than published",),
+        tokenizer=RQKMeansConfig(codebook_sizes=(32, 32)),
+        layout=PlainConfig(use_features=True),
+        backbone=TimelineConfig(
+            width=64,
+            num_layers=2,
+            num_depth_layers=1,
+            hidden=256,
+            depth_hidden=256,
+            dropout=0.1,
+            depth_dropout=0.1,
+            max_items=20,
+        ),
+        objective=NextCodeConfig(),
+        decoder=BeamConfig(num_beams=50),
+        batching=BatchingConfig(max_items=20, items_per_batch=2048),
+        train=TrainConfig(epochs=epochs, learning_rate=3e-3, warmup_steps=50, evaluate_users=500, patience=0),
+    )
+
+
+def run(
+    *,
+    num_users: int = 3000,
+    max_epochs: int = 20,
+    k: int = 10,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Outcome:
+    """Trains on the synthetic shop and prints what came of it.
+
+    Args:
+        num_users: shoppers to learn from, each with 5 to 20 purchases.
+        max_epochs: passes over their purchases.
+        k: items to recommend.
+        seed: of the shop, the shoppers and the training.
+        console: where to print; standard output by default.
+
+    Returns:
+        What was measured.
+    """
+    console = console or Console()
+    shop = Shop(seed=seed)
+    data = shop.dataset(num_users, seed=seed + 1)
+    splits = leave_one_out(data.interactions)
+    console.print(Text("genrec_fast quickstart", style="bold"))
+    console.print(
+        f"A made-up shop: {data.num_items:,} items, {data.num_users:,} shoppers, {data.interactions.num_events:,} "
+        "purchases. Its true probabilities are known, so the result can be held against the best that is possible.\n"
+    )
+    begin = time.perf_counter()
+    model = train(small_recipe(max_epochs), data, seed=seed)
+    seconds_training = time.perf_counter() - begin
+
+    test = splits.test
+    ranked = model.recommend(test.histories, k)
+    outcome = Outcome(
+        model=metrics.recall(ranked.items, test.targets, k),
+        popularity=metrics.recall(_most_bought(splits.train.items, data.num_items, k, len(test)), test.targets, k),
+        oracle=metrics.recall(shop.best(test.histories, k), test.targets, k),
+        seconds_training=seconds_training,
+        seconds_per_user=_seconds_per_user(model, test, k),
+    )
+    # A terminal that knows no Unicode gets neither blocks nor the sign for "cut short".
+    overflow: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
+    panels = _shopper_panels(shop, data, test, ranked, k, overflow)
+    block = "#" if console.options.ascii_only else "█"
+    if console.width < NUM_SHOWN * (PANEL_WIDTH + 1) - 1:  # two panels in a row: the figures fill the fourth place
+        panels.append(_panel("how good, how fast", _figures(outcome, k, len(test), block, longest=10)))
+        console.print(Columns(panels))
+    else:
+        console.print(Columns(panels))
+        console.print(Padding(_figures(outcome, k, len(test), block, longest=60), (1, 0, 0, 0)))
+    console.print(f"truth: chance of being bought next · >: it was · possible: by the {k} likeliest\n", style="dim")
+    console.print(_next_steps())
+    return outcome
+
+
+def _most_bought(purchases: Jagged, num_items: int, k: int, num_users: int) -> Tensor:
+    """int64 ``[num_users, k]``: the same k items for everybody (ties: the lower id)."""
+    counts = torch.bincount(purchases.values, minlength=num_items)
+    return torch.sort(counts, descending=True, stable=True).indices[:k].expand(num_users, k)
+
+
+def _seconds_per_user(model: Recommender, questions: Evaluation, k: int, repeats: int = 20) -> float:
+    """Median time of one call for one user, other users each time, after two calls to warm up."""
+    times = []
+    for row in range(repeats + 2):
+        history = Jagged.from_rows([questions.histories[row % len(questions)]])
+        begin = time.perf_counter()
+        model.recommend(history, k)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[2:])
+
+
+def _panel(title: str, content: RenderableType) -> Panel:
+    return Panel(content, title=title, box=box.ROUNDED, width=PANEL_WIDTH)
+
+
+def _shopper_panels(
+    shop: Shop, data: Dataset, test: Evaluation, ranked: Ranked, k: int, overflow: OverflowMethod
+) -> list[Panel]:
+    """One panel per shopper: what they bought, what is recommended, how likely that really is."""
+    truth = shop.next_item_probabilities(test.histories)
+    best = shop.best(test.histories, k)
+    titles = data.titles or data.interactions.item_ids
+    panels = []
+    for row in range(min(NUM_SHOWN, len(test))):
+        bought = Text("bought last\n", style="dim")
+        for item in test.histories[row][-NUM_REMEMBERED:].tolist():
+            bought.append(f"  {titles[item]}\n", style="default")
+        table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim", expand=True)
+        table.add_column("", justify="right", width=3)
+        table.add_column("recommended", no_wrap=True, overflow=overflow, ratio=1)
+        table.add_column("truth", justify="right", no_wrap=True)
+        for place, item in enumerate(ranked.items[row].tolist(), start=1):
+            if item < 0:
+                continue
+            hit = item == int(test.targets[row])
+            name = Text(titles[item], style="bold green" if hit else "")
+            table.add_row(f">{place}" if hit else str(place), name, f"{100 * float(truth[row, item]):.1f}%")
+        reached = float(truth[row][ranked.items[row][ranked.items[row] >= 0]].sum())
+        possible = float(truth[row][best[row]].sum())
+        foot = Text(f"together {reached:.0%} of {possible:.0%} possible", style="dim")
+        foot.append(f"\nbought next\n  {titles[int(test.targets[row])]}", style="dim")
+        panels.append(_panel(f"shopper {row + 1}", Group(bought, table, Text(), foot)))
+    return panels
+
+
+def _figures(outcome: Outcome, k: int, num_questions: int, block: str, longest: int) -> Group:
+    """Recall beside both ends of the scale, as bars of up to ``longest`` blocks, and the two times."""
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    entries = (("most bought", outcome.popularity), ("this model", outcome.model), ("oracle", outcome.oracle))
+    scale = longest / max(*(value for _, value in entries), 1e-9)
+    for name, value in entries:
+        style = "bold green" if name == "this model" else ""
+        bar = Text(block * max(1, round(scale * value)), style=style or "dim")
+        table.add_row(Text(name, style=style), Text(f"{value:.3f}", style=style), bar)
+    threads = torch.get_num_threads()
+    return Group(
+        Text(f"recall@{k}", style="bold"),
+        Text(f"on {num_questions:,} purchases held back\n", style="dim"),
+        table,
+        Text(f"\none shopper's top {k}", style="bold"),
+        Text(f"{1000 * outcome.seconds_per_user:.1f} ms on {threads} thread{'s' if threads > 1 else ''}"),
+        Text("\ntraining", style="bold"),
+        Text(f"{outcome.seconds_training:.0f} s"),
+    )
+
+
+def _next_steps() -> Group:
+    steps = Table(box=None, padding=(0, 1, 0, 2), show_header=False)
+    steps.add_column(no_wrap=True, style="cyan")
+    steps.add_column()
+    for command, purpose in (
+        ("genrec-fast train marius --data DIR --out runs/mine", "your own data"),
+        ("genrec-fast recipes", "what can be trained"),
+        ("genrec-fast env", "this machine"),
+    ):
+        steps.add_row(command, purpose)
+    return Group(Text("what next", style="bold"), steps)
