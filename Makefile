@@ -59,7 +59,7 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-venv
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-torch $(SOURCES)
 	@echo "building and installing genrec_fast"
-	@$(PIP) install --no-build-isolation .
+	@$(PIP) install --no-build-isolation ".[all]"
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-torch $(SOURCES)
