@@ -1,0 +1,85 @@
+"""Rivals, written for this comparison: what the same step costs without the library.
+
+``CsrGather`` is the published way to put a trie on an accelerator: children in compressed sparse rows, gathered for
+all beams at once, padded to the widest node of the level, scattered as a mask over the vocabulary; around it the
+log-softmax and top-k that a search needs. ``HfTrie`` is what transformers offers: ``prefix_allowed_tokens_fn``
+over a Python dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PrefixConstrainedLogitsProcessor
+
+
+class Beams(NamedTuple):
+    scores: Tensor  # float32 [B, W]
+    codes: Tensor  # int64 [B, W]
+    parents: Tensor  # int64 [B, W]
+    nodes: Tensor  # int64 [B, W]; -1 = none
+
+
+class CsrGather:
+    """Trie search in torch ops; ``item_codes`` int64 ``[N, L]``."""
+
+    def __init__(self, item_codes: Tensor, codebook_size: int) -> None:
+        self.size = codebook_size
+        self.offsets: list[Tensor] = []  # int64 [nodes + 1] per level
+        self.codes: list[Tensor] = []  # int64 [edges + 1]; the last is where padding points
+        self.widest: list[int] = []
+        prefixes = torch.zeros(item_codes.shape[0], dtype=torch.int64)
+        num_nodes = 1
+        for level in range(item_codes.shape[1]):
+            edges, prefixes = torch.unique(
+                prefixes * codebook_size + item_codes[:, level], sorted=True, return_inverse=True
+            )
+            counts = torch.bincount(edges // codebook_size, minlength=num_nodes)
+            self.offsets.append(torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+            self.codes.append(torch.nn.functional.pad(edges % codebook_size, (0, 1), value=codebook_size))
+            self.widest.append(int(counts.max()))
+            num_nodes = edges.numel()
+        self.columns = torch.arange(max(self.widest))
+
+    def step(self, level: int, logits: Tensor, nodes: Tensor, scores: Tensor, num_beams: int) -> Beams:
+        """One level: log-softmax, gather of children, mask, top-k, advance."""
+        users, beams, size = logits.shape
+        logprobs = torch.log_softmax(logits.float(), -1)
+        live = nodes >= 0
+        node = nodes.clamp(min=0)
+        first, end = self.offsets[level][node], self.offsets[level][node + 1]
+        edges = first.unsqueeze(-1) + self.columns[: self.widest[level]]
+        edges = torch.where((edges < end.unsqueeze(-1)) & live.unsqueeze(-1), edges, self.codes[level].numel() - 1)
+        children = self.codes[level][edges]
+        mask = torch.full((users, beams, size + 1), -torch.inf)
+        mask.scatter_(-1, children, 0.0)
+        total = (logprobs + scores.unsqueeze(-1)).add_(mask[..., :size]).view(users, beams * size)
+        best, flat = total.topk(min(num_beams, beams * size), dim=-1)
+        parents, codes = flat // size, flat % size
+        # advance: the position of the code among its parent's children
+        row = children.gather(1, parents.unsqueeze(-1).expand(-1, -1, children.shape[-1]))
+        position = torch.searchsorted(row, codes.unsqueeze(-1)).squeeze(-1)
+        nodes = torch.where(best > -torch.inf, first.gather(1, parents) + position, -1)
+        return Beams(best, codes, parents, nodes)
+
+
+class HfTrie:
+    """The mask that transformers applies with a dictionary of prefixes; no log-softmax, no top-k."""
+
+    def __init__(self, item_codes: Tensor, beams: int) -> None:
+        self.children: dict[tuple[int, ...], list[int]] = {}
+        for row in torch.unique(item_codes, dim=0).tolist():
+            for level, code in enumerate(row):
+                codes = self.children.setdefault(tuple(row[:level]), [])
+                if not codes or codes[-1] != code:  # rows are sorted
+                    codes.append(code)
+        self.processor = PrefixConstrainedLogitsProcessor(
+            lambda _, prefix: self.children.get(tuple(prefix.tolist()), [0]), beams
+        )
+
+    def mask(self, prefixes: Tensor, logprobs: Tensor) -> Tensor:
+        """Prefixes int64 ``[B * W, t]``, logprobs ``[B * W, K]``."""
+        out: Tensor = self.processor(prefixes, logprobs)
+        return out

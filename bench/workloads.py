@@ -1,0 +1,91 @@
+"""Named shapes that the benchmarks run, each with its source.
+
+A name in a table of docs/benchmarks.md is a name here; change a shape and it becomes another name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A trie search over a random catalog.
+
+    Args:
+        codebook_size: K of every level.
+        num_levels: L.
+        num_items: N.
+        users: B.
+        beams: W.
+        skewed: codes drawn from a Zipf law (weight of code c is 1 / (c + 1)) instead of uniformly.
+        dtype: of the logits.
+        source: where the shape comes from.
+    """
+
+    codebook_size: int
+    num_levels: int
+    num_items: int
+    users: int
+    beams: int
+    skewed: bool = False
+    dtype: torch.dtype = torch.float32
+    source: str
+
+    def item_codes(self) -> Tensor:
+        """int64 ``[N, L]``, the same on every call."""
+        generator = torch.Generator().manual_seed(0)
+        size = self.codebook_size
+        if not self.skewed:
+            return torch.randint(0, size, (self.num_items, self.num_levels), generator=generator)
+        cumulative = (1 / torch.arange(1, size + 1, dtype=torch.float64)).cumsum(0)
+        drawn = torch.rand(self.num_items, self.num_levels, generator=generator, dtype=torch.float64) * cumulative[-1]
+        return torch.searchsorted(cumulative, drawn).clamp_(max=size - 1)
+
+    def logits(self) -> list[Tensor]:
+        """``[B, W, K]`` per level (W = 1 at level 0): normal, scaled by 2 as a trained head's are."""
+        generator = torch.Generator().manual_seed(1)
+        return [
+            (torch.randn(self.users, self.beams if level else 1, self.codebook_size, generator=generator) * 2).to(
+                self.dtype
+            )
+            for level in range(self.num_levels)
+        ]
+
+
+_RIVALS = "shared design notes, 'What stands today', section 1: the shapes the CSR-gather method is published for"
+SEARCHES = {
+    "v2048-1m-1x50": Search(codebook_size=2048, num_levels=4, num_items=1_000_000, users=1, beams=50, source=_RIVALS),
+    "v2048-1m-10x50": Search(codebook_size=2048, num_levels=4, num_items=1_000_000, users=10, beams=50, source=_RIVALS),
+    "v2048-1m-1x50-bf16": Search(
+        codebook_size=2048,
+        num_levels=4,
+        num_items=1_000_000,
+        users=1,
+        beams=50,
+        dtype=torch.bfloat16,
+        source=_RIVALS + "; logits as a bfloat16 head gives them",
+    ),
+    "v2048-1m-1x50-zipf": Search(
+        codebook_size=2048,
+        num_levels=4,
+        num_items=1_000_000,
+        users=1,
+        beams=50,
+        skewed=True,
+        source=_RIVALS + "; popularity-skewed",
+    ),
+    "v8192-1m-1x50": Search(codebook_size=8192, num_levels=3, num_items=1_000_000, users=1, beams=50, source=_RIVALS),
+    "v8192-20m-10x50": Search(
+        codebook_size=8192, num_levels=3, num_items=20_000_000, users=10, beams=50, source=_RIVALS
+    ),
+    "v8192-20m-1x500": Search(
+        codebook_size=8192, num_levels=3, num_items=20_000_000, users=1, beams=500, source=_RIVALS
+    ),
+    "v256-12k-1x50": Search(
+        codebook_size=256, num_levels=4, num_items=12_101, users=1, beams=50, source="Amazon Beauty with 4 x 256 codes"
+    ),
+}
