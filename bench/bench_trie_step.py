@@ -95,7 +95,7 @@ def assert_same_beams(ours: TrieStep, scores: Tensor, codes: Tensor, parents: Te
 
 
 @pytest.mark.parametrize(("name", "level"), LEVELS, ids=[f"{name}-level{level}" for name, level in LEVELS])
-def bench_step(benchmark, name, level):
+def test_step(benchmark, name, level):
     shape = SEARCHES[name]
     trie, csr = catalog_of(shape)
     given = inputs(shape, trie)[level]
@@ -122,7 +122,7 @@ def bench_step(benchmark, name, level):
 
 
 @pytest.mark.parametrize("name", ["v2048-1m-1x50", "v8192-1m-1x50"])
-def bench_hf_mask(benchmark, name):
+def test_hf_mask(benchmark, name):
     """All levels, mask alone: transformers' own log-softmax, top-k and cache handling are left out."""
     shape = SEARCHES[name]
     trie, _ = catalog_of(shape)
@@ -155,7 +155,7 @@ def bench_hf_mask(benchmark, name):
     benchmark.pedantic(ours, rounds=20)
 
 
-def bench_skew(benchmark):
+def test_skew(benchmark):
     """All levels of a popularity-skewed catalog against a uniform one."""
     sides = []
     for name in ("v2048-1m-1x50-zipf", "v2048-1m-1x50"):
@@ -176,7 +176,7 @@ def bench_skew(benchmark):
 
 
 @pytest.mark.parametrize("kind", ["allowed 10 %", "exclude 100", "valid"])
-def bench_options(benchmark, kind):
+def test_options(benchmark, kind):
     """All levels with a filter or the other normalisation, against the plain step; preparing it is included."""
     shape = SEARCHES["v2048-1m-1x50"]
     trie, _ = catalog_of(shape)
