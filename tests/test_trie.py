@@ -280,3 +280,25 @@ def test_foreign_files_are_refused(trie_file: Path, tmp_path: Path) -> None:
         Trie.load(weights)
     with pytest.raises(FileNotFoundError, match=r"Trie.load: path must name a file, got .*missing"):
         Trie.load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("size", [6, 300])
+def test_valid_codes_are_the_children(size):
+    codes = torch.randint(size, (50, 3), generator=torch.Generator().manual_seed(0))
+    trie = build_trie(codes, codebook_sizes=(size,) * 3)
+    for level in range(3):
+        nodes = trie.lookup(codes[:, :level]) if level else torch.zeros(50, dtype=torch.int32)
+        mask = trie.valid_codes(level, nodes)
+        for item in range(50):
+            same = (codes[:, :level] == codes[item, :level]).all(1)
+            assert mask[item].nonzero().squeeze(1).tolist() == codes[same, level].unique().tolist()
+
+
+def test_valid_codes_refuses_bad_nodes():
+    trie = build_trie(torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(InvalidValueError, match=r"Trie.valid_codes: nodes must be in \[0, 2\), got 2 at 1"):
+        trie.valid_codes(1, torch.tensor([0, 2]))
+    with pytest.raises(InvalidValueError, match=r"level must be in \[0, 1\], got 2"):
+        trie.valid_codes(2, torch.tensor([0]))
+    with pytest.raises(InvalidTypeError, match=r"nodes must be int32 or int64, got torch\.float32"):
+        trie.valid_codes(0, torch.tensor([0.0]))

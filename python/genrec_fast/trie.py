@@ -168,11 +168,46 @@ class Trie:
                 f" at {int(outside.nonzero()[0])}"
             )
         begin = unpack_offsets(self.leaf_bases, self.leaf_deltas, flat)
-        lengths = unpack_offsets(self.leaf_bases, self.leaf_deltas, flat + 1) - begin
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        shift = torch.repeat_interleave(begin - offsets[:-1], lengths)
-        at = torch.arange(len(shift), device=shift.device) + shift
-        return Jagged(self.leaf_items[at].to(torch.int64), offsets)
+        end = unpack_offsets(self.leaf_bases, self.leaf_deltas, flat + 1)
+        _, at = _spans(begin, end)
+        return Jagged.from_lengths(self.leaf_items[at].to(torch.int64), end - begin)
+
+    def valid_codes(self, level: int, nodes: Tensor) -> Tensor:
+        """Which codes may follow each node: the mask of a softmax over valid children, as training needs it.
+
+        Args:
+            level: in ``[0, L - 1]``.
+            nodes: int32 or int64 ``[M]``, each a node of that level.
+
+        Returns:
+            bool ``[M, codebook_sizes[level]]``.
+
+        Raises:
+            InvalidTypeError: nodes are not int32 or int64.
+            InvalidValueError: the level, or a node, is out of range.
+
+        Notes:
+            O(M K + children). A search never calls it: ``ops.trie_step`` reads the trie itself.
+        """
+        if nodes.dtype not in (torch.int32, torch.int64):
+            raise InvalidTypeError(f"Trie.valid_codes: nodes must be int32 or int64, got {nodes.dtype}")
+        if not 0 <= level < self.num_levels:
+            raise InvalidValueError(f"Trie.valid_codes: level must be in [0, {self.num_levels - 1}], got {level}")
+        count = self.num_nodes(level)
+        outside = (nodes < 0) | (nodes >= count)
+        if bool(outside.any()):
+            raise InvalidValueError(
+                f"Trie.valid_codes: nodes must be in [0, {count}), got {int(nodes[outside][0])}"
+                f" at {int(outside.nonzero()[0])}"
+            )
+        bases, deltas, flat = self.child_bases[level], self.child_deltas[level], nodes.to(torch.int64)
+        rows, edges = _spans(unpack_offsets(bases, deltas, flat), unpack_offsets(bases, deltas, flat + 1))
+        mask = torch.zeros(len(nodes), self.codebook_sizes[level], dtype=torch.bool, device=nodes.device)
+        # torch cannot index uint16 on every device: the same bits are read as int16 and widened without their sign.
+        tokens = self.tokens[level]
+        narrow = tokens.view(torch.int16) if tokens.dtype == torch.uint16 else tokens
+        mask[rows, narrow[edges].to(torch.int64) & 0xFFFF] = True
+        return mask
 
     def to(self, device: torch.device | str) -> Trie:
         """The same trie with its tensors on ``device``; itself where they already are."""
@@ -349,6 +384,14 @@ class TrieStats:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
         return "\n".join([*lines, "", *rows])
+
+
+def _spans(begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """For every index in any [begin, end): which span it belongs to, and the index."""
+    lengths = end - begin
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    before = lengths.cumsum(0) - lengths
+    return rows, torch.arange(len(rows), device=rows.device) + (begin - before)[rows]
 
 
 def _fan_outs(bases: Tensor, deltas: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -128,6 +128,8 @@ class Batch:
         codes: int64 ``[E, L]``, the semantic IDs of the items.
         target_codes: int64 ``[M, L]``, the semantic IDs of the targets, in order of position.
         features: float ``[E, F]``, the items' feature vectors, or ``None``.
+        valid_codes: per level bool ``[M, K_l]``: the codes that lead to an item of the catalog after the target's
+            codes of the levels before; ``None`` unless the layout was asked for them.
     """
 
     items: Jagged
@@ -136,6 +138,7 @@ class Batch:
     codes: Tensor | None = None
     target_codes: Tensor | None = None
     features: Tensor | None = None
+    valid_codes: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -148,9 +151,13 @@ class Batch:
         return (self.targets >= 0).nonzero().squeeze(1)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {
-            f.name: value.to(device) for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None
-        }
+        moved: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                moved[field.name] = tuple(tensor.to(device) for tensor in value)
+            elif value is not None:
+                moved[field.name] = value.to(device)
         return dataclasses.replace(self, **moved)
 
 

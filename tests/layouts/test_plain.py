@@ -54,3 +54,13 @@ def test_bad_tables():
         PlainConfig(use_features=True).build(CODES, (3, 3), None)
     with pytest.raises(InvalidValueError, match="features must have one row per item = 3, got 2"):
         PlainConfig(use_features=True).build(CODES, (3, 3), FEATURES[:2])
+
+
+def test_valid_codes_follow_the_target_prefix():
+    codes = torch.tensor([[0, 1], [1, 0], [0, 2]])
+    layout = PlainConfig(use_valid_codes=True).build(codes, (3, 4), None)
+    batch = layout(Batch(Jagged.from_rows([[2, 0]]), torch.tensor([1, 2])))
+    first, second = batch.valid_codes
+    assert first.tolist() == [[True, True, False], [True, True, False]]
+    assert second.tolist() == [[True, False, False, False], [False, True, True, False]]
+    assert layout(Batch(Jagged.from_rows([[2, 0]]))).valid_codes is None

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import NextCodeConfig
+from genrec_fast.objectives.next_code import cross_entropy
 from genrec_fast.types import Batch, Jagged
 
 
@@ -43,3 +46,32 @@ def test_bad_settings_and_batches():
         NextCodeConfig(level_weights=(1.0,)).build()(BACKBONE, BATCH)
     with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
         NextCodeConfig().build()(BACKBONE, Batch(Jagged.from_rows([[0]])))
+
+
+VALID = (torch.tensor([[True, True]]), torch.tensor([[True, False]]))
+
+
+def test_valid_only_leaves_impossible_codes_out():
+    batch = dataclasses.replace(BATCH, valid_codes=VALID)
+    loss = NextCodeConfig(valid_only=True).build()(BACKBONE, batch)
+    assert loss.figures == {"loss_level_0": pytest.approx(math.log(2)), "loss_level_1": 0.0}
+
+
+def test_valid_only_smooths_over_valid_codes():
+    torch.manual_seed(0)
+    logits, codes, valid = torch.randn(4, 6, requires_grad=True), torch.tensor([0, 1, 2, 0]), torch.rand(4, 6) < 0.5
+    valid[torch.arange(4), codes] = True
+    ours = cross_entropy(logits, codes, valid, 0.2)
+    ours.backward()
+    rows = [
+        F.cross_entropy(logits[row, valid[row]][None], valid[row, :code].sum()[None], label_smoothing=0.2)
+        for row, code in enumerate(codes)
+    ]
+    torch.testing.assert_close(ours, torch.stack(rows).mean())
+    assert bool(torch.isfinite(logits.grad).all())
+    assert not bool(logits.grad[~valid].any())
+
+
+def test_valid_only_needs_valid_codes():
+    with pytest.raises(InvalidValueError, match="batch must have valid_codes when valid_only is set"):
+        NextCodeConfig(valid_only=True).build()(BACKBONE, BATCH)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch
 
 __all__ = ["Plain", "PlainConfig"]
@@ -20,6 +22,7 @@ class PlainConfig:
 
     use_features: bool = False  # hand the items' feature vectors to the backbone
     use_users: bool = False  # hand the users to the backbone
+    use_valid_codes: bool = False  # hand the objective the codes that may follow each prefix of a target
 
     def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> Plain:
         """Makes the layout of one catalog: integer ``item_codes [N, L]``, float ``features [N, F]`` or ``None``."""
@@ -71,6 +74,7 @@ class Plain(nn.Module):
                 f"Plain: features must have one row per item = {item_codes.shape[0]}, got {features.shape[0]}"
             )
         self.use_users = config.use_users
+        self.use_valid_codes = config.use_valid_codes
         self.codebook_sizes = codebook_sizes
         self.register_buffer("item_codes", item_codes.to(torch.int32))
         self.register_buffer(
@@ -87,8 +91,21 @@ class Plain(nn.Module):
         """F, or ``None`` where the backbone gets no features."""
         return None if self.features is None else self.features.shape[1]
 
+    @functools.cached_property
+    def _trie(self) -> Trie:
+        return build_trie(self.item_codes.cpu(), codebook_sizes=self.codebook_sizes).to(self.item_codes.device)
+
+    def _valid_codes(self, target_codes: Tensor) -> tuple[Tensor, ...]:
+        trie = self._trie
+        masks, nodes = [], torch.zeros(target_codes.shape[0], dtype=torch.int32, device=target_codes.device)
+        for level in range(trie.num_levels):
+            if level:
+                nodes = trie.lookup(target_codes[:, :level].contiguous())
+            masks.append(trie.valid_codes(level, nodes))
+        return tuple(masks)
+
     def forward(self, batch: Batch) -> Batch:
-        """Fills ``codes``, ``target_codes`` (if there are targets) and ``features``.
+        """Fills ``codes``, ``features``, and where there are targets ``target_codes`` and ``valid_codes``.
 
         Raises:
             InvalidValueError: an item id or a target outside ``[0, N)``.
@@ -96,16 +113,18 @@ class Plain(nn.Module):
         items = batch.items.values
         self._check("items", items)
         features = None if self.features is None else self.features[items]
-        target_codes = None
+        target_codes = valid_codes = None
         if batch.targets is not None:
             targets = batch.targets[batch.target_positions]
             self._check("targets", targets)
             target_codes = self.item_codes[targets].long()
+            valid_codes = self._valid_codes(target_codes) if self.use_valid_codes else None
         return dataclasses.replace(
             batch,
             codes=self.item_codes[items].long(),
             target_codes=target_codes,
             features=features,
+            valid_codes=valid_codes,
             users=batch.users if self.use_users else None,
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Autoregressive, Batch, Loss
@@ -19,6 +20,7 @@ class NextCodeConfig:
 
     label_smoothing: float = 0.0  # share of the target's probability spread over the level's codes
     level_weights: tuple[float, ...] = ()  # one per level; empty: all 1
+    valid_only: bool = False  # softmax over the codes that lead to an item; search with normalize="valid" then
 
     def build(self) -> NextCode:
         """Makes the objective."""
@@ -28,9 +30,11 @@ class NextCodeConfig:
 class NextCode:
     """Mean over targets and levels of ``-log p(code | history, codes before)``.
 
-    The softmax of a level runs over that level's codes, as the search's does.
+    The softmax of a level runs over all of that level's codes or, with ``valid_only``, over those that lead to an item
+    of the catalog: the model then spends nothing on semantic IDs that no item has, and its scores are a distribution
+    over the catalog. ``valid_only`` needs a layout with ``use_valid_codes`` and a decoder with ``normalize="valid"``.
 
-    Source: TIGER (arXiv:2305.05065, section 3.2).
+    Source: TIGER (arXiv:2305.05065, section 3.2); ``valid_only`` is ours.
     """
 
     needs = Autoregressive
@@ -44,14 +48,38 @@ class NextCode:
         """Loss over the M targets of a batch that went through a layout; figures: each level's cross-entropy."""
         if batch.target_codes is None or batch.target_codes.shape[0] == 0:
             raise InvalidValueError("NextCode: batch must have targets, got none")
+        if self.config.valid_only and batch.valid_codes is None:
+            raise InvalidValueError(
+                "NextCode: batch must have valid_codes when valid_only is set, got None; "
+                "set use_valid_codes in the layout"
+            )
         codes = batch.target_codes
         weights = self.config.level_weights or (1.0,) * codes.shape[1]
         if len(weights) != codes.shape[1]:
             raise InvalidValueError(f"NextCode: level_weights must give {codes.shape[1]} levels, got {len(weights)}")
-        losses = [
-            F.cross_entropy(logits.float(), codes[:, level], label_smoothing=self.config.label_smoothing)
-            for level, logits in enumerate(backbone.level_logits(batch))
-        ]
+        losses = []
+        for level, logits in enumerate(backbone.level_logits(batch)):
+            valid = batch.valid_codes[level] if self.config.valid_only and batch.valid_codes is not None else None
+            losses.append(cross_entropy(logits.float(), codes[:, level], valid, self.config.label_smoothing))
         total = torch.stack([loss * weight for loss, weight in zip(losses, weights, strict=True)]).sum() / sum(weights)
         figures = {f"loss_level_{level}": float(loss.detach()) for level, loss in enumerate(losses)}
         return Loss(total, codes.shape[0], figures)
+
+
+def cross_entropy(logits: Tensor, codes: Tensor, valid: Tensor | None, label_smoothing: float) -> Tensor:
+    """Mean ``-log softmax(logits)[code]``, the softmax and the smoothing over the valid codes only.
+
+    Args:
+        logits: float ``[M, K]``.
+        codes: int64 ``[M]``, each valid.
+        valid: bool ``[M, K]``, or ``None``: every code is.
+        label_smoothing: share of the target's probability spread evenly over the valid codes, in ``[0, 1)``.
+    """
+    if valid is None:
+        return F.cross_entropy(logits, codes, label_smoothing=label_smoothing)
+    value = F.cross_entropy(logits.masked_fill(~valid, -torch.inf), codes)
+    if label_smoothing:  # torch's own smoothing would take the mean over the masked codes, which is -inf
+        logprobs = logits - logits.masked_fill(~valid, -torch.inf).logsumexp(1, keepdim=True)
+        even = -(logprobs * valid).sum(1) / valid.sum(1)
+        value = (1.0 - label_smoothing) * value + label_smoothing * even.mean()
+    return value
