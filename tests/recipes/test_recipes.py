@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from genrec_fast import recipes
+from genrec_fast.data import leave_one_out
+from genrec_fast.data.synthetic import Shop
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.model import load
+from genrec_fast.recipes.page import markdown
+from genrec_fast.tokenizers import RQKMeansConfig
+from genrec_fast.training import train
+
+
+def test_the_registry():
+    assert recipes.names() == ["marius", "sasrec", "tiger"]
+    assert recipes.get("tiger") == recipes.tiger()
+    with pytest.raises(InvalidValueError, match="^recipes: name must be one of marius, sasrec, tiger, got 'bert'"):
+        recipes.get("bert")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_cites_its_source_and_states_its_deviations(name):
+    recipe = recipes.get(name)
+    assert recipe.name == name
+    assert "arXiv:" in recipe.source
+    assert recipe.deviations
+    assert recipe.measured
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
+    data = Shop(80).dataset(60)
+    recipe = recipes.get(name)
+    parts = {"train": dataclasses.replace(recipe.train, epochs=1, evaluate_beams=10)}
+    if recipe.tokenizer is not None:
+        parts["tokenizer"] = RQKMeansConfig(codebook_sizes=(8, 8))
+    if name == "tiger":
+        parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
+    model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    histories = leave_one_out(data.interactions).test.histories
+    top = model.recommend(histories, 5, num_beams=20)
+    again = load(tmp_path).recommend(histories, 5, num_beams=20, users_per_batch=7)
+    assert top.items.shape == (60, 5)
+    assert bool((top.items >= 0).all())
+    assert torch.allclose(top.scores, again.scores, atol=1e-4)
+    unseen = model.recommend(histories, 5, exclude_seen=True)
+    for row, history in zip(unseen.items, histories.rows(), strict=True):
+        assert not set(row.tolist()) & set(history.tolist())
+
+
+def test_the_page_in_docs_is_the_one_the_command_writes():
+    page = Path(__file__).parents[2] / "docs" / "recipes.md"
+    assert page.read_text(encoding="utf-8") == markdown()

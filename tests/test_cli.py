@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec_fast.cli import main
+from genrec_fast.data import load as load_data
+from genrec_fast.data.synthetic import Shop
+
+FAST = ["--train.epochs", "1", "--batching.items-per-batch", "256", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A dataset folder in S3-Rec's form (ids from 1), with features."""
+    folder = tmp_path_factory.mktemp("shop")
+    data = Shop(80).dataset(60)
+    lines = [
+        " ".join([str(user), *(str(item + 1) for item in row.tolist())])
+        for user, row in enumerate(data.interactions.items.rows(), start=1)
+    ]
+    (folder / "interactions.txt").write_text("\n".join(lines) + "\n")
+    titles = ["item_id\ttext", *(f"{item + 1}\t{title}" for item, title in enumerate(data.titles))]
+    (folder / "items.tsv").write_text("\n".join(titles) + "\n")
+    np.save(folder / "item_embeddings.npy", data.features.numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shop, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert main(["train", "sasrec", "--data", str(shop), "--out", str(out), "--backbone.width", "16", *FAST]) == 0
+    return out
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("quickstart", "train", "evaluate", "recommend", "tokenize", "recipes", "env"):
+        assert f"\n  {command} " in text
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("0.")
+    assert main([]) == 2
+
+
+def test_an_unknown_command_or_recipe_is_one_line(capsys):
+    assert main(["fly"]) == 2
+    assert "genrec-fast: unknown command 'fly'" in capsys.readouterr().err
+    assert main(["train", "bert"]) == 2
+    assert capsys.readouterr().err == "genrec-fast: recipes: name must be one of marius, sasrec, tiger, got 'bert'\n"
+    assert main(["train"]) == 2
+    assert "the first argument must be a recipe" in capsys.readouterr().err
+
+
+def test_every_nested_setting_is_an_option(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["train", "marius", "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--backbone.num-layers", "--train.max-minutes", "--tokenizer.codebook-sizes", "--seed", "--threads"):
+        assert option in text
+
+
+def test_train_evaluate_recommend(trained, shop, capsys):
+    test = json.loads((trained / "test.json").read_text())
+    assert test["num_users"] == 60
+    assert json.loads((trained / "recipe.json").read_text())["recipe"]["backbone"]["width"] == 16
+    assert main(["evaluate", str(trained), "--data", str(shop), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["recall"] == test["recall"]
+    assert main(["evaluate", str(trained), "--data", str(shop), "--split", "validation"]) == 0
+    assert "recall@10" in capsys.readouterr().out
+    names = load_data(shop).interactions.item_ids[:3]
+    assert main(["recommend", str(trained), "--history", *names, "-k", "5", "--exclude-seen", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["items"]
+    assert len(found) == 5
+    assert not {entry["item"] for entry in found} & set(names)
+    assert main(["recommend", str(trained), "--history", *names, "-k", "4"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path, capsys):
+    assert main(["recommend", str(trained), "--history", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("genrec-fast: Recommender: item must be one of the catalog's 80 names")
+    assert error.count("\n") == 1
+    assert main(["evaluate", str(tmp_path), "--data", str(shop)]) == 2
+    assert "recipe.json is missing" in capsys.readouterr().err
+    assert main(["train", "sasrec", "--data", str(tmp_path / "no"), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["train", "sasrec", "--data", str(shop), "--out", str(trained), "--seed", "8", *FAST]) == 2
+    assert "one of the same training" in capsys.readouterr().err
+
+
+def test_published_ids_take_the_place_of_the_tokenizer(shop, tmp_path, capsys):
+    options = ["--tokenizer.codebook-sizes", "4", "4"]
+    assert main(["tokenize", str(shop), "--out", str(tmp_path / "ids"), *options]) == 0
+    assert "collision rate  0.0000" in capsys.readouterr().out
+    codes = np.load(tmp_path / "ids" / "item_codes.npy")
+    assert codes.shape == (80, 3)
+    text = json.loads((tmp_path / "ids" / "item_codes.json").read_text())
+    assert text["7"] == [f"<{letter}_{code}>" for letter, code in zip("abc", codes[7], strict=True)]
+    run = ["train", "marius", "--data", str(shop), "--out", str(tmp_path / "run"), "--quiet", "--no-test", *FAST]
+    small = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
+    assert main([*run, *small, "--semantic-ids", str(tmp_path / "ids" / "item_codes.json")]) == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["tokenizer"]["kind"] == "Published"
+
+
+def test_features_that_are_none_are_named(tmp_path, capsys):
+    (tmp_path / "x.npy").write_text("no numbers")
+    assert main(["tokenize", str(tmp_path / "x.npy"), "--out", str(tmp_path)]) == 2
+    assert "is not a .npy file of numbers" in capsys.readouterr().err
+    np.save(tmp_path / "y.npy", np.arange(3))
+    assert main(["tokenize", str(tmp_path / "y.npy"), "--out", str(tmp_path)]) == 2
+    assert "features must be float [N, F], got int64 [3]" in capsys.readouterr().err
+
+
+def test_recipes_lists_them_all(capsys):
+    assert main(["recipes"]) == 0
+    text = capsys.readouterr().out
+    for name in ("marius", "sasrec", "tiger", "arXiv:2305.05065"):
+        assert name in text
+
+
+def test_ctrl_c_is_code_130(monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt("stopped at step 3 of 9; the same command goes on from there")
+
+    monkeypatch.setitem(__import__("genrec_fast.cli").cli._COMMANDS, "recipes", ("", stopped))
+    assert main(["recipes"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import genrec_fast as gf
+
+
+def test_the_public_list():
+    """Adding or dropping a name is a decision: this list changes with it."""
+    assert sorted(gf.__all__) == sorted(
+        """
+        AtomicConfig Batch BatchingConfig BeamConfig CausalConfig CorruptFileError DataError DivergedError Evaluated
+        FullSoftmaxConfig GenrecError GreedyConfig InvalidTypeError InvalidValueError Jagged NextCodeConfig PlainConfig
+        PublishedConfig RQKMeansConfig RandomConfig Ranked Recipe Recommender RetrieveConfig SlowPathWarning T5Config
+        TimelineConfig TrainConfig Trie UnsupportedError __version__ build_trie data evaluate load metrics ops recipes
+        register_config train
+        """.split()
+    )
+
+
+def test_every_public_name_is_there_and_listed():
+    for name in gf.__all__:
+        assert getattr(gf, name) is not None
+    assert set(gf.__all__) <= set(dir(gf))
+
+
+def test_train_and_evaluate_are_functions_whatever_was_imported():
+    import genrec_fast.evaluation
+    import genrec_fast.training
+
+    assert gf.train is genrec_fast.training.train
+    assert gf.evaluate is genrec_fast.evaluation.evaluate
+    assert callable(gf.recipes.marius)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'genrec_fast' has no attribute 'nothing'"):
+        _ = gf.nothing
+
+
+@pytest.mark.parametrize("code", ["import genrec_fast", "from genrec_fast.cli import main; main(['--help'])"])
+def test_importing_is_light(code):
+    check = (
+        f"{code}; import sys; heavy = {{'torch', 'numpy', 'tyro', 'rich'}} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=False, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _environment():
+    import os
+    from pathlib import Path
+
+    return os.environ | {"PYTHONPATH": str(Path(gf.__file__).parent.parent)}
