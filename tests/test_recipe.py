@@ -5,7 +5,6 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from toy import ToyBackboneConfig, ToyLayoutConfig, toy_recipe
 
 from genrec_fast import recipes
 from genrec_fast.backbones import CausalConfig, TimelineConfig
@@ -14,6 +13,7 @@ from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueE
 from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe import BatchingConfig, TrainConfig
 from genrec_fast.recipe_json import from_json, register_config, to_json
+from toy import ToyBackboneConfig, ToyLayoutConfig, toy_recipe
 
 
 def change(recipe=None, **parts):
@@ -70,7 +70,7 @@ def test_train_settings_out_of_range_are_named(settings, message):
 
 def test_batching_out_of_range_is_named():
     with pytest.raises(
-        InvalidValueError, match="^BatchingConfig: items_per_batch must be at least max_items = 20, got 19"
+        InvalidValueError, match=r"^BatchingConfig: items_per_batch must be at least max_items = 20, got 19"
     ):
         BatchingConfig(items_per_batch=19)
 
@@ -83,21 +83,23 @@ def test_a_recipe_survives_json(name):
 
 def test_an_unknown_key_kind_value_or_version_is_corrupt():
     text = through_text(toy_recipe())
-    with pytest.raises(CorruptFileError, match="^here: version must be 1, got 7"):
+    with pytest.raises(CorruptFileError, match=r"^here: version must be 1, got 7"):
         from_json(text | {"version": 7}, "here")
-    with pytest.raises(CorruptFileError, match="^here: Recipe has unknown key 'colour'"):
+    with pytest.raises(CorruptFileError, match=r"^here: Recipe has unknown key 'colour'"):
         from_json(text | {"colour": "red"}, "here")
-    with pytest.raises(CorruptFileError, match="^here: Recipe has no key 'source'"):
+    with pytest.raises(CorruptFileError, match=r"^here: Recipe has no key 'source'"):
         from_json({k: v for k, v in text.items() if k != "source"}, "here")
-    with pytest.raises(CorruptFileError, match="^here: layout: kind must be a registered config type, got 'os.system'"):
+    with pytest.raises(
+        CorruptFileError, match=r"^here: layout: kind must be a registered config type, got 'os.system'"
+    ):
         from_json(text | {"layout": {"kind": "os.system"}}, "here")
-    with pytest.raises(CorruptFileError, match="^here: backbone: ToyBackboneConfig has unknown key"):
+    with pytest.raises(CorruptFileError, match=r"^here: backbone: ToyBackboneConfig has unknown key"):
         from_json(text | {"backbone": text["backbone"] | {"deep": 1}}, "here")
-    with pytest.raises(CorruptFileError, match="^here: train: epochs must be <class 'int'>, got '3'"):
+    with pytest.raises(CorruptFileError, match=r"^here: train: epochs must be <class 'int'>, got '3'"):
         from_json(text | {"train": text["train"] | {"epochs": "3"}}, "here")
-    with pytest.raises(CorruptFileError, match="^here: train: TrainConfig: epochs must be above 0, got -3"):
+    with pytest.raises(CorruptFileError, match=r"^here: train: TrainConfig: epochs must be above 0, got -3"):
         from_json(text | {"train": text["train"] | {"epochs": -3}}, "here")
-    with pytest.raises(CorruptFileError, match="^here: version must be 1, got 'list'"):
+    with pytest.raises(CorruptFileError, match=r"^here: version must be 1, got 'list'"):
         from_json([], "here")
 
 
@@ -107,7 +109,7 @@ def test_only_registered_configs_are_written():
         def build(self, item_codes, codebook_sizes, features): ...
 
     with pytest.raises(
-        InvalidTypeError, match="^to_json: layout must be of a registered config type, got StrangerConfig"
+        InvalidTypeError, match=r"^to_json: layout must be of a registered config type, got StrangerConfig"
     ):
         to_json(change(layout=StrangerConfig()))
     register_config(StrangerConfig)
@@ -117,9 +119,9 @@ def test_only_registered_configs_are_written():
 def test_a_name_can_be_registered_once():
     assert register_config(ToyBackboneConfig) is ToyBackboneConfig
     with pytest.raises(
-        InvalidValueError, match="^register_config: kind must have a name of its own, got 'CausalConfig'"
+        InvalidValueError, match=r"^register_config: kind must have a name of its own, got 'CausalConfig'"
     ):
         register_config(dataclass(frozen=True)(type("CausalConfig", (), {})))
-    with pytest.raises(InvalidTypeError, match="^register_config: kind must be a frozen dataclass"):
+    with pytest.raises(InvalidTypeError, match=r"^register_config: kind must be a frozen dataclass"):
         register_config(int)
     assert CausalConfig().width == 128

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genrec_fast._version import __version__
 
 if TYPE_CHECKING:
-    import genrec_fast.recipes as recipes  # noqa: PLR0402
+    import genrec_fast.recipes as recipes
     from genrec_fast import data, metrics, ops
     from genrec_fast.backbones import CausalConfig, T5Config, TimelineConfig
     from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from genrec_fast._version import __version__
 from genrec_fast.errors import GenrecError, InvalidValueError
@@ -93,13 +93,14 @@ def _train_options(recipe: Any) -> type:
 def _run_training(recipe: Any, options: Any) -> None:
     import torch
 
+    from genrec_fast.commands import set_threads
     from genrec_fast.data import leave_one_out, load
     from genrec_fast.evaluation import evaluate
     from genrec_fast.files import write_text
     from genrec_fast.tokenizers import PublishedConfig
     from genrec_fast.training import train
 
-    _threads(options.threads)
+    set_threads(options.threads)
     parts = {f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)}
     if options.semantic_ids is not None:
         if recipe.tokenizer is None:
@@ -122,139 +123,22 @@ def _run_training(recipe: Any, options: Any) -> None:
         print(f"test, all users of {data.name}:\n{result}")
 
 
-def _threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        if threads < 1:
-            raise InvalidValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-
-
 def _evaluate(arguments: Sequence[str]) -> None:
-    import tyro
+    from genrec_fast import commands
 
-    def run(
-        model: Annotated[Path, tyro.conf.Positional],
-        *,
-        data: Path,
-        split: Literal["test", "validation"] = "test",
-        num_beams: int | None = None,
-        users_per_batch: int = 256,
-        threads: int | None = None,
-        device: str = "cpu",
-        json: bool = False,
-    ) -> None:
-        """Asks a trained model every question of a dataset: full ranking, all users, leave one out.
-
-        Args:
-            model: folder of the trained model.
-            data: dataset folder.
-            split: which questions.
-            num_beams: the recipe's own if not given.
-            users_per_batch: a matter of memory and speed.
-            threads: CPU threads; all cores if not given.
-            device: cpu, cuda, ...
-            json: one JSON object instead of a table.
-        """
-        from genrec_fast.data import leave_one_out
-        from genrec_fast.data import load as load_data
-        from genrec_fast.evaluation import evaluate
-        from genrec_fast.model import load
-
-        _threads(threads)
-        recommender, dataset = load(model, device), load_data(data)
-        if dataset.interactions.item_ids != recommender.item_ids:
-            raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
-        splits = leave_one_out(dataset.interactions)
-        questions = splits.test if split == "test" else splits.validation
-        result = evaluate(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
-        _print(result.to_dict() if json else str(result))
-
-    _tyro(run, "evaluate", arguments)
-
-
-def _print(value: Any) -> None:
-    print(value if isinstance(value, str) else json.dumps(value))
+    _tyro(commands.evaluate, "evaluate", arguments)
 
 
 def _recommend(arguments: Sequence[str]) -> None:
-    import tyro
+    from genrec_fast import commands
 
-    def run(
-        model: Annotated[Path, tyro.conf.Positional],
-        *,
-        history: tuple[str, ...],
-        k: int = 10,
-        exclude_seen: bool = False,
-        num_beams: int | None = None,
-        exact: bool = False,
-        threads: int | None = None,
-        device: str = "cpu",
-        json: bool = False,
-    ) -> None:
-        """Prints the k best items for one history.
-
-        Args:
-            model: folder of the trained model.
-            history: item names as in the data, oldest first.
-            k: how many.
-            exclude_seen: nothing that stands in the history.
-            num_beams: the recipe's own if not given.
-            exact: widen the search until the list is proven to be the best of the catalog.
-            threads: CPU threads; all cores if not given.
-            device: cpu, cuda, ...
-            json: one JSON object instead of a table.
-        """
-        from genrec_fast.model import load
-
-        _threads(threads)
-        recommender = load(model, device)
-        numbers = recommender.numbers(history)
-        ranked = recommender.recommend([numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact)
-        found = [
-            {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
-            for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
-            if item >= 0
-        ]
-        if json:
-            _print({"items": found, "exact": bool(ranked.exact[0])})
-            return
-        wide = max([len(entry["item"]) for entry in found], default=0)
-        for place, entry in enumerate(found, start=1):
-            print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
-
-    _tyro(run, "recommend", arguments)
+    _tyro(commands.recommend, "recommend", arguments)
 
 
 def _tokenize(arguments: Sequence[str]) -> None:
-    import tyro
+    from genrec_fast import commands
 
-    from genrec_fast.tokenizers import RQKMeansConfig
-
-    def run(
-        source: Annotated[Path, tyro.conf.Positional],
-        *,
-        out: Path,
-        seed: int = 0,
-        threads: int | None = None,
-        tokenizer: RQKMeansConfig = RQKMeansConfig(),  # noqa: B008 (frozen)
-    ) -> None:
-        """Makes semantic IDs from item features by residual k-means.
-
-        Args:
-            source: features, a .npy file [N, F], or a dataset folder that has some.
-            out: folder for item_codes.json (LETTER's form, item number -> codes) and item_codes.npy (int32 [N, L]).
-            seed: of the clustering.
-            threads: CPU threads; all cores if not given.
-            tokenizer: settings.
-        """
-        from genrec_fast.tokenize_files import tokenize
-
-        _threads(threads)
-        print(tokenize(source, out, tokenizer, seed))
-
-    _tyro(run, "tokenize", arguments)
+    _tyro(commands.tokenize, "tokenize", arguments)
 
 
 def _recipes(arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from genrec_fast.training import train
 def test_the_registry():
     assert recipes.names() == ["marius", "sasrec", "tiger"]
     assert recipes.get("tiger") == recipes.tiger()
-    with pytest.raises(InvalidValueError, match="^recipes: name must be one of marius, sasrec, tiger, got 'bert'"):
+    with pytest.raises(InvalidValueError, match=r"^recipes: name must be one of marius, sasrec, tiger, got 'bert'"):
         recipes.get("bert")
 
 

@@ -1,0 +1,125 @@
+"""The commands of ``genrec-fast`` that work on a trained model or on features, as functions that tyro reads."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from genrec_fast.data import leave_one_out
+from genrec_fast.data import load as load_data
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.evaluation import evaluate as ask
+from genrec_fast.model import load
+from genrec_fast.tokenize_files import tokenize as write_semantic_ids
+from genrec_fast.tokenizers import RQKMeansConfig
+
+__all__ = ["evaluate", "recommend", "set_threads", "tokenize"]
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of torch; ``None``: as it is."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise InvalidValueError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
+def evaluate(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    data: Path,
+    split: Literal["test", "validation"] = "test",
+    num_beams: int | None = None,
+    users_per_batch: int = 256,
+    threads: int | None = None,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Asks a trained model every question of a dataset: full ranking, all users, leave one out.
+
+    Args:
+        model: folder of the trained model.
+        data: dataset folder.
+        split: which questions.
+        num_beams: the recipe's own if not given.
+        users_per_batch: a matter of memory and speed.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+        json: one JSON object instead of a table.
+    """
+    set_threads(threads)
+    recommender, dataset = load(model, device), load_data(data)
+    if dataset.interactions.item_ids != recommender.item_ids:
+        raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
+    splits = leave_one_out(dataset.interactions)
+    questions = splits.test if split == "test" else splits.validation
+    result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
+    print(dumps(result.to_dict()) if json else result)
+
+
+def recommend(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    history: tuple[str, ...],
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    exclude_seen: bool = False,
+    num_beams: int | None = None,
+    exact: bool = False,
+    threads: int | None = None,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Prints the k best items for one history.
+
+    Args:
+        model: folder of the trained model.
+        history: item names as in the data, oldest first.
+        k: how many.
+        exclude_seen: nothing that stands in the history.
+        num_beams: the recipe's own if not given.
+        exact: widen the search until the list is proven to be the best of the catalog.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+        json: one JSON object instead of a table.
+    """
+    set_threads(threads)
+    recommender = load(model, device)
+    numbers = recommender.numbers(history)
+    ranked = recommender.recommend([numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact)
+    found = [
+        {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
+        for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
+        if item >= 0
+    ]
+    if json:
+        print(dumps({"items": found, "exact": bool(ranked.exact[0])}))
+        return
+    wide = max([len(entry["item"]) for entry in found], default=0)
+    for place, entry in enumerate(found, start=1):
+        print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
+
+
+def tokenize(
+    source: Annotated[Path, tyro.conf.Positional],
+    *,
+    out: Path,
+    seed: int = 0,
+    threads: int | None = None,
+    tokenizer: RQKMeansConfig = RQKMeansConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Makes semantic IDs from item features by residual k-means.
+
+    Args:
+        source: features, a .npy file [N, F], or a dataset folder that has some.
+        out: folder for item_codes.json (LETTER's form, item number -> codes) and item_codes.npy (int32 [N, L]).
+        seed: of the clustering.
+        threads: CPU threads; all cores if not given.
+        tokenizer: settings.
+    """
+    set_threads(threads)
+    print(write_semantic_ids(source, out, tokenizer, seed))
