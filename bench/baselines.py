@@ -28,6 +28,7 @@ class CsrGather:
     def __init__(self, item_codes: Tensor, codebook_size: int) -> None:
         self.size = codebook_size
         self.offsets: list[Tensor] = []  # int64 [nodes + 1] per level
+        self.edges: list[Tensor] = []  # int64 [edges] per level: node * K + code, ascending
         self.codes: list[Tensor] = []  # int64 [edges + 1]; the last is where padding points
         self.widest: list[int] = []
         prefixes = torch.zeros(item_codes.shape[0], dtype=torch.int64)
@@ -39,6 +40,7 @@ class CsrGather:
             counts = torch.bincount(edges // codebook_size, minlength=num_nodes)
             self.offsets.append(torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
             self.codes.append(torch.nn.functional.pad(edges % codebook_size, (0, 1), value=codebook_size))
+            self.edges.append(edges)
             self.widest.append(int(counts.max()))
             num_nodes = edges.numel()
         self.columns = torch.arange(max(self.widest))
@@ -58,28 +60,27 @@ class CsrGather:
         total = (logprobs + scores.unsqueeze(-1)).add_(mask[..., :size]).view(users, beams * size)
         best, flat = total.topk(min(num_beams, beams * size), dim=-1)
         parents, codes = flat // size, flat % size
-        # advance: the position of the code among its parent's children
-        row = children.gather(1, parents.unsqueeze(-1).expand(-1, -1, children.shape[-1]))
-        position = torch.searchsorted(row, codes.unsqueeze(-1)).squeeze(-1)
-        nodes = torch.where(best > -torch.inf, first.gather(1, parents) + position, -1)
+        # advance: a child's number is the place of (node, code) among all edges
+        edges = torch.searchsorted(self.edges[level], node.gather(1, parents) * size + codes)
+        nodes = torch.where(best > -torch.inf, edges, -1)
         return Beams(best, codes, parents, nodes)
 
 
 class HfTrie:
     """The mask that transformers applies with a dictionary of prefixes; no log-softmax, no top-k."""
 
-    def __init__(self, item_codes: Tensor, beams: int) -> None:
+    def __init__(self, item_codes: Tensor) -> None:
         self.children: dict[tuple[int, ...], list[int]] = {}
         for row in torch.unique(item_codes, dim=0).tolist():
             for level, code in enumerate(row):
                 codes = self.children.setdefault(tuple(row[:level]), [])
                 if not codes or codes[-1] != code:  # rows are sorted
                     codes.append(code)
-        self.processor = PrefixConstrainedLogitsProcessor(
-            lambda _, prefix: self.children.get(tuple(prefix.tolist()), [0]), beams
-        )
 
     def mask(self, prefixes: Tensor, logprobs: Tensor) -> Tensor:
-        """Prefixes int64 ``[B * W, t]``, logprobs ``[B * W, K]``."""
-        out: Tensor = self.processor(prefixes, logprobs)
+        """Prefixes int64 ``[W, t]``, logprobs ``[W, K]``, of one user."""
+        processor = PrefixConstrainedLogitsProcessor(
+            lambda _, prefix: self.children.get(tuple(prefix.tolist()), [0]), prefixes.shape[0]
+        )
+        out: Tensor = processor(prefixes, logprobs)
         return out

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from baselines import CsrGather, HfTrie
 from torch import Tensor
-from workloads import SEARCHES, Search
 
+from baselines import CsrGather, HfTrie
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
+from workloads import SEARCHES, Search
 
 LEVELS = [(name, level) for name, shape in SEARCHES.items() for level in range(shape.num_levels)]
 # Work of one logit, fused multiply-adds not allowed: maximum and NaN test 2, exp 17, sum 1.
@@ -126,7 +126,7 @@ def test_hf_mask(benchmark, name):
     """All levels, mask alone: transformers' own log-softmax, top-k and cache handling are left out."""
     shape = SEARCHES[name]
     trie, _ = catalog_of(shape)
-    hf = HfTrie(shape.item_codes(), shape.beams)
+    hf = HfTrie(shape.item_codes())
     given = inputs(shape, trie)
     prefixes = torch.zeros(1, 1, 0, dtype=torch.int64)
     pairs = []
@@ -184,7 +184,7 @@ def test_options(benchmark, kind):
     generator = torch.Generator().manual_seed(2)
     allowed = torch.rand(trie.num_items, generator=generator) < 0.1
     seen = Jagged.from_rows([torch.randint(0, trie.num_items, (100,), generator=generator)])
-    trie.item_rows  # noqa: B018: built once per trie
+    trie.item_rows  # noqa: B018 (built once per trie)
 
     def search() -> None:
         flt = None

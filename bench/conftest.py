@@ -23,7 +23,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
     """Adds to the JSON what a reader of a table must know."""
     environment = collect()
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607
+        ["git", "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
         check=False,

@@ -52,9 +52,10 @@ def main() -> None:
     where = run.get("genrec_fast", {})
     print(table(run))
     print()
+    date, versions = run.get("datetime", "")[:10], where.get("versions", {})
     print(
         f"{where.get('device', 'unknown device')}, {where.get('isa')}, {where.get('threads')} thread(s), "
-        f"torch {where.get('versions', {}).get('torch')}, commit {where.get('commit')}, {run.get('datetime', '')[:10]}: "
+        f"torch {versions.get('torch')}, commit {where.get('commit')}, {date}: "
         f"`{where.get('command', 'pytest bench')}`"
     )
 
