@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops import trie_filter as module
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
+
+module = importlib.import_module("genrec_fast.ops.trie_filter")  # the package has the function under this name
 
 
 def catalog(generator: torch.Generator, items: int) -> Trie:
