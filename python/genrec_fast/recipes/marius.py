@@ -20,17 +20,18 @@ def marius() -> Recipe:
         deviations=(
             "width 128, 3 layers in time and 2 in depth, so that an hour on two cores is enough",
             "an item's input is the sum of its code embeddings and a projection of its text features",
+            "the softmax of a level runs over the codes that lead to an item, in training and in the search",
             "semantic IDs from residual k-means unless others are given",
         ),
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
-        layout=PlainConfig(use_features=True),
+        layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(
             width=128, num_layers=3, num_depth_layers=2, dropout=0.3, depth_dropout=0.1, max_items=20
         ),
-        objective=NextCodeConfig(),
-        decoder=BeamConfig(num_beams=50),
+        objective=NextCodeConfig(valid_only=True),
+        decoder=BeamConfig(num_beams=50, normalize="valid"),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=40, learning_rate=1e-3, schedule="cosine", warmup_steps=300, evaluate_every=2, evaluate_beams=20
+            epochs=30, learning_rate=1e-3, schedule="cosine", warmup_steps=300, evaluate_every=2, evaluate_beams=20
         ),
     )
