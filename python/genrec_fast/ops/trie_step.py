@@ -103,14 +103,15 @@ def trie_step(
     size = trie.codebook_sizes[level]
     if logits.dim() != 3 or logits.shape[2] != size:
         raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(logits.shape)}")
-    users, beams, _ = logits.shape
+    shape = logits.shape[:2]
+    users, beams = shape
     if nodes.dtype != torch.int32:
         raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
     if scores.dtype != torch.float32:
         raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
-    if nodes.shape != logits.shape[:2]:
+    if nodes.shape != shape:
         raise InvalidValueError(f"trie_step: nodes must be [{users}, {beams}] like logits, got {list(nodes.shape)}")
-    if scores.shape != logits.shape[:2]:
+    if scores.shape != shape:
         raise InvalidValueError(f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}")
     if beams * size >= 1 << 32:
         raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
@@ -140,7 +141,7 @@ def trie_step(
                 f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
             )
     # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
-    direct = type(logits) is Tensor and logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    direct = type(logits) is Tensor and logits.is_cpu and not torch.compiler.is_compiling()
     best, picked, bound = (_cpu if direct else _op)(
         logits,
         nodes,
@@ -190,7 +191,7 @@ def _cpu(
     if logits.stride(2) != 1:
         logits = logits.contiguous()
     nodes, scores = nodes.contiguous(), scores.contiguous()
-    out = _allocate(logits.shape[0], num_beams, logits.device)
+    out = _allocate(scores, nodes, num_beams)
     if bits is None or ranks is None:
         filters = [0, 0, 0, 0]
     else:
@@ -264,14 +265,15 @@ def _fake(
     excluded: Tensor | None,
     excluded_offsets: Tensor | None,
 ) -> _Outputs:
-    return _allocate(logits.shape[0], num_beams, logits.device)
+    return _allocate(scores, nodes, num_beams)
 
 
-def _allocate(users: int, num_beams: int, device: torch.device) -> _Outputs:
+def _allocate(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
+    users = scores.shape[0]
     return (
-        torch.empty((users, num_beams), dtype=torch.float32, device=device),
-        torch.empty((3, users, num_beams), dtype=torch.int32, device=device),
-        torch.empty(users, dtype=torch.float32, device=device),
+        scores.new_empty((users, num_beams)),
+        nodes.new_empty((3, users, num_beams)),
+        scores.new_empty(users),
     )
 
 
