@@ -145,8 +145,9 @@ class TrainConfig:
     """AdamW: memory of the square"""
     clip_norm: float = 1.0
     """gradients are scaled down to this norm; 0: never"""
-    bf16: bool = False
-    """run the network in bfloat16 where torch's autocast says it is safe; weights stay float32"""
+    bf16: bool | None = None
+    """run the network in bfloat16 where torch's autocast says it is safe; weights stay float32. None: where the
+    processor multiplies bfloat16 at full speed (2.2 times float32's on Zen 4)"""
     evaluate_every: int = 5
     """validate after every so many epochs"""
     evaluate_users: int = 4000

@@ -27,5 +27,12 @@ def sasrec() -> Recipe:
         objective=FullSoftmaxConfig(),
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
-        train=TrainConfig(epochs=12, learning_rate=1e-3, schedule="cosine", warmup_steps=300, evaluate_every=2),
+        train=TrainConfig(
+            epochs=12,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=300,
+            weight_decay=0.05,
+            evaluate_every=2,
+        ),
     )

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, draw_curves
 from genrec_fast.training.schedule import learning_rate
-from genrec_fast.training.setup import make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
+from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
 from genrec_fast.types import Batch, Loss
 from genrec_fast.weights import module_tensors, restore_module
 
@@ -139,6 +138,7 @@ class _Training:
             codebook_sizes=sizes,
         ).to(self.device)
         self.optimizer = make_optimizer(backbone, self.settings)
+        self.bf16 = bf16_pays(self.device) if self.settings.bf16 is None else self.settings.bf16
         self.progress = Progress(identity=self.identity)
         self.best: dict[str, Tensor] | None = None
         if found is not None:
@@ -246,8 +246,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.model.layout(batch.to(self.device))
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if settings.bf16 else nullcontext()
-        with autocast:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, count, self.figures = self.module(batch)
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             raise self._diverged(state.step, "loss", loss.item())
@@ -285,7 +284,7 @@ class _Training:
     def _diverged(self, step: int, what: str, value: float) -> DivergedError:
         settings = self.settings
         remedy = f"a lower learning_rate than {settings.learning_rate:g}, a longer warm-up"
-        remedy += " or bf16 off" if settings.bf16 else ""
+        remedy += " or bf16 off" if self.bf16 else ""
         kept = "" if self.out is None else f"; {self.out / 'checkpoint.safetensors'} stays as it was before"
         return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {remedy}{kept}")
 

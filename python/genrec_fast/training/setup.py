@@ -16,7 +16,7 @@ from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
 from genrec_fast.recipe import Recipe, TrainConfig
 
-__all__ = ["make_optimizer", "mix_seed", "sample_users", "semantic_ids", "take_rows"]
+__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "sample_users", "semantic_ids", "take_rows"]
 
 
 def semantic_ids(
@@ -54,6 +54,14 @@ def make_optimizer(backbone: nn.Module, settings: TrainConfig) -> torch.optim.Ad
         betas=(settings.beta1, settings.beta2),
         fused=next(backbone.parameters()).device.type in ("cpu", "cuda"),
     )
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32; an older CPU imitates it, many times slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it
+    return device.type == "cpu" and probe is not None and bool(probe())
 
 
 def mix_seed(*numbers: int) -> int:
