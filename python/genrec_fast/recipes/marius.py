@@ -13,20 +13,15 @@ __all__ = ["marius"]
 
 
 def marius() -> Recipe:
-    """The timeline system, sized for a few minutes on one core."""
+    """The timeline system, sized for a quarter of an hour on one core."""
     return Recipe(
         name="marius",
         source="MARIUS, arXiv:2508.14910",
         deviations=(
-            "width 128, 3 layers in time and 2 in depth: a few minutes on one core",
+            "width 128, 3 layers in time and 2 in depth: a quarter of an hour on one core",
             "an item's input is the sum of its code embeddings and a projection of its text features",
-<<<<<<< HEAD
             "the softmax of a level runs over the codes that lead to an item, in training and in the search",
             "semantic IDs from residual k-means unless others are given",
-=======
-            "semantic IDs from residual k-means on the text features in place of a collaborative RQ-VAE",
-            "softmax over the codes that lead to an item, in training and in the search",
->>>>>>> c3cb72b (recipes: marius over valid codes, settings measured on validation; training: bf16 where it pays)
         ),
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
         layout=PlainConfig(use_features=True, use_valid_codes=True),
@@ -37,9 +32,6 @@ def marius() -> Recipe:
         decoder=BeamConfig(num_beams=50, normalize="valid"),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-<<<<<<< HEAD
-            epochs=30, learning_rate=1e-3, schedule="cosine", warmup_steps=300, evaluate_every=2, evaluate_beams=20
-=======
             epochs=16,
             learning_rate=1e-3,
             schedule="cosine",
@@ -47,6 +39,5 @@ def marius() -> Recipe:
             weight_decay=0.05,
             evaluate_every=2,
             evaluate_beams=20,
->>>>>>> c3cb72b (recipes: marius over valid codes, settings measured on validation; training: bf16 where it pays)
         ),
     )
