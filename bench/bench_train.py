@@ -1,0 +1,83 @@
+"""Items per second in training, for each recipe, and what a checkpoint costs.
+
+The data is the synthetic shop with as many users as a few batches need; widths and batches are the recipes' own.
+Run: pytest bench/bench_train.py -o python_files='bench_*.py' -s
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genrec_fast import recipes
+from genrec_fast.data import leave_one_out, training_batches
+from genrec_fast.data.synthetic import Shop
+from genrec_fast.model import build_parts
+from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from genrec_fast.training.setup import make_optimizer, semantic_ids
+from genrec_fast.weights import module_tensors
+
+SHOP_USERS, SHOP_ITEMS = 600, 2000
+
+
+def parts(name: str) -> Any:
+    torch.manual_seed(0)
+    recipe, data = recipes.get(name), Shop(SHOP_ITEMS, feature_dim=384).dataset(SHOP_USERS)
+    codes, sizes = semantic_ids(recipe, data, 0, None, reuse=False)
+    layout, backbone, _, _ = build_parts(recipe, codes, sizes, data.features)
+    return recipe, data, layout, backbone
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_training_steps(benchmark: Any, name: str) -> None:
+    recipe, data, layout, backbone = parts(name)
+    objective, optimizer = recipe.objective.build(), make_optimizer(backbone, recipe.train)
+    batching = recipe.batching
+    batches = training_batches(
+        leave_one_out(data.interactions).train,
+        max_items=batching.max_items,
+        targets=batching.targets,
+        items_per_batch=batching.items_per_batch,
+        seed=0,
+        epoch=0,
+    )
+    batch = next(batches)
+
+    def step() -> float:
+        loss = objective(backbone, layout(batch))
+        loss.value.backward()
+        torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.value.detach())
+
+    first = step()
+    benchmark.pedantic(step, rounds=5, warmup_rounds=1)
+    assert step() < first  # it learns the batch it sees again and again
+    items = batch.items.values.numel()
+    benchmark.extra_info["items_per_second"] = items / benchmark.stats.stats.min
+    targets = int((batch.targets >= 0).sum())
+    rates = (
+        f"{benchmark.extra_info['items_per_second']:,.0f} items/s, {targets / benchmark.stats.stats.min:,.0f} targets/s"
+    )
+    print(f"\n{name}: {items} items, {targets} targets, {1000 * benchmark.stats.stats.min:.0f} ms a step, {rates}")
+
+
+def test_checkpoint(benchmark: Any, tmp_path: Path) -> None:
+    recipe, _, _, backbone = parts("marius")
+    optimizer = make_optimizer(backbone, recipe.train)
+    sum(parameter.sum() for parameter in backbone.parameters()).backward()
+    optimizer.step()
+    weights, path = module_tensors(backbone), tmp_path / "checkpoint.safetensors"
+    best = {name: tensor.clone() for name, tensor in weights.items()}
+    benchmark.pedantic(save_checkpoint, (path, Progress(), weights, best, optimizer), rounds=5)
+    begin = time.perf_counter()
+    found = load_checkpoint(path)
+    seconds = time.perf_counter() - begin
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in weights.items())
+    size = path.stat().st_size / 2**20
+    print(f"\ncheckpoint of {size:.0f} MiB: written in {benchmark.stats.stats.min:.3f} s, read in {seconds:.3f} s")

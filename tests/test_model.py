@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.model import Recommender, build_parts, load
+from genrec_fast.types import Jagged
+from toy import ToyDecoder, toy_data, toy_recipe
+
+HISTORIES = [[1, 2, 3], [4], [5, 6]]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    recipe, data = toy_recipe(), toy_data()
+    sizes = (data.num_items,)
+    layout, backbone, decoder, trie = build_parts(recipe, torch.arange(30, dtype=torch.int32)[:, None], sizes, None)
+    return Recommender(
+        recipe,
+        layout,
+        backbone,
+        decoder,
+        trie,
+        item_ids=data.interactions.item_ids,
+        titles=data.titles,
+        codebook_sizes=sizes,
+    )
+
+
+def test_lists_and_jagged_give_the_same(model):
+    left = model.recommend(HISTORIES, 4)
+    right = model.recommend(Jagged.from_rows(HISTORIES), 4)
+    assert left.items.shape == (3, 4)
+    assert torch.equal(left.items, right.items)
+    assert torch.equal(left.scores, right.scores)
+
+
+def test_users_per_batch_does_not_change_the_answer(model):
+    whole = model.recommend(HISTORIES, 4)
+    for users in (1, 2):
+        assert torch.equal(model.recommend(HISTORIES, 4, users_per_batch=users).items, whole.items)
+
+
+def test_only_the_last_items_are_read(model):
+    long = [list(range(20))]
+    assert torch.equal(model.recommend(long, 3).scores, model.recommend([long[0][-8:]], 3).scores)
+
+
+def test_nothing_seen_nothing_excluded_nothing_outside_what_is_allowed(model):
+    long = [list(range(12)), [29]]  # longer than the 8 items that the model reads
+    seen = model.recommend(long, 15, exclude_seen=True).items
+    assert not set(seen[0].tolist()) & set(range(12))
+    assert 29 not in seen[1].tolist()
+    both = model.recommend(long, 15, exclude_seen=True, exclude=Jagged.from_rows([[12], [3, 4]])).items
+    assert not set(both[0].tolist()) & set(range(13))
+    assert not set(both[1].tolist()) & {3, 4, 29}
+    allowed = torch.zeros(2, 30, dtype=torch.bool)
+    allowed[0, 20:23] = allowed[1, 5:7] = True
+    found = model.recommend(long, 3, allowed=allowed, users_per_batch=1).items
+    assert set(found[0].tolist()) == {20, 21, 22}
+    assert set(found[1].tolist()) == {5, 6, -1}
+    assert set(model.recommend(long, 3, allowed=allowed[0]).items[1].tolist()) == {20, 21, 22}
+
+
+def test_eval_mode_during_the_search_and_the_old_modes_afterwards(model, monkeypatch):
+    model.backbone.train()
+    model.backbone.mix.eval()
+    during = []
+    original = ToyDecoder.search
+
+    def search(self, backbone, *arguments, **options):
+        during.append((backbone.training, torch.is_grad_enabled()))
+        return original(self, backbone, *arguments, **options)
+
+    monkeypatch.setattr(ToyDecoder, "search", search)
+    model.recommend(HISTORIES, 3)
+    assert during == [(False, False)]
+    assert model.backbone.training
+    assert not model.backbone.mix.training
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("histories", "error", "message"),
+    [
+        ([[1], []], InvalidValueError, "histories must not be empty, but row 1 is"),
+        ([], InvalidValueError, "histories must have at least one row, got none"),
+        ([[30]], InvalidValueError, r"histories must hold item ids in \[0, 30\), got 30"),
+        ([[-1]], InvalidValueError, r"histories must hold item ids in \[0, 30\), got -1"),
+        ([1, 2], InvalidTypeError, r"histories must be lists of item ids .* got \[1, 2\]"),
+        (
+            [["thing 1"]],
+            InvalidTypeError,
+            r"histories must be lists of .* got \[\['thing 1'\]\]; Recommender\.numbers\(\) turns names into ids",
+        ),
+        (Jagged.from_rows([[1]], torch.int32), InvalidTypeError, r"histories must be int64 \[E\], got torch\.int32"),
+    ],
+)
+def test_histories_that_are_none(model, histories, error, message):
+    with pytest.raises(error, match=f"^recommend: {message}"):
+        model.recommend(histories)
+
+
+def test_filters_and_numbers_that_do_not_fit(model):
+    with pytest.raises(InvalidValueError, match=r"^recommend: allowed must be \[30\] or \[3, 30\], got \[2, 30\]"):
+        model.recommend(HISTORIES, allowed=torch.ones(2, 30, dtype=torch.bool))
+    with pytest.raises(InvalidValueError, match=r"^recommend: exclude must have 3 rows, got 1"):
+        model.recommend(HISTORIES, exclude=Jagged.from_rows([[1]]))
+    with pytest.raises(InvalidValueError, match=r"^recommend: k must be at least 1, got 0"):
+        model.recommend(HISTORIES, 0)
+    with pytest.raises(InvalidValueError, match=r"^recommend: users_per_batch must be at least 1, got 0"):
+        model.recommend(HISTORIES, users_per_batch=0)
+
+
+def test_names_and_titles(model):
+    assert model.numbers(["thing 7", "thing 0"]) == [7, 0]
+    with pytest.raises(InvalidValueError, match=r"one of the catalog's 30 names \(such as 'thing 0'\), got 'thing 99'"):
+        model.numbers(["thing 1", "thing 99"])
+    assert model.title(3) == "Title 3"
+    model.titles = None
+    assert model.title(3) == "thing 3"
+
+
+def test_a_saved_model_gives_the_same_bits(model, tmp_path):
+    model.save(tmp_path / "deep" / "folder")
+    again = load(tmp_path / "deep" / "folder")
+    assert again.recipe == model.recipe
+    assert (again.item_ids, again.titles) == (model.item_ids, model.titles)
+    assert not again.backbone.training
+    left, right = model.recommend(HISTORIES), again.recommend(HISTORIES)
+    assert torch.equal(left.items, right.items)
+    assert torch.equal(left.scores, right.scores)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "weights.safetensors", "items.json"])
+def test_a_missing_file_is_named(model, tmp_path, name):
+    model.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CorruptFileError, match=f"must hold a trained model, but {name} is missing"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "weights.safetensors", "items.json"])
+def test_a_file_cut_short_is_named(model, tmp_path, name):
+    model.save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+    with pytest.raises(CorruptFileError, match=f"{name} is cut short or altered"):
+        load(tmp_path)
+
+
+def test_one_altered_byte_is_noticed(model, tmp_path):
+    model.save(tmp_path)
+    content = bytearray((tmp_path / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"weights\.safetensors is cut short or altered: its checksum"):
+        load(tmp_path)
+
+
+def test_an_unknown_version_or_key_is_corrupt(model, tmp_path):
+    model.save(tmp_path)
+    card = json.loads((tmp_path / "recipe.json").read_text())
+    for change, message in (
+        ({"version": 2}, "must be a recommender's card of version 1"),
+        ({"codebook_sizes": None}, "lacks or misstates a key"),
+        ({"recipe": card["recipe"] | {"mood": "good"}}, "Recipe has unknown key 'mood'"),
+    ):
+        (tmp_path / "recipe.json").write_text(json.dumps(card | change))
+        with pytest.raises(CorruptFileError, match=message):
+            load(tmp_path)
