@@ -27,6 +27,7 @@ from genrec_fast.files import atomic_path
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
 from genrec_fast.ops.trie_lookup import trie_lookup
+from genrec_fast.trie_stats import TrieStats
 from genrec_fast.types import Jagged
 
 __all__ = ["Trie", "TrieStats", "build_trie"]
@@ -337,53 +338,6 @@ def build_trie(item_codes: Any, *, codebook_sizes: Sequence[int] | None = None) 
         ([1, 0, -1], [0, 2, 1])
     """
     return Trie._unchecked(trie_build(item_codes, codebook_sizes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrieStats:
-    """Counts and sizes of a trie; ``print`` shows them as a table.
-
-    Args:
-        items: N.
-        rows: unique semantic IDs.
-        nodes: per level 0 .. L - 1.
-        mean_fan_out: edges per node, per level.
-        max_fan_out: edges of the widest node, per level.
-        search_bytes: what a search reads (everything but the map from rows to items).
-        total_bytes: with that map.
-        collision_rate: share of items beyond the first of their semantic ID, ``1 - rows / items``.
-    """
-
-    items: int
-    rows: int
-    nodes: tuple[int, ...]
-    mean_fan_out: tuple[float, ...]
-    max_fan_out: tuple[int, ...]
-    search_bytes: int
-    total_bytes: int
-    collision_rate: float
-
-    def __str__(self) -> str:
-        def size(num_bytes: int) -> str:
-            return f"{num_bytes:,} bytes, {num_bytes / self.items:.2f} per item"
-
-        totals = {
-            "items": f"{self.items:,}",
-            "rows": f"{self.rows:,}",
-            "collision rate": f"{self.collision_rate:.4%}",
-            "search": size(self.search_bytes),
-            "in all": size(self.total_bytes),
-        }
-        width = max(map(len, totals))
-        lines = [f"{name:<{width}}  {value}" for name, value in totals.items()]
-        table = [("level", "nodes", "mean fan-out", "max fan-out")]
-        for level, (nodes, mean, largest) in enumerate(
-            zip(self.nodes, self.mean_fan_out, self.max_fan_out, strict=True)
-        ):
-            table.append((str(level), f"{nodes:,}", f"{mean:,.2f}", f"{largest:,}"))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        rows = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        return "\n".join([*lines, "", *rows])
 
 
 def _spans(begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
