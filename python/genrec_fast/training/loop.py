@@ -99,7 +99,7 @@ class _Training:
         stop: Interrupts,
     ) -> None:
         self.recipe, self.settings, self.seed, self.stop = recipe, recipe.train, seed, stop
-        wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[wrapper])
         self.device = self.accelerator.device if device in (None, "cpu") else torch.device(str(device))
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
