@@ -59,6 +59,7 @@ class Search:
 _RIVALS = "shared design notes, 'What stands today', section 1: the shapes the CSR-gather method is published for"
 SEARCHES = {
     "v2048-1m-1x50": Search(codebook_size=2048, num_levels=4, num_items=1_000_000, users=1, beams=50, source=_RIVALS),
+    "v2048-1m-1x20": Search(codebook_size=2048, num_levels=4, num_items=1_000_000, users=1, beams=20, source=_RIVALS),
     "v2048-1m-10x50": Search(codebook_size=2048, num_levels=4, num_items=1_000_000, users=10, beams=50, source=_RIVALS),
     "v2048-1m-1x50-bf16": Search(
         codebook_size=2048,
@@ -79,6 +80,7 @@ SEARCHES = {
         source=_RIVALS + "; popularity-skewed",
     ),
     "v8192-1m-1x50": Search(codebook_size=8192, num_levels=3, num_items=1_000_000, users=1, beams=50, source=_RIVALS),
+    "v2048-20m-1x50": Search(codebook_size=2048, num_levels=4, num_items=20_000_000, users=1, beams=50, source=_RIVALS),
     "v8192-20m-10x50": Search(
         codebook_size=8192, num_levels=3, num_items=20_000_000, users=10, beams=50, source=_RIVALS
     ),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from baselines import hf_t5
 from genrec_fast.backbones import T5Config
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.t5 import RelativePositionBias
@@ -21,48 +22,17 @@ class TestT5(AutoregressiveSuite):
             backbone.level_logits(layout(batch_of([3, 2], targets="every")))
 
 
-def test_buckets_and_stack_equal_transformers():
+def test_network_equals_transformers():
     """The whole network against Hugging Face's T5 with the same weights, cut to each level's codes."""
-    from transformers import T5Config as HFConfig
-    from transformers import T5ForConditionalGeneration
-
     suite = TestT5()
     layout, ours = suite.parts()
-    c = suite.config
-    hf = T5ForConditionalGeneration(
-        HFConfig(
-            vocab_size=ours.tokens.num_embeddings, d_model=c.width, d_kv=c.head_width, d_ff=c.hidden,
-            num_layers=c.num_layers, num_heads=c.num_heads, dropout_rate=0.0, tie_word_embeddings=False,
-            decoder_start_token_id=ours.start_token, pad_token_id=0, eos_token_id=ours.end_token,
-        )
-    ).eval()  # fmt: skip
+    hf = hf_t5(ours)
+    batch = layout(batch_of([6]))
+    offsets = torch.tensor(ours.level_offsets[:-1])
+    user, end = torch.tensor([ours.end_token + 1]), torch.tensor([ours.end_token])
+    tokens = torch.cat([user, (batch.codes + offsets).flatten(), end])[None]
+    written = torch.cat([torch.tensor([ours.start_token]), batch.target_codes[0, :-1] + offsets[:-1]])[None]
     with torch.no_grad():
-        hf.shared.weight.copy_(ours.tokens.weight)
-        # A head of its own: transformers 5 ties it to the embedding whatever the configuration says.
-        hf.lm_head = torch.nn.Linear(c.width, ours.tokens.num_embeddings, bias=False)
-        hf.lm_head.weight[: sum(SIZES)] = ours.head.weight
-        stacks = ((hf.encoder, ours.encoder, ours.encoder_norm, ours.encoder_bias),
-                  (hf.decoder, ours.decoder, ours.decoder_norm, ours.decoder_bias))  # fmt: skip
-        for stack, layers, norm, bias in stacks:
-            stack.final_layer_norm.weight.copy_(norm.weight)
-            stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.copy_(bias.table.weight)
-            for block, layer in zip(stack.block, layers, strict=True):
-                pairs = [(block.layer[0].SelfAttention, layer.attention)]
-                if layer.cross_attention is not None:
-                    pairs.append((block.layer[1].EncDecAttention, layer.cross_attention))
-                for theirs, attention in pairs:
-                    keys, values = attention.keys_values.weight.chunk(2)
-                    theirs.q.weight.copy_(attention.queries.weight)
-                    theirs.k.weight.copy_(keys)
-                    theirs.v.weight.copy_(values)
-                    theirs.o.weight.copy_(attention.out.weight)
-                block.layer[-1].DenseReluDense.wi.weight.copy_(layer.feed_forward.into.weight)
-                block.layer[-1].DenseReluDense.wo.weight.copy_(layer.feed_forward.out.weight)
-        batch = layout(batch_of([6]))
-        offsets = torch.tensor(ours.level_offsets[:-1])
-        user, end = torch.tensor([ours.end_token + 1]), torch.tensor([ours.end_token])
-        tokens = torch.cat([user, (batch.codes + offsets).flatten(), end])[None]
-        written = torch.cat([torch.tensor([ours.start_token]), batch.target_codes[0, :-1] + offsets[:-1]])[None]
         theirs = hf(input_ids=tokens, decoder_input_ids=written).logits[0]
         for level, logits in enumerate(ours.level_logits(batch)):
             begin = ours.level_offsets[level]
