@@ -252,6 +252,7 @@ def test_every_16_bit_number_is_converted_exactly(isa, half):
     assert_equal(ours, trie_step(trie, 0, values.view(1, 1, size), *start, num_beams=size))
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("users", [1, 3, 9])
 def test_threads_do_not_change_the_result(isa, threads, users):
     generator = torch.Generator().manual_seed(users)

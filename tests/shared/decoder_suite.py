@@ -80,6 +80,7 @@ class DecoderSuite:
     def test_no_gradient_is_kept(self):
         assert not self.search(users_of(2, self.items, 0)).scores.requires_grad
 
+    @pytest.mark.threads
     def test_the_result_does_not_depend_on_the_number_of_threads(self):
         batch = users_of(6, self.items, 5)
         one = self.search(batch)
