@@ -23,6 +23,7 @@ def marius() -> Recipe:
             "the softmax of a level runs over the codes that lead to an item, in training and in the search",
             "semantic IDs from residual k-means unless others are given",
         ),
+        measured="beauty with LETTER's published semantic IDs: Recall@10 .0758, NDCG@10 .0419 (docs/benchmarks.md)",
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
         layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(
@@ -32,7 +33,7 @@ def marius() -> Recipe:
         decoder=BeamConfig(num_beams=50, normalize="valid"),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=16,
+            epochs=24,
             learning_rate=1e-3,
             schedule="cosine",
             warmup_steps=300,
