@@ -30,7 +30,7 @@ def test_parts_that_do_not_fit_are_named():
     ):
         change(recipes.sasrec(), decoder=BeamConfig())
     with pytest.raises(
-        InvalidValueError, match=r"^Recipe: objective NextCode needs Autoregressive; backbone ToyBackbone "
+        InvalidValueError, match=r"^Recipe: objective NextCode needs TeacherForced; backbone ToyBackbone "
     ):
         change(objective=NextCodeConfig())
     with pytest.raises(

@@ -263,7 +263,8 @@ def _needs(part: Any) -> str | None:
 
 
 _PROTOCOLS = {
-    "Autoregressive": ("level_logits", "prefill", "step"),
+    "Autoregressive": ("prefill", "step"),
+    "TeacherForced": ("level_logits",),
     "Embedding": ("embed_targets", "embed_users", "item_table"),
 }
 

@@ -24,6 +24,7 @@ __all__ = [
     "Loss",
     "Ranked",
     "State",
+    "TeacherForced",
     "TrieTensors",
 ]
 
@@ -206,16 +207,11 @@ class TrieTensors(Protocol):
 class Autoregressive(Protocol):
     """A backbone that scores semantic IDs level by level.
 
-    ``level_logits`` is teacher-forced training; ``prefill`` and ``step`` are the search: ``prefill`` reads each
-    user's history once, and ``step`` returns the logits of the next level for every beam. All beams of a user share
-    the user's prefix: nothing is encoded once per beam.
+    ``prefill`` reads each user's history once, ``step`` returns the logits of the next level for every beam. All beams
+    of a user share the user's prefix: nothing is encoded once per beam.
     """
 
     codebook_sizes: tuple[int, ...]
-
-    def level_logits(self, batch: Batch) -> list[Tensor]:
-        """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
-        ...
 
     def prefill(self, batch: Batch) -> State:
         """Encodes the users' histories."""
@@ -233,6 +229,15 @@ class Autoregressive(Protocol):
         Returns:
             ``[B, W, K_l]`` (W = 1 at level 0) and the new state.
         """
+        ...
+
+
+@runtime_checkable
+class TeacherForced(Protocol):
+    """A backbone that learns semantic IDs level by level; the same backbone searches as an ``Autoregressive``."""
+
+    def level_logits(self, batch: Batch) -> list[Tensor]:
+        """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
         ...
 
 

@@ -38,9 +38,6 @@ class Network:
         with torch.no_grad():
             self.model.shared.weight.mul_(3)  # less even than a fresh network
 
-    def level_logits(self, batch):
-        raise NotImplementedError
-
     @staticmethod
     def inputs(batch):
         tokens = batch.items.padded(0)
@@ -73,7 +70,7 @@ def test_same_items_and_scores_as_generate(k, num_beams):
     network = Network()
     batch = users_of(8, VOCABULARY, 3)
     batch = type(batch)(type(batch.items).from_rows([[*row.tolist(), 5] for row in batch.items.rows()]))
-    found = search(network, batch, build_trie(codes, codebook_sizes=network.codebook_sizes), k, num_beams=num_beams)
+    found = search(network, batch, build_trie(codes, codebook_sizes=network.codebook_sizes), num_beams, k)
 
     children: dict[tuple[int, ...], set[int]] = {}
     for row in codes.tolist():

@@ -51,7 +51,7 @@ def searches(draw):
 @given(searches())
 def test_the_certificate_is_never_wrong(case):
     codes, trie, model, batch, k, beams, allowed, exclude, keep = case
-    found = search(model, batch, trie, k, num_beams=beams, allowed=allowed, exclude=exclude)
+    found = search(model, batch, trie, beams, k, allowed=allowed, exclude=exclude)
     scores, items, best = brute_force(model, batch, codes, k, keep=keep)
     for user in range(len(batch)):
         given_items = found.items[user][found.items[user] >= 0]
@@ -70,7 +70,7 @@ def test_the_certificate_is_never_wrong(case):
 @given(searches())
 def test_exact_equals_brute_force(case):
     codes, trie, model, batch, k, beams, allowed, exclude, keep = case
-    found = search(model, batch, trie, k, num_beams=beams, allowed=allowed, exclude=exclude, exact=True)
+    found = search(model, batch, trie, beams, k, allowed=allowed, exclude=exclude, exact=True)
     _, items, best = brute_force(model, batch, codes, k, keep=keep)
     assert bool(found.exact.all())
     assert torch.equal(found.items, items)
@@ -98,10 +98,10 @@ def test_exact_widens_only_the_users_who_need_it():
     model = Two((4, 4), scale=0.5)
     batch = users_of(2, 16, 0)
     batch = type(batch)(batch.items, users=torch.tensor([0, 1]))
-    plain = search(model, batch, build_trie(codes), 2, num_beams=2)
+    plain = search(model, batch, build_trie(codes), 2, 2)
     assert plain.exact.tolist() == [True, False]
     model.users_searched.clear()
-    found = search(model, batch, build_trie(codes), 2, num_beams=2, exact=True)
+    found = search(model, batch, build_trie(codes), 2, 2, exact=True)
     assert found.exact.tolist() == [True, True]
     assert model.users_searched[0] == 2
     assert set(model.users_searched[1:]) == {1}
@@ -111,17 +111,17 @@ def test_exact_widens_only_the_users_who_need_it():
 def test_items_that_share_an_id_share_its_score_in_order_of_id():
     trie = build_trie(torch.tensor([[1, 1], [0, 0], [1, 1], [1, 1]]), codebook_sizes=(2, 2))
     model = RandomModel((2, 2), scale=0.0)
-    found = search(model, users_of(1, 4, 0), trie, 4, num_beams=4)
+    found = search(model, users_of(1, 4, 0), trie, 4, 4)
     assert found.items.tolist() == [[0, 1, 2, 3]]  # flat logits: all tie, the lower id first
     assert found.codes[0].tolist() == [[1, 1], [0, 0], [1, 1], [1, 1]]
-    kept = search(model, users_of(1, 4, 0), trie, 4, num_beams=4, exclude=Jagged.from_rows([[0, 3]]))
+    kept = search(model, users_of(1, 4, 0), trie, 4, 4, exclude=Jagged.from_rows([[0, 3]]))
     assert kept.items.tolist() == [[1, 2, -1, -1]]
     assert kept.scores[0, 2:].tolist() == [-torch.inf, -torch.inf]
 
 
 def test_a_tie_with_a_pruned_prefix_is_not_a_proof():
     trie = build_trie(torch.arange(6).view(-1, 1), codebook_sizes=(6,))
-    found = search(RandomModel((6,), scale=0.0), users_of(1, 6, 0), trie, 3, num_beams=3)
+    found = search(RandomModel((6,), scale=0.0), users_of(1, 6, 0), trie, 3, 3)
     assert found.exact.tolist() == [False]
     assert found.bound[0] == found.scores[0, 2]
 
@@ -129,33 +129,33 @@ def test_a_tie_with_a_pruned_prefix_is_not_a_proof():
 def test_a_filter_that_leaves_nothing_is_an_exact_empty_answer():
     trie = build_trie(torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
     nothing = torch.zeros(2, dtype=torch.bool)
-    found = search(RandomModel((2, 2)), users_of(2, 2, 0), trie, 2, num_beams=5, allowed=nothing)
+    found = search(RandomModel((2, 2)), users_of(2, 2, 0), trie, 5, 2, allowed=nothing)
     assert found.items.tolist() == [[-1, -1], [-1, -1]]
     assert found.exact.tolist() == [True, True]
 
 
 def test_normalize_valid_renormalises_over_the_children():
     trie = build_trie(torch.tensor([[0], [2]]), codebook_sizes=(4,))
-    found = search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, num_beams=2, normalize="valid")
+    found = search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, 2, normalize="valid")
     torch.testing.assert_close(found.scores.exp().sum(1), torch.ones(3))
-    assert bool((search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, num_beams=2).scores.exp().sum(1) < 1).all())
+    assert bool((search(RandomModel((4,)), users_of(3, 2, 0), trie, 2, 2).scores.exp().sum(1) < 1).all())
 
 
 def test_messages_name_argument_rule_and_value():
     trie = build_trie(torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
     model, batch = RandomModel((2, 2)), users_of(2, 2, 0)
     with pytest.raises(InvalidValueError, match=r"beam: num_beams must be at least k = 3, got 2"):
-        search(model, batch, trie, 3, num_beams=2)
+        search(model, batch, trie, 2, 3)
     with pytest.raises(InvalidValueError, match=r"beam: k must be at least 1, got 0"):
-        search(model, batch, trie, 0, num_beams=2)
+        search(model, batch, trie, 2, 0)
     with pytest.raises(InvalidTypeError, match=r"beam: backbone must be Autoregressive, got int"):
-        search(3, batch, trie, 1, num_beams=2)
+        search(3, batch, trie, 2, 1)
     with pytest.raises(InvalidValueError, match=r"beam: backbone must have the trie's codebook sizes \(2, 2\), got"):
-        search(RandomModel((2, 3)), batch, trie, 1, num_beams=2)
+        search(RandomModel((2, 3)), batch, trie, 2, 1)
     with pytest.raises(InvalidValueError, match=r"beam: allowed must be \[2\] or \[2, 2\], got \[3\]"):
-        search(model, batch, trie, 1, num_beams=2, allowed=torch.ones(3, dtype=torch.bool))
+        search(model, batch, trie, 2, 1, allowed=torch.ones(3, dtype=torch.bool))
     with pytest.raises(InvalidValueError, match=r"beam: exclude must have one row for each of 2 users, got 1"):
-        search(model, batch, trie, 1, num_beams=2, exclude=Jagged.from_rows([[0]]))
+        search(model, batch, trie, 2, 1, exclude=Jagged.from_rows([[0]]))
     with pytest.raises(InvalidValueError, match=r"BeamConfig: num_beams must be at least 1, got 0"):
         BeamConfig(num_beams=0)
     with pytest.raises(InvalidValueError, match=r"BeamConfig: normalize must be 'all' or 'valid', got 'some'"):

@@ -24,7 +24,7 @@ def test_the_certificate_is_honest_and_holds_for_a_sure_model():
 
 def test_more_columns_than_items_of_the_one_row():
     trie = build_trie(torch.tensor([[0], [0], [1]]))
-    found = search(RandomModel((2,), scale=0.0), users_of(1, 3, 0), trie, 3)
+    found = search(RandomModel((2,), scale=0.0), users_of(1, 3, 0), trie, k=3)
     assert found.items.tolist() == [[0, 1, -1]]
     assert found.exact.tolist() == [False]  # item 2 ties and was pruned
 

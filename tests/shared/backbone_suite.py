@@ -9,7 +9,7 @@ import torch
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged
+from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged, TeacherForced
 
 SIZES = (7, 5, 11)
 ITEMS = 30
@@ -126,6 +126,7 @@ class AutoregressiveSuite(BackboneSuite):
     def test_speaks_the_protocol(self):
         _, backbone = self.parts()
         assert isinstance(backbone, Autoregressive)
+        assert isinstance(backbone, TeacherForced)
         assert backbone.codebook_sizes == SIZES
 
     def test_steps_equal_teacher_forcing(self):

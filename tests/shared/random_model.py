@@ -24,9 +24,6 @@ class RandomModel:
         self.seed, self.scale, self.steps, self.forbidden = seed, scale, steps, forbidden
         self.users_searched: list[int] = []
 
-    def level_logits(self, batch):
-        raise NotImplementedError
-
     def prefill(self, batch: Batch) -> Tensor:
         self.users_searched.append(len(batch))
         states = [_hash(torch.tensor([self.seed, *row.tolist()])) for row in batch.items.rows()]

@@ -25,9 +25,9 @@ def search(
     backbone: Autoregressive,
     batch: Batch,
     trie: CatalogTrie,
+    num_beams: int,
     k: int,
     *,
-    num_beams: int,
     normalize: str = "all",
     allowed: Tensor | None = None,
     exclude: Jagged | None = None,
@@ -46,8 +46,8 @@ def search(
         backbone: an ``Autoregressive``, in evaluation mode.
         batch: B users, with what the backbone reads filled in by the layout.
         trie: the catalog, on the backbone's device.
-        k: items per user.
         num_beams: prefixes kept per user and level, at least k; more than there are prefixes keeps all.
+        k: items per user.
         normalize: "all": log-softmax over the codebook (the score of Hugging Face's beam search); "valid": over the
             children that pass the filter.
         allowed: bool ``[N]`` or ``[B, N]``: items that may appear; ``None``: all.
@@ -70,7 +70,7 @@ def search(
     Source: beam search as in Hugging Face ``generate`` with a prefix constraint; the certificate is ours.
 
     Example:
-        ``search(backbone, layout(batch), trie, k=10, num_beams=50).items``
+        ``search(backbone, layout(batch), trie, num_beams=50, k=10).items``
     """
     check_search("beam", backbone, batch, trie, allowed, exclude)
     check_k("beam", k, num_beams)
@@ -131,8 +131,8 @@ class Beam:
             backbone,
             batch,
             trie,
+            max(self.config.num_beams, k) if num_beams is None else num_beams,
             k,
-            num_beams=max(self.config.num_beams, k) if num_beams is None else num_beams,
             normalize=self.config.normalize,
             allowed=allowed,
             exclude=exclude,

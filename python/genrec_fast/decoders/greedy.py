@@ -22,6 +22,7 @@ def search(
     backbone: Autoregressive,
     batch: Batch,
     trie: CatalogTrie,
+    num_beams: int = 1,
     k: int = 1,
     *,
     normalize: str = "all",
@@ -34,6 +35,7 @@ def search(
         backbone: see ``decoders.beam.search``, as for all others.
         batch: B users.
         trie: the catalog.
+        num_beams: 1; it stands here so that every search over a trie is called alike.
         k: columns of the result; a semantic ID that belongs to fewer items leaves -1 behind them.
         normalize: "all" or "valid".
         allowed: bool ``[N]`` or ``[B, N]``.
@@ -44,7 +46,7 @@ def search(
 
     Raises:
         InvalidTypeError: the backbone is not ``Autoregressive``.
-        InvalidValueError: as ``decoders.beam.search``.
+        InvalidValueError: num_beams is not 1, or as ``decoders.beam.search``.
 
     Notes:
         The scores and the bound are those of a beam search with one beam.
@@ -54,6 +56,8 @@ def search(
     Example:
         ``search(backbone, layout(batch), trie).items[:, 0]``
     """
+    if num_beams != 1:
+        raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
     check_k("greedy", k)
     check_search("greedy", backbone, batch, trie, allowed, exclude)
     return beam_pass(backbone, batch, trie, k, 1, normalize, allowed, exclude)
@@ -99,9 +103,8 @@ class Greedy:
         Raises:
             InvalidValueError: num_beams is neither ``None`` nor 1, or exact is true.
         """
-        if num_beams not in (None, 1):
-            raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
         if exact:
             raise InvalidValueError("greedy: exact must be False as one beam cannot widen (beam can), got True")
         normalize = self.config.normalize
-        return search(backbone, batch, trie, k, normalize=normalize, allowed=allowed, exclude=exclude)
+        beams = 1 if num_beams is None else num_beams
+        return search(backbone, batch, trie, beams, k, normalize=normalize, allowed=allowed, exclude=exclude)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Autoregressive, Batch, Loss
+from genrec_fast.types import Batch, Loss, TeacherForced
 
 __all__ = ["NextCode", "NextCodeConfig"]
 
@@ -37,14 +37,14 @@ class NextCode:
     Source: TIGER (arXiv:2305.05065, section 3.2); ``valid_only`` is ours.
     """
 
-    needs = Autoregressive
+    needs = TeacherForced
 
     def __init__(self, config: NextCodeConfig) -> None:
         if not 0.0 <= config.label_smoothing < 1.0:
             raise InvalidValueError(f"NextCode: label_smoothing must be in [0, 1), got {config.label_smoothing}")
         self.config = config
 
-    def __call__(self, backbone: Autoregressive, batch: Batch) -> Loss:
+    def __call__(self, backbone: TeacherForced, batch: Batch) -> Loss:
         """Loss over the M targets of a batch that went through a layout; figures: each level's cross-entropy."""
         if batch.target_codes is None or batch.target_codes.shape[0] == 0:
             raise InvalidValueError("NextCode: batch must have targets, got none")
