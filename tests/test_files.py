@@ -28,3 +28,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         write_half()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the folder of .* must exist, got .*nowhere"):
+        write_text(tmp_path / "nowhere" / "a.txt", "x")

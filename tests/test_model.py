@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,6 +98,11 @@ def test_eval_mode_during_the_search_and_the_old_modes_afterwards(model, monkeyp
             InvalidTypeError,
             r"histories must be lists of .* got \[\['thing 1'\]\]; Recommender\.numbers\(\) turns names into ids",
         ),
+        ([[1.5]], InvalidTypeError, r"histories must be lists of item ids .* got \[\[1\.5\]\]"),
+        ([[True]], InvalidTypeError, r"histories must be lists of item ids"),
+        ([torch.tensor([1.0])], InvalidTypeError, r"histories must be lists of item ids"),
+        (torch.tensor([1, 2]), InvalidTypeError, r"histories must be lists of item ids"),
+        (None, InvalidTypeError, r"histories must be lists of item ids .* got None"),
         (Jagged.from_rows([[1]], torch.int32), InvalidTypeError, r"histories must be int64 \[E\], got torch\.int32"),
     ],
 )
@@ -114,6 +120,14 @@ def test_filters_and_numbers_that_do_not_fit(model):
         model.recommend(HISTORIES, 0)
     with pytest.raises(InvalidValueError, match=r"^recommend: users_per_batch must be at least 1, got 0"):
         model.recommend(HISTORIES, users_per_batch=0)
+    with pytest.raises(InvalidTypeError, match=r"^recommend: k must be an int, got 1.5"):
+        model.recommend(HISTORIES, 1.5)
+
+
+def test_histories_may_be_arrays_and_tensors(model):
+    wanted = model.recommend([[1, 2], [3, 4]], 5).items
+    for rows in (np.array([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 4]]), [np.array([1, 2]), torch.tensor([3, 4])]):
+        assert torch.equal(model.recommend(rows, 5).items, wanted)
 
 
 def test_names_and_titles(model):

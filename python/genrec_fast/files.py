@@ -15,7 +15,8 @@ __all__ = ["atomic_path", "write_text"]
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary name beside ``path``; what was written there becomes ``path`` when the block ends well.
 
-    The temporary file keeps the suffix of ``path``. If the block raises, it is removed and ``path`` stays as it was.
+    The folder must exist (else FileNotFoundError). The temporary file keeps the suffix of ``path``; if the block
+    raises, it is removed and ``path`` stays as it was.
 
     Example:
         >>> import tempfile, pathlib
@@ -27,6 +28,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"write: the folder of {target} must exist, got {target.parent}")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         yield temporary

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -163,6 +164,9 @@ class Recommender:
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
         rows = self._histories(histories)
+        for name, value in (("k", k), ("users_per_batch", users_per_batch)):
+            if not isinstance(value, int):
+                raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r}")
         if k < 1 or users_per_batch < 1:
             name, value = ("k", k) if k < 1 else ("users_per_batch", users_per_batch)
             raise InvalidValueError(f"recommend: {name} must be at least 1, got {value}")
@@ -190,9 +194,9 @@ class Recommender:
 
     def _histories(self, histories: Jagged | Sequence[Sequence[int]]) -> Jagged:
         if not isinstance(histories, Jagged):
-            if any(isinstance(row, (int, str)) or any(isinstance(item, str) for item in row) for row in histories):
+            if not _are_rows_of_ids(histories):
                 raise InvalidTypeError(
-                    "recommend: histories must be lists of item ids (numbers, one list per user), "
+                    "recommend: histories must be lists of item ids (whole numbers, one list per user), "
                     f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
                 )
             histories = Jagged.from_rows(histories)
@@ -241,6 +245,24 @@ class Recommender:
 
 
 _RANKED = ("items", "codes", "scores", "exact", "bound")
+
+
+def _are_rows_of_ids(histories: object) -> bool:
+    """One list, tensor or array of whole numbers per user."""
+    if isinstance(histories, (str, bytes)) or not isinstance(histories, (Sequence, Tensor, np.ndarray)):
+        return False
+    for row in histories:
+        if isinstance(row, (Tensor, np.ndarray)):
+            if row.ndim != 1 or str(row.dtype).rpartition(".")[2].rstrip("0123456789") not in ("int", "uint"):
+                return False
+        # bool is an int to Python, and a float would be cut: both are mistakes here.
+        elif (
+            isinstance(row, (str, bytes))
+            or not isinstance(row, Sequence)
+            or any(isinstance(item, bool) or not isinstance(item, (int, np.integer)) for item in row)
+        ):
+            return False
+    return True
 
 
 def _slice(rows: Jagged, begin: int, end: int) -> Jagged:

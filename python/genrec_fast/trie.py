@@ -261,7 +261,7 @@ class Trie:
             CorruptFileError: cut short, altered, of another version, or not a trie.
             FileNotFoundError: no such file.
         """
-        if not Path(path).exists():
+        if not Path(path).is_file():
             raise FileNotFoundError(f"Trie.load: path must name a file, got {path}")
         try:
             return cls._read(path, verify)

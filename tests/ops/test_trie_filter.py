@@ -168,3 +168,9 @@ def test_are_torch_ops():
     leaves = (TRIE.leaf_bases, TRIE.leaf_deltas, TRIE.leaf_items)
     lists = (torch.tensor([0, 2, 2]), torch.tensor([0, 1, 3]))
     torch.library.opcheck(ops.trie_filter_exclude.default, (TRIE.item_rows, *leaves, None, *lists))
+
+
+def test_lists_must_be_jagged():
+    trie = build_trie(torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(InvalidTypeError, match=r"trie_filter: exclude must be Jagged .* got list"):
+        trie_filter(trie, exclude=[[0]])

@@ -164,3 +164,11 @@ def test_compiles_without_a_graph_break():
     compiled = torch.compile(two_levels, fullgraph=True, backend="eager")
     for ours, theirs in zip(compiled(*logits), two_levels(*logits), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_level_must_be_a_number():
+    trie = build_trie(torch.tensor([[0, 1], [1, 0]]))
+    with pytest.raises(InvalidTypeError, match="trie_step: level must be an int, got 'first'"):
+        trie_step(
+            trie, "first", torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1), num_beams=1
+        )

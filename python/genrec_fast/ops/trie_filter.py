@@ -122,6 +122,10 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
             )
         allowed = allowed.reshape(-1, items).contiguous()
     if exclude is not None:
+        if not isinstance(exclude, Jagged):
+            raise InvalidTypeError(
+                f"trie_filter: exclude must be Jagged (Jagged.from_rows(lists)), got {type(exclude).__name__}"
+            )
         if exclude.values.dtype not in _WHOLE_NUMBERS:
             raise InvalidTypeError(f"trie_filter: exclude must hold integer item ids, got {_name(exclude.values)}")
         if exclude.values.dim() != 1:

@@ -96,6 +96,8 @@ def trie_step(
         ([[3, 0, 0]], [[1, 0, -1]])
     """
     levels = len(trie.codebook_sizes)
+    if not isinstance(level, int):
+        raise InvalidTypeError(f"trie_step: level must be an int, got {level!r}")
     if not 0 <= level < levels:
         raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
     if logits.dtype not in _FLOATS:
