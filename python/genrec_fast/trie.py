@@ -24,6 +24,7 @@ from torch import Tensor
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import atomic_path
+from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -70,10 +71,11 @@ class Trie:
     def __post_init__(self) -> None:
         for name in ("tokens", "child_bases", "child_deltas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "codebook_sizes", tuple(int(size) for size in self.codebook_sizes))
+        sizes = tuple(whole_number("Trie", "codebook_sizes", size) for size in self.codebook_sizes)
+        object.__setattr__(self, "codebook_sizes", sizes)
+        object.__setattr__(self, "num_items", whole_number("Trie", "num_items", self.num_items))
         for name, tensor in self._named_tensors():
-            if not isinstance(tensor, Tensor):
-                raise InvalidTypeError(f"Trie: {name} must be a tensor, got {type(tensor).__name__}")
+            require_tensors("Trie", None, **{name: tensor})
         here = self if self.leaf_items.device.type == "cpu" else self.to("cpu")
         trie_check(here, here.leaf_bases, here.leaf_deltas, here.leaf_items, here.num_items)
 
@@ -159,6 +161,7 @@ class Trie:
             InvalidTypeError: rows are not int32 or int64.
             InvalidValueError: a row is out of range.
         """
+        require_tensors("Trie.items", self.device, rows=rows)
         if rows.dtype not in (torch.int32, torch.int64):
             raise InvalidTypeError(f"Trie.items: rows must be int32 or int64, got {rows.dtype}")
         flat = rows.reshape(-1).to(torch.int64)
@@ -190,8 +193,12 @@ class Trie:
         Notes:
             O(M K + children). A search never calls it: ``ops.trie_step`` reads the trie itself.
         """
+        level = whole_number("Trie.valid_codes", "level", level)
+        require_tensors("Trie.valid_codes", self.device, nodes=nodes)
         if nodes.dtype not in (torch.int32, torch.int64):
             raise InvalidTypeError(f"Trie.valid_codes: nodes must be int32 or int64, got {nodes.dtype}")
+        if nodes.dim() != 1:
+            raise InvalidValueError(f"Trie.valid_codes: nodes must be [M], got {list(nodes.shape)}")
         if not 0 <= level < self.num_levels:
             raise InvalidValueError(f"Trie.valid_codes: level must be in [0, {self.num_levels - 1}], got {level}")
         count = self.num_nodes(level)
@@ -279,7 +286,7 @@ class Trie:
             try:
                 sizes = [int(size) for size in json.loads(metadata["codebook_sizes"])]
                 num_items = int(metadata["num_items"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise InvalidValueError(f"unreadable metadata: {error!r}") from error
             wanted = {*(f"{n}.{v}" for n in LEVEL_FIELDS for v in range(len(sizes))), *LEAF_FIELDS}
             if set(file.keys()) != wanted:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops._registry import core
 from genrec_fast.types import TrieTensors
 
@@ -190,7 +191,12 @@ def _check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], le
 def _codebook_sizes(sizes: Sequence[int] | None, num_levels: int) -> list[int] | None:
     if sizes is None:
         return None
-    sizes = [int(size) for size in sizes]
+    try:
+        sizes = [whole_number("build_trie", "codebook_sizes", size) for size in sizes]
+    except TypeError as error:
+        if isinstance(error, InvalidTypeError):
+            raise
+        raise InvalidTypeError(f"build_trie: codebook_sizes must be a list of sizes, got {sizes!r:.40}") from error
     if len(sizes) != num_levels:
         raise InvalidValueError(f"build_trie: codebook_sizes must have {num_levels} entries, got {len(sizes)}")
     for level, size in enumerate(sizes):
@@ -226,6 +232,7 @@ _Described = tuple[Any, str, bool, list[int], tuple[int, int, bool, tuple[int, .
 
 
 def _from_torch(codes: Tensor) -> _Described:
+    require_tensors("build_trie", None, item_codes=codes)
     codes = codes.detach().cpu()
     is_integer = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
     size = codes.element_size()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.types import Jagged, TrieTensors
@@ -49,6 +50,7 @@ class TrieFilter:
         allowed: bool ``[U, N]`` over items, as given.
         exclude: item ids per user, as given.
         num_rows: rows of the trie it was made of.
+        leaf_items: of the trie it was made of (not a copy).
     """
 
     bits: Tensor | None
@@ -58,19 +60,55 @@ class TrieFilter:
     allowed: Tensor | None
     exclude: Jagged | None
     num_rows: int
+    leaf_items: Tensor
+
+    def require_trie(self, trie: CatalogTrie) -> None:
+        """Raises unless the filter's rows are the rows of ``trie``: the same trie, or one with the same items.
+
+        Raises:
+            InvalidValueError: a filter of another trie.
+        """
+        if self.num_rows != trie.num_rows:
+            raise InvalidValueError(
+                f"trie_step: allowed must be a filter of this trie, with {trie.num_rows} rows, "
+                f"got one of {self.num_rows} rows"
+            )
+        if self.leaf_items is trie.leaf_items or torch.compiler.is_compiling():
+            return
+        if self.leaf_items.device != trie.leaf_items.device or not torch.equal(self.leaf_items, trie.leaf_items):
+            raise InvalidValueError("trie_step: allowed must be a filter of this trie, got one of another trie")
 
     @property
     def num_users(self) -> int | None:
         """Users it was made for; ``None`` where it serves any number of them."""
         if self.excluded_offsets is not None:
             return self.excluded_offsets.numel() - 1
-        return self.bits.shape[0] if self.bits is not None and self.bits.shape[0] > 1 else None
+        return self.bits.shape[0] if self.bits is not None and self.bits.shape[0] != 1 else None
 
     def keeps(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether item ``items[m]`` may be shown to user ``users[m]`` (int64 ``[M]`` both): bool ``[M]``.
 
         For the items that share a semantic ID: their row is kept as long as one of them may be shown.
+
+        Raises:
+            InvalidTypeError: not int64 tensors.
+            InvalidValueError: shapes that differ; a user or an item that the filter was not made for.
         """
+        require_tensors("TrieFilter.keeps", self.leaf_items.device, users=users, items=items)
+        if users.dtype != torch.int64 or items.dtype != torch.int64:
+            raise InvalidTypeError(
+                f"TrieFilter.keeps: users and items must be int64, got {_name(users)} and {_name(items)}"
+            )
+        if users.dim() != 1 or users.shape != items.shape:
+            raise InvalidValueError(
+                f"TrieFilter.keeps: users and items must be [M], got {list(users.shape)} and {list(items.shape)}"
+            )
+        for name, ids, end in (("users", users, self.num_users), ("items", items, self.leaf_items.numel())):
+            if ids.is_cpu and ids.numel():  # elsewhere a check would wait for the device
+                low, high = (int(bound) for bound in ids.aminmax())
+                if low < 0 or (end is not None and high >= end):
+                    rule = "at least 0" if end is None else f"in [0, {end})"
+                    raise InvalidValueError(f"TrieFilter.keeps: {name} must be {rule}, got {low if low < 0 else high}")
         kept = torch.ones_like(items, dtype=torch.bool)
         if self.allowed is not None:
             kept &= self.allowed[users if self.allowed.shape[0] > 1 else torch.zeros_like(users), items]
@@ -113,6 +151,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
     """
     items = trie.num_items
     if allowed is not None:
+        require_tensors("trie_filter", trie.leaf_items.device, allowed=allowed)
         if allowed.dtype != torch.bool:
             raise InvalidTypeError(f"trie_filter: allowed must be bool, got {_name(allowed)}")
         if allowed.dim() not in (1, 2) or allowed.shape[-1] != items:
@@ -126,6 +165,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
             raise InvalidTypeError(
                 f"trie_filter: exclude must be Jagged (Jagged.from_rows(lists)), got {type(exclude).__name__}"
             )
+        require_tensors("trie_filter", trie.leaf_items.device, exclude=exclude.values, offsets=exclude.offsets)
         if exclude.values.dtype not in _WHOLE_NUMBERS:
             raise InvalidTypeError(f"trie_filter: exclude must hold integer item ids, got {_name(exclude.values)}")
         if exclude.values.dim() != 1:
@@ -142,7 +182,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         rows, offsets = _exclude(
             trie.item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
         )
-    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, trie.num_rows)
+    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, trie.num_rows, trie.leaf_items)
 
 
 def _name(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 from genrec_fast.types import TrieTensors
@@ -42,6 +43,7 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         >>> gf.ops.trie_lookup(trie, torch.tensor([[1, 0], [0, 0]])).tolist()
         [1, -1]
     """
+    require_tensors("trie_lookup", trie.tokens[0].device, codes=codes)
     if codes.dtype not in (torch.int32, torch.int64):
         raise InvalidTypeError(f"trie_lookup: codes must be int32 or int64 [..., t], got {codes.dtype}")
     num_levels = len(trie.codebook_sizes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
@@ -74,9 +75,9 @@ def trie_step(
         A ``TrieStep``; its ``nodes`` belong to level + 1, or are rows of the catalog after the last level.
 
     Raises:
-        InvalidTypeError: a dtype other than the above.
-        InvalidValueError: level, a shape, num_beams or normalize is wrong; a node is outside its level; a live beam
-            has a NaN or +inf logit or score; W * K reaches 2^32.
+        InvalidTypeError: an argument of another kind or dtype than the above.
+        InvalidValueError: level, a shape, a device, num_beams or normalize is wrong; a filter of another trie; a node
+            is outside its level; a live beam has a NaN or +inf logit or score; W * K reaches 2^32.
 
     Notes:
         Cost: each live row of logits is read once from memory (two passes in cache); children are gathered or, where
@@ -96,8 +97,10 @@ def trie_step(
         ([[3, 0, 0]], [[1, 0, -1]])
     """
     levels = len(trie.codebook_sizes)
-    if not isinstance(level, int):
-        raise InvalidTypeError(f"trie_step: level must be an int, got {level!r}")
+    level, num_beams = whole_number("trie_step", "level", level), whole_number("trie_step", "num_beams", num_beams)
+    plain = type(logits) is type(nodes) is type(scores) is Tensor
+    if not (plain and logits.is_cpu and nodes.is_cpu and scores.is_cpu and trie.tokens[0].is_cpu):
+        require_tensors("trie_step", trie.tokens[0].device, logits=logits, nodes=nodes, scores=scores)
     if not 0 <= level < levels:
         raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
     if logits.dtype not in _FLOATS:
@@ -133,17 +136,13 @@ def trie_step(
     else:
         last = levels
         masks = (chosen.bits, chosen.ranks, chosen.excluded, chosen.excluded_offsets)
-        if chosen.num_rows != trie.num_rows:
-            raise InvalidValueError(
-                f"trie_step: allowed must be a filter of this trie, with {trie.num_rows} rows, "
-                f"got one of {chosen.num_rows} rows"
-            )
+        chosen.require_trie(trie)
         if chosen.num_users not in (None, users):
             raise InvalidValueError(
                 f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
             )
     # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
-    direct = type(logits) is Tensor and logits.is_cpu and not torch.compiler.is_compiling()
+    direct = plain and logits.is_cpu and not torch.compiler.is_compiling()
     best, picked, bound = (_cpu if direct else _op)(
         logits,
         nodes,
