@@ -131,3 +131,42 @@ def test_ctrl_c_is_code_130(monkeypatch, capsys):
     monkeypatch.setitem(__import__("genrec_fast.cli").cli._COMMANDS, "recipes", ("", stopped))
     assert main(["recipes"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--device", "junk"], "load: device must be one of this machine, got 'junk'"),
+        (["--device", "meta"], "load: device must be one of this machine, got 'meta'"),
+        (["--threads", "100000000000"], "threads must be in [1, 4096], got 100000000000"),
+        (["--num-beams", "0"], "recommend: num_beams must be at least 1, got 0"),
+    ],
+)
+def test_a_place_or_a_number_that_is_none_is_one_line(trained, options, text, capsys):
+    assert main(["recommend", str(trained), "--history", "1", *options]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_more_results_than_items_are_all_items(trained, capsys):
+    assert main(["recommend", str(trained), "--history", "1", "-k", "99999999999"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 80
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--device", "junk"], "train: device must be one of this machine, got 'junk'"),
+        (["--seed", str(2**70)], f"train: seed must be in [0, 2^63), got {2**70}"),
+    ],
+)
+def test_a_training_that_cannot_begin_is_one_line(shop, tmp_path, options, text, capsys):
+    run = ["train", "sasrec", "--data", str(shop), "--out", str(tmp_path), "--backbone.width", "16"]
+    assert main([*run, *FAST, *options]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_the_quickstart_has_so_many_items(capsys):
+    assert main(["quickstart", "--k", "100000"]) == 2
+    assert "quickstart: k must be in [1, 600], got 100000" in capsys.readouterr().err

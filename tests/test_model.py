@@ -186,3 +186,28 @@ def test_an_unknown_version_or_key_is_corrupt(model, tmp_path):
         (tmp_path / "recipe.json").write_text(json.dumps(card | change))
         with pytest.raises(CorruptFileError, match=message):
             load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("num_items", -1, "num_items must be .* as in items.json, got -1"),
+        ("num_items", 10**12, "num_items must be .* as in items.json, got 1000000000000"),
+        ("feature_dim", -1, "feature_dim must be at least 1, got -1"),
+        ("feature_dim", "x", "lacks or misstates a key"),
+        ("sha256", {}, "must hold the checksum of weights.safetensors, got none"),
+    ],
+)
+def test_a_card_that_misstates_is_corrupt(model, tmp_path, key, value, text):
+    model.save(tmp_path)
+    card = json.loads((tmp_path / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({**card, key: value}))
+    with pytest.raises(CorruptFileError, match=text):
+        load(tmp_path)
+
+
+def test_a_card_nested_too_deeply_is_corrupt(model, tmp_path):
+    model.save(tmp_path)
+    (tmp_path / "recipe.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptFileError, match="is cut short or altered"):
+        load(tmp_path)

@@ -20,12 +20,15 @@ from genrec_fast.tokenizers import RQKMeansConfig
 __all__ = ["evaluate", "recommend", "set_threads", "tokenize"]
 
 
+MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
+
+
 def set_threads(threads: int | None) -> None:
     """CPU threads of torch; ``None``: as it is."""
     if threads is None:
         return
-    if threads < 1:
-        raise InvalidValueError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InvalidValueError(f"threads must be in [1, {MAX_THREADS}], got {threads}")
     torch.set_num_threads(threads)
 
 
@@ -56,6 +59,8 @@ def evaluate(
     recommender, dataset = load(model, device), load_data(data)
     if dataset.interactions.item_ids != recommender.item_ids:
         raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
+    if num_beams is not None and num_beams < 1:
+        raise InvalidValueError(f"evaluate: num_beams must be at least 1, got {num_beams}")
     splits = leave_one_out(dataset.interactions)
     questions = splits.test if split == "test" else splits.validation
     result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
@@ -90,6 +95,9 @@ def recommend(
     set_threads(threads)
     recommender = load(model, device)
     numbers = recommender.numbers(history)
+    k = min(k, recommender.num_items)  # there are no more results than that
+    if num_beams is not None and num_beams < 1:  # a recipe that scores every item does not look at it
+        raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
     ranked = recommender.recommend([numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact)
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genrec_fast.data import history_window
 from genrec_fast.data.interactions import span_indices
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, write_text
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
@@ -25,7 +25,7 @@ from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch, Jagged, Ranked
 from genrec_fast.weights import module_tensors, restore_module
 
-__all__ = ["Recommender", "build_parts", "load"]
+__all__ = ["Recommender", "build_parts", "load", "usable_device"]
 
 VERSION = 1
 
@@ -44,6 +44,23 @@ def feature_dim(layout: nn.Module) -> int | None:
     """Width of the features that a layout hands to the backbone, ``None`` where it hands none."""
     width = getattr(layout, "feature_dim", None)
     return None if width is None else int(width)
+
+
+def usable_device(op: str, device: torch.device | str) -> torch.device:
+    """``device``, once a tensor was made on it.
+
+    Raises:
+        UnsupportedError: no such device, or this torch or machine has none.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        reason = str(error).partition("\n")[0]
+        raise UnsupportedError(f"{op}: device must be one of this machine, got {str(device)!r} ({reason})") from error
+    if place.type == "meta":
+        raise UnsupportedError(f"{op}: device must be one of this machine, got 'meta'")
+    return place
 
 
 class Recommender:
@@ -292,7 +309,7 @@ def _json(path: Path) -> Any:
         raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"load: {path} is cut short or altered ({error})") from error
 
 
@@ -301,16 +318,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
 
     Raises:
         CorruptFileError: a file is missing, cut short, altered, or of an unknown version.
+        UnsupportedError: no such device here.
     """
+    device = usable_device("load", device)
     folder = Path(folder)
     card = _json(folder / "recipe.json")
     if not isinstance(card, dict) or (card.get("format"), card.get("version")) != ("genrec_fast.recommender", VERSION):
         raise CorruptFileError(f"load: {folder / 'recipe.json'} must be a recommender's card of version {VERSION}")
     try:
         sizes, sums = tuple(int(size) for size in card["codebook_sizes"]), dict(card["sha256"])
-        num_items, width, text = int(card["num_items"]), card["feature_dim"], card["recipe"]
+        num_items, text = int(card["num_items"]), card["recipe"]
+        width = None if card["feature_dim"] is None else int(card["feature_dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ({error})") from error
+    if width is not None and width < 1:
+        raise CorruptFileError(f"load: {folder / 'recipe.json'}: feature_dim must be at least 1, got {width}")
+    for name in ("weights.safetensors", "items.json"):
+        if name not in sums:
+            raise CorruptFileError(f"load: {folder / 'recipe.json'} must hold the checksum of {name}, got none")
     recipe = from_json(text, str(folder / "recipe.json"))
     for name, checksum in sums.items():
         if not (folder / name).is_file():
@@ -318,6 +343,10 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         if _sha256(folder / name) != checksum:
             raise CorruptFileError(f"load: {folder / name} is cut short or altered: its checksum is not recipe.json's")
     items = _json(folder / "items.json")
+    if num_items != len(items["item_ids"]):
+        raise CorruptFileError(
+            f"load: {folder / 'recipe.json'}: num_items must be {len(items['item_ids'])} as in items.json, got {num_items}"
+        )
     path = folder / "weights.safetensors"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -326,7 +355,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
     # The layout's tables come from the weights; the zeros only say how large they are.
     codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
-    features = None if width is None else torch.zeros(num_items, int(width))
+    features = None if width is None else torch.zeros(num_items, width)
     layout = recipe.layout.build(codes, sizes, features)
     backbone = recipe.backbone.build(sizes, num_items, feature_dim(layout))
     for prefix, module in (("layout.", layout), ("backbone.", backbone)):

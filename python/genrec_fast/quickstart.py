@@ -25,6 +25,7 @@ from genrec_fast.backbones.timeline import TimelineConfig
 from genrec_fast.data import Dataset, Evaluation, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.decoders.beam import BeamConfig
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts.plain import PlainConfig
 from genrec_fast.model import Recommender
 from genrec_fast.objectives.next_code import NextCodeConfig
@@ -115,6 +116,8 @@ def run(
 
 def _run(num_users: int, max_epochs: int, k: int, seed: int, console: Console) -> Outcome:
     shop = Shop(seed=seed)
+    if not 1 <= k <= shop.num_items:
+        raise InvalidValueError(f"quickstart: k must be in [1, {shop.num_items}], got {k}")
     data = shop.dataset(num_users, seed=seed + 1)
     splits = leave_one_out(data.interactions)
     console.print(Text("genrec_fast quickstart", style="bold"))

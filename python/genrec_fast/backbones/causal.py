@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
 
@@ -26,6 +27,9 @@ class CausalConfig:
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.5  # rate; SASRec, section 4.2, on sparse data
     max_items: int = 50  # longest history, items
+
+    def __post_init__(self) -> None:
+        check_sizes(self, zero=("num_layers",))
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Causal:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.types import Batch, Jagged
 
@@ -29,6 +30,9 @@ class T5Config:
     dropout: float = 0.1  # rate
     num_user_tokens: int = 2000  # users are hashed into so many tokens; 0: no user token
     max_items: int = 20  # longest history, items
+
+    def __post_init__(self) -> None:
+        check_sizes(self, zero=("num_user_tokens",))
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> T5:
         """Makes the backbone; it reads codes alone, so items and features are not used."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, KeyValue, init_weights
 from genrec_fast.types import Batch
 
@@ -29,6 +30,9 @@ class TimelineConfig:
     dropout: float = 0.3  # rate, on the input and in the item blocks
     depth_dropout: float = 0.3  # rate, in the depth blocks
     max_items: int = 50  # longest history, items
+
+    def __post_init__(self) -> None:
+        check_sizes(self, zero=("num_layers", "num_depth_layers"))
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Timeline:
         """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""

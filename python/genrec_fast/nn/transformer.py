@@ -60,7 +60,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        if width % num_heads:
+        if width < 1 or num_heads < 1 or width % num_heads:
             raise InvalidValueError(f"Block: num_heads must divide width = {width}, got {num_heads}")
         self.num_heads = num_heads
         self.attention_norm = nn.LayerNorm(width)

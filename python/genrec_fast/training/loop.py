@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
 from genrec_fast.errors import DivergedError, InvalidValueError
 from genrec_fast.evaluation import evaluate
-from genrec_fast.model import Recommender, build_parts
+from genrec_fast.model import Recommender, build_parts, usable_device
 from genrec_fast.recipe import Objective, Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
@@ -60,7 +60,9 @@ def train(
 
     Raises:
         DivergedError: a loss or gradient is not finite; the last checkpoint stays.
-        InvalidValueError: ``out`` holds another training, or there is nothing to learn from or to validate on.
+        UnsupportedError: no such device here.
+        InvalidValueError: a negative seed; ``out`` holds another training, or there is nothing to learn from or to
+            validate on.
         CorruptFileError: the checkpoint is cut short or altered.
         KeyboardInterrupt: after Ctrl-C; the state is saved, and the same call goes on from there.
 
@@ -69,6 +71,10 @@ def train(
         for bit, however often the training was killed and resumed (a time limit aside). The caller's random state is
         left as it was.
     """
+    if not 0 <= seed < 1 << 63:
+        raise InvalidValueError(f"train: seed must be in [0, 2^63), got {seed}")
+    if device is not None:
+        usable_device("train", device)
     with torch.random.fork_rng(devices=[]), Interrupts() as stop:
         return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop).run()
 
@@ -113,7 +119,10 @@ class _Training:
         self.batching: dict[str, Any] = dataclasses.asdict(recipe.batching)
         self.steps_per_epoch = num_training_batches(self.splits.train, **self.batching) // self.world
         if self.steps_per_epoch == 0:
-            raise InvalidValueError(f"train: data must give each of the {self.world} processes a batch, got fewer")
+            raise InvalidValueError(
+                f"train: data must give each of the {self.world} processes a batch (the last two events of every user "
+                "are kept for validation and test, so it takes users with four), got fewer"
+            )
         self.total_steps = self.steps_per_epoch * self.settings.epochs
         self.identity = identity(recipe, data, seed, self.world)
         checkpoint = None if self.out is None else self.out / "checkpoint.safetensors"
