@@ -345,7 +345,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
     items = _json(folder / "items.json")
     if num_items != len(items["item_ids"]):
         raise CorruptFileError(
-            f"load: {folder / 'recipe.json'}: num_items must be {len(items['item_ids'])} as in items.json, got {num_items}"
+            f"load: {folder / 'recipe.json'}: num_items must be {len(items['item_ids'])} as in items.json, "
+            f"got {num_items}"
         )
     path = folder / "weights.safetensors"
     try:
