@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -211,3 +212,35 @@ def test_a_card_nested_too_deeply_is_corrupt(model, tmp_path):
     (tmp_path / "recipe.json").write_text("[" * 100_000)
     with pytest.raises(CorruptFileError, match="is cut short or altered"):
         load(tmp_path)
+
+
+def test_one_thread_does_not_end_the_eval_mode_of_another(model):
+    model.backbone.train()
+    with model.answering():
+        with model.answering():
+            assert not model.backbone.training
+        assert not model.backbone.training
+    assert model.backbone.training
+    entered, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with model.answering():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(10)
+    with model.answering():
+        leave.set()
+        thread.join()  # the first to come is the first to go
+        assert not model.backbone.training
+    assert model.backbone.training
+
+
+@pytest.mark.parametrize("exclude", [[[1]], Jagged.from_rows([[1.0]], dtype=torch.float32)])
+def test_filters_of_the_wrong_kind_are_named(model, exclude):
+    with pytest.raises(InvalidTypeError, match="recommend: exclude must be int64 Jagged"):
+        model.recommend([[1]], 2, exclude=exclude, exclude_seen=True)
+    with pytest.raises(InvalidTypeError, match="recommend: allowed must be a bool tensor, got list"):
+        model.recommend([[1]], 2, allowed=[True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def usable_device(op: str, device: torch.device | str) -> torch.device:
     return place
 
 
+_ANSWERING = threading.Lock()  # over the modes of modules; held for microseconds
+
+
 class Recommender:
     """Everything that turns histories into ranked items.
 
@@ -93,6 +97,8 @@ class Recommender:
         self.item_ids, self.titles = item_ids, titles
         self.codebook_sizes = codebook_sizes
         self._numbers: dict[str, int] | None = None
+        self._answering: int = 0  # blocks of answering() that are open, in any thread
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
     def num_items(self) -> int:
@@ -133,16 +139,22 @@ class Recommender:
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
         """Within the block the modules are in eval mode and nothing is recorded for gradients."""
-        modules = [module for part in (self.layout, self.backbone) for module in part.modules()]
-        modes = [module.training for module in modules]
-        self.layout.eval()
-        self.backbone.eval()
+        with _ANSWERING:
+            if not self._answering:
+                parts = (self.layout, self.backbone)
+                self._modes = [(module, module.training) for part in parts for module in part.modules()]
+            self._answering += 1
+            self.layout.eval()
+            self.backbone.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+            with _ANSWERING:
+                self._answering -= 1
+                if not self._answering:  # the last of several threads: dropout would spoil the others' answers
+                    for module, mode in self._modes:
+                        module.training = mode
 
     def search(self, batch: Batch, k: int, **options: Any) -> Ranked:
         """One batch through layout and decoder; call within ``answering()``. Histories are not cut here."""
@@ -187,6 +199,11 @@ class Recommender:
         if k < 1 or users_per_batch < 1:
             name, value = ("k", k) if k < 1 else ("users_per_batch", users_per_batch)
             raise InvalidValueError(f"recommend: {name} must be at least 1, got {value}")
+        if allowed is not None and not isinstance(allowed, Tensor):
+            raise InvalidTypeError(f"recommend: allowed must be a bool tensor, got {type(allowed).__name__}")
+        if exclude is not None and not (isinstance(exclude, Jagged) and exclude.values.dtype == torch.int64):
+            what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
+            raise InvalidTypeError(f"recommend: exclude must be int64 Jagged (Jagged.from_rows(lists)), got {what}")
         if allowed is not None and tuple(allowed.shape) not in ((self.num_items,), (len(rows), self.num_items)):
             raise InvalidValueError(
                 f"recommend: allowed must be [{self.num_items}] or [{len(rows)}, {self.num_items}], "
