@@ -239,3 +239,18 @@ def test_recipes_that_differ_in_words_only_share_a_training(tmp_path):
     renamed = dataclasses.replace(toy_recipe(), measured="0.5 on toys")
     again = train(renamed, toy_data(), seed=3, out=tmp_path, device="cpu", show_progress=False)
     assert same(weights(first), weights(again))
+
+
+def test_killed_while_it_validates(tmp_path, monkeypatch):
+    """The checkpoint before a validation is a place to go on from, too, and the log is that of a run undisturbed."""
+
+    def killed(self):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genrec_fast.training.loop._Training._validation_figures", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tmp_path / "killed", log_every=3)
+    resumed, whole = run(tmp_path / "killed", log_every=3), run(tmp_path / "whole", log_every=3)
+    assert same(weights(resumed), weights(whole))
+    assert entries(tmp_path / "killed") == entries(tmp_path / "whole")

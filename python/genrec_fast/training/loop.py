@@ -167,6 +167,7 @@ class _Training:
         self.last_loss: float | None = None
         self._elapsed_before, self._started = self.progress.elapsed, time.monotonic()
         self._saved = self._drawn = time.monotonic()
+        self.figures: dict[str, float] = {}  # of the last step
 
     # The loop
 
@@ -318,6 +319,7 @@ class _Training:
     def _end_epoch(self) -> None:
         """Checkpoint, validate where it is due, go on to the next epoch, checkpoint."""
         state, settings = self.progress, self.settings
+        self._write_losses()  # before the checkpoint: a run killed while it validates has no step to write of
         self._save()
         last = state.epoch + 1 == settings.epochs
         if ((state.epoch + 1) % settings.evaluate_every == 0 or last) and state.evaluated_step != state.step:
