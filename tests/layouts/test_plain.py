@@ -64,3 +64,18 @@ def test_valid_codes_follow_the_target_prefix():
     assert first.tolist() == [[True, True, False], [True, True, False]]
     assert second.tolist() == [[True, False, False, False], [False, True, True, False]]
     assert layout(Batch(Jagged.from_rows([[2, 0]]))).valid_codes is None
+
+
+def test_valid_codes_follow_the_catalog_and_the_device():
+    """The trie behind them is made once; codes that are loaded or moved need another one."""
+    layout = PlainConfig(use_valid_codes=True).build(CODES, (3, 3), None)
+    batch = Batch(Jagged.from_rows([[0]]), torch.tensor([1]))
+    assert layout(batch).valid_codes[1].tolist() == [[True, False, False]]
+    layout.load_state_dict({"item_codes": torch.tensor([[0, 1], [2, 1], [2, 2]], dtype=torch.int32)})
+    after = layout(batch)
+    assert after.target_codes.tolist() == [[2, 1]]
+    assert after.valid_codes[0].tolist() == [[True, False, True]]
+    assert after.valid_codes[1].tolist() == [[False, True, True]]
+    assert layout._trie.tokens[0].device.type == "cpu"
+    moved = layout.to("meta")
+    assert "_trie" not in moved.__dict__

@@ -48,6 +48,12 @@ def test_bad_settings_and_batches():
         NextCodeConfig().build()(BACKBONE, Batch(Jagged.from_rows([[0]])))
 
 
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0), (math.inf, 1.0), (math.nan, 1.0)])
+def test_level_weights_that_give_no_mean(weights):
+    with pytest.raises(InvalidValueError, match=r"level_weights must be finite, at least 0 and not all 0, got \("):
+        NextCodeConfig(level_weights=weights).build()
+
+
 VALID = (torch.tensor([[True, True]]), torch.tensor([[True, False]]))
 
 

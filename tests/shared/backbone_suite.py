@@ -62,6 +62,19 @@ class BackboneSuite:
             for ours, all_users in zip(alone, together, strict=True):
                 torch.testing.assert_close(ours[0], all_users[user], rtol=1e-4, atol=1e-5)
 
+    def test_cold_users_get_finite_outputs(self):
+        """Nobody has a history: no value to look at, no longest row."""
+        layout, backbone = self.parts()
+        for rows in self.outputs(backbone, layout(Batch(Jagged.from_rows([[], [], []])))):
+            assert rows.shape[0] == 3
+            assert bool(torch.isfinite(rows).all())
+
+    def test_a_batch_of_nobody_is_empty(self):
+        layout, backbone = self.parts()
+        some = self.outputs(backbone, layout(Batch(Jagged.from_rows([[1]]))))
+        none = self.outputs(backbone, layout(Batch(Jagged.from_rows([]))))
+        assert [tuple(rows.shape) for rows in none] == [(0, *rows.shape[1:]) for rows in some]
+
     def test_the_order_of_a_history_matters(self):
         layout, backbone = self.parts()
         one, other = (self.outputs(backbone, layout(Batch(Jagged.from_rows([r])))) for r in ([1, 2, 3], [2, 1, 3]))

@@ -85,6 +85,10 @@ class T5(nn.Module):
     would spend part of its probability on tokens that cannot stand there). Training asks for the last position of each
     history (``targets="last"``).
 
+    Notes:
+        Dropout as in T5 but for the attention weights, which are not dropped. A batch without ``users`` is read with
+        the token of user bucket 0: there is no token for an unknown user.
+
     Source: TIGER (arXiv:2305.05065); T5 (arXiv:1910.10683).
     """
 

@@ -140,5 +140,5 @@ class Timeline(nn.Module):
         for block, past in zip(self.depth_blocks, caches, strict=True):
             x, cache = block(x, past)
             kept.append(cache)
-        logits = self.heads[level](self.depth_norm(x[:, 0])).view(num_users, num_beams, -1)
+        logits = self.heads[level](self.depth_norm(x[:, 0])).view(num_users, num_beams, self.codebook_sizes[level])
         return logits, TimelineState(num_beams, level + 1, tuple(kept), state.user_states)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,16 @@ class Plain(nn.Module):
     @functools.cached_property
     def _trie(self) -> Trie:
         return build_trie(self.item_codes.cpu(), codebook_sizes=self.codebook_sizes).to(self.item_codes.device)
+
+    # The trie is made of item_codes and follows it: to another device, and to another catalog.
+    def _apply(self, *args: Any, **kwargs: Any) -> Plain:
+        self.__dict__.pop("_trie", None)
+        moved: Plain = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return moved
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop("_trie", None)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _valid_codes(self, target_codes: Tensor) -> tuple[Tensor, ...]:
         trie = self._trie

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,9 @@ class NextCode:
     def __init__(self, config: NextCodeConfig) -> None:
         if not 0.0 <= config.label_smoothing < 1.0:
             raise InvalidValueError(f"NextCode: label_smoothing must be in [0, 1), got {config.label_smoothing}")
+        weights = config.level_weights
+        if weights and not (all(0.0 <= weight < math.inf for weight in weights) and sum(weights) > 0.0):
+            raise InvalidValueError(f"NextCode: level_weights must be finite, at least 0 and not all 0, got {weights}")
         self.config = config
 
     def __call__(self, backbone: TeacherForced, batch: Batch) -> Loss:
