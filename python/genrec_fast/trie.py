@@ -9,7 +9,6 @@ node e of level l + 1. The edges of the last level are the rows. Node n owns the
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.files import atomic_path
+from genrec_fast.files import atomic_path, checksum
 from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
@@ -251,7 +250,7 @@ class Trie:
             "num_items": str(self.num_items),
         }
         tensors = dict(here._named_tensors())
-        metadata["checksum"] = _checksum(metadata, tensors)
+        metadata["checksum"] = checksum(metadata, tensors)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -294,7 +293,7 @@ class Trie:
             tensors = {name: file.get_tensor(name) for name in wanted}
         if verify:
             stored = metadata.pop("checksum", None)
-            if stored != (computed := _checksum(metadata, tensors)):
+            if stored != (computed := checksum(metadata, tensors)):
                 raise InvalidValueError(f"checksum must be {stored}, got {computed}: the content was altered")
         levels = [tuple(tensors[f"{n}.{v}"] for v in range(len(sizes))) for n in LEVEL_FIELDS]
         leaves = [tensors[name] for name in LEAF_FIELDS]
@@ -362,12 +361,3 @@ def _fan_outs(bases: Tensor, deltas: Tensor) -> Iterator[tuple[int, int, Tensor]
         end = min(begin + piece, len(deltas) - 1)
         offsets = unpack_offsets(bases, deltas, torch.arange(begin, end + 1, device=deltas.device))
         yield begin, end, offsets[1:] - offsets[:-1]
-
-
-def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over metadata, names, dtypes, lengths and bytes, in order of name."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"

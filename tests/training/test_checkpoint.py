@@ -63,3 +63,14 @@ def test_restoring_says_what_does_not_fit():
         restore_module(module, {"weight": torch.ones(2, 3), "bias": torch.ones(2), "other": torch.ones(1)}, "file")
     with pytest.raises(CorruptFileError, match=r"tensor bias must be torch\.float32 \[2\], got torch\.float32 \[3\]"):
         restore_module(module, {"weight": torch.ones(2, 3), "bias": torch.ones(3)}, "file")
+
+
+def test_a_flipped_byte_is_found(tmp_path):
+    module, optimizer = trained()
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, Progress(step=3), module_tensors(module), None, optimizer)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x10  # within the last tensor
+    path.write_bytes(bytes(content))
+    with pytest.raises(CorruptFileError, match="was altered: its checksum must be sha256:"):
+        load_checkpoint(path)

@@ -22,6 +22,7 @@ def tiger() -> Recipe:
             "AdamW at 1e-3 with 500 steps of warm-up, then inverse square root: the paper holds 0.01 for 10,000 steps "
             "of 200,000, and an hour on two cores has a few thousand",
             "weight decay 0.035",
+            "a level's softmax runs over its own codes; attention weights are not dropped",
             "batches of 1,024 items in place of 256 histories",
         ),
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from genrec_fast import metrics
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.files import atomic_path
+from genrec_fast.files import atomic_path, checksum
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -102,7 +101,7 @@ class Tokenizer:
             "feature_dim": json.dumps(self.feature_dim),
             "codebook_sizes": json.dumps(self.codebook_sizes),
         }
-        metadata["checksum"] = _checksum(metadata, tensors)
+        metadata["checksum"] = checksum(metadata, tensors)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata)
 
@@ -126,7 +125,7 @@ class Tokenizer:
             if metadata.get(name) != wanted:
                 raise CorruptFileError(f"{cls.kind}: {name} in {path} must be {wanted}, got {metadata.get(name)}")
         stored = metadata.pop("checksum", None)
-        if stored != (computed := _checksum(metadata, tensors)):
+        if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
         tokenizer = cls(cls.config_type(**fields), json.loads(metadata["feature_dim"]))
@@ -176,12 +175,3 @@ def check_codebook_sizes(op: str, sizes: tuple[int, ...]) -> None:
     """
     if not sizes or not all(1 <= size <= MAX_CODES for size in sizes):
         raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {MAX_CODES}], one per level, got {sizes}")
-
-
-def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return f"sha256:{digest.hexdigest()}"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast.errors import CorruptFileError
-from genrec_fast.files import atomic_path
+from genrec_fast.files import atomic_path, checksum
 
 __all__ = ["Checkpoint", "Progress", "load_checkpoint", "save_checkpoint"]
 
@@ -61,6 +61,7 @@ def save_checkpoint(
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "progress": json.dumps(dataclasses.asdict(progress))}
+    metadata["checksum"] = checksum(metadata, contiguous)
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata)
 
@@ -96,6 +97,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress = Progress(**json.loads(metadata["progress"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"load_checkpoint: {path} has no readable progress ({error})") from error
+    stored = metadata.pop("checksum", None)
+    if stored != (computed := checksum(metadata, tensors)):
+        raise CorruptFileError(f"load_checkpoint: {path} was altered: its checksum must be {stored}, got {computed}")
     weights: dict[str, Tensor] = {}
     best: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}
