@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_fast import recipes
+from genrec_fast.backbones import T5Config
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.model import Recommender, build_parts, load
+from genrec_fast.tokenizers import RandomConfig
 from genrec_fast.types import Jagged
 from toy import ToyDecoder, toy_data, toy_recipe
 
@@ -244,3 +248,22 @@ def test_filters_of_the_wrong_kind_are_named(model, exclude):
         model.recommend([[1]], 2, exclude=exclude, exclude_seen=True)
     with pytest.raises(InvalidTypeError, match="recommend: allowed must be a bool tensor, got list"):
         model.recommend([[1]], 2, allowed=[True])
+
+
+def test_users_reach_a_recipe_with_user_tokens():
+    recipe = recipes.tiger()
+    small = T5Config(width=16, num_heads=2, head_width=8, num_layers=1, hidden=16, num_user_tokens=5)
+    recipe = dataclasses.replace(recipe, backbone=small, tokenizer=RandomConfig(codebook_sizes=(8, 8)))
+    codes = torch.stack([torch.arange(30) // 8, torch.arange(30) % 8], 1).int()
+    torch.manual_seed(0)
+    layout, backbone, decoder, trie = build_parts(recipe, codes, (8, 8), None)
+    names = [str(item) for item in range(30)]
+    model = Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=(8, 8))
+    nobody, first, other = (model.recommend([[1, 2]], 5, users=who).scores for who in (None, [0], torch.tensor([3])))
+    assert torch.equal(nobody, first)
+    assert not torch.allclose(nobody, other)
+    both = model.recommend([[1, 2], [1, 2]], 5, users=[0, 3], users_per_batch=1).scores
+    torch.testing.assert_close(both, torch.cat([first, other]))
+    for wrong in ([0], [-1, 0], [0.5, 1.0]):
+        with pytest.raises(InvalidValueError, match=r"^recommend: users must be int64 \[2\], each at least 0, got"):
+            model.recommend([[1], [2]], users=wrong)

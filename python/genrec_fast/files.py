@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["atomic_path", "checksum", "write_text"]
+__all__ = ["atomic_path", "checksum", "file_checksum", "write_text"]
 
 
 @contextlib.contextmanager
@@ -59,3 +59,12 @@ def checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
         if tensor.numel():
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from genrec_fast.data import history_window
 from genrec_fast.data.interactions import span_indices
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.files import atomic_path, write_text
+from genrec_fast.files import atomic_path, file_checksum, write_text
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.trie import Trie, build_trie
@@ -170,6 +169,7 @@ class Recommender:
         exclude: Jagged | None = None,
         exclude_seen: bool = False,
         exact: bool = False,
+        users: Sequence[int] | Tensor | None = None,
         users_per_batch: int = 256,
     ) -> Ranked:
         """The k best items for each history.
@@ -183,6 +183,8 @@ class Recommender:
             exclude: int64 Jagged of item ids per user that are not recommended.
             exclude_seen: do not recommend what stands in the (whole) history.
             exact: widen the search until the k items are proven to be the best of the catalog.
+            users: who asks, by row of the training data, ``[B]``: for recipes with user tokens (``tiger``), which read
+                everybody as user 0 where it is ``None``.
             users_per_batch: users searched at once: a matter of memory and speed, not of the result.
 
         Returns:
@@ -211,6 +213,9 @@ class Recommender:
             )
         if exclude is not None and len(exclude) != len(rows):
             raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
+        who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
+        if tuple(who.shape) != (len(rows),) or who.dtype != torch.int64 or bool((who < 0).any()):
+            raise InvalidValueError(f"recommend: users must be int64 [{len(rows)}], each at least 0, got {users!r:.80}")
         if exclude_seen:
             exclude = rows if exclude is None else _joined(exclude, rows)
         window = history_window(rows, self.recipe.batching.max_items)
@@ -223,7 +228,7 @@ class Recommender:
                     options["allowed"] = (allowed if allowed.dim() == 1 else allowed[begin:end]).to(self.device)
                 if exclude is not None:
                     options["exclude"] = _slice(exclude, begin, end).to(self.device)
-                parts.append(self.search(Batch(items=_slice(window, begin, end)), k, **options))
+                parts.append(self.search(Batch(_slice(window, begin, end), users=who[begin:end]), k, **options))
         return Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in _RANKED))
 
     def _histories(self, histories: Jagged | Sequence[Sequence[int]]) -> Jagged:
@@ -273,7 +278,7 @@ class Recommender:
             "codebook_sizes": list(self.codebook_sizes),
             "num_levels": len(self.codebook_sizes),
             "feature_dim": feature_dim(self.layout),
-            "sha256": {name: _sha256(folder / name) for name in names},
+            "sha256": {name: file_checksum(folder / name) for name in names},
         }
         write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
 
@@ -313,14 +318,6 @@ def _joined(left: Jagged, right: Jagged) -> Jagged:
     return out
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _json(path: Path) -> Any:
     if not path.is_file():
         raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
@@ -357,7 +354,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
     for name, checksum in sums.items():
         if not (folder / name).is_file():
             raise CorruptFileError(f"load: {folder} must hold a trained model, but {name} is missing")
-        if _sha256(folder / name) != checksum:
+        if file_checksum(folder / name) != checksum:
             raise CorruptFileError(f"load: {folder / name} is cut short or altered: its checksum is not recipe.json's")
     items = _json(folder / "items.json")
     if num_items != len(items["item_ids"]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from genrec_fast.errors import DataError, InvalidValueError
-from genrec_fast.files import write_text
+from genrec_fast.files import file_checksum, write_text
 
 __all__ = ["SOURCES", "Source", "fetch", "fetch_file"]
 
@@ -122,7 +121,7 @@ def fetch_file(
         sha256 = recorded.read_text(encoding="utf-8").split()[0]
     expected = None if sha256 is None else sha256.lower()
     if target.is_file():
-        found = _sha256(target)
+        found = file_checksum(target)
         if expected is None:
             write_text(recorded, f"{found}  {target.name}\n")
         elif found != expected:
@@ -132,11 +131,11 @@ def fetch_file(
     part = target.with_name(target.name + ".part")
     tag = target.with_name(target.name + ".part.tag")  # the server's word for this version of its file
     resumed = _receive(url, part, tag, size=size, checked=expected is not None, progress=progress, timeout=timeout)
-    found = _sha256(part)
+    found = file_checksum(part)
     if expected is not None and found != expected and resumed:  # the beginning was of another version: once more, whole
         part.unlink()
         _receive(url, part, tag, size=size, checked=True, progress=progress, timeout=timeout)
-        found = _sha256(part)
+        found = file_checksum(part)
     if expected is not None and found != expected:
         part.unlink()
         raise DataError(f"{url}: sha256 must be {expected}, got {found}; what was fetched has been removed")
@@ -213,14 +212,6 @@ def _bar(name: str, have: int, total: int | None, shown: bool) -> Iterator[Calla
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task(name, total=total, completed=have)
         yield lambda count: bar.update(task, advance=count)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _members(path: Path, *names: str) -> list[list[str]]:
