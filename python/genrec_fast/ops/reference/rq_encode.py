@@ -1,0 +1,70 @@
+"""The twin of ``ops.rq_encode``: plain torch, slow, and the specification of every code.
+
+The winner of a level is defined in float64, where the product of two float32 numbers is exact, and in a fixed order of
+additions. A kernel may find it as it likes (float32, bfloat16); it gives these codes and no others.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["LANES", "half_norms", "lane_sum", "rq_encode", "scores"]
+
+LANES = 16  # running sums: element d goes to lane d mod 16, then lane j + lane j + 8, + 4, + 2, + 1
+_BLOCK = 1 << 22  # float64 products held at once
+
+
+def lane_sum(products: Tensor) -> Tensor:
+    """Sum of float64 ``[..., D]`` over its last dimension, in lanes."""
+    depth = products.shape[-1]
+    products = torch.nn.functional.pad(products, (0, -depth % LANES)).unflatten(-1, (-1, LANES))
+    total = torch.zeros_like(products[..., 0, :]) if depth else products.new_zeros(*products.shape[:-2], LANES)
+    for step in range(products.shape[-2]):
+        total = total + products[..., step, :]
+    half = LANES // 2
+    while half:
+        total = total[..., :half] + total[..., half:]
+        half //= 2
+    return total[..., 0]
+
+
+def half_norms(codebook: Tensor) -> Tensor:
+    """|c|^2 / 2 of float32 ``[K, D]``: float64 ``[K]``."""
+    wide = codebook.double()
+    return lane_sum(wide * wide) * 0.5
+
+
+def scores(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """|c|^2 / 2 - x c of float32 ``[M, D]`` and ``[K, D]``: float64 ``[M, K]``; the smallest is the nearest."""
+    wide, norms = codebook.double(), half_norms(codebook)
+    rows = max(1, _BLOCK // max(1, codebook.numel()))
+    blocks = [norms - lane_sum(block.double().unsqueeze(1) * wide) for block in vectors.split(rows)]
+    return torch.cat(blocks) if blocks else norms.new_empty(0, codebook.shape[0])
+
+
+def rq_encode(x: Tensor, codebooks: list[Tensor], num_beams: int = 1, precision: str = "float32") -> Tensor:
+    """See ``ops.rq_encode``; ``precision`` changes no code.
+
+    With beams, level by level: every beam times every code, the ``num_beams`` lowest
+    ``|r|^2 / 2 + (|c|^2 / 2 - r c)`` stay, in order; ties to the lower ``beam * K + code``.
+    """
+    residual = x.float()
+    if num_beams == 1:
+        codes = []
+        for codebook in codebooks:
+            codes.append(scores(residual, codebook.float()).argmin(1) if len(residual) else residual.new_empty(0))
+            residual = residual - codebook.float()[codes[-1].long()]
+        return torch.stack(codes, 1).to(torch.int32)
+    rows = torch.arange(len(residual)).to(residual.device)[:, None]
+    beams = residual[:, None]  # [N, W, D]
+    codes = torch.empty(len(x), 1, 0, dtype=torch.int32, device=x.device)
+    for codebook in codebooks:
+        book = codebook.float()
+        own = half_norms(beams.flatten(0, 1)).view(beams.shape[:2])
+        table = own[:, :, None] + scores(beams.flatten(0, 1), book).view(*beams.shape[:2], len(book))
+        order = torch.sort(table.flatten(1), dim=1, stable=True).indices[:, :num_beams]
+        parent, code = order // len(book), order % len(book)
+        beams = beams[rows, parent] - book[code]
+        codes = torch.cat([codes[rows, parent], code.to(torch.int32)[:, :, None]], 2)
+    return codes[:, 0]
