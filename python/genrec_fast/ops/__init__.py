@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["TrieFilter", "TrieStep", "trie_build", "trie_filter", "trie_lookup", "trie_step"]
+__all__ = [
+    "KMeansStep",
+    "TrieFilter",
+    "TrieStep",
+    "kmeans_step",
+    "trie_build",
+    "trie_filter",
+    "trie_lookup",
+    "trie_step",
+]

@@ -1,0 +1,43 @@
+"""The checks that the ops on vectors and codebooks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors
+
+__all__ = ["FLOATS", "require_finite", "require_matrix"]
+
+FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq_encode.h
+
+
+def require_matrix(op: str, name: str, value: Tensor, shape: str, device: torch.device | None = None) -> None:
+    """Raises unless ``value`` is a dense float matrix, on ``device`` where one is named.
+
+    Raises:
+        InvalidTypeError: not a tensor, not dense, or not float32, bfloat16 or float16.
+        InvalidValueError: not of two dimensions, or on another device.
+    """
+    require_tensors(op, None, **{name: value})
+    if value.dtype not in FLOATS:
+        raise InvalidTypeError(f"{op}: {name} must be float32, bfloat16 or float16 {shape}, got {value.dtype}")
+    if value.dim() != 2:
+        raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(value.shape)}")
+    if device is not None and value.device != device:
+        raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {value.device}")
+
+
+def require_finite(op: str, name: str, value: Tensor, first_row: int = 0) -> None:
+    """Raises unless every element is finite, naming the first row where one is not.
+
+    Raises:
+        InvalidValueError: NaN or infinity.
+    """
+    finite = value.isfinite()
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        raise InvalidValueError(
+            f"{op}: {name} must be finite, got {value[row, column].item()} in row {first_row + row}"
+        )

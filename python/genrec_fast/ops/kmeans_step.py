@@ -1,0 +1,149 @@
+"""One Lloyd step: nearest centroids, and what the next centroids are made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._registry import define
+from genrec_fast.ops._vectors import require_finite, require_matrix
+from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
+from genrec_fast.ops.reference.kmeans_step import nearest
+from genrec_fast.ops.reference.rq_encode import half_norms
+
+__all__ = ["KMeansStep", "kmeans_step"]
+
+_MOST_CENTROIDS = 65536
+
+
+class KMeansStep(NamedTuple):
+    """``labels`` int32 ``[N]``, ``sums`` float64 ``[K, D]``, ``counts`` int64 ``[K]``, ``inertia`` float64 scalar."""
+
+    labels: Tensor
+    sums: Tensor
+    counts: Tensor
+    inertia: Tensor
+
+
+def kmeans_step(x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None) -> KMeansStep:
+    """The nearest centroid of every row, the sum and number of rows per centroid, and the squared distances' sum.
+
+    ``for n: k = nearest(x[n]); labels[n] = k; sums[k] += x[n]; counts[k] += 1; inertia += |x[n] - centroids[k]|^2``
+
+    The next centroids are ``sums / counts``. Rows that do not fit into memory come in blocks::
+
+        step = None
+        for block in blocks:  # [n, D], any n
+            step = kmeans_step(block, centroids, after=step)
+
+    Args:
+        x: float32, bfloat16 or float16 ``[N, D]``, D at least 1; N may be 0.
+        centroids: the same kinds of float ``[K, D]``, K in [1, 65536]; duplicates are allowed.
+        after: the step over the rows before these, whose sums, counts and inertia are continued.
+
+    Returns:
+        A ``KMeansStep``: ``labels`` of these rows, the rest of all rows so far.
+
+    Raises:
+        InvalidTypeError: an argument is not such a tensor.
+        InvalidValueError: a wrong shape or device, or a value that is not finite (naming its row).
+
+    Notes:
+        Nearest as ``rq_encode`` defines it: float64, ties to the lower index. Sums are float64 and add row after row,
+        distances are float64 and add in blocks of 1024 rows. Equal inputs give equal bits on every instruction set
+        and number of threads. In blocks, labels, sums and counts have the bits of one call over all rows; the inertia
+        too if each block but the last holds a multiple of 1024 rows. Not differentiable.
+
+    Source:
+        Lloyd, "Least squares quantization in PCM", 1982.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> step = gf.ops.kmeans_step(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.0], [8.0]]))
+        >>> step.labels.tolist(), step.sums.tolist(), step.counts.tolist(), step.inertia.item()
+        ([0, 0, 1], [[1.0], [9.0]], [2, 1], 2.0)
+    """
+    require_matrix("kmeans_step", "x", x, "[N, D]")
+    require_matrix("kmeans_step", "centroids", centroids, "[K, D]", x.device)
+    if x.shape[1] < 1:
+        raise InvalidValueError(f"kmeans_step: x must be [N, D] with D at least 1, got {list(x.shape)}")
+    if not 1 <= centroids.shape[0] <= _MOST_CENTROIDS or centroids.shape[1] != x.shape[1]:
+        raise InvalidValueError(
+            f"kmeans_step: centroids must be [K, {x.shape[1]}] with K in [1, {_MOST_CENTROIDS}], "
+            f"got {list(centroids.shape)}"
+        )
+    before = (None, None, None) if after is None else _continued(after, centroids)
+    return KMeansStep(*_op(x.detach(), centroids.detach(), *before))
+
+
+def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not isinstance(after, KMeansStep):
+        raise InvalidTypeError(f"kmeans_step: after must be a KMeansStep, got {type(after).__name__}")
+    wanted = {
+        "sums": (torch.float64, centroids.shape),
+        "counts": (torch.int64, centroids.shape[:1]),
+        "inertia": (torch.float64, torch.Size()),
+    }
+    for name, (dtype, shape) in wanted.items():
+        part = getattr(after, name)
+        if part.dtype != dtype or part.shape != shape or part.device != centroids.device:
+            raise InvalidValueError(
+                f"kmeans_step: after.{name} must be {dtype} {list(shape)} on {centroids.device}, "
+                f"got {part.dtype} {list(part.shape)} on {part.device}"
+            )
+    return after.sums, after.counts, after.inertia
+
+
+def _assign(rows: Tensor, book: Tensor) -> Tensor:
+    """What ``nearest`` gives: a float64 product, and ``nearest`` itself where its rounding could matter."""
+    wide = book.double()
+    table = torch.addmm(half_norms(book), rows.double(), wide.T, alpha=-1)
+    if len(book) == 1:
+        return torch.zeros(len(rows), dtype=torch.int64)
+    low = table.topk(2, largest=False)
+    longest = wide.norm(dim=1).amax()
+    slack = 4 * (book.shape[1] + 32) * 2.0**-53 * longest * (rows.double().norm(dim=1) + longest) + 1e-300
+    found = low.indices[:, 0]
+    close = ((low.values[:, 1] - low.values[:, 0]) <= slack).nonzero()[:, 0]
+    if len(close):
+        found[close] = nearest(rows[close], book)
+    return found
+
+
+def _cpu(
+    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require_finite("kmeans_step", "x", x)
+    require_finite("kmeans_step", "centroids", centroids)
+    return _twin(x, centroids, sums, counts, inertia, _assign)
+
+
+def _slow(
+    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require_finite("kmeans_step", "x", x)
+    require_finite("kmeans_step", "centroids", centroids)
+    return _twin(x, centroids, sums, counts, inertia)
+
+
+def _fake(
+    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape[:1], dtype=torch.int32),
+        centroids.new_empty(centroids.shape, dtype=torch.float64),
+        x.new_empty(centroids.shape[:1], dtype=torch.int64),
+        x.new_empty((), dtype=torch.float64),
+    )
+
+
+_op = define(
+    "kmeans_step(Tensor x, Tensor centroids, Tensor? sums, Tensor? counts, Tensor? inertia)"
+    " -> (Tensor labels, Tensor sums, Tensor counts, Tensor inertia)",
+    cpu=_cpu,
+    twin=_slow,
+    fake=_fake,
+)

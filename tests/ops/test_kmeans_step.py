@@ -1,0 +1,176 @@
+"""kmeans_step against its twin (equal bits), against a plain loop, and in blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genrec_fast import errors
+from genrec_fast.ops._registry import core
+from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
+from genrec_fast.ops.reference import kmeans_step as reference
+
+
+def twin(x: Tensor, centroids: Tensor, after: KMeansStep | None = None) -> KMeansStep:
+    before = (None, None, None) if after is None else (after.sums, after.counts, after.inertia)
+    return KMeansStep(*reference.kmeans_step(x, centroids, *before))
+
+
+def assert_equal(left: KMeansStep, right: KMeansStep) -> None:
+    for name in KMeansStep._fields:
+        a, b = getattr(left, name), getattr(right, name)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        if a.dtype == torch.float64:
+            a, b = a.contiguous().view(torch.int64), b.contiguous().view(torch.int64)
+        assert torch.equal(a, b), (name, getattr(left, name), getattr(right, name))
+
+
+def on_every_isa(x: Tensor, centroids: Tensor, expected: KMeansStep, after: KMeansStep | None = None) -> None:
+    before = core.active_isa()
+    try:
+        for name in core.usable_isas():
+            core.select_isa(name)
+            assert_equal(kmeans_step(x, centroids, after=after), expected)
+    finally:
+        core.select_isa(before)
+
+
+@given(data=st.data())
+def test_equals_its_twin_on_every_instruction_set(data):
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30), "seed"))
+    rows = data.draw(st.sampled_from([0, 1, 2, 5, 33, 200, 1023, 1025]), "N")
+    size = data.draw(st.sampled_from([1, 2, 3, 16, 33, 100]), "K")
+    depth = data.draw(st.sampled_from([1, 2, 15, 16, 17, 40]), "D")
+    centroids = torch.randn(size, depth, generator=generator)
+    x = torch.randn(rows, depth, generator=generator) * data.draw(st.sampled_from([1e-20, 0.1, 1.0, 1e15]), "scale")
+    kind = data.draw(st.sampled_from(["random", "duplicates", "on centroids", "integers", "zero"]), "kind")
+    if kind == "duplicates":
+        centroids[size // 2 :] = centroids[: size - size // 2].clone()
+    if kind == "on centroids" and rows:
+        x = centroids[torch.randint(0, size, (rows,), generator=generator)]
+    if kind == "integers":
+        centroids, x = centroids.round(), (x.clamp(-3, 3) * 2).round()
+    if kind == "zero":
+        centroids = torch.zeros_like(centroids)
+    x = x.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype"))
+    x = torch.where(x.isfinite(), x, torch.ones((), dtype=x.dtype))  # 1e15 is infinite in float16
+    centroids = centroids.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16]), "dtype of centroids"))
+    after = kmeans_step(x[: rows // 2], centroids) if data.draw(st.booleans(), "after") else None
+    on_every_isa(x, centroids, twin(x, centroids, after), after)
+
+
+def test_equals_a_plain_loop():
+    generator = torch.Generator().manual_seed(3)
+    x, centroids = torch.randn(1500, 5, generator=generator), torch.randn(7, 5, generator=generator)
+    step = kmeans_step(x, centroids)
+    sums, counts = [[0.0] * 5 for _ in range(7)], [0] * 7
+    distances = torch.cdist(x.double(), centroids.double())
+    assert torch.equal(step.labels.long(), distances.argmin(1))
+    for row, label in zip(x.tolist(), step.labels.tolist(), strict=True):
+        sums[label] = [a + b for a, b in zip(sums[label], row, strict=True)]
+        counts[label] += 1
+    assert step.sums.tolist() == sums
+    assert step.counts.tolist() == counts
+    assert step.inertia.item() == pytest.approx(distances.amin(1).square().sum().item(), rel=1e-12)
+
+
+def test_no_rows_and_one_centroid():
+    none = kmeans_step(torch.empty(0, 3), torch.ones(2, 3))
+    assert none.labels.shape == (0,)
+    assert none.sums.tolist() == [[0.0] * 3] * 2
+    assert none.counts.tolist() == [0, 0]
+    assert none.inertia.item() == 0
+    one = kmeans_step(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
+    assert [part.tolist() for part in one] == [[0], [[1.0, 2.0]], [1], 4.0]
+
+
+def test_ties_go_to_the_lower_centroid():
+    centroids = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    x = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [0.0, -1.0], [0.5, 0.5]])
+    on_every_isa(x, centroids, twin(x, centroids))
+    assert kmeans_step(x, centroids).labels.tolist() == [0, 2, 0, 0]
+
+
+@pytest.mark.parametrize("rows_per_block", [1024, 2048])
+def test_blocks_of_rows_give_the_bits_of_one_call(rows_per_block):
+    generator = torch.Generator().manual_seed(4)
+    x, centroids = torch.randn(5000, 9, generator=generator), torch.randn(20, 9, generator=generator)
+    step, labels = None, []
+    for block in x.split(rows_per_block):
+        step = kmeans_step(block, centroids, after=step)
+        labels.append(step.labels)
+    assert_equal(step._replace(labels=torch.cat(labels)), kmeans_step(x, centroids))
+
+
+def test_strided_rows_and_gradients_are_no_matter():
+    x = torch.randn(64, 40, generator=torch.Generator().manual_seed(5))
+    assert_equal(kmeans_step(x[::2, ::4], x[:8, ::4]), kmeans_step(x[::2, ::4].contiguous(), x[:8, ::4].contiguous()))
+    assert_equal(kmeans_step(x.T, x.T[:5]), kmeans_step(x.T.contiguous(), x.T[:5].contiguous()))
+    assert not kmeans_step(x.clone().requires_grad_(), x[:3].clone().requires_grad_()).sums.requires_grad
+
+
+@pytest.mark.threads
+def test_threads_give_the_same():
+    generator = torch.Generator().manual_seed(6)
+    x, centroids = torch.randn(5001, 67, generator=generator), torch.randn(70, 67, generator=generator)
+    alone = kmeans_step(x, centroids)
+    try:
+        for threads in (2, 3, 4):
+            torch.set_num_threads(threads)
+            for _ in range(3):
+                assert_equal(kmeans_step(x, centroids), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_opcheck():
+    x, centroids = torch.randn(5, 3), torch.randn(4, 3)
+    op = torch.ops.genrec_fast.kmeans_step.default
+    torch.library.opcheck(op, (x, centroids, None, None, None))
+    torch.library.opcheck(op, (x, centroids, *kmeans_step(x, centroids)[1:]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_that_are_not_finite_are_named(value, dtype):
+    x = torch.ones(3000, 20, dtype=dtype)
+    x[2345, 17] = value
+    with pytest.raises(errors.InvalidValueError, match=r"kmeans_step: x must be finite, got .* in row 2345"):
+        kmeans_step(x, torch.ones(3, 20))
+    with pytest.raises(errors.InvalidValueError, match=r"kmeans_step: centroids must be finite, got .* in row 2345"):
+        kmeans_step(torch.ones(3, 20), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "centroids", "error", "text"),
+    [
+        ([[1.0]], torch.ones(1, 1), errors.InvalidTypeError, "x must be a tensor, got list"),
+        (
+            torch.ones(2, 3).double(),
+            torch.ones(1, 3),
+            errors.InvalidTypeError,
+            r"x must be float32, .* got torch.f.*64",
+        ),
+        (torch.ones(3), torch.ones(1, 3), errors.InvalidValueError, r"x must be \[N, D\], got \[3\]"),
+        (torch.ones(3, 0), torch.ones(1, 0), errors.InvalidValueError, r"D at least 1, got \[3, 0\]"),
+        (torch.ones(2, 3), torch.ones(1, 3).int(), errors.InvalidTypeError, "centroids must be float32, .*int32"),
+        (torch.ones(2, 3), torch.ones(1, 4), errors.InvalidValueError, r"centroids must be \[K, 3\] .* got \[1, 4\]"),
+        (torch.ones(2, 3), torch.ones(0, 3), errors.InvalidValueError, r"K in \[1, 65536\], got \[0, 3\]"),
+        (torch.ones(2, 3), torch.ones(1, 3, device="meta"), errors.InvalidValueError, "centroids must have data"),
+    ],
+)
+def test_bad_input_is_named(x, centroids, error, text):
+    with pytest.raises(error, match=f"kmeans_step: .*{text}"):
+        kmeans_step(x, centroids)
+
+
+def test_a_step_of_other_centroids_is_refused():
+    step = kmeans_step(torch.ones(2, 3), torch.ones(4, 3))
+    text = r"kmeans_step: after.sums must be torch.float64 \[5, 3\] on cpu, got torch.float64 \[4, 3\]"
+    with pytest.raises(errors.InvalidValueError, match=text):
+        kmeans_step(torch.ones(2, 3), torch.ones(5, 3), after=step)
+    with pytest.raises(errors.InvalidTypeError, match="kmeans_step: after must be a KMeansStep, got int"):
+        kmeans_step(torch.ones(2, 3), torch.ones(4, 3), after=0)
