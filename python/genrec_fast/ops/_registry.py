@@ -16,7 +16,7 @@ import torch
 import genrec_fast._core as _core
 from genrec_fast.errors import SlowPathWarning, UnsupportedError
 
-__all__ = ["core", "define", "warn_slow_path"]
+__all__ = ["core", "define", "differentiable", "warn_slow_path"]
 
 core: Any = _core
 
@@ -47,6 +47,11 @@ def define(
     torch.library.register_fake(f"genrec_fast::{name}", fake, lib=_LIBRARY)
     op: Callable[..., Any] = getattr(torch.ops.genrec_fast, name).default
     return op
+
+
+def differentiable(name: str, backward: Callable[..., Any], remember: Callable[..., None]) -> None:
+    """Gives the op a gradient: ``remember(ctx, inputs, output)`` keeps what ``backward(ctx, *gradients)`` needs."""
+    torch.library.register_autograd(f"genrec_fast::{name}", backward, setup_context=remember, lib=_LIBRARY)
 
 
 def warn_slow_path(name: str, device: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import require_tensors
 
-__all__ = ["FLOATS", "require_finite", "require_matrix"]
+__all__ = ["FLOATS", "require_codebooks", "require_finite", "require_matrix"]
 
 FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq_encode.h
 
@@ -41,3 +44,25 @@ def require_finite(op: str, name: str, value: Tensor, first_row: int = 0) -> Non
         raise InvalidValueError(
             f"{op}: {name} must be finite, got {value[row, column].item()} in row {first_row + row}"
         )
+
+
+def require_codebooks(op: str, codebooks: Any, device: torch.device) -> list[Tensor]:
+    """The codebooks as a list: at least one, each a float ``[K_l, D]`` with K_l at least 1, of one D of at least 1.
+
+    Raises:
+        InvalidTypeError: not a sequence of dense float32, bfloat16 or float16 tensors.
+        InvalidValueError: none, a wrong shape, or another device.
+    """
+    if not isinstance(codebooks, Iterable):
+        raise InvalidTypeError(f"{op}: codebooks must be a sequence of tensors, got {type(codebooks).__name__}")
+    books = list(codebooks)
+    if not books:
+        raise InvalidValueError(f"{op}: codebooks must hold at least one level, got none")
+    for level, book in enumerate(books):
+        require_matrix(op, f"codebooks[{level}]", book, "[K, D]", device)
+        if min(book.shape) < 1 or book.shape[1] != books[0].shape[1]:
+            depth = books[0].shape[1] if level else "D"
+            raise InvalidValueError(
+                f"{op}: codebooks[{level}] must be [K, {depth}] with at least one of each, got {list(book.shape)}"
+            )
+    return books
