@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genrec_fast.data.batching import evaluation_batches, num_training_batches, training_batches
 from genrec_fast.data.download import SOURCES, Source, fetch, fetch_file
+from genrec_fast.data.feature_file import FeatureFile
 from genrec_fast.data.features import encode_texts, read_features, save_features
 from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits
 from genrec_fast.data.readers import load
@@ -14,6 +15,7 @@ __all__ = [
     "SOURCES",
     "Dataset",
     "Evaluation",
+    "FeatureFile",
     "Interactions",
     "Shop",
     "Source",

@@ -6,6 +6,7 @@ from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
+from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
 from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "RandomConfig",
     "Tokenizer",
     "add_dedup_level",
+    "encode_file",
     "from_text",
+    "kmeans_step_file",
     "to_text",
 ]
