@@ -91,3 +91,49 @@ SEARCHES = {
         codebook_size=256, num_levels=4, num_items=12_101, users=1, beams=50, source="Amazon Beauty with 4 x 256 codes"
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """Random vectors and the codebooks of a residual quantizer.
+
+    Args:
+        num_rows: N.
+        depth: D.
+        codebook_size: K of every level.
+        num_levels: L.
+        source: where the shape comes from.
+    """
+
+    num_rows: int
+    depth: int
+    codebook_size: int
+    num_levels: int = 3
+    source: str
+
+    def rows(self) -> Tensor:
+        """float32 ``[N, D]``, normal."""
+        return torch.randn(self.num_rows, self.depth, generator=torch.Generator().manual_seed(0))
+
+    def codebooks(self) -> list[Tensor]:
+        """float32 ``[K, D]`` per level: normal, each level half as long as the one before."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (self.codebook_size, self.depth)
+        return [torch.randn(shape, generator=generator) / 2**level for level in range(self.num_levels)]
+
+    def codes(self) -> Tensor:
+        """int32 ``[N, L]``, uniform."""
+        shape, generator = (self.num_rows, self.num_levels), torch.Generator().manual_seed(2)
+        return torch.randint(0, self.codebook_size, shape, generator=generator, dtype=torch.int32)
+
+
+_ISSUE = "the shapes that residual quantization is asked to be fast at"
+VECTORS = {
+    "d64-k256": Vectors(num_rows=50_000, depth=64, codebook_size=256, source=_ISSUE),
+    "d64-k1024": Vectors(num_rows=50_000, depth=64, codebook_size=1024, source=_ISSUE),
+    "d768-k256": Vectors(num_rows=12_000, depth=768, codebook_size=256, source=_ISSUE),
+    "d768-k1024": Vectors(num_rows=12_000, depth=768, codebook_size=1024, source="a larger codebook of the same width"),
+    "d384-k256-12k": Vectors(
+        num_rows=12_101, depth=384, codebook_size=256, source="Amazon Beauty by a small sentence encoder"
+    ),
+}
