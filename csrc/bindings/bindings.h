@@ -13,6 +13,7 @@ T* as_pointer(std::uintptr_t address) {
 }
 
 void register_rq_decode(pybind11::module_& m);
+void register_rq_encode(pybind11::module_& m);
 void register_trie_build(pybind11::module_& m);
 void register_trie_filter(pybind11::module_& m);
 void register_trie_lookup(pybind11::module_& m);

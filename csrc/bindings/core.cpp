@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     return names;
   });
   genrec::bindings::register_rq_decode(m);
+  genrec::bindings::register_rq_encode(m);
   genrec::bindings::register_trie_build(m);
   genrec::bindings::register_trie_filter(m);
   genrec::bindings::register_trie_lookup(m);

@@ -57,14 +57,16 @@ Isa probe() {
                     bit(r7.b, 8);  // FMA F16C POPCNT BMI AVX2 BMI2
   if (!avx2) return Isa::base;
   const bool avx512 = zmm && bit(r7.b, 16) && bit(r7.b, 17) && bit(r7.b, 30) && bit(r7.b, 31);  // F DQ BW VL
-  return avx512 ? Isa::avx512 : Isa::avx2;
+  if (!avx512) return Isa::avx2;
+  Registers r71;
+  return r7.a >= 1 && cpuid(7, 1, r71) && bit(r71.a, 5) ? Isa::avx512_bf16 : Isa::avx512;
 }
 #else
 Isa probe() { return Isa::base; }
 #endif
 
 Isa best() {
-#if defined(GENREC_HAVE_avx512)
+#if defined(GENREC_HAVE_avx512_bf16)
   static const Isa found = probe();
   return found;
 #else
@@ -88,6 +90,8 @@ std::atomic<int> chosen{-1};
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -101,6 +105,7 @@ std::vector<Isa> usable_isas() {
   std::vector<Isa> isas{Isa::base};
   if (best() >= Isa::avx2) isas.push_back(Isa::avx2);
   if (best() >= Isa::avx512) isas.push_back(Isa::avx512);
+  if (best() >= Isa::avx512_bf16) isas.push_back(Isa::avx512_bf16);
   return isas;
 }
 

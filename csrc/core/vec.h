@@ -1,12 +1,13 @@
 // Sixteen float32 lanes, the same on every instruction set: plain loops (base), 2 x __m256 (avx2), __m512 (avx512).
 // Included by per-ISA files alone. Every function rounds like the scalar operation of its name, so all sets give equal
-// bits; a Mask holds lane i in bit i.
+// bits, but for multiply_add (a * b + c), which is fused where the set can; a Mask holds lane i in bit i.
 #pragma once
 #include <cstdint>
 
 #define GENREC_VEC_base 0
 #define GENREC_VEC_avx2 1
 #define GENREC_VEC_avx512 2
+#define GENREC_VEC_avx512_bf16 2
 #define GENREC_VEC_JOIN_(isa) GENREC_VEC_##isa
 #define GENREC_VEC_JOIN(isa) GENREC_VEC_JOIN_(isa)
 #define GENREC_VEC GENREC_VEC_JOIN(GENREC_ISA)
@@ -98,6 +99,7 @@ static inline Vec fill(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 // The greater; which operand a NaN gives is not defined (see `unordered`).
 static inline Vec greater(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Mask at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
@@ -141,6 +143,9 @@ static inline Vec fill(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
 static inline Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline Vec multiply_add(Vec x, Vec y, Vec z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
 static inline Vec greater(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline Mask join(__m256 a, __m256 b) {
   return static_cast<Mask>(_mm256_movemask_ps(a)) | static_cast<Mask>(_mm256_movemask_ps(b)) << 8;
@@ -213,6 +218,7 @@ static inline Vec operator*(const Vec& a, const Vec& b) {
   for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] * b.v[i];
   return out;
 }
+static inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
 static inline Vec greater(const Vec& a, const Vec& b) {
   Vec out;
   for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];

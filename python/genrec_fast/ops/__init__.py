@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
+from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -15,6 +16,7 @@ __all__ = [
     "TrieStep",
     "kmeans_step",
     "rq_decode",
+    "rq_encode",
     "trie_build",
     "trie_filter",
     "trie_lookup",

@@ -51,11 +51,11 @@ def rq_encode(x: Tensor, codebooks: list[Tensor], num_beams: int = 1, precision:
     """
     residual = x.float()
     if num_beams == 1:
-        codes = []
+        levels = []
         for codebook in codebooks:
-            codes.append(scores(residual, codebook.float()).argmin(1) if len(residual) else residual.new_empty(0))
-            residual = residual - codebook.float()[codes[-1].long()]
-        return torch.stack(codes, 1).to(torch.int32)
+            levels.append(scores(residual, codebook.float()).argmin(1) if len(residual) else residual.new_empty(0))
+            residual = residual - codebook.float()[levels[-1].long()]
+        return torch.stack(levels, 1).to(torch.int32)
     rows = torch.arange(len(residual)).to(residual.device)[:, None]
     beams = residual[:, None]  # [N, W, D]
     codes = torch.empty(len(x), 1, 0, dtype=torch.int32, device=x.device)
@@ -67,4 +67,4 @@ def rq_encode(x: Tensor, codebooks: list[Tensor], num_beams: int = 1, precision:
         parent, code = order // len(book), order % len(book)
         beams = beams[rows, parent] - book[code]
         codes = torch.cat([codes[rows, parent], code.to(torch.int32)[:, :, None]], 2)
-    return codes[:, 0]
+    return codes[:, 0].contiguous()

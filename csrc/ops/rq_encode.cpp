@@ -1,0 +1,47 @@
+#include "ops/rq_encode.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "ops/rq_levels.h"
+
+GENREC_PER_ISA(RqFault rq_encode_rows(const RqEncodeArgs& args, const RqLevel* levels, std::int64_t first,
+                                      std::int64_t last, const RqScratch& scratch);)
+
+namespace genrec {
+namespace {
+
+// So few rows do not repay a packed copy of every codebook: they are scored by dot products.
+constexpr std::int64_t few_rows = 4;
+constexpr std::int64_t blocks_per_task = 16;
+
+}  // namespace
+
+void rq_encode(const RqEncodeArgs& args) {
+  const std::int64_t depth = args.depth;
+  const bool packed = args.num_rows > few_rows;
+  const RqSizes sizes = rq_sizes(depth);
+  const bool coarse = packed && args.bfloat16 && sizes.bfloat16;
+  const RqLevels levels(args.codebooks, args.num_codes, args.num_levels, depth,
+                        {args.op, packed && !coarse, coarse, args.num_threads});
+  const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
+  const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
+  parallel_for((args.num_rows + rows_per_task - 1) / rows_per_task, args.num_threads, [&](std::int64_t task) {
+    const std::int64_t end = std::min(args.num_rows, (task + 1) * rows_per_task);
+    const Memory residual(sizes.block_rows * depth * 4), residual16(coarse ? sizes.block_rows * (depth + 1) * 2 : 0);
+    const Memory scores(sizes.tile_rows * chunk * 4);
+    const RqScratch scratch{residual.as<float>(), residual16.as<std::uint16_t>(), scores.as<float>(), chunk};
+    for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
+      const std::int64_t last = std::min(end, row + sizes.block_rows);
+      const RqFault fault = GENREC_DISPATCH(rq_encode_rows(args, levels.data(), row, last, scratch));
+      check(fault.row < 0 || fault.level >= 0, args.op, ": x must be finite, got NaN or infinity in row ", fault.row);
+      check(fault.row < 0, args.op, ": x must leave residuals within float32, got an overflow in row ", fault.row,
+            " behind level ", fault.level);
+    }
+  });
+}
+
+}  // namespace genrec

@@ -1,0 +1,96 @@
+#include "ops/rq_levels.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "core/check.h"
+#include "core/isa.h"
+#include "core/parallel.h"
+
+GENREC_PER_ISA(RqSizes rq_sizes(std::int64_t depth);
+               std::int64_t rq_prepare(RqLevel& level, std::int64_t depth, std::int64_t first, std::int64_t last);)
+
+namespace genrec {
+
+namespace {
+
+constexpr float struck = -std::numeric_limits<float>::infinity();
+
+// The lowest of equal codes wins, so the others need not be looked at. Codes of a collapsed codebook are often equal,
+// and without this every row near them would be scored again for each. Equal codes have equal norms.
+void strike_duplicates(const RqLevel& level, std::int64_t depth) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(level.num_codes));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return std::pair(level.half_norms[a], a) < std::pair(level.half_norms[b], b);
+  });
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const float* here = level.codebook + order[i] * depth;
+    for (std::size_t j = i; j-- > 0 && level.half_norms[order[j]] == level.half_norms[order[i]];) {
+      const std::int64_t before = order[j];
+      if (level.starts[before] == struck || !std::equal(here, here + depth, level.codebook + before * depth)) continue;
+      level.starts[order[i]] = struck;
+      break;
+    }
+  }
+}
+
+}  // namespace
+
+RqSizes rq_sizes(std::int64_t depth) { return GENREC_DISPATCH(rq_sizes(depth)); }
+
+RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes, int num_levels, std::int64_t depth,
+                   const Options& options) {
+  constexpr std::int64_t panels_per_task = 8;
+  const RqSizes sizes = genrec::rq_sizes(depth);
+  struct Task {
+    int level;
+    std::int64_t first, last;
+    RqLevel part;
+  };
+  const auto columns_of = [&](int l) {
+    return (num_codes[l] + sizes.panel_width - 1) / sizes.panel_width * sizes.panel_width;
+  };
+  const bool coarse = options.bfloat16 && sizes.bfloat16;
+  // One block for all: per column its starts, half norm and packed code, each part rounded up to a cache line.
+  const auto line = [](std::int64_t bytes) { return (bytes + 63) / 64 * 64; };
+  const std::int64_t even = depth + depth % 2;
+  std::int64_t bytes = 0;
+  for (int l = 0; l < num_levels; ++l)
+    bytes += line(columns_of(l) * 4) + line(columns_of(l) * 8) +
+             (options.packed ? line(columns_of(l) * depth * 4) : 0) + (coarse ? line(columns_of(l) * even * 2) : 0);
+  memory_ = Memory(bytes);
+  std::byte* next = memory_.as<std::byte>();
+  const auto take = [&](std::int64_t size) { return std::exchange(next, next + line(size)); };
+  std::vector<Task> tasks;
+  for (int l = 0; l < num_levels; ++l) {
+    const std::int64_t columns = columns_of(l), panels = columns / sizes.panel_width;
+    RqLevel level{};
+    level.codebook = codebooks[l];
+    level.num_codes = num_codes[l];
+    level.starts = reinterpret_cast<float*>(take(columns * 4));
+    level.half_norms = reinterpret_cast<double*>(take(columns * 8));
+    if (options.packed) level.panels = reinterpret_cast<float*>(take(columns * depth * 4));
+    if (coarse) level.panels16 = reinterpret_cast<std::uint16_t*>(take(columns * even * 2));
+    levels_.push_back(level);
+    most_columns_ = std::max(most_columns_, columns);
+    for (std::int64_t p = 0; p < panels; p += panels_per_task)
+      tasks.push_back({l, p, std::min(p + panels_per_task, panels), level});
+  }
+  parallel_for(static_cast<std::int64_t>(tasks.size()), options.num_threads, [&](std::int64_t t) {
+    Task& task = tasks[static_cast<std::size_t>(t)];
+    const std::int64_t wrong = GENREC_DISPATCH(rq_prepare(task.part, depth, task.first, task.last));
+    check(wrong < 0, options.op, ": codebooks[", task.level, "] must be finite, got NaN or infinity in row ", wrong);
+  });
+  for (const RqLevel& level : levels_) strike_duplicates(level, depth);
+  for (const Task& task : tasks) {
+    RqLevel& level = levels_[static_cast<std::size_t>(task.level)];
+    level.norm = std::max(level.norm, task.part.norm);
+    level.norm16 = std::max(level.norm16, task.part.norm16);
+    level.rounding16 = std::max(level.rounding16, task.part.rounding16);
+  }
+}
+
+}  // namespace genrec

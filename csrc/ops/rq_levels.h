@@ -1,0 +1,34 @@
+// All levels of codebooks, checked and prepared for the kernels.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/memory.h"
+#include "ops/rq_level.h"
+
+namespace genrec {
+
+RqSizes rq_sizes(std::int64_t depth);  // of the active instruction set
+
+// Memory: 1 (packed) or 1.5 (bfloat16 beside it) times the codebooks.
+class RqLevels {
+ public:
+  struct Options {
+    const char* op;  // for messages
+    bool packed, bfloat16;
+    int num_threads;
+  };
+  // Throws ValueError where a code is not finite.
+  RqLevels(const float* const* codebooks, const std::int64_t* num_codes, int num_levels, std::int64_t depth,
+           const Options& options);
+  const RqLevel* data() const { return levels_.data(); }
+  std::int64_t most_columns() const { return most_columns_; }  // of any level, all its panels
+
+ private:
+  Memory memory_;
+  std::vector<RqLevel> levels_;
+  std::int64_t most_columns_ = 0;
+};
+
+}  // namespace genrec

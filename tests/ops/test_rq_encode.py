@@ -1,0 +1,248 @@
+"""rq_encode against its twin (equal codes), on every instruction set, precision and number of threads."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import genrec_fast as gf
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.ops._registry import core
+from genrec_fast.ops.reference.rq_encode import half_norms, scores
+from genrec_fast.ops.reference.rq_encode import rq_encode as twin
+from genrec_fast.ops.rq_encode import rq_encode
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=core.usable_isas())
+def isa(request):
+    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
+    before = core.active_isa()
+    core.select_isa(request.param)
+    yield request.param
+    core.select_isa(before)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_like_twin(x, books, **options):
+    wanted = twin(x, [book.float() for book in books], options.get("num_beams", 1))
+    for precision in ("float32", "bfloat16"):
+        codes = rq_encode(x, books, precision=precision, **options)
+        assert codes.dtype == torch.int32
+        assert torch.equal(codes, wanted), (core.active_isa(), precision)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "sizes"),
+    [
+        (0, 4, (3,)),
+        (1, 1, (1,)),
+        (1, 768, (64, 64)),
+        (5, 5, (2, 3)),  # just enough rows to pack codebooks
+        (7, 17, (7, 300, 2)),
+        (97, 33, (31, 32, 33, 64, 65)),  # around the panels' width, one row more than a block
+        (130, 64, (256, 256, 256)),
+        (40, 768, (65, 100)),
+        (64, 3, (1000, 33)),
+        (9, 2, (65536,)),
+    ],
+)
+def test_equals_its_twin(isa, rows, width, sizes):
+    x = vectors(rows, width)
+    books = [vectors(size, width, seed=level + 1) for level, size in enumerate(sizes)]
+    for dtype in DTYPES:
+        assert_like_twin(x.to(dtype), books)
+    assert_like_twin(x.round(), [book.round() for book in books])  # ties
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-40, 1e-25, 1e-19, 1e15, 1e18, 1e30])
+def test_no_scale_confuses_the_margin(isa, scale):
+    x, books = vectors(50, 24) * scale, [vectors(40, 24, seed=1) * scale, vectors(9, 24, seed=2) * scale]
+    assert_like_twin(x, books)
+    assert_like_twin(x, [books[0] / scale, books[1] * 1e-3])
+    mixed = x * 10 ** vectors(50, 24, seed=3)  # magnitudes far apart within a row
+    assert_like_twin(mixed, books)
+
+
+def test_near_ties_are_decided_as_defined(isa):
+    """Codes that differ in the last bits: float32 products cannot tell them apart."""
+    base = vectors(1, 100, seed=4)
+    book = base + torch.arange(300)[:, None] % 7 * 1e-7 * vectors(300, 100, seed=5)
+    x = base + 1e-6 * vectors(40, 100, seed=6)
+    assert len(rq_encode(x, [book]).unique()) > 1
+    assert_like_twin(x, [book, book - base])
+
+
+def test_of_equal_codes_the_lowest_wins(isa):
+    book = vectors(3, 20)[torch.randint(0, 3, (500,), generator=torch.Generator().manual_seed(0))]
+    x = vectors(60, 20, seed=1)
+    assert_like_twin(x, [book, torch.zeros(200, 20)])
+    codes = rq_encode(x, [book, torch.zeros(200, 20)])
+    assert codes[:, 1].eq(0).all()
+    assert rq_encode(torch.zeros(30, 4), [torch.zeros(70, 4)]).eq(0).all()
+    assert rq_encode(torch.zeros(30, 1), [torch.tensor([[1.0], [-1.0]] * 40)]).eq(0).all()  # equally far, not equal
+
+
+@given(
+    st.integers(0, 40),
+    st.integers(1, 40),
+    st.lists(st.integers(1, 80), min_size=1, max_size=4),
+    st.integers(0, 2**31),
+    st.sampled_from(["normal", "grid", "copies", "zeros"]),
+    st.sampled_from(DTYPES),
+)
+@settings(max_examples=40)
+def test_any_shape_and_data(rows, width, sizes, seed, kind, dtype):
+    books = [vectors(size, width, seed=seed + level) for level, size in enumerate(sizes)]
+    x = vectors(rows, width, seed=seed + 99)
+    if kind == "grid":
+        x, books = (2 * x).round(), [(2 * book).round() for book in books]
+    elif kind == "copies":
+        x = books[0][torch.arange(rows) % len(books[0])]
+    elif kind == "zeros":
+        books = [torch.zeros_like(book) for book in books]
+    for name in core.usable_isas():
+        before = core.active_isa()
+        core.select_isa(name)
+        try:
+            assert_like_twin(x.to(dtype), books)
+        finally:
+            core.select_isa(before)
+
+
+def test_the_twin_is_the_definition():
+    """Against the squared distance itself, in exact arithmetic on small integers."""
+    x, book = (3 * vectors(30, 6)).round(), (3 * vectors(12, 6, seed=1)).round()
+    distance = (x[:, None] - book).square().sum(-1)
+    assert torch.equal(scores(x, book) * 2 + x.square().sum(1, keepdim=True), distance.double())
+    assert torch.equal(half_norms(book) * 2, book.square().sum(1).double())
+    assert twin(x, [book])[:, 0].tolist() == [row.tolist().index(min(row.tolist())) for row in distance]
+
+
+@pytest.mark.threads
+def test_threads_change_nothing(threads):
+    x, books = vectors(5000, 48), [vectors(100, 48, seed=1), vectors(30, 48, seed=2)]
+    threads(1)
+    wanted = rq_encode(x, books)
+    for count, precision in itertools.product((2, 3, 4), ("float32", "bfloat16")):
+        threads(count)
+        assert torch.equal(rq_encode(x, books, precision=precision), wanted)
+
+
+def test_rows_do_not_know_each_other(isa):
+    x, books = vectors(200, 31), [vectors(50, 31, seed=1), vectors(60, 31, seed=2)]
+    wanted = rq_encode(x, books)
+    assert torch.equal(torch.cat([rq_encode(part, books) for part in x.split([1, 3, 6, 90, 100])]), wanted)
+
+
+def test_strided_input_and_a_stack_of_codebooks():
+    x, books = vectors(60, 20), vectors(2, 30, 20, seed=1)
+    wanted = twin(x[::3, ::2].contiguous(), list(books[..., ::2].contiguous()))
+    assert torch.equal(rq_encode(x[::3, ::2], books[..., ::2]), wanted)
+    assert torch.equal(rq_encode(x[::3, ::2], list(books[..., ::2])), wanted)
+
+
+@pytest.mark.parametrize("rows", [3, 200])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_that_is_not_finite_is_named(rows, bad, dtype):
+    x, book = vectors(rows, 19).to(dtype), vectors(20, 19, seed=1)
+    x[rows - 1, 18] = bad
+    x[2, 3] = bad
+    with pytest.raises(InvalidValueError, match="rq_encode: x must be finite, got NaN or infinity in row 2"):
+        rq_encode(x, [book])
+    with pytest.raises(InvalidValueError, match=r"codebooks\[1\] must be finite, got NaN or infinity in row 1"):
+        rq_encode(vectors(rows, 19), [book, torch.where(torch.arange(20)[:, None] == 1, bad, book)])
+
+
+def test_a_residual_that_leaves_float32_is_named():
+    x = torch.full((6, 2), 3e38)
+    x[:5] = 0
+    with pytest.raises(InvalidValueError, match="residuals within float32, got an overflow in row 5 behind level 0"):
+        rq_encode(x, [torch.full((1, 2), -3e38), torch.zeros(1, 2)])
+    assert rq_encode(x, [torch.full((1, 2), -3e38)]).tolist() == [[0]] * 6
+
+
+def test_bad_arguments_are_named():
+    x, book = vectors(5, 4), vectors(3, 4)
+    for arguments, error, text in (
+        ((x.tolist(), [book]), InvalidTypeError, "rq_encode: x must be a tensor, got list"),
+        ((x.int(), [book]), InvalidTypeError, r"x must be float32, bfloat16 or float16 \[N, D\], got torch.int32"),
+        ((x[0], [book]), InvalidValueError, r"x must be \[N, D\], got \[4\]"),
+        ((x[:, :0], [book[:, :0]]), InvalidValueError, r"x must be \[N, D\] with D at least 1, got \[5, 0\]"),
+        ((x, []), InvalidValueError, "codebooks must hold at least one level, got none"),
+        ((x, book), InvalidValueError, r"codebooks\[0\] must be \[K, D\], got \[4\]"),
+        ((x, 3), InvalidTypeError, "codebooks must be a sequence of tensors, got int"),
+        ((x, [book, 3]), InvalidTypeError, r"codebooks\[1\] must be a tensor, got int"),
+        ((x, [book.long()]), InvalidTypeError, r"codebooks\[0\] must be float32, .* \[K, D\], got torch.int64"),
+        (
+            (x, [book[:, :3]]),
+            InvalidValueError,
+            r"codebooks\[0\] must be \[K, 4\] with K in \[1, 65536\], got \[3, 3\]",
+        ),
+        (
+            (x, [book, book[:0]]),
+            InvalidValueError,
+            r"codebooks\[1\] must be \[K, 4\] with at least one of each, got \[0, 4\]",
+        ),
+        ((x, [torch.zeros(65537, 4)]), InvalidValueError, r"with K in \[1, 65536\], got \[65537, 4\]"),
+    ):
+        with pytest.raises(error, match=text):
+            rq_encode(*arguments)
+    for options, error, text in (
+        ({"num_beams": 0}, InvalidValueError, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 2.0}, InvalidTypeError, "num_beams must be an int, got 2.0"),
+        ({"num_beams": 1 << 23}, UnsupportedError, r"times the largest codebook must be at most 2\^24"),
+        ({"precision": "float16"}, InvalidValueError, "precision must be one of float32, bfloat16, got 'float16'"),
+    ):
+        with pytest.raises(error, match=text):
+            rq_encode(x, [book], **options)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_is_a_torch_op(num_beams):
+    x, books = vectors(12, 8), [vectors(5, 8, seed=1), vectors(3, 8, seed=2)]
+    op = torch.ops.genrec_fast.rq_encode.default
+    torch.library.opcheck(op, (x, books, num_beams, "float32"))
+    compiled = torch.compile(lambda x: gf.ops.rq_encode(x, books, num_beams=num_beams), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), rq_encode(x, books, num_beams=num_beams))
+
+
+@pytest.mark.parametrize("num_beams", [2, 5])
+def test_beams_equal_their_twin(isa, num_beams):
+    for rows, width, sizes in ((0, 3, (2,)), (1, 9, (4, 3)), (60, 20, (16, 7, 30)), (30, 65, (64, 64))):
+        x = vectors(rows, width)
+        books = [vectors(size, width, seed=level + 1) for level, size in enumerate(sizes)]
+        assert_like_twin(x, books, num_beams=num_beams)
+        assert_like_twin(x.round(), [book.round() for book in books], num_beams=num_beams)
+
+
+def test_beams_shorten_the_residual():
+    x, books = vectors(300, 12), [vectors(16, 12, seed=1), vectors(16, 12, seed=2) * 0.7, vectors(16, 12, seed=3) * 0.5]
+
+    def error(num_beams):
+        rest = x
+        for book, codes in zip(books, rq_encode(x, books, num_beams=num_beams).T, strict=True):
+            rest = rest - book[codes.long()]
+        return rest.square().sum(1)
+
+    greedy, some, all_of_them = error(1), error(4), error(256)
+    assert greedy.mean() > some.mean() > all_of_them.mean()
+    every = torch.cartesian_prod(*(torch.arange(16) for _ in range(3)))
+    sums = sum(book[codes] for book, codes in zip(books, every.T, strict=True))
+    assert torch.allclose(all_of_them, (x[:, None] - sums).square().sum(-1).amin(1), rtol=1e-4)
