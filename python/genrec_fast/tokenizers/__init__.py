@@ -3,6 +3,7 @@
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.dedup import add_dedup_level
+from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -12,6 +13,7 @@ from genrec_fast.tokenizers.text import from_text, to_text
 __all__ = [
     "Atomic",
     "AtomicConfig",
+    "KMeans",
     "Published",
     "PublishedConfig",
     "RQKMeans",
@@ -23,5 +25,6 @@ __all__ = [
     "encode_file",
     "from_text",
     "kmeans_step_file",
+    "kmeans",
     "to_text",
 ]
