@@ -159,17 +159,17 @@ class TestMessages:
     def test_values(self):
         x = rows(10, 3)
         cases = [
-            (dict(k=11), r"kmeans: x must have at least 11 rows, one per centroid, got 10"),
-            (dict(k=0), "kmeans: k must be at least 1, got 0"),
-            (dict(k=70000), "kmeans: k must be at most 65536, got 70000"),
-            (dict(iterations=-1), "kmeans: iterations must be at least 0, got -1"),
-            (dict(restarts=0), "kmeans: restarts must be at least 1, got 0"),
-            (dict(batch_size=0), "kmeans: batch_size must be at least 1, got 0"),
-            (dict(init="best"), r"kmeans: init must be 'kmeans\+\+', 'random' or a tensor, got 'best'"),
-            (dict(init=torch.zeros(3, 3)), r"kmeans: init must be \[2, 3\], got \[3, 3\]"),
-            (dict(init=torch.full((2, 3), torch.nan)), "kmeans: init must be finite, got NaN or infinity"),
-            (dict(x=x[:0]), r"kmeans: x must be \[N, D\] with at least one of each, got \[0, 3\]"),
-            (dict(x=x[0]), r"kmeans: x must be \[N, D\] with at least one of each, got \[3\]"),
+            ({"k": 11}, r"kmeans: x must have at least 11 rows, one per centroid, got 10"),
+            ({"k": 0}, "kmeans: k must be at least 1, got 0"),
+            ({"k": 70000}, "kmeans: k must be at most 65536, got 70000"),
+            ({"iterations": -1}, "kmeans: iterations must be at least 0, got -1"),
+            ({"restarts": 0}, "kmeans: restarts must be at least 1, got 0"),
+            ({"batch_size": 0}, "kmeans: batch_size must be at least 1, got 0"),
+            ({"init": "best"}, r"kmeans: init must be 'kmeans\+\+', 'random' or a tensor, got 'best'"),
+            ({"init": torch.zeros(3, 3)}, r"kmeans: init must be \[2, 3\], got \[3, 3\]"),
+            ({"init": torch.full((2, 3), torch.nan)}, "kmeans: init must be finite, got NaN or infinity"),
+            ({"x": x[:0]}, r"kmeans: x must be \[N, D\] with at least one of each, got \[0, 3\]"),
+            ({"x": x[0]}, r"kmeans: x must be \[N, D\] with at least one of each, got \[3\]"),
         ]
         for arguments, message in cases:
             with pytest.raises(InvalidValueError, match=message):
@@ -181,11 +181,11 @@ class TestMessages:
     def test_types(self):
         x = rows(10, 3)
         cases = [
-            (dict(x=[[1.0]]), "kmeans: x must be a tensor, got list"),
-            (dict(x=x.long()), r"kmeans: x must be float32, bfloat16 or float16 \[N, D\], got torch.int64"),
-            (dict(k=2.0), "kmeans: k must be an int, got 2.0"),
-            (dict(iterations=True), "kmeans: iterations must be an int, got True"),
-            (dict(init=torch.zeros(2, 3).long()), r"kmeans: init must be float32, .*, got torch.int64"),
+            ({"x": [[1.0]]}, "kmeans: x must be a tensor, got list"),
+            ({"x": x.long()}, r"kmeans: x must be float32, bfloat16 or float16 \[N, D\], got torch.int64"),
+            ({"k": 2.0}, "kmeans: k must be an int, got 2.0"),
+            ({"iterations": True}, "kmeans: iterations must be an int, got True"),
+            ({"init": torch.zeros(2, 3).long()}, r"kmeans: init must be float32, .*, got torch.int64"),
         ]
         for arguments, message in cases:
             with pytest.raises(InvalidTypeError, match=message):

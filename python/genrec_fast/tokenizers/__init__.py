@@ -24,7 +24,7 @@ __all__ = [
     "add_dedup_level",
     "encode_file",
     "from_text",
-    "kmeans_step_file",
     "kmeans",
+    "kmeans_step_file",
     "to_text",
 ]
