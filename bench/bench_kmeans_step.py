@@ -68,7 +68,7 @@ def test_kmeans_step(benchmark, name, rival):
     flops = 2.0 * shape.num_rows * shape.depth * shape.codebook_size
     benchmark.extra_info.update(
         workload=f"{name}, Lloyd step",
-        level=0,
+        level="one",
         ours_us=mine,
         rival_us=theirs,
         rival=f"{rival} and index_add_",

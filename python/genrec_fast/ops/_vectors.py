@@ -32,18 +32,16 @@ def require_matrix(op: str, name: str, value: Tensor, shape: str, device: torch.
         raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {value.device}")
 
 
-def require_finite(op: str, name: str, value: Tensor, first_row: int = 0) -> None:
+def require_finite(op: str, name: str, value: Tensor) -> None:
     """Raises unless every element is finite, naming the first row where one is not.
 
     Raises:
         InvalidValueError: NaN or infinity.
     """
-    finite = value.isfinite()
+    finite = value.isfinite().all(1)
     if not bool(finite.all()):
-        row, column = (~finite).nonzero()[0].tolist()
-        raise InvalidValueError(
-            f"{op}: {name} must be finite, got {value[row, column].item()} in row {first_row + row}"
-        )
+        row = int((~finite).nonzero()[0])
+        raise InvalidValueError(f"{op}: {name} must be finite, got NaN or infinity in row {row}")
 
 
 def require_codebooks(op: str, codebooks: Any, device: torch.device) -> list[Tensor]:

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import define
-from genrec_fast.ops._vectors import require_finite, require_matrix
+from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._vectors import FLOATS, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
-from genrec_fast.ops.reference.kmeans_step import nearest
-from genrec_fast.ops.reference.rq_encode import half_norms
 
 __all__ = ["KMeansStep", "kmeans_step"]
 
@@ -97,28 +95,33 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
     return after.sums, after.counts, after.inertia
 
 
-def _assign(rows: Tensor, book: Tensor) -> Tensor:
-    """What ``nearest`` gives: a float64 product, and ``nearest`` itself where its rounding could matter."""
-    wide = book.double()
-    table = torch.addmm(half_norms(book), rows.double(), wide.T, alpha=-1)
-    if len(book) == 1:
-        return torch.zeros(len(rows), dtype=torch.int64)
-    low = table.topk(2, largest=False)
-    longest = wide.norm(dim=1).amax()
-    slack = 4 * (book.shape[1] + 32) * 2.0**-53 * longest * (rows.double().norm(dim=1) + longest) + 1e-300
-    found = low.indices[:, 0]
-    close = ((low.values[:, 1] - low.values[:, 0]) <= slack).nonzero()[:, 0]
-    if len(close):
-        found[close] = nearest(rows[close], book)
-    return found
-
-
 def _cpu(
     x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    require_finite("kmeans_step", "x", x)
     require_finite("kmeans_step", "centroids", centroids)
-    return _twin(x, centroids, sums, counts, inertia, _assign)
+    x, book = x.contiguous(), centroids.float().contiguous()
+    labels = torch.empty(x.shape[0], dtype=torch.int32)
+    sums = torch.zeros(book.shape, dtype=torch.float64) if sums is None else _copy(sums)
+    counts = torch.zeros(book.shape[0], dtype=torch.int64) if counts is None else _copy(counts)
+    inertia = torch.zeros((), dtype=torch.float64) if inertia is None else inertia.clone()
+    core.kmeans_step(
+        x=x.data_ptr(),
+        element=FLOATS[x.dtype],
+        num_rows=x.shape[0],
+        depth=x.shape[1],
+        centroids=book.data_ptr(),
+        num_centroids=book.shape[0],
+        num_threads=torch.get_num_threads(),
+        labels=labels.data_ptr(),
+        sums=sums.data_ptr(),
+        counts=counts.data_ptr(),
+        inertia=inertia.data_ptr(),
+    )
+    return labels, sums, counts, inertia
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _slow(

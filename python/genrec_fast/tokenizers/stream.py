@@ -20,6 +20,7 @@ from genrec_fast.data.feature_file import FeatureFile
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import checksum, write_text
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
+from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.tokenizers.base import Tokenizer
 
 __all__ = ["encode_file", "kmeans_step_file", "residuals"]
@@ -136,15 +137,12 @@ def kmeans_step_file(
 
 def residuals(vectors: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     """What the levels leave over: float32 ``[N, D]``, ``for c in codebooks: r = r - c[nearest(r)]``."""
-    return _descend(vectors, codebooks)[0]
-
-
-def _descend(vectors: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    rest, codes = vectors.float(), []
-    for codebook in codebooks:
-        codes.append(kmeans_step(rest, codebook).labels)
-        rest = rest - codebook.float()[codes[-1].long()]
-    return rest, torch.stack(codes, 1) if codes else torch.empty(len(rest), 0, dtype=torch.int32)
+    rest = vectors.float()
+    if codebooks:
+        codes = rq_encode(vectors, codebooks).long()
+        for column, codebook in zip(codes.unbind(1), codebooks, strict=True):
+            rest = rest - codebook.float()[column]
+    return rest
 
 
 def _encoder(tokenizer: Tokenizer | Sequence[Tensor]) -> tuple[Callable[[Tensor], Tensor], str, int | None]:
@@ -159,7 +157,7 @@ def _encoder(tokenizer: Tokenizer | Sequence[Tensor]) -> tuple[Callable[[Tensor]
             f"encode_file: tokenizer must be a Tokenizer or a sequence of codebooks [K, F], got {tokenizer!r:.60}"
         )
     hashed = checksum({"kind": "codebooks"}, {f"{level:05}": book.cpu() for level, book in enumerate(books)})
-    return lambda block: _descend(block, books)[1], hashed, books[0].shape[1]
+    return lambda block: rq_encode(block, books), hashed, books[0].shape[1]
 
 
 class _Unfinished:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from genrec_fast.ops.reference.rq_encode import lane_sum, scores
 
-__all__ = ["ROWS", "kmeans_step", "nearest"]
+__all__ = ["ROWS", "kmeans_step"]
 
 ROWS = 1024  # distances of this many rows are summed in lanes, then block after block
-
-
-def nearest(rows: Tensor, book: Tensor) -> Tensor:
-    """int64 ``[M]`` of float32 ``[M, D]`` and ``[K, D]``: the code that ``rq_encode`` gives."""
-    return scores(rows, book).argmin(1)
 
 
 def kmeans_step(
@@ -25,7 +18,6 @@ def kmeans_step(
     sums: Tensor | None = None,
     counts: Tensor | None = None,
     inertia: Tensor | None = None,
-    assign: Callable[[Tensor, Tensor], Tensor] = nearest,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See ``ops.kmeans_step``; ``sums``, ``counts`` and ``inertia`` of the rows before are added to."""
     book = centroids.float()
@@ -35,7 +27,7 @@ def kmeans_step(
     inertia = sums.new_zeros(()) if inertia is None else inertia.clone()
     for first in range(0, len(x), ROWS):
         rows = x[first : first + ROWS].float()
-        found = assign(rows, book)
+        found = scores(rows, book).argmin(1)  # what rq_encode gives
         labels[first : first + ROWS] = found
         sums.index_add_(0, found, rows.double())  # on the CPU row after row
         counts += torch.bincount(found, minlength=len(book))
