@@ -7,10 +7,12 @@ from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
+from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
 from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
 from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
+    "RQVAE",
     "Atomic",
     "AtomicConfig",
     "KMeans",
@@ -18,6 +20,7 @@ __all__ = [
     "PublishedConfig",
     "RQKMeans",
     "RQKMeansConfig",
+    "RQVAEConfig",
     "Random",
     "RandomConfig",
     "Tokenizer",

@@ -1,0 +1,265 @@
+"""RQ-VAE: an autoencoder whose middle is coded level by level, trained as one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
+from genrec_fast.nn.quantize import Distance, check_quantizer
+from genrec_fast.ops.reference.rq_encode import rq_encode
+from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.rqvae_model import RQVAEModel
+from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genrec_fast.types import Jagged
+
+__all__ = ["RQVAE", "RQVAEConfig"]
+
+_BLOCK = 8192  # vectors encoded at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class RQVAEConfig:
+    """Settings of RQ-VAE (arXiv:2203.01941; for semantic IDs: TIGER, arXiv:2305.05065)."""
+
+    codebook_sizes: tuple[int, ...] = (256, 256, 256)
+    """codes per level, without the dedup level (3 x 256: TIGER)"""
+    hidden_sizes: tuple[int, ...] = (512,)
+    """widths of the encoder's hidden layers, the decoder's in reverse (TIGER: 512, 256, 128; measured: one layer
+    reconstructs better in the same time)"""
+    latent_dim: int = 128
+    """width of what is coded (TIGER: 32; measured: 128 leaves a third less error at 3 x 256)"""
+    estimator: Estimator = "straight_through"
+    """how gradients pass the codes: straight_through (arXiv:1711.00937), rotation (arXiv:2410.06424) or gumbel
+    (arXiv:1611.01144)"""
+    distance: Distance = "l2"
+    """nearest by l2, or by cosine: all codes of a level then have one length, which is learned"""
+    decay: float | None = 0.95
+    """of the codebooks' moving average, per step (arXiv:1711.00937, appendix A.1); None: they learn by gradient, as
+    gumbel needs"""
+    commitment: float = 0.25
+    """weight of the commitment loss (0.25: arXiv:1711.00937)"""
+    sinkhorn_epsilon: float = 0.0
+    """of the last level's assignment in training (LC-Rec, arXiv:2311.09049: 0.003); 0: nearest code"""
+    sinkhorn_iterations: int = 50
+    """rounds of it (LC-Rec: 50)"""
+    temperatures: tuple[float, float] = (1.0, 0.2)
+    """of gumbel, at the first and at the last step, linear between (ours)"""
+    steps: int = 1000
+    """optimisation steps, those of the warm-up included (ours: time then hangs on no catalog's size)"""
+    autoencoder_steps: int = 200
+    """steps before there are codes: k-means then starts the codebooks from latents that mean something (ours)"""
+    batch_size: int = 512
+    """items per step; the whole catalog where it is smaller"""
+    learning_rate: float = 2e-3
+    """of AdamW, at the peak: linear warm-up over 50 steps, then cosine to 0"""
+    weight_decay: float = 1e-4
+    """of AdamW, on the autoencoder's matrices"""
+    kmeans_iterations: int = 15
+    """Lloyd iterations that start each codebook; 0: random latents"""
+    restart_below: float = 0.05
+    """codes chosen less often than this part of an even share are moved onto vectors of the batch; 0: never"""
+    log_every: int = 50
+    """steps between two rows of the history"""
+    device: Literal["cpu", "auto"] = "cpu"
+    """where it trains; auto: the device that accelerate picks (there, repeatable as far as the device is)"""
+    dedup: Dedup = "rank"
+    """how items of equal codes are told apart, see ``add_dedup_level``"""
+
+    def __post_init__(self) -> None:
+        check_codebook_sizes("RQVAEConfig", self.codebook_sizes)
+        check_dedup("RQVAEConfig", self.dedup)
+        for name in ("latent_dim", "steps", "batch_size", "log_every", "sinkhorn_iterations"):
+            _integer(name, getattr(self, name), 1)
+        _integer("kmeans_iterations", self.kmeans_iterations, 0)
+        if not 0 <= _integer("autoencoder_steps", self.autoencoder_steps, 0) < self.steps:
+            raise InvalidValueError(
+                f"RQVAEConfig: autoencoder_steps must be below steps {self.steps}, got {self.autoencoder_steps}"
+            )
+        for size in self.hidden_sizes:
+            _integer("hidden_sizes", size, 1)
+        check_quantizer("RQVAEConfig", self.estimator, self.distance, self.decay, self.commitment)
+        for name in ("learning_rate", "weight_decay", "restart_below", "sinkhorn_epsilon"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidValueError(f"RQVAEConfig: {name} must be at least 0, got {getattr(self, name)}")
+        if not self.learning_rate:
+            raise InvalidValueError("RQVAEConfig: learning_rate must be above 0, got 0")
+        if self.restart_below >= 1:
+            raise InvalidValueError(f"RQVAEConfig: restart_below must be in [0, 1), got {self.restart_below}")
+        if 0 < self.sinkhorn_epsilon < SINKHORN_FLOOR:
+            raise InvalidValueError(
+                f"RQVAEConfig: sinkhorn_epsilon must be 0 or at least {SINKHORN_FLOOR}, got {self.sinkhorn_epsilon}"
+            )
+        if len(self.temperatures) != 2 or not all(0 < value < math.inf for value in self.temperatures):
+            raise InvalidValueError(f"RQVAEConfig: temperatures must be two numbers above 0, got {self.temperatures}")
+        if self.device not in ("cpu", "auto"):
+            raise InvalidValueError(f"RQVAEConfig: device must be cpu or auto, got {self.device!r}")
+
+    def build(self, feature_dim: int | None) -> RQVAE:
+        if feature_dim is None or feature_dim < 1:
+            raise InvalidValueError(
+                f"RQVAEConfig: feature_dim must be at least 1 (rqvae reads feature vectors), got {feature_dim}"
+            )
+        return RQVAE(self, feature_dim)
+
+
+class RQVAE(Tokenizer):
+    """See ``RQVAEConfig``.
+
+    ::
+
+        latent = encoder((features - mean) / scale);  quantized = codes of latent, level by level
+        loss = mean |decoder(quantized) - input|^2 + codebook and commitment losses of each level
+
+    After ``fit``: ``history``, one dictionary per ``log_every`` steps (``step``, ``loss``, ``reconstruction``,
+    ``quantization``, ``learning_rate``, ``restarts``, and ``use.l``, the share of level l's codes chosen since the row
+    before; 0 before there are codes); ``mse``, the mean squared error of ``decode`` over the catalog, per element in
+    the units of the features squared.
+    """
+
+    kind: ClassVar[str] = "rqvae"
+    config_type: ClassVar[type] = RQVAEConfig
+    config: RQVAEConfig
+
+    def __init__(self, config: RQVAEConfig, feature_dim: int | None) -> None:
+        super().__init__(config, feature_dim)
+        self._model: RQVAEModel | None = None
+        self.history: list[dict[str, float]] = []
+        self.mse: float = math.nan
+
+    def fit(
+        self,
+        features: Tensor | None = None,
+        *,
+        num_items: int | None = None,
+        seed: int = 0,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    ) -> None:
+        """Trains the autoencoder and its codebooks, and codes the catalog.
+
+        Args:
+            features: float ``[N, F]``, N at least the largest codebook size.
+            num_items: N, checked.
+            seed: of the first weights, the batches, k-means and noise; the same seed and number of threads give the
+                same codes.
+            histories: item ids per user of the training split, for regularisers that read them.
+            categories: int64 ``[N, depth]``, for regularisers that read them; -1: unknown.
+            progress: called after each row of the history with ("rqvae", steps done, steps, the row).
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+            InvalidTypeError: features are not a float tensor.
+            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
+        """
+        vectors = self._vectors(features)
+        count = self._count(features, num_items)
+        if count < max(self.config.codebook_sizes):
+            raise InvalidValueError(
+                f"rqvae: features must have at least {max(self.config.codebook_sizes)} rows, one per code of a level, "
+                f"got {count}"
+            )
+        model, history = train_rqvae(self.config, vectors, seed, progress)
+        self._model, self.history = model, history
+        codes = self.encode(vectors)
+        error = sum(
+            float((self.decode(part) - block).double().square().sum())
+            for part, block in zip(codes.split(_BLOCK), vectors.split(_BLOCK), strict=True)
+        )
+        self.mse = error / vectors.numel()
+        self._item_codes, self._codebook_sizes = add_dedup_level(codes, self.config.codebook_sizes, self.config.dedup)
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        """float32 ``[K_l, latent_dim]`` per level; codes are the nearest by L2, for cosine too (one length a level)."""
+        return [book.detach() for book in self._fitted().quantizer.codebooks]
+
+    @torch.no_grad()
+    def latents(self, features: Tensor) -> Tensor:
+        """What is coded: float ``[m, F]`` -> float32 ``[m, latent_dim]``.
+
+        Computed in float64 and rounded once, so that a vector's latent hangs on no other row of its block.
+        """
+        model, vectors = self._fitted(), self._vectors(features)
+        blocks = [model.encode_exactly(block) for block in vectors.split(_BLOCK)]
+        return torch.cat(blocks) if blocks else vectors.new_empty(0, self.config.latent_dim)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
+
+        Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        """
+        latents = self.latents(features)
+        return rq_encode(latents, self.codebooks)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """The decoder's vectors of codes: integer ``[m, t]`` -> float32 ``[m, F]``.
+
+        With fewer codes than levels, of the prefix's sum; a dedup level is not read.
+
+        Raises:
+            InvalidTypeError: codes are not integers.
+            InvalidValueError: a wrong shape, or a code outside its codebook.
+        """
+        model, books = self._fitted(), self.codebooks
+        if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.dtype == torch.bool:
+            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+            raise InvalidTypeError(f"rqvae: codes must be integers [m, t], got {got}")
+        most = max(len(self._codebook_sizes), len(books))
+        if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
+            raise InvalidValueError(f"rqvae: codes must be [m, 1 to {most}], got {list(codes.shape)}")
+        latents = torch.zeros(codes.shape[0], self.config.latent_dim)
+        for level, (column, book) in enumerate(zip(codes.cpu().T.long(), books, strict=False)):
+            wrong = (column < 0) | (column >= book.shape[0])
+            if bool(wrong.any()):
+                raise InvalidValueError(
+                    f"rqvae: codes of level {level} must be in [0, {book.shape[0]}), "
+                    f"got {int(column[wrong][0])} in row {int(wrong.nonzero()[0])}"
+                )
+            latents += book[column]
+        return (
+            torch.cat([model.decode(block) for block in latents.split(_BLOCK)])
+            if len(latents)
+            else model.decode(latents)
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Adds ``mse`` and the last row of the history."""
+        return {**super().report(), "mse": self.mse, "training": self.history[-1] if self.history else {}}
+
+    def _fitted(self) -> RQVAEModel:
+        if self._model is None:
+            raise InvalidValueError("rqvae: codebooks must come from fit or load, got neither")
+        return self._model
+
+    def _learned(self) -> dict[str, Tensor]:
+        state = {f"model.{name}": value.detach() for name, value in self._fitted().state_dict().items()}
+        rows = [[row[name] for name in columns(self.config)] for row in self.history]
+        table = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(columns(self.config)))
+        return {**state, "history": table, "mse": torch.tensor([self.mse], dtype=torch.float64)}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        assert self.feature_dim is not None
+        model = RQVAEModel(self.config, self.feature_dim, torch.Generator())
+        model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."})
+        self._model = model.eval()
+        self.history = [dict(zip(columns(self.config), row, strict=True)) for row in tensors["history"].tolist()]
+        self.mse = float(tensors["mse"])
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValueError(f"RQVAEConfig: {name} must be an integer of at least {least}, got {value!r}")
+    return value

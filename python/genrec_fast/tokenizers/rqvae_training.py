@@ -1,0 +1,207 @@
+"""How RQ-VAE learns: autoencoder first, then codebooks from k-means, then all together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import DivergedError
+from genrec_fast.nn.quantize import Quantized, VectorQuantizer
+from genrec_fast.tokenizers.rqvae_model import RQVAEModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genrec_fast.tokenizers.rqvae import RQVAEConfig
+
+__all__ = ["columns", "train_rqvae"]
+
+_WARMUP = 50  # steps of rising learning rate
+_SETTLE = 0.9  # no code is moved after this part of the training: what is moved late has no time to fit
+_SAMPLE = 1 << 17  # vectors that start the codebooks: 128 for each of 1,024 codes
+_MAX_NORM = 1.0  # of the gradient
+
+
+def columns(config: RQVAEConfig) -> tuple[str, ...]:
+    """Names of the figures in a row of the history."""
+    use = tuple(f"use.{level}" for level in range(len(config.codebook_sizes)))
+    return ("step", "loss", "reconstruction", "quantization", "learning_rate", "restarts", *use)
+
+
+def train_rqvae(
+    config: RQVAEConfig,
+    features: Tensor,
+    seed: int,
+    progress: Callable[[str, int, int, dict[str, float]], None] | None,
+) -> tuple[RQVAEModel, list[dict[str, float]]]:
+    """The trained model, on the CPU in eval mode, and its history; float32 ``features [N, F]``.
+
+    Raises:
+        DivergedError: the loss is no longer finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = RQVAEModel(config, features.shape[1], generator)
+    model.fit_scale(features)
+    device = _device(config)
+    model.to(device).train()
+    optimizer = _optimizer(model, config, device)
+    log = _Log(config, device)
+    batches = _Batches(features.shape[0], config.batch_size, generator)
+    for step in range(config.steps):
+        if step == config.autoencoder_steps:
+            _start_codebooks(model, config, features, generator, device)
+        rate = config.learning_rate * _rate(step, config.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x = model.scaled(features[batches.next()].to(device))
+        latent = model.encoder(x)
+        coded = None
+        if step >= config.autoencoder_steps:
+            coded = _code(model, config, latent, step, generator)
+        reconstruction = (model.decoder(latent if coded is None else coded.vectors) - x).square().mean()
+        loss = reconstruction if coded is None else reconstruction + coded.loss
+        if not bool(loss.isfinite()):
+            raise DivergedError(
+                f"rqvae: loss must stay finite, got {float(loss.detach())} in step {step + 1}; lower learning_rate"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
+        optimizer.step()
+        moved = 0
+        if coded is not None and config.restart_below and step < _SETTLE * config.steps:
+            moved = _restart(model, coded, config.restart_below, generator)
+        log.add(loss, reconstruction, coded, moved)
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            log.close(step + 1, rate, progress)
+    return model.to("cpu").eval(), log.rows
+
+
+def _code(model: RQVAEModel, config: RQVAEConfig, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
+    noise = None
+    if config.estimator == "gumbel":
+        shapes = [(latent.shape[0], size) for size in config.codebook_sizes]
+        noise = [torch.rand(shape, generator=generator).to(latent.device) for shape in shapes]
+    first, last = config.temperatures
+    coded = model.quantizer(latent, noise=noise, temperature=first + (last - first) * step / config.steps)
+    assert isinstance(coded, Quantized)
+    return coded
+
+
+def _restart(model: RQVAEModel, coded: Quantized, below: float, generator: torch.Generator) -> int:
+    moved = 0
+    for level, residual in zip(model.quantizer.levels, coded.residuals, strict=True):
+        assert isinstance(level, VectorQuantizer)
+        order = torch.randperm(residual.shape[0], generator=generator).to(residual.device)
+        moved += len(level.restart(residual, order, below=below))
+    return moved
+
+
+@torch.no_grad()
+def _start_codebooks(
+    model: RQVAEModel, config: RQVAEConfig, features: Tensor, generator: torch.Generator, device: torch.device
+) -> None:
+    """k-means of the latents, level by level."""
+    most = max(_SAMPLE, *config.codebook_sizes)
+    chosen = torch.randperm(features.shape[0], generator=generator)[:most].sort().values
+    blocks = [model.encoder(model.scaled(block.to(device))).cpu() for block in features[chosen].split(8192)]
+    residual = torch.cat(blocks)
+    for level in model.quantizer.levels:
+        assert isinstance(level, VectorQuantizer)
+        size = level.weight.shape[0]
+        centroids = _kmeans(residual, size, config.kmeans_iterations, generator)
+        level.start(centroids.to(device))
+        codebook = level.codebook.cpu()
+        codes = torch.cat([_nearest(block, codebook) for block in residual.split(8192)])
+        residual = residual - codebook[codes]
+
+
+def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
+    return (codebook.square().sum(1) / 2 - x @ codebook.T).argmin(1)
+
+
+def _kmeans(x: Tensor, size: int, iterations: int, generator: torch.Generator) -> Tensor:
+    from genrec_fast import ops
+
+    centroids = x[torch.randperm(x.shape[0], generator=generator)[:size]].clone()
+    for _ in range(iterations):
+        step = ops.kmeans_step(x, centroids)
+        centroids = (step.sums / step.counts.clamp_min(1)[:, None]).float()
+        empty = (step.counts == 0).nonzero().squeeze(1)
+        centroids[empty] = x[torch.randperm(x.shape[0], generator=generator)[: len(empty)]]
+    return centroids
+
+
+class _Batches:
+    """Rows of the catalog in shuffled order, reshuffled when fewer than a batch are left."""
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self.count, self.size, self.generator = count, min(size, count), generator
+        self.order, self.at = torch.empty(0, dtype=torch.int64), 0
+
+    def next(self) -> Tensor:
+        if self.at + self.size > self.order.numel():
+            self.order, self.at = torch.randperm(self.count, generator=self.generator), 0
+        self.at += self.size
+        return self.order[self.at - self.size : self.at]
+
+
+class _Log:
+    """Sums of a window of steps, and the rows that come of them."""
+
+    def __init__(self, config: RQVAEConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.rows: list[dict[str, float]] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.steps, self.moved = 0, 0
+        self.chosen = [torch.zeros(size, dtype=torch.bool, device=self.device) for size in self.config.codebook_sizes]
+
+    def add(self, loss: Tensor, reconstruction: Tensor, coded: Quantized | None, moved: int) -> None:
+        quantization = torch.zeros_like(loss) if coded is None else coded.loss
+        self.sums += torch.stack([loss.detach(), reconstruction.detach(), quantization.detach()])
+        self.steps += 1
+        self.moved += moved
+        for level, chosen in enumerate(self.chosen if coded is not None else ()):
+            assert coded is not None
+            chosen[coded.codes[:, level]] = True
+
+    def close(self, step: int, rate: float, progress: Callable[[str, int, int, dict[str, float]], None] | None) -> None:
+        figures = [step, *(self.sums / self.steps).tolist(), rate, self.moved]
+        figures += [float(chosen.double().mean()) for chosen in self.chosen]
+        row = {name: float(value) for name, value in zip(columns(self.config), figures, strict=True)}
+        self.rows.append(row)
+        self._clear()
+        if progress is not None:
+            progress("rqvae", step, self.config.steps, dict(row))
+
+
+def _rate(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _optimizer(model: RQVAEModel, config: RQVAEConfig, device: torch.device) -> torch.optim.AdamW:
+    """Matrices of the autoencoder decay; biases and codebooks never."""
+    decayed = [p for part in (model.encoder, model.decoder) for p in part.parameters() if p.dim() > 1]
+    known = {id(p) for p in decayed}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _device(config: RQVAEConfig) -> torch.device:
+    if config.device == "cpu":
+        return torch.device("cpu")
+    from accelerate import PartialState
+
+    device = PartialState().device
+    assert isinstance(device, torch.device)
+    return device
