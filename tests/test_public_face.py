@@ -30,6 +30,7 @@ def test_the_public_list():
         "PlainConfig",
         "PublishedConfig",
         "RQKMeansConfig",
+        "RQVAEConfig",
         "RandomConfig",
         "Ranked",
         "Recipe",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from genrec_fast.objectives import FullSoftmaxConfig, NextCodeConfig
     from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
     from genrec_fast.recipe_json import register_config
-    from genrec_fast.tokenizers import AtomicConfig, PublishedConfig, RandomConfig, RQKMeansConfig
+    from genrec_fast.tokenizers import AtomicConfig, PublishedConfig, RandomConfig, RQKMeansConfig, RQVAEConfig
     from genrec_fast.training import train
     from genrec_fast.trie import Trie, build_trie
     from genrec_fast.types import Batch, Jagged, Ranked
@@ -56,6 +56,7 @@ __all__ = [
     "PlainConfig",
     "PublishedConfig",
     "RQKMeansConfig",
+    "RQVAEConfig",
     "RandomConfig",
     "Ranked",
     "Recipe",
@@ -109,6 +110,7 @@ _HOMES = {
     "AtomicConfig": "genrec_fast.tokenizers",
     "PublishedConfig": "genrec_fast.tokenizers",
     "RQKMeansConfig": "genrec_fast.tokenizers",
+    "RQVAEConfig": "genrec_fast.tokenizers",
     "RandomConfig": "genrec_fast.tokenizers",
     "train": "genrec_fast.training",
     "Trie": "genrec_fast.trie",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
 from genrec_fast.nn.quantize import Distance, check_quantizer
-from genrec_fast.ops.reference.rq_encode import rq_encode
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
@@ -201,7 +201,7 @@ class RQVAE(Tokenizer):
         Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
         """
         latents = self.latents(features)
-        return rq_encode(latents, self.codebooks)
+        return ops.rq_encode(latents, self.codebooks)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from genrec_fast import ops
 from genrec_fast.errors import DivergedError
 from genrec_fast.nn.quantize import Quantized, VectorQuantizer
+from genrec_fast.tokenizers.kmeans import kmeans
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 
 if TYPE_CHECKING:
@@ -109,30 +111,14 @@ def _start_codebooks(
     chosen = torch.randperm(features.shape[0], generator=generator)[:most].sort().values
     blocks = [model.encoder(model.scaled(block.to(device))).cpu() for block in features[chosen].split(8192)]
     residual = torch.cat(blocks)
+    init = "kmeans++" if config.kmeans_iterations else "random"
     for level in model.quantizer.levels:
         assert isinstance(level, VectorQuantizer)
-        size = level.weight.shape[0]
-        centroids = _kmeans(residual, size, config.kmeans_iterations, generator)
-        level.start(centroids.to(device))
+        drawn = int(torch.randint(1 << 31, (), generator=generator))
+        found = kmeans(residual, level.weight.shape[0], iterations=config.kmeans_iterations, init=init, seed=drawn)
+        level.start(found.centroids.to(device))
         codebook = level.codebook.cpu()
-        codes = torch.cat([_nearest(block, codebook) for block in residual.split(8192)])
-        residual = residual - codebook[codes]
-
-
-def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    return (codebook.square().sum(1) / 2 - x @ codebook.T).argmin(1)
-
-
-def _kmeans(x: Tensor, size: int, iterations: int, generator: torch.Generator) -> Tensor:
-    from genrec_fast import ops
-
-    centroids = x[torch.randperm(x.shape[0], generator=generator)[:size]].clone()
-    for _ in range(iterations):
-        step = ops.kmeans_step(x, centroids)
-        centroids = (step.sums / step.counts.clamp_min(1)[:, None]).float()
-        empty = (step.counts == 0).nonzero().squeeze(1)
-        centroids[empty] = x[torch.randperm(x.shape[0], generator=generator)[: len(empty)]]
-    return centroids
+        residual = residual - codebook[ops.rq_encode(residual, [codebook])[:, 0].long()]
 
 
 class _Batches:
