@@ -106,6 +106,11 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
         list(blocks)
 
 
+def test_rows_whose_sum_leaves_float32_are_read(tmp_path):
+    array = np.full((5, 4), 3e38, np.float32)
+    assert torch.equal(next(FeatureFile(saved(tmp_path / "a.npy", array)).blocks()), torch.from_numpy(array))
+
+
 def test_rows_and_blocks_are_checked(tmp_path):
     file = FeatureFile(saved(tmp_path / "a.npy", np.ones((3, 5), np.float32)))
     with pytest.raises(InvalidValueError, match="rows_per_block must be at least 1, got 0"):

@@ -167,6 +167,14 @@ def test_bad_input_is_named(x, centroids, error, text):
         kmeans_step(x, centroids)
 
 
+def test_values_at_the_edge_of_float32():
+    x = torch.tensor([[3e38, 3e38], [-3e38, 3e38], [1e-45, 0.0]])
+    on_every_isa(x, x, twin(x, x))
+    step = kmeans_step(x, x)
+    assert step.labels.tolist() == [0, 1, 2]
+    assert step.inertia.item() == 0
+
+
 def test_a_step_of_other_centroids_is_refused():
     step = kmeans_step(torch.ones(2, 3), torch.ones(4, 3))
     text = r"kmeans_step: after.sums must be torch.float64 \[5, 3\] on cpu, got torch.float64 \[4, 3\]"
