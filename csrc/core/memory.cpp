@@ -25,6 +25,17 @@ Memory::Memory(std::int64_t bytes) {
 #endif
 }
 
+void ask_huge_pages(void* data, std::int64_t bytes) {
+#if defined(__linux__)
+  const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(data) + huge_page - 1) / huge_page * huge_page;
+  const std::uintptr_t last =
+      (reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(bytes)) / huge_page * huge_page;
+  if (bytes > 0 && first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
 Memory::Memory(Memory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), alignment_(std::exchange(other.alignment_, 0)) {}
 

@@ -27,4 +27,7 @@ class Memory {
   std::size_t alignment_ = 0;
 };
 
+// The same wish for an output of the caller's that is about to be filled from end to end; small ones are left alone.
+void ask_huge_pages(void* data, std::int64_t bytes);
+
 }  // namespace genrec
