@@ -37,10 +37,11 @@ double lane_sum(const double* values, std::int64_t count) {
 void kmeans_step(const KMeansStepArgs& args) {
   if (args.num_rows == 0) return;
   const float* const books[] = {args.centroids};
-  const RqEncodeArgs encode{"kmeans_step",       args.x, args.element,     args.num_rows, args.depth, 1, books,
-                            &args.num_centroids, false,  args.num_threads, args.labels};
   const RqSizes sizes = rq_sizes(args.depth);
-  const RqLevels levels(books, &args.num_centroids, 1, args.depth, {"kmeans_step", true, false, args.num_threads});
+  const bool coarse = args.bfloat16 && sizes.bfloat16;
+  const RqEncodeArgs encode{"kmeans_step",       args.x, args.element,     args.num_rows, args.depth, 1, books,
+                            &args.num_centroids, coarse, args.num_threads, args.labels};
+  const RqLevels levels(books, &args.num_centroids, 1, args.depth, {"kmeans_step", !coarse, coarse, args.num_threads});
   const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
   const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
   const std::int64_t num_tasks = (args.num_rows + rows_per_task - 1) / rows_per_task;
@@ -49,7 +50,8 @@ void kmeans_step(const KMeansStepArgs& args) {
   parallel_for(num_tasks, args.num_threads, [&](std::int64_t task) {
     const std::int64_t end = std::min(args.num_rows, (task + 1) * rows_per_task);
     const Memory rows(sizes.block_rows * args.depth * 4), scores(sizes.tile_rows * chunk * 4);
-    const RqScratch scratch{rows.as<float>(), nullptr, scores.as<float>(), chunk};
+    const Memory rows16(coarse ? sizes.block_rows * (args.depth + 1) * 2 : 0);
+    const RqScratch scratch{rows.as<float>(), rows16.as<std::uint16_t>(), scores.as<float>(), chunk};
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
       const RqFault fault = GENREC_DISPATCH(rq_encode_rows(encode, levels.data(), row, last, scratch));

@@ -12,6 +12,7 @@ struct KMeansStepArgs {
   std::int64_t num_rows, depth;
   const float* centroids;      // [num_centroids, depth]
   std::int64_t num_centroids;  // 1 to 65536
+  bool bfloat16;               // shortlist in bfloat16 where the instruction set has it
   int num_threads;
   std::int32_t* labels;  // out [num_rows]
   // Of the rows before, and added to: zeros at first.

@@ -33,7 +33,8 @@ def on_every_isa(x: Tensor, centroids: Tensor, expected: KMeansStep, after: KMea
     try:
         for name in core.usable_isas():
             core.select_isa(name)
-            assert_equal(kmeans_step(x, centroids, after=after), expected)
+            for precision in ("float32", "bfloat16"):
+                assert_equal(kmeans_step(x, centroids, after=after, precision=precision), expected)
     finally:
         core.select_isa(before)
 
@@ -129,8 +130,8 @@ def test_threads_give_the_same():
 def test_opcheck():
     x, centroids = torch.randn(5, 3), torch.randn(4, 3)
     op = torch.ops.genrec_fast.kmeans_step.default
-    torch.library.opcheck(op, (x, centroids, None, None, None))
-    torch.library.opcheck(op, (x, centroids, *kmeans_step(x, centroids)[1:]))
+    torch.library.opcheck(op, (x, centroids, None, None, None, "float32"))
+    torch.library.opcheck(op, (x, centroids, *kmeans_step(x, centroids)[1:], "bfloat16"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -175,10 +176,12 @@ def test_values_at_the_edge_of_float32():
     assert step.inertia.item() == 0
 
 
-def test_a_step_of_other_centroids_is_refused():
+def test_a_step_of_other_centroids_and_another_precision_are_refused():
     step = kmeans_step(torch.ones(2, 3), torch.ones(4, 3))
     text = r"kmeans_step: after.sums must be torch.float64 \[5, 3\] on cpu, got torch.float64 \[4, 3\]"
     with pytest.raises(errors.InvalidValueError, match=text):
         kmeans_step(torch.ones(2, 3), torch.ones(5, 3), after=step)
+    with pytest.raises(errors.InvalidValueError, match="precision must be one of float32, bfloat16, got 'int8'"):
+        kmeans_step(torch.ones(2, 3), torch.ones(4, 3), precision="int8")
     with pytest.raises(errors.InvalidTypeError, match="kmeans_step: after must be a KMeansStep, got int"):
         kmeans_step(torch.ones(2, 3), torch.ones(4, 3), after=0)

@@ -11,6 +11,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._vectors import FLOATS, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
+from genrec_fast.ops.rq_encode import PRECISIONS
 
 __all__ = ["KMeansStep", "kmeans_step"]
 
@@ -26,7 +27,9 @@ class KMeansStep(NamedTuple):
     inertia: Tensor
 
 
-def kmeans_step(x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None) -> KMeansStep:
+def kmeans_step(
+    x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None, precision: str = "float32"
+) -> KMeansStep:
     """The nearest centroid of every row, the sum and number of rows per centroid, and the squared distances' sum.
 
     ``for n: k = nearest(x[n]); labels[n] = k; sums[k] += x[n]; counts[k] += 1; inertia += |x[n] - centroids[k]|^2``
@@ -41,6 +44,8 @@ def kmeans_step(x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None
         x: float32, bfloat16 or float16 ``[N, D]``, D at least 1; N may be 0.
         centroids: the same kinds of float ``[K, D]``, K in [1, 65536]; duplicates are allowed.
         after: the step over the rows before these, whose sums, counts and inertia are continued.
+        precision: of the products that shortlist centroids, "float32" or "bfloat16", see ``rq_encode``; no bit of the
+            result depends on it.
 
     Returns:
         A ``KMeansStep``: ``labels`` of these rows, the rest of all rows so far.
@@ -73,8 +78,10 @@ def kmeans_step(x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None
             f"kmeans_step: centroids must be [K, {x.shape[1]}] with K in [1, {_MOST_CENTROIDS}], "
             f"got {list(centroids.shape)}"
         )
+    if precision not in PRECISIONS:
+        raise InvalidValueError(f"kmeans_step: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     before = (None, None, None) if after is None else _continued(after, centroids)
-    return KMeansStep(*_op(x.detach(), centroids.detach(), *before))
+    return KMeansStep(*_op(x.detach(), centroids.detach(), *before, precision))
 
 
 def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +103,12 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def _cpu(
-    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+    x: Tensor,
+    centroids: Tensor,
+    sums: Tensor | None,
+    counts: Tensor | None,
+    inertia: Tensor | None,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     require_finite("kmeans_step", "centroids", centroids)
     x, book = x.contiguous(), centroids.float().contiguous()
@@ -111,6 +123,7 @@ def _cpu(
         depth=x.shape[1],
         centroids=book.data_ptr(),
         num_centroids=book.shape[0],
+        bfloat16=precision == "bfloat16",
         num_threads=torch.get_num_threads(),
         labels=labels.data_ptr(),
         sums=sums.data_ptr(),
@@ -125,7 +138,12 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _slow(
-    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+    x: Tensor,
+    centroids: Tensor,
+    sums: Tensor | None,
+    counts: Tensor | None,
+    inertia: Tensor | None,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     require_finite("kmeans_step", "x", x)
     require_finite("kmeans_step", "centroids", centroids)
@@ -133,7 +151,12 @@ def _slow(
 
 
 def _fake(
-    x: Tensor, centroids: Tensor, sums: Tensor | None, counts: Tensor | None, inertia: Tensor | None
+    x: Tensor,
+    centroids: Tensor,
+    sums: Tensor | None,
+    counts: Tensor | None,
+    inertia: Tensor | None,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         x.new_empty(x.shape[:1], dtype=torch.int32),
@@ -144,7 +167,7 @@ def _fake(
 
 
 _op = define(
-    "kmeans_step(Tensor x, Tensor centroids, Tensor? sums, Tensor? counts, Tensor? inertia)"
+    "kmeans_step(Tensor x, Tensor centroids, Tensor? sums, Tensor? counts, Tensor? inertia, str precision)"
     " -> (Tensor labels, Tensor sums, Tensor counts, Tensor inertia)",
     cpu=_cpu,
     twin=_slow,
