@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--num-levels", type=int, default=3)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the file")
     parser.add_argument("--rows-per-block", type=int, default=None)
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="the codes are the same"
+    )
     parser.add_argument("--sparse", action="store_true", help="a file of zeros that takes no disk")
     parser.add_argument("--folder", type=Path, default=None, help="where the file is made (and removed)")
     given = parser.parse_args()
@@ -64,11 +67,14 @@ def main() -> None:
         write_source(source, given.num_rows, given.depth, given.dtype, given.sparse)
         print(f"{given.num_rows:,} x {given.depth} {given.dtype}: {source.stat().st_size / 2**30:.2f} GiB")
         before, begin = peak_mib(), time.perf_counter()
-        encode_file(books, source, out, rows_per_block=given.rows_per_block)
-        seconds = time.perf_counter() - begin
+        busy = time.process_time()
+        encode_file(books, source, out, rows_per_block=given.rows_per_block, precision=given.precision)
+        seconds, busy = time.perf_counter() - begin, time.process_time() - busy
         print(f"{given.num_rows / seconds:,.0f} rows/s on one thread ({seconds:.1f} s)")
+        print(f"{given.num_rows / busy:,.0f} rows per second of processor time: what a core of its own would reach")
         print(f"peak memory {peak_mib():,.0f} MiB, of which {before:,.0f} MiB before the first row")
-        print(f"10,000,000 rows at this speed: {1e7 / given.num_rows * seconds / 60:.1f} minutes, the same memory")
+        all_of_them = 1e7 / given.num_rows / 60
+        print(f"10,000,000 rows: {all_of_them * seconds:.1f} minutes at this speed, {all_of_them * busy:.1f} busy")
         codes = np.load(out, mmap_mode="r")
         for first in {0, given.num_rows // 2, max(given.num_rows - 50, 0)}:
             last = min(first + 50, given.num_rows)

@@ -52,6 +52,20 @@ def test_codes_equal_one_call(tmp_path, source, features, books, rows):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npy", "x.npy"]
 
 
+def test_beams_and_precision_are_those_of_rq_encode(tmp_path, source, features, books):
+    out = encode_file(books, source, tmp_path / "codes.npy", rows_per_block=100, num_beams=3)
+    beams = rq_encode(features, books, num_beams=3)
+    assert torch.equal(codes_in(out), beams)
+    encode_file(books, source, out, precision="bfloat16")
+    assert torch.equal(codes_in(out), rq_encode(features, books))
+    assert not torch.equal(codes_in(out), beams)
+    with pytest.raises(errors.InvalidValueError, match="rq_encode: num_beams must be at least 1, got 0"):
+        encode_file(books, source, out, num_beams=0)
+    tokenizer = RQKMeansConfig(codebook_sizes=(8,)).build(6)
+    with pytest.raises(errors.InvalidValueError, match="encode_file: num_beams and precision must be left to the tok"):
+        encode_file(tokenizer, source, out, precision="bfloat16")
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats(tmp_path, features, books, dtype):
     array = features.numpy().astype(dtype)

@@ -35,6 +35,8 @@ def encode_file(
     out: str | os.PathLike[str],
     *,
     rows_per_block: int | None = None,
+    num_beams: int = 1,
+    precision: str = "float32",
     progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Writes the codes of all vectors of a file to another, holding one block of them in memory.
@@ -48,6 +50,8 @@ def encode_file(
         source: ``.npy`` of float16, float32, float64 or bfloat16 ``[N, F]``, see ``data.FeatureFile``.
         out: a ``.npy`` file, int32 ``[N, levels]`` without a dedup level; an old one is replaced.
         rows_per_block: vectors in memory at a time; ``None``: 16 MiB of them.
+        num_beams: with codebooks, as in ``ops.rq_encode``; a tokenizer has its own way.
+        precision: likewise; the codes do not depend on it.
         progress: called after each block with ("encode", rows done, N, {"rows_per_second": of this run}).
 
     Returns:
@@ -56,8 +60,8 @@ def encode_file(
     Raises:
         DataError: the source is no such file, is cut short, or holds a value that is not finite (naming its row).
         InvalidTypeError: ``tokenizer`` is neither.
-        InvalidValueError: vectors of another width, a tokenizer not fitted, rows_per_block below 1, or ``out`` is the
-            source or does not end in .npy.
+        InvalidValueError: vectors of another width, a tokenizer not fitted, rows_per_block below 1, num_beams or
+            precision beside a tokenizer, or ``out`` is the source or does not end in .npy.
         UnsupportedError: the tokenizer reads no vectors.
         FileNotFoundError: the folder of ``out`` does not exist.
 
@@ -82,7 +86,7 @@ def encode_file(
         raise FileNotFoundError(f"encode_file: the folder of {target} must exist, got {target.parent}")
     if target.exists() and target.samefile(file.path):
         raise InvalidValueError(f"encode_file: out must be another file than the source, got {target}")
-    encode, learned, width = _encoder(tokenizer)
+    encode, learned, width = _encoder(tokenizer, num_beams, precision)
     if width is None:
         raise UnsupportedError("encode_file: tokenizer must be one of feature vectors, such as rqkmeans")
     if width != file.width:
@@ -145,9 +149,15 @@ def residuals(vectors: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     return rest
 
 
-def _encoder(tokenizer: Tokenizer | Sequence[Tensor]) -> tuple[Callable[[Tensor], Tensor], str, int | None]:
+def _encoder(
+    tokenizer: Tokenizer | Sequence[Tensor], num_beams: int, precision: str
+) -> tuple[Callable[[Tensor], Tensor], str, int | None]:
     """What turns a block into codes, a hash of all that decides them, and the width of its vectors."""
     if isinstance(tokenizer, Tokenizer):
+        if (num_beams, precision) != (1, "float32"):
+            raise InvalidValueError(
+                f"encode_file: num_beams and precision must be left to the tokenizer, got {num_beams} and {precision!r}"
+            )
         _ = tokenizer.item_codes  # raises unless fitted
         metadata = {"kind": tokenizer.kind, "config": json.dumps(asdict(tokenizer.config), sort_keys=True)}
         return tokenizer.encode, checksum(metadata, tokenizer._learned()), tokenizer.feature_dim
@@ -156,8 +166,11 @@ def _encoder(tokenizer: Tokenizer | Sequence[Tensor]) -> tuple[Callable[[Tensor]
         raise InvalidTypeError(
             f"encode_file: tokenizer must be a Tokenizer or a sequence of codebooks [K, F], got {tokenizer!r:.60}"
         )
-    hashed = checksum({"kind": "codebooks"}, {f"{level:05}": book.cpu() for level, book in enumerate(books)})
-    return lambda block: rq_encode(block, books), hashed, books[0].shape[1]
+    hashed = checksum(
+        {"kind": "codebooks", "num_beams": str(num_beams)},
+        {f"{level:05}": book.cpu() for level, book in enumerate(books)},
+    )
+    return lambda block: rq_encode(block, books, num_beams=num_beams, precision=precision), hashed, books[0].shape[1]
 
 
 class _Unfinished:
