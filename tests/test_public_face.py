@@ -51,6 +51,7 @@ def test_the_public_list():
         "ops",
         "recipes",
         "register_config",
+        "tokenizers",
         "train",
     ]
 

@@ -12,7 +12,7 @@ from genrec_fast._version import __version__
 
 if TYPE_CHECKING:
     import genrec_fast.recipes as recipes
-    from genrec_fast import data, metrics, ops
+    from genrec_fast import data, metrics, ops, tokenizers
     from genrec_fast.backbones import CausalConfig, T5Config, TimelineConfig
     from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig
     from genrec_fast.errors import (
@@ -77,10 +77,11 @@ __all__ = [
     "ops",
     "recipes",
     "register_config",
+    "tokenizers",
     "train",
 ]
 
-_MODULES = frozenset({"data", "metrics", "ops", "recipes"})
+_MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
     "CausalConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",

@@ -6,6 +6,7 @@ from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
+from genrec_fast.tokenizers.report import LevelReport, Report, report
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
 from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
 from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
@@ -16,6 +17,7 @@ __all__ = [
     "Atomic",
     "AtomicConfig",
     "KMeans",
+    "LevelReport",
     "Published",
     "PublishedConfig",
     "RQKMeans",
@@ -23,11 +25,13 @@ __all__ = [
     "RQVAEConfig",
     "Random",
     "RandomConfig",
+    "Report",
     "Tokenizer",
     "add_dedup_level",
     "encode_file",
     "from_text",
     "kmeans",
     "kmeans_step_file",
+    "report",
     "to_text",
 ]

@@ -82,6 +82,10 @@ class Tokenizer:
         """
         raise UnsupportedError(f"{self.kind}: decode needs a tokenizer of feature vectors, such as rqkmeans")
 
+    def targets(self, features: Tensor) -> Tensor:
+        """What ``decode`` comes near: float ``[m, F]`` -> float32 ``[m, F]``, scaled as the tokenizer scales them."""
+        return self._vectors(features)
+
     def report(self) -> dict[str, Any]:
         """Figures: number of items, codebook sizes, collision rate, share of each level's codes in use."""
         return {

@@ -157,6 +157,10 @@ class RQKMeans(Tokenizer):
             out += codebook[column]
         return out
 
+    def targets(self, features: Tensor) -> Tensor:
+        """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""
+        return self._prepared(features)
+
     def report(self) -> dict[str, Any]:
         """Adds the mean squared residual after each level."""
         return {**super().report(), "mse": self.mse}

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.tokenizers import Random, RandomConfig, RQKMeansConfig, report
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def drawn(seed, levels=3, size=4):
+    """A small catalog: codes, features, labels (some unknown)."""
+    generator = torch.Generator().manual_seed(seed)
+    count = int(torch.randint(1, 40, (1,), generator=generator))
+    codes = torch.randint(size, (count, levels), generator=generator)
+    features = torch.randn(count, 5, generator=generator)
+    labels = torch.randint(-1, 3, (count,), generator=generator)
+    labels[0] = 1
+    return codes, features, labels
+
+
+def members(codes, length):
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for item, row in enumerate(codes.tolist()):
+        groups.setdefault(tuple(row[:length]), []).append(item)
+    return groups
+
+
+@given(SEEDS)
+def test_figures_by_their_definitions(seed):
+    codes, _, labels = drawn(seed)
+    found, count = report(codes, labels=labels, codebook_sizes=(4, 4, 5)), codes.shape[0]
+    for level, row in enumerate(found.levels):
+        size = (4, 4, 5)[level]
+        counts = [codes[:, level].tolist().count(code) for code in range(size)]
+        bits = -sum(n / count * math.log2(n / count) for n in counts if n)
+        assert row.entropy == pytest.approx(bits, abs=1e-12)
+        assert row.perplexity == pytest.approx(2**bits)
+        assert row.codes_used == sum(n > 0 for n in counts)
+        differences = sum(abs(a - b) for a in counts for b in counts)  # Gini as half the mean relative difference
+        assert row.gini == pytest.approx(differences / (2 * size * count), abs=1e-12)
+        assert found.code_counts[level].tolist() == counts
+        groups = members(codes, level + 1)
+        assert row.num_prefixes == len(groups)
+        assert row.largest_prefix == max(map(len, groups.values()))
+        assert row.collision_rate == (count - len(groups)) / count
+        known = [[int(labels[i]) for i in items if labels[i] >= 0] for items in groups.values()]
+        best = sum(max(Counter(names).values()) for names in known if names)
+        assert row.purity == pytest.approx(best / sum(map(len, known)))
+        assert row.chance_purity <= 1
+    sizes = Counter(len(items) for items in members(codes, 3).values())
+    assert found.group_sizes == tuple(sorted(sizes.items()))
+    assert found.largest_groups == tuple(sorted((s for s in sizes.elements() if s > 1), reverse=True)[:10])
+    assert found.items_sharing == sum(size * n for size, n in sizes.items() if size > 1)
+
+
+@given(SEEDS)
+def test_errors_from_group_means_and_from_codebooks(seed):
+    codes, features, _ = drawn(seed)
+    found = report(codes, features)
+    assert found.reconstruction == "group means"
+    assert found.variance == pytest.approx(float((features - features.mean(0)).double().square().mean()), abs=1e-6)
+    books = [torch.randn(4, 5, generator=torch.Generator().manual_seed(level)) for level in range(2)]
+    by_books = report(codes, features, codebooks=books)
+    assert by_books.reconstruction == "codebooks"
+    assert by_books.num_levels == 2
+    assert by_books.levels[2].mse is None
+    total = torch.zeros_like(features)
+    for level in range(3):
+        means = torch.empty_like(features)
+        for items in members(codes, level + 1).values():
+            means[items] = features[items].mean(0)
+        assert found.levels[level].mse == pytest.approx(float((features - means).square().mean()), abs=1e-6)
+        if level < 2:
+            total += books[level][codes[:, level]]
+            error = float((features - total).square().mean())
+            assert by_books.levels[level].mse == pytest.approx(error, rel=1e-5)
+
+
+def test_a_tokenizer_decodes_what_it_scaled_and_its_dedup_level_counts_apart():
+    features = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) * 3
+    features[30:40] = features[0]
+    tokenizer = RQKMeansConfig(codebook_sizes=(4, 5), normalize=True).build(6)
+    tokenizer.fit(features)
+    found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
+    assert found.reconstruction == "tokenizer"
+    assert found.num_levels == 2
+    assert [row.mse for row in found.levels[:2]] == pytest.approx(list(tokenizer.mse), rel=1e-5)
+    assert found.levels[2].mse is None
+    assert found.codebook_sizes == tokenizer.codebook_sizes
+    assert found.collision_rate == 0
+    assert found.collision_rate_before_dedup >= 10 / 60
+    assert found.largest_groups[0] >= 11
+    assert "before the dedup level" in str(found)
+
+
+def test_a_tokenizer_that_cannot_decode_is_measured_by_group_means():
+    tokenizer: Random = RandomConfig(codebook_sizes=(3, 3), dedup="none").build()
+    tokenizer.fit(num_items=20)
+    features = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+    found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
+    assert found.reconstruction == "group means"
+    assert found.levels == report(tokenizer.item_codes, features, codebook_sizes=(3, 3)).levels
+
+
+def test_one_item_equal_items_and_labels_that_fit():
+    one = report(torch.tensor([[3]]), torch.ones(1, 2), torch.tensor([7]))
+    assert (one.collision_rate, one.variance, one.levels[0].mse, one.levels[0].purity) == (0, 0, 0, 1)
+    assert "of variance" in str(one)
+    equal = report(torch.zeros(8, 2, dtype=torch.int64), codebook_sizes=(4, 1))
+    assert (equal.levels[0].gini, equal.levels[0].entropy, equal.levels[0].perplexity) == (0.75, 0, 1)
+    assert equal.levels[1].gini == 0
+    assert equal.largest_groups == (8,)
+    codes = torch.arange(6).view(6, 1) // 3
+    fit = report(codes, labels=torch.tensor([5, 5, 5, 9, 9, -1]))
+    assert fit.levels[0].purity == 1
+
+
+def test_words_json_and_pictures(tmp_path, capsys, monkeypatch):
+    codes, features, labels = drawn(3)
+    found = report(codes, features, labels)
+    again = json.loads(json.dumps(found.to_dict()))
+    assert again["levels"][1]["gini"] == found.levels[1].gini
+    assert again["codebook_sizes"] == list(found.codebook_sizes)
+    rows = str(found).split("\n\n")[1].splitlines()
+    assert len(rows) == 4
+    assert len({len(row) for row in rows}) == 1
+    monkeypatch.setenv("COLUMNS", "160")
+    found.print()
+    assert "collision rate" in capsys.readouterr().out
+    found.save_picture(tmp_path / "a.png")
+    found.save_picture(tmp_path / "b.svg")
+    report(codes).save_picture(tmp_path / "c.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(InvalidValueError, match=r"save_picture: path must end in .png, .svg, .pdf, got 'a.txt'"):
+        found.save_picture(tmp_path / "a.txt")
+    monkeypatch.setattr("genrec_fast.tokenizers.report_picture.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match="save_picture: pictures need matplotlib, which is not installed"):
+        found.save_picture(tmp_path / "d.png")
+
+
+CODES = torch.tensor([[0, 1], [1, 0]])
+NAN = torch.tensor([[0.0], [float("nan")]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ((CODES.float(),), InvalidTypeError, r"item_codes must be integers \[N, L\], got torch.float32"),
+        (([[0, 1]],), InvalidTypeError, r"item_codes must be integers \[N, L\], got list"),
+        ((CODES[0],), InvalidValueError, r"item_codes must be \[N, L\], got \[2\]"),
+        ((CODES[:0],), InvalidValueError, r"item_codes must be \[N, L\], got \[0, 2\]"),
+        ((CODES - 1,), InvalidValueError, r"codes of level 0 must be in \[0, 2147483648\), got -1"),
+        ((CODES, NAN), InvalidValueError, "features must be finite, got NaN or infinity in row 1"),
+        ((CODES, CODES), InvalidTypeError, r"features must be a float tensor \[N, F\], got torch.int64"),
+        ((CODES, torch.ones(3, 1)), InvalidValueError, r"features must be \[2, F\], got \[3, 1\]"),
+        ((CODES, None, torch.ones(2)), InvalidTypeError, r"labels must be an integer tensor \[N\], got torch.float32"),
+        ((CODES, None, torch.tensor([1])), InvalidValueError, r"labels must be \[2\], got \[1\]"),
+        ((CODES, None, torch.tensor([0, -2])), InvalidValueError, r"labels must be at least -1 \(unknown\), got -2"),
+        ((CODES, None, torch.tensor([-1, -1])), InvalidValueError, "labels must be known for at least one item"),
+    ],
+)
+def test_bad_input_is_named(arguments, error, text):
+    with pytest.raises(error, match=f"report: {text}"):
+        report(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"codebook_sizes": (2,)}, InvalidValueError, r"codebook_sizes must be 2 integers from 1, got \(2,\)"),
+        ({"codebook_sizes": (2, 1)}, InvalidValueError, r"codes of level 1 must be in \[0, 1\), got 1"),
+        ({"num_levels": 3}, InvalidValueError, r"num_levels must be in \[1, 2\], got 3"),
+        ({"codebooks": []}, InvalidValueError, "codebooks must be 1 to 2, one per level, got 0"),
+        ({"codebooks": [CODES]}, InvalidTypeError, r"codebooks must be float tensors \[K, F\], got torch.int64 at lev"),
+        ({"codebooks": [NAN.T]}, InvalidValueError, r"codebooks must be \[K, 1\], got \[1, 2\] at level 0"),
+        ({"codebooks": [NAN]}, InvalidValueError, "codebooks must be finite, got NaN or infinity at level 0"),
+        (
+            {"codebooks": [torch.ones(2, 1)], "tokenizer": RandomConfig().build()},
+            InvalidValueError,
+            "tokenizer and codebooks must not be given together, got both",
+        ),
+    ],
+)
+def test_bad_options_are_named(options, error, text):
+    with pytest.raises(error, match=f"report: {text}"):
+        report(CODES, torch.ones(2, 1), **options)
