@@ -1,6 +1,7 @@
 """Tokenizers: how every item of a catalog gets its semantic ID."""
 
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
+from genrec_fast.tokenizers.balance import balanced_assignment
 from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
@@ -28,6 +29,7 @@ __all__ = [
     "Report",
     "Tokenizer",
     "add_dedup_level",
+    "balanced_assignment",
     "encode_file",
     "from_text",
     "kmeans",

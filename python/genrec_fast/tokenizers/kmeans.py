@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers.balance import Balance, balanced_assignment, check_balance
 from genrec_fast.tokenizers.kmeans_seed import plus_plus, random_rows, restart_empty_codes
 
 __all__ = ["KMeans", "kmeans"]
@@ -33,6 +34,7 @@ class _Settings:
     k: int
     iterations: int
     batch_size: int | None
+    balance: Balance | None
     restart_empty: bool
     progress: Callable[[str, int, int, dict[str, float]], None] | None
 
@@ -44,6 +46,7 @@ def kmeans(
     iterations: int = 25,
     init: str | Tensor = "kmeans++",
     batch_size: int | None = None,
+    balance: Balance | None = None,
     restart_empty: bool = True,
     restarts: int = 1,
     seed: int = 0,
@@ -63,13 +66,15 @@ def kmeans(
         iterations: passes over the rows, at least 0 (a pass more names the labels); fewer once nothing moves.
         init: "kmeans++" (greedy), "random" (k different rows), or float ``[k, D]``.
         batch_size: rows per update; ``None``: one update per pass. Each pass draws its batches in a new order.
+        balance: labels by ``balanced_assignment`` instead of nearest, at every pass: "sinkhorn" or "capacity"; not with
+            ``batch_size``.
         restart_empty: a code without rows goes to the farthest row of the cluster with the largest error.
         restarts: runs from other starts, of which the lowest inertia is kept (the first among equals).
         seed: of starts and batches.
         progress: called after each pass with ("kmeans", passes done, passes in all, {"inertia": ...}).
 
     Returns:
-        A ``KMeans``: ``labels`` are the nearest centroids (as ``ops.kmeans_step`` defines nearest).
+        A ``KMeans``: ``labels`` are the nearest centroids (as ``ops.kmeans_step`` defines nearest), or balanced ones.
 
     Raises:
         InvalidTypeError: an argument of another kind.
@@ -79,7 +84,8 @@ def kmeans(
         Equal inputs give equal bits. With fewer distinct rows than k some centroids are equal and the later ones have
         no rows. Cost: ``iterations + 1`` calls of ``ops.kmeans_step``, and the start (see ``kmeans_seed.plus_plus``);
         memory beside x: labels, ``k x D`` and a block of rows. A mini-batch pass costs as much as a full one and
-        updates ``N / batch_size`` times.
+        updates ``N / batch_size`` times. Balanced labels cost more (see ``balanced_assignment``), and under
+        "sinkhorn" the inertia may rise on the way.
 
     Source:
         Lloyd, "Least squares quantization in PCM", 1982; mini-batches: Sculley, "Web-scale k-means clustering", 2010,
@@ -95,8 +101,16 @@ def kmeans(
     _check_rows(x)
     _check_numbers(len(x), k, iterations=iterations, restarts=restarts, batch_size=batch_size)
     _check_init(init, k, x.shape[1])
+    check_balance("kmeans", balance)
+    if balance is not None and batch_size is not None:
+        raise InvalidValueError(f"kmeans: batch_size must be None with balance {balance!r}, got {batch_size}")
     settings = _Settings(
-        k=k, iterations=iterations, batch_size=batch_size, restart_empty=restart_empty, progress=progress
+        k=k,
+        iterations=iterations,
+        batch_size=batch_size,
+        balance=balance,
+        restart_empty=restart_empty,
+        progress=progress,
     )
     x = x.detach()
     best: KMeans | None = None
@@ -115,10 +129,10 @@ def kmeans(
 def _run(
     x: Tensor, centroids: Tensor, generator: torch.Generator, settings: _Settings, done: int, total: int
 ) -> KMeans:
-    counts = torch.zeros(settings.k, dtype=torch.float64)
+    counts, prices = torch.zeros(settings.k, dtype=torch.float64), torch.zeros(settings.k, dtype=torch.float64)
     for iteration in range(settings.iterations):
         if settings.batch_size is None:
-            step = _pass(x, centroids)
+            step = _pass(x, centroids, settings.balance, prices)
             following = _means(step, centroids)
             inertia = float(step.inertia)
             if settings.restart_empty:
@@ -131,20 +145,34 @@ def _run(
         centroids = following
         if still and settings.batch_size is None:
             break
-    step = _pass(x, centroids)
+    step = _pass(x, centroids, settings.balance, prices)
     if settings.progress is not None:
         settings.progress("kmeans", done + settings.iterations + 1, total, {"inertia": float(step.inertia)})
     return KMeans(centroids, step.labels, float(step.inertia))
 
 
-def _pass(x: Tensor, centroids: Tensor) -> ops.KMeansStep:
-    """``ops.kmeans_step`` over all rows, a block at a time."""
+def _pass(x: Tensor, centroids: Tensor, balance: Balance | None, prices: Tensor) -> ops.KMeansStep:
+    """``ops.kmeans_step`` over all rows, a block at a time; or the same of balanced labels."""
+    if balance is not None:
+        chosen = balanced_assignment(x, centroids, method=balance, prices=prices)
+        return _step_of(x, centroids, chosen)
     step, labels = None, []
     for block in x.split(_BLOCK):
         step = ops.kmeans_step(block, centroids, after=step)
         labels.append(step.labels)
     assert step is not None  # x has a row
     return step._replace(labels=torch.cat(labels))
+
+
+def _step_of(x: Tensor, centroids: Tensor, labels: Tensor) -> ops.KMeansStep:
+    """What ``ops.kmeans_step`` gives, of labels that are known."""
+    sums = torch.zeros(centroids.shape, dtype=torch.float64)
+    inertia = torch.zeros((), dtype=torch.float64)
+    for rows, codes in zip(x.split(_BLOCK), labels.long().split(_BLOCK), strict=True):
+        wide = rows.double()
+        sums.index_add_(0, codes, wide)
+        inertia += (wide - centroids.double()[codes]).square().sum(1).cumsum(0)[-1]
+    return ops.KMeansStep(labels, sums, labels.long().bincount(minlength=len(centroids)), inertia)
 
 
 def _means(step: ops.KMeansStep, centroids: Tensor) -> Tensor:

@@ -1,0 +1,221 @@
+"""Codes that share the rows out evenly: optimal transport, and a limit of rows per code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers.balance_flow import even_out
+
+__all__ = ["Balance", "balanced_assignment", "check_balance"]
+
+Balance = Literal["sinkhorn", "capacity"]
+
+_ELEMENTS = 1 << 22  # of a block's table of costs: 16 MiB of float32
+_SAMPLE_PER_CODE = 64  # rows per code that the first sweeps see
+_COOLING = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # epsilons of the first sweeps, down to the one asked for
+_SHARP = 0.001  # epsilon of "capacity": below it the prices hardly move any more
+_SWEEPS = 8  # per epsilon
+_CLOSE = 0.01  # shares of rows within 1 % of what they should be: near enough
+
+
+def balanced_assignment(
+    x: Tensor,
+    centroids: Tensor,
+    *,
+    method: Balance = "capacity",
+    capacity: int | None = None,
+    epsilon: float = 0.003,
+    sweeps: int = 50,
+    prices: Tensor | None = None,
+) -> Tensor:
+    """A code per row: near its row, and with about or at most as many rows as every other code.
+
+    ::
+
+        "sinkhorn": plan[n, k] = exp((price[k] - |x[n] - c[k]|^2) / epsilon) / norm[n], prices such that every code has
+                    N / K rows of the plan; label = the likeliest code
+        "capacity": minimise sum |x[n] - c[label[n]]|^2, no code with more than ``capacity`` rows
+
+    Args:
+        x: float ``[N, D]``.
+        centroids: float ``[K, D]``.
+        method: "sinkhorn" (codes of about equal size; equal rows get equal labels) or "capacity" (a limit that holds).
+        capacity: rows per code, ``ceil(N / K)`` where ``None``; at least that. Only with "capacity".
+        epsilon: of "sinkhorn", in halves of the range of the squared distances (LC-Rec's scale): smaller is nearer to
+            the cheapest plan of equal shares and slower.
+        sweeps: of "sinkhorn" over all rows, at most; fewer once every code's share is within 1 % of 1 / K.
+        prices: float64 ``[K]``, in units of squared distances: where to begin (those of a call before); changed in
+            place to where the call ended.
+
+    Returns:
+        int32 ``[N]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a wrong shape or range, a value that is not finite, or a capacity that cannot hold N rows.
+
+    Notes:
+        The plan is never held: a sweep computes it again by blocks of rows, in float32. Memory beside the arguments:
+        ``O(N + K)`` and 48 MiB, with "capacity" and K up to 1024 also ``K x K``. Cost: ``N K D`` products and
+        ``N K`` exponentials per sweep, 16 to 24 sweeps with "capacity". The last rows above the limit then move along
+        cheapest chains of codes, one by one where few are left: the cost is the smallest possible up to the prices'
+        precision for K up to 1024, a good one beyond. Equal inputs give equal labels. Ties go to the lower code.
+
+    Source:
+        Cuturi, "Sinkhorn distances", 2013; Zheng et al., "LC-Rec", arXiv:2311.09049, equation 6; Deng et al., "OneRec",
+        arXiv:2502.18965, algorithm 1; the chains: Ahuja, Magnanti and Orlin, "Network flows", 1993, section 9.7.
+
+    Example:
+        >>> import torch
+        >>> from genrec_fast.tokenizers import balanced_assignment
+        >>> x = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
+        >>> balanced_assignment(x, torch.tensor([[1.0], [9.0]])).tolist()
+        [0, 0, 1, 1]
+    """
+    _check(x, centroids, method, capacity, epsilon, sweeps, prices)
+    rows, codes = len(x), len(centroids)
+    room = -(-rows // codes) if capacity is None else capacity
+    if rows == 0:
+        return torch.zeros(0, dtype=torch.int32)
+    if prices is None:
+        prices, known = torch.zeros(codes, dtype=torch.float64), False
+    else:
+        known = bool((prices != 0).any())
+    problem = _Problem(x.detach(), centroids.detach())
+    scale = problem.half_range()
+    target = 1.0 / codes if method == "sinkhorn" else room / rows
+    final = epsilon if method == "sinkhorn" else _SHARP
+    if scale > 0 and codes > 1:
+        limit = method == "capacity"
+        if not known:
+            sample = problem.sample()
+            for warm in (warm for warm in _COOLING if warm > final):
+                sample.settle(prices, warm * scale, target, limit, _SWEEPS)
+        for warm in (warm for warm in _COOLING[-2:] if warm > final):
+            problem.settle(prices, warm * scale, target, limit, _SWEEPS)
+        problem.settle(prices, final * scale, target, limit, sweeps if method == "sinkhorn" else _SWEEPS)
+    labels = problem.cheapest(prices)
+    if method == "capacity":
+        excess = int((labels.bincount(minlength=codes) - room).clamp(min=0).sum())
+        if excess > max(1024, rows // 20):  # many equal rows: the plan tells them apart, the prices cannot
+            labels = problem.drawn(prices, max(final * scale, 1e-30))
+        even_out(problem.x, problem.centroids, labels, room, prices)
+    return labels.to(torch.int32)
+
+
+class _Problem:
+    """Rows and centroids, moved to the centroids' mean: differences of squared distances keep their digits."""
+
+    def __init__(self, x: Tensor, centroids: Tensor) -> None:
+        self.x = x
+        self.centroids = centroids.float()
+        self.centre = self.centroids.mean(0)
+        self.moved = self.centroids - self.centre
+        self.norms = self.moved.square().sum(1)
+
+    def sample(self) -> _Problem:
+        """The same with a part of the rows, drawn always alike."""
+        few = max(1 << 14, _SAMPLE_PER_CODE * len(self.centroids))
+        if few >= len(self.x):
+            return self
+        chosen = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))[:few].sort().values
+        return _Problem(self.x[chosen], self.centroids)
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """First row and float32 rows."""
+        size = max(1, _ELEMENTS // len(self.centroids))
+        for first in range(0, len(self.x), size):
+            yield first, self.x[first : first + size].float() - self.centre
+
+    def costs(self, rows: Tensor) -> Tensor:
+        """float32 ``[m, K]``: squared distances less |row|^2."""
+        return torch.addmm(self.norms, rows, self.moved.T, alpha=-2)
+
+    def half_range(self) -> float:
+        """Half of what lies between the smallest and the largest squared distance (of the sample)."""
+        low, high = float("inf"), 0.0
+        for _, rows in self.sample().blocks():
+            table = self.costs(rows) + rows.square().sum(1, keepdim=True)
+            low, high = min(low, float(table.min())), max(high, float(table.max()))
+        return (high - max(low, 0.0)) / 2
+
+    def settle(self, prices: Tensor, epsilon: float, target: float, limit: bool, sweeps: int) -> None:
+        """Sinkhorn sweeps on the prices, until every share of rows is (with ``limit``: is at most) the target."""
+        wanted = target * len(self.x)
+        for _ in range(sweeps):
+            shares = torch.zeros_like(prices)
+            for _, rows in self.blocks():
+                shares += self._plan(rows, prices, epsilon).sum(0)
+            change = epsilon * (wanted / shares.clamp(min=1e-30)).log()
+            if limit:  # a code below its limit needs no higher price than 0
+                change = torch.minimum(change, -prices)
+            prices += change
+            if float(change.abs().max()) <= epsilon * _CLOSE:
+                break
+
+    def cheapest(self, prices: Tensor) -> Tensor:
+        """int64 ``[N]``: the code of the lowest squared distance less price."""
+        labels = torch.empty(len(self.x), dtype=torch.int64)
+        for first, rows in self.blocks():
+            labels[first : first + len(rows)] = (self.costs(rows) - prices.float()).argmin(1)
+        return labels
+
+    def drawn(self, prices: Tensor, epsilon: float) -> Tensor:
+        """int64 ``[N]``: codes drawn from the plan, evenly (by steps of the golden ratio), so that shares are kept."""
+        labels = torch.empty(len(self.x), dtype=torch.int64)
+        for first, rows in self.blocks():
+            points = torch.arange(first + 1, first + 1 + len(rows), dtype=torch.float64) * 0.6180339887498949 % 1.0
+            sums = self._plan(rows, prices, epsilon).cumsum(1)
+            at = torch.searchsorted(sums, points.float()[:, None] * sums[:, -1:], right=True)
+            labels[first : first + len(rows)] = at[:, 0].clamp_(max=len(self.centroids) - 1)
+        return labels
+
+    def _plan(self, rows: Tensor, prices: Tensor, epsilon: float) -> Tensor:
+        bias = ((prices - self.norms) / epsilon).float()
+        return torch.addmm(bias, rows, (self.moved * (2 / epsilon)).T).softmax(1)
+
+
+def check_balance(op: str, balance: Any) -> None:
+    """Raises unless ``balance`` is ``None``, "sinkhorn" or "capacity".
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    if balance not in (None, "sinkhorn", "capacity"):
+        raise InvalidValueError(f"{op}: balance must be None, 'sinkhorn' or 'capacity', got {balance!r}")
+
+
+def _check(
+    x: Any, centroids: Any, method: Any, capacity: Any, epsilon: float, sweeps: int, prices: Tensor | None
+) -> None:
+    op = "balanced_assignment"
+    for name, value in (("x", x), ("centroids", centroids)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidTypeError(f"{op}: {name} must be a float tensor, got {got}")
+        if value.dim() != 2 or value.shape[1] != centroids.shape[-1] or value.shape[1] < 1:
+            raise InvalidValueError(f"{op}: {name} must be a matrix, as wide as the other, got {list(value.shape)}")
+        for first, block in enumerate(value.split(1 << 16)):
+            finite = block.isfinite().all(1)
+            if not bool(finite.all()):
+                row = (first << 16) + int((~finite).nonzero()[0])
+                raise InvalidValueError(f"{op}: {name} must be finite, got NaN or infinity in row {row}")
+    rows, codes = len(x), len(centroids)
+    if codes < 1:
+        raise InvalidValueError(f"{op}: centroids must have at least 1 row, got 0")
+    if method not in ("sinkhorn", "capacity"):
+        raise InvalidValueError(f"{op}: method must be 'sinkhorn' or 'capacity', got {method!r}")
+    if capacity is not None and (method != "capacity" or capacity * codes < rows):
+        rule = f"at least {-(-rows // codes)} for {rows} rows" if method == "capacity" else "None with 'sinkhorn'"
+        raise InvalidValueError(f"{op}: capacity must be {rule}, got {capacity}")
+    if not 0 < epsilon < float("inf"):
+        raise InvalidValueError(f"{op}: epsilon must be above 0, got {epsilon}")
+    if sweeps < 1:
+        raise InvalidValueError(f"{op}: sweeps must be at least 1, got {sweeps}")
+    if prices is not None and (prices.dtype != torch.float64 or prices.shape != (codes,)):
+        raise InvalidValueError(f"{op}: prices must be float64 [{codes}], got {prices.dtype} {list(prices.shape)}")
