@@ -39,9 +39,24 @@ void kmeans_step(const KMeansStepArgs& args) {
   const float* const books[] = {args.centroids};
   const RqSizes sizes = rq_sizes(args.depth);
   const bool coarse = args.bfloat16 && sizes.bfloat16;
-  const RqEncodeArgs encode{"kmeans_step",       args.x, args.element,     args.num_rows, args.depth, 1, books,
-                            &args.num_centroids, coarse, args.num_threads, args.labels};
-  const RqLevels levels(books, &args.num_centroids, 1, args.depth, {"kmeans_step", !coarse, coarse, args.num_threads});
+  const RqEncodeArgs encode{.op = "kmeans_step",
+                            .x = args.x,
+                            .element = args.element,
+                            .num_rows = args.num_rows,
+                            .depth = args.depth,
+                            .num_levels = 1,
+                            .codebooks = books,
+                            .num_codes = &args.num_centroids,
+                            .num_beams = 1,
+                            .bfloat16 = coarse,
+                            .num_threads = args.num_threads,
+                            .codes = args.labels};
+  const RqLevels levels(books, &args.num_centroids, 1, args.depth,
+                        {.op = encode.op,
+                         .packed = !coarse,
+                         .bfloat16 = coarse,
+                         .first_of_equals = true,
+                         .num_threads = args.num_threads});
   const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
   const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
   const std::int64_t num_tasks = (args.num_rows + rows_per_task - 1) / rows_per_task;
@@ -54,8 +69,7 @@ void kmeans_step(const KMeansStepArgs& args) {
     const RqScratch scratch{rows.as<float>(), rows16.as<std::uint16_t>(), scores.as<float>(), chunk};
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
-      const RqFault fault = GENREC_DISPATCH(rq_encode_rows(encode, levels.data(), row, last, scratch));
-      check(fault.row < 0, "kmeans_step: x must be finite, got NaN or infinity in row ", fault.row);
+      rq_check(encode, GENREC_DISPATCH(rq_encode_rows(encode, levels.data(), row, last, scratch)));
       // The rows as float32 are still in cache: with one level, the scratch holds what was coded.
       const std::int32_t* labels = args.labels + row;
       double* out = distances.as<double>() + row;

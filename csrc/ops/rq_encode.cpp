@@ -6,6 +6,7 @@
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "ops/rq_beams.h"
 #include "ops/rq_levels.h"
 
 GENREC_PER_ISA(RqFault rq_encode_rows(const RqEncodeArgs& args, const RqLevel* levels, std::int64_t first,
@@ -20,13 +21,20 @@ constexpr std::int64_t blocks_per_task = 16;
 
 }  // namespace
 
+void rq_check(const RqEncodeArgs& args, const RqFault& fault) {
+  check(fault.row < 0 || fault.level >= 0, args.op, ": x must be finite, got NaN or infinity in row ", fault.row);
+  check(fault.row < 0, args.op, ": x must leave residuals within float32, got an overflow in row ", fault.row,
+        " behind level ", fault.level);
+}
+
 void rq_encode(const RqEncodeArgs& args) {
+  if (args.num_beams > 1) return rq_beams(args);
   const std::int64_t depth = args.depth;
   const bool packed = args.num_rows > few_rows;
   const RqSizes sizes = rq_sizes(depth);
   const bool coarse = packed && args.bfloat16 && sizes.bfloat16;
   const RqLevels levels(args.codebooks, args.num_codes, args.num_levels, depth,
-                        {args.op, packed && !coarse, coarse, args.num_threads});
+                        {args.op, packed && !coarse, coarse, true, args.num_threads});
   const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
   const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
   parallel_for((args.num_rows + rows_per_task - 1) / rows_per_task, args.num_threads, [&](std::int64_t task) {
@@ -36,10 +44,7 @@ void rq_encode(const RqEncodeArgs& args) {
     const RqScratch scratch{residual.as<float>(), residual16.as<std::uint16_t>(), scores.as<float>(), chunk};
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
-      const RqFault fault = GENREC_DISPATCH(rq_encode_rows(args, levels.data(), row, last, scratch));
-      check(fault.row < 0 || fault.level >= 0, args.op, ": x must be finite, got NaN or infinity in row ", fault.row);
-      check(fault.row < 0, args.op, ": x must leave residuals within float32, got an overflow in row ", fault.row,
-            " behind level ", fault.level);
+      rq_check(args, GENREC_DISPATCH(rq_encode_rows(args, levels.data(), row, last, scratch)));
     }
   });
 }

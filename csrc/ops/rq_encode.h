@@ -23,7 +23,8 @@ struct RqEncodeArgs {
   int num_levels;
   const float* const* codebooks;  // per level float32 [num_codes[l], depth]
   const std::int64_t* num_codes;  // each 1 to 65536
-  bool bfloat16;                  // shortlist in bfloat16 where the instruction set has it
+  int num_beams;                  // W: 1 is greedy
+  bool bfloat16;                  // greedy: shortlist in bfloat16 where the instruction set has it
   int num_threads;
   std::int32_t* codes;  // out [num_rows, num_levels]
 };
@@ -45,5 +46,7 @@ struct RqFault {
   std::int64_t row;  // -1: none
   int level;         // -1: x itself; else the residual behind this level
 };
+
+void rq_check(const RqEncodeArgs& args, const RqFault& fault);  // throws what the fault says
 
 }  // namespace genrec

@@ -4,23 +4,6 @@
 namespace genrec::GENREC_ISA {
 namespace {
 
-// Row i of x as float32; false where it holds NaN or infinity.
-bool take_row(const RqEncodeArgs& args, std::int64_t i, float* out) {
-  const std::int64_t depth = args.depth;
-  std::int64_t d = 0;
-  if (args.element == RqElement::float32) {
-    const float* x = static_cast<const float*>(args.x) + i * depth;
-    for (; d + lanes <= depth; d += lanes) store(out + d, load(x + d));
-    for (; d < depth; ++d) out[d] = x[d];
-  } else {
-    const std::uint16_t* x = static_cast<const std::uint16_t*>(args.x) + i * depth;
-    const bool half = args.element == RqElement::float16;
-    for (; d + lanes <= depth; d += lanes) store(out + d, half ? load_half(x + d) : load_bfloat16(x + d));
-    for (; d < depth; ++d) out[d] = half ? float_of_half(x[d]) : float_of(static_cast<std::uint32_t>(x[d]) << 16);
-  }
-  return finite(out, depth);
-}
-
 // r as bfloat16, a zero behind an odd depth; the length of what rounding took away, not below.
 float round_row(const float* r, std::int64_t depth, std::uint16_t* out) {
   float squares = 0;

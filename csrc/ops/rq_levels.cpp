@@ -16,25 +16,20 @@ namespace genrec {
 
 namespace {
 
-constexpr float struck = -std::numeric_limits<float>::infinity();
-
 // The lowest of equal codes wins, so the others need not be looked at. Codes of a collapsed codebook are often equal,
-// and without this every row near them would be scored again for each. Equal codes have equal norms.
+// and without this every row near them would be scored again for each.
 void strike_duplicates(const RqLevel& level, std::int64_t depth) {
+  const auto code = [&](std::int64_t k) { return level.codebook + k * depth; };
   std::vector<std::int64_t> order(static_cast<std::size_t>(level.num_codes));
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-    return std::pair(level.half_norms[a], a) < std::pair(level.half_norms[b], b);
+    if (level.half_norms[a] != level.half_norms[b]) return level.half_norms[a] < level.half_norms[b];
+    const auto [x, y] = std::mismatch(code(a), code(a) + depth, code(b));
+    return x == code(a) + depth ? a < b : *x < *y;
   });
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const float* here = level.codebook + order[i] * depth;
-    for (std::size_t j = i; j-- > 0 && level.half_norms[order[j]] == level.half_norms[order[i]];) {
-      const std::int64_t before = order[j];
-      if (level.starts[before] == struck || !std::equal(here, here + depth, level.codebook + before * depth)) continue;
-      level.starts[order[i]] = struck;
-      break;
-    }
-  }
+  for (std::size_t i = 1; i < order.size(); ++i)
+    if (std::equal(code(order[i]), code(order[i]) + depth, code(order[i - 1])))
+      level.starts[order[i]] = -std::numeric_limits<float>::infinity();
 }
 
 }  // namespace
@@ -84,7 +79,8 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
     const std::int64_t wrong = GENREC_DISPATCH(rq_prepare(task.part, depth, task.first, task.last));
     check(wrong < 0, options.op, ": codebooks[", task.level, "] must be finite, got NaN or infinity in row ", wrong);
   });
-  for (const RqLevel& level : levels_) strike_duplicates(level, depth);
+  if (options.first_of_equals)
+    for (const RqLevel& level : levels_) strike_duplicates(level, depth);
   for (const Task& task : tasks) {
     RqLevel& level = levels_[static_cast<std::size_t>(task.level)];
     level.norm = std::max(level.norm, task.part.norm);

@@ -17,6 +17,7 @@ class RqLevels {
   struct Options {
     const char* op;  // for messages
     bool packed, bfloat16;
+    bool first_of_equals;  // only the lowest of equal codes can win: the others' starts are -inf
     int num_threads;
   };
   // Throws ValueError where a code is not finite.

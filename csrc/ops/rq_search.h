@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/gemm.h"
-#include "ops/rq_level.h"
+#include "ops/rq_encode.h"
 
 namespace genrec::GENREC_ISA {
 namespace {
@@ -93,6 +93,23 @@ inline bool finite(const float* x, std::int64_t depth) {
   std::uint32_t wrong = 0;
   for (std::int64_t d = 0; d < depth; ++d) wrong |= (bits_of(x[d]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
   return wrong == 0;
+}
+
+// Row i of x as float32; false where it holds NaN or infinity.
+inline bool take_row(const RqEncodeArgs& args, std::int64_t i, float* out) {
+  const std::int64_t depth = args.depth;
+  std::int64_t d = 0;
+  if (args.element == RqElement::float32) {
+    const float* x = static_cast<const float*>(args.x) + i * depth;
+    for (; d + lanes <= depth; d += lanes) store(out + d, load(x + d));
+    for (; d < depth; ++d) out[d] = x[d];
+  } else {
+    const std::uint16_t* x = static_cast<const std::uint16_t*>(args.x) + i * depth;
+    const bool half = args.element == RqElement::float16;
+    for (; d + lanes <= depth; d += lanes) store(out + d, half ? load_half(x + d) : load_bfloat16(x + d));
+    for (; d < depth; ++d) out[d] = half ? float_of_half(x[d]) : float_of(static_cast<std::uint32_t>(x[d]) << 16);
+  }
+  return finite(out, depth);
 }
 
 inline float squares_of(const float* r, std::int64_t depth) { return fast_dot(r, r, depth); }

@@ -87,8 +87,6 @@ def rq_encode(
 
 
 def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
-    if num_beams > 1:
-        return _twin(x, codebooks, num_beams, precision)
     x = x.contiguous()
     books = [book.contiguous() for book in codebooks]
     codes = torch.empty(x.shape[0], len(books), dtype=torch.int32)
@@ -99,6 +97,7 @@ def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> 
         depth=x.shape[1],
         codebooks=[book.data_ptr() for book in books],
         num_codes=[book.shape[0] for book in books],
+        num_beams=num_beams,
         bfloat16=precision == "bfloat16",
         num_threads=torch.get_num_threads(),
         codes=codes.data_ptr(),
