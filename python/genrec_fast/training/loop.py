@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
@@ -23,6 +21,7 @@ from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_chec
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, draw_curves
+from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
 from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
 from genrec_fast.types import Batch, Loss
@@ -55,21 +54,22 @@ def train(
             written.
         resume: go on from the checkpoint in ``out``, if there is one; false: start over.
         splits: ``None``: leave one out (last item test, second-last validation).
-        device: "cpu", "cuda", ... ; ``None``: what accelerate finds.
+        device: "cpu", "cuda", ... ; ``None``: what accelerate finds. Without a number where several processes were
+            launched (``torchrun --nproc_per_node 2``): they train as one, each on a share of the batches.
         show_progress: a bar on a terminal, elsewhere a line every half minute, both on stderr.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the last checkpoint stays.
-        UnsupportedError: no such device here.
+        UnsupportedError: no such device here, or several launched processes cannot train together on it.
         InvalidValueError: a negative seed; ``out`` holds another training, or there is nothing to learn from or to
             validate on.
         CorruptFileError: the checkpoint is cut short or altered.
         KeyboardInterrupt: after Ctrl-C; the state is saved, and the same call goes on from there.
 
     Notes:
-        On one kind of CPU with one number of threads, the weights are a function of (recipe, data, seed) alone, bit
-        for bit, however often the training was killed and resumed (a time limit aside). The caller's random state is
-        left as it was.
+        On one kind of CPU with one number of threads and of processes, the weights are a function of (recipe, data,
+        seed) alone, bit for bit, however often the training was killed and resumed (a time limit aside). The caller's
+        random state is left as it was.
     """
     if not 0 <= seed < 1 << 63:
         raise InvalidValueError(f"train: seed must be in [0, 2^63), got {seed}")
@@ -105,10 +105,8 @@ class _Training:
         stop: Interrupts,
     ) -> None:
         self.recipe, self.settings, self.seed, self.stop = recipe, recipe.train, seed, stop
-        wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[wrapper])
-        self.device = self.accelerator.device if device in (None, "cpu") else torch.device(str(device))
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.processes = Processes(device)
+        self.device, self.rank, self.world = self.processes.device, self.processes.rank, self.processes.world
         self.main = self.rank == 0
         self.out = None if out is None else Path(out)
         if self.out is not None and self.main:
@@ -131,7 +129,7 @@ class _Training:
             check_identity(found.progress.identity, self.identity, self.out)
 
         path = None if self.out is None else self.out / "item_codes.safetensors"
-        with self.accelerator.main_process_first():
+        with self.processes.main_first():
             reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
             codes, sizes = semantic_ids(recipe, data, seed, path, reuse=reuse)
         torch.manual_seed(seed)
@@ -156,8 +154,7 @@ class _Training:
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
-        step = _Step(backbone, recipe.objective.build())
-        self.module = self.accelerator.prepare(step) if self.world > 1 else step
+        self.module = self.processes.wrap(_Step(backbone, recipe.objective.build()))
         self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
         self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
         self.bar = ProgressBar(
@@ -245,7 +242,7 @@ class _Training:
         if self.progress.step % SYNC_STEPS:
             return False, False, False
         flags = torch.tensor([self.stop.asked, out_of_time, due], device=self.device, dtype=torch.int64)
-        stopped, out_of_time, due = (bool(flag) for flag in self.accelerator.reduce(flags, "sum").tolist())
+        stopped, out_of_time, due = (bool(flag) for flag in self.processes.sum(flags).tolist())
         return stopped, out_of_time, due
 
     def _one_step(self, batch: Batch) -> None:
@@ -261,8 +258,8 @@ class _Training:
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
             raise self._diverged(state.step, "loss", loss.item())
         if self.world > 1:  # gradients are averaged over processes: weigh each by its number of terms
-            total = self.accelerator.reduce(torch.tensor(float(count), device=self.device), "sum")
-            self.accelerator.backward(loss * (count * self.world / total))
+            total = self.processes.sum(torch.tensor(float(count), device=self.device))
+            (loss * (count * self.world / total)).backward()
         else:
             loss.backward()
         if settings.clip_norm:
@@ -374,8 +371,7 @@ class _Training:
             sums += len(own) * torch.tensor(
                 [result.recall[5], result.ndcg[5], result.recall[10], result.ndcg[10]], dtype=torch.float64
             )
-        if self.world > 1:
-            sums = self.accelerator.reduce(sums.to(self.device), "sum").cpu()
+        sums = self.processes.sum(sums).cpu()
         return dict(zip(names, (sums / len(self.validation)).tolist(), strict=True))
 
     # Files
