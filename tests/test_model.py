@@ -10,6 +10,7 @@ import torch
 
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
+from genrec_fast.cli import main
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.model import Recommender, build_parts, load
 from genrec_fast.tokenizers import RandomConfig
@@ -127,6 +128,12 @@ def test_filters_and_numbers_that_do_not_fit(model):
         model.recommend(HISTORIES, users_per_batch=0)
     with pytest.raises(InvalidTypeError, match=r"^recommend: k must be an int, got 1.5"):
         model.recommend(HISTORIES, 1.5)
+    for beams in ("5", 2.0, True):
+        with pytest.raises(InvalidTypeError, match=rf"^recommend: num_beams must be an int, got {beams!r}"):
+            model.recommend(HISTORIES, 2, num_beams=beams)
+    for item in (1 << 70, -(1 << 70), 1 << 63):
+        with pytest.raises(InvalidValueError, match=rf"^recommend: histories must hold item ids in .*got .*{item}"):
+            model.recommend([[1, item]], 2)
 
 
 def test_histories_may_be_arrays_and_tensors(model):
@@ -250,7 +257,7 @@ def test_filters_of_the_wrong_kind_are_named(model, exclude):
         model.recommend([[1]], 2, allowed=[True])
 
 
-def test_users_reach_a_recipe_with_user_tokens():
+def test_users_reach_a_recipe_with_user_tokens_also_from_the_command_line(tmp_path, capsys):
     recipe = recipes.tiger()
     small = T5Config(width=16, num_heads=2, head_width=8, num_layers=1, hidden=16, num_user_tokens=5)
     recipe = dataclasses.replace(recipe, backbone=small, tokenizer=RandomConfig(codebook_sizes=(8, 8)))
@@ -264,6 +271,13 @@ def test_users_reach_a_recipe_with_user_tokens():
     assert not torch.allclose(nobody, other)
     both = model.recommend([[1, 2], [1, 2]], 5, users=[0, 3], users_per_batch=1).scores
     torch.testing.assert_close(both, torch.cat([first, other]))
-    for wrong in ([0], [-1, 0], [0.5, 1.0]):
+    model.save(tmp_path)
+    for options, scores in ([], first), (["--user", "3"], other):
+        assert main(["recommend", str(tmp_path), "--history", "1", "2", "-k", "5", "--json", *options]) == 0
+        shown = torch.tensor([entry["score"] for entry in json.loads(capsys.readouterr().out)["items"]])
+        torch.testing.assert_close(shown, scores[0])
+    assert main(["recommend", str(tmp_path), "--history", "1", "--user", "-1"]) == 2
+    assert "recommend: users must be int64 [1], each at least 0, got [-1]" in capsys.readouterr().err
+    for wrong in ([0], [-1, 0], [0.5, 1.0], ["a", "b"], [0, 1 << 70]):
         with pytest.raises(InvalidValueError, match=r"^recommend: users must be int64 \[2\], each at least 0, got"):
             model.recommend([[1], [2]], users=wrong)

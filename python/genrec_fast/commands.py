@@ -73,6 +73,7 @@ def recommend(
     history: tuple[str, ...],
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
     exclude_seen: bool = False,
+    user: int | None = None,
     num_beams: int | None = None,
     exact: bool = False,
     threads: int | None = None,
@@ -86,6 +87,8 @@ def recommend(
         history: item names as in the data, oldest first.
         k: how many.
         exclude_seen: nothing that stands in the history.
+        user: who asks, by row of the training data, from 0: for recipes with user tokens (tiger), which read everybody
+            as user 0 if it is not given.
         num_beams: the recipe's own if not given.
         exact: widen the search until the list is proven to be the best of the catalog.
         threads: CPU threads; all cores if not given.
@@ -98,7 +101,10 @@ def recommend(
     k = min(k, recommender.num_items)  # there are no more results than that
     if num_beams is not None and num_beams < 1:  # a recipe that scores every item does not look at it
         raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
-    ranked = recommender.recommend([numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact)
+    users = None if user is None else [user]
+    ranked = recommender.recommend(
+        [numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact, users=users
+    )
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
         for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)

@@ -195,8 +195,8 @@ class Recommender:
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
         rows = self._histories(histories)
-        for name, value in (("k", k), ("users_per_batch", users_per_batch)):
-            if not isinstance(value, int):
+        for name, value in (("k", k), ("users_per_batch", users_per_batch), ("num_beams", num_beams)):
+            if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
                 raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r}")
         if k < 1 or users_per_batch < 1:
             name, value = ("k", k) if k < 1 else ("users_per_batch", users_per_batch)
@@ -213,7 +213,10 @@ class Recommender:
             )
         if exclude is not None and len(exclude) != len(rows):
             raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
-        who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
+        try:
+            who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # words, lists in lists, more than 64 bits
+            who = torch.zeros(0)
         if tuple(who.shape) != (len(rows),) or who.dtype != torch.int64 or bool((who < 0).any()):
             raise InvalidValueError(f"recommend: users must be int64 [{len(rows)}], each at least 0, got {users!r:.80}")
         if exclude_seen:
@@ -238,7 +241,11 @@ class Recommender:
                     "recommend: histories must be lists of item ids (whole numbers, one list per user), "
                     f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
                 )
-            histories = Jagged.from_rows(histories)
+            try:
+                histories = Jagged.from_rows(histories)
+            except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
+                rule = f"histories must hold item ids in [0, {self.num_items})"
+                raise InvalidValueError(f"recommend: {rule}, got {histories!r:.80}") from error
         values = histories.values
         if values.dtype != torch.int64 or values.dim() != 1:
             raise InvalidTypeError(f"recommend: histories must be int64 [E], got {values.dtype} {list(values.shape)}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from genrec_fast.data import Splits, leave_one_out
-from genrec_fast.errors import CorruptFileError, DivergedError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.model import load
 from genrec_fast.training import train
 from genrec_fast.training.log import read_log
@@ -83,6 +83,12 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, after, minutes):
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     assert same(weights(run()), weights(run()))
     assert not same(weights(run()), weights(run(seed=4)))
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, True])
+def test_a_seed_that_is_no_int_is_named(seed):
+    with pytest.raises(InvalidTypeError, match=rf"^train: seed must be an int, got {seed!r}"):
+        run(seed=seed)
 
 
 def test_validation_does_not_change_what_is_learned(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
-from genrec_fast.errors import DivergedError, InvalidValueError
+from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.evaluation import evaluate
 from genrec_fast.model import Recommender, build_parts, usable_device
 from genrec_fast.recipe import Objective, Recipe
@@ -59,6 +59,7 @@ def train(
         show_progress: a bar on a terminal, elsewhere a line every half minute, both on stderr.
 
     Raises:
+        InvalidTypeError: a seed that is no int.
         DivergedError: a loss or gradient is not finite; the last checkpoint stays.
         UnsupportedError: no such device here, or several launched processes cannot train together on it.
         InvalidValueError: a negative seed; ``out`` holds another training, or there is nothing to learn from or to
@@ -71,6 +72,8 @@ def train(
         seed) alone, bit for bit, however often the training was killed and resumed (a time limit aside). The caller's
         random state is left as it was.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidTypeError(f"train: seed must be an int, got {seed!r}")
     if not 0 <= seed < 1 << 63:
         raise InvalidValueError(f"train: seed must be in [0, 2^63), got {seed}")
     if device is not None:
