@@ -12,6 +12,7 @@ T* as_pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+void register_gemm(pybind11::module_& m);
 void register_kmeans_step(pybind11::module_& m);
 void register_rq_decode(pybind11::module_& m);
 void register_rq_encode(pybind11::module_& m);

@@ -37,6 +37,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     for (genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));
     return names;
   });
+  genrec::bindings::register_gemm(m);
   genrec::bindings::register_kmeans_step(m);
   genrec::bindings::register_rq_decode(m);
   genrec::bindings::register_rq_encode(m);

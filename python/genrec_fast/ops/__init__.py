@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
@@ -14,6 +15,8 @@ __all__ = [
     "KMeansStep",
     "TrieFilter",
     "TrieStep",
+    "gemm",
+    "gemm_pack",
     "kmeans_step",
     "rq_decode",
     "rq_encode",

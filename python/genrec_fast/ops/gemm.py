@@ -1,0 +1,150 @@
+"""Rows times a packed matrix: the micro-kernel of everything heavy, by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._vectors import require_matrix
+from genrec_fast.ops.reference.gemm import gemm as _twin
+from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
+
+__all__ = ["gemm", "gemm_pack"]
+
+ELEMENT_SIZES = {"float32": 4, "bfloat16": 2}
+
+
+def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
+    """A matrix as ``gemm`` reads it, packed once and used many times.
+
+    Args:
+        b: float32, bfloat16 or float16 ``[N, D]``, one row per column of the product (as in ``nn.Linear.weight``).
+        precision: "float32", or "bfloat16": products of rounded numbers, twice as many at a time.
+
+    Returns:
+        uint8 ``[bytes]``: a header of 64 bytes and the panels. On a CPU it fits the instruction set that packed it;
+        ``gemm`` refuses it under one of other panels.
+
+    Raises:
+        InvalidTypeError: b is not a float matrix.
+        InvalidValueError: b is empty, or the precision is not one of the two.
+        UnsupportedError: bfloat16 on an instruction set that does not multiply it.
+
+    Notes:
+        Reads and writes b once; memory: its size, columns rounded up to 32. Not differentiable.
+
+    Source:
+        The panels: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", TOMS 2008.
+    """
+    require_matrix("gemm_pack", "b", b, "[N, D]")
+    if 0 in b.shape:
+        raise InvalidValueError(f"gemm_pack: b must be [N, D] with at least one of each, got {list(b.shape)}")
+    if precision not in ELEMENT_SIZES:
+        raise InvalidValueError(f"gemm_pack: precision must be float32 or bfloat16, got {precision!r}")
+    out: Tensor = _pack(b.detach().float(), precision)
+    return out
+
+
+def gemm(
+    a: Tensor, packed: Tensor, num_columns: int, *, start: Tensor | None = None, precision: str = "float32"
+) -> Tensor:
+    """``out[i, j] = start[j] + sum_d a[i, d] b[j, d]`` for a packed ``b``.
+
+    Args:
+        a: float32, bfloat16 or float16 ``[M, D]``.
+        packed: from ``gemm_pack``, of the same D and precision.
+        num_columns: N, the rows of the matrix that was packed.
+        start: float32 ``[N]``, added first (a bias); ``None``: 0.
+        precision: as given to ``gemm_pack``; "bfloat16" rounds ``a`` too, sums stay float32.
+
+    Returns:
+        float32 ``[M, N]``.
+
+    Raises:
+        InvalidTypeError: a dtype is wrong.
+        InvalidValueError: a shape does not fit, or packed is not a matrix of this size, precision and instruction set.
+        UnsupportedError: bfloat16 on an instruction set that does not multiply it.
+
+    Notes:
+        2 M N D flops at 95 to 100 % of the fused multiply-add rate once D is above about 32 (docs/benchmarks.md). Every
+        sum runs in the order of d; instruction sets agree to rounding, threads to the bit. Not differentiable.
+
+    Source:
+        As ``gemm_pack``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> packed = gf.ops.gemm_pack(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+        >>> gf.ops.gemm(torch.tensor([[1.0, 1.0]]), packed, 3, start=torch.tensor([0.5, 0.0, 0.0])).tolist()
+        [[3.5, 7.0, 11.0]]
+    """
+    require_matrix("gemm", "a", a, "[M, D]")
+    require_tensors("gemm", a.device, packed=packed)
+    if packed.dtype != torch.uint8 or packed.dim() != 1:
+        raise InvalidTypeError(f"gemm: packed must be uint8 [bytes], got {packed.dtype} {list(packed.shape)}")
+    num_columns = whole_number("gemm", "num_columns", num_columns)
+    if num_columns < 1 or a.shape[1] < 1:
+        raise InvalidValueError(
+            f"gemm: num_columns and D must be at least 1, got {num_columns} columns, a {list(a.shape)}"
+        )
+    if precision not in ELEMENT_SIZES:
+        raise InvalidValueError(f"gemm: precision must be float32 or bfloat16, got {precision!r}")
+    if start is not None:
+        require_tensors("gemm", a.device, start=start)
+        if start.dtype != torch.float32 or start.shape != (num_columns,):
+            raise InvalidValueError(
+                f"gemm: start must be float32 [{num_columns}], got {start.dtype} {list(start.shape)}"
+            )
+    out: Tensor = _op(a.detach(), packed, num_columns, start, precision)
+    return out
+
+
+def _cpu_pack(b: Tensor, precision: str) -> Tensor:
+    b = b.contiguous()
+    sizes = {"num_columns": b.shape[0], "depth": b.shape[1], "element_size": ELEMENT_SIZES[precision]}
+    packed = torch.empty(core.gemm_pack_size(**sizes), dtype=torch.uint8)
+    core.gemm_pack(b=b.data_ptr(), num_threads=torch.get_num_threads(), packed=packed.data_ptr(), **sizes)
+    return packed
+
+
+def _cpu(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, precision: str) -> Tensor:
+    depth = a.shape[1]
+    if precision == "bfloat16":
+        a = torch.nn.functional.pad(a.to(torch.bfloat16), (0, depth % 2))
+    a, packed = a.to(getattr(torch, precision)).contiguous(), packed.contiguous()
+    start = None if start is None else start.contiguous()
+    out = torch.empty(a.shape[0], num_columns)
+    core.gemm(
+        a=a.data_ptr(),
+        num_rows=a.shape[0],
+        depth=depth,
+        packed=packed.data_ptr(),
+        packed_bytes=packed.numel(),
+        num_columns=num_columns,
+        element_size=ELEMENT_SIZES[precision],
+        start=0 if start is None else start.data_ptr(),
+        num_threads=torch.get_num_threads(),
+        out=out.data_ptr(),
+    )
+    return out
+
+
+def _fake_pack(b: Tensor, precision: str) -> Tensor:
+    size = core.gemm_pack_size(num_columns=b.shape[0], depth=b.shape[1], element_size=ELEMENT_SIZES[precision])
+    return b.new_empty(size, dtype=torch.uint8)
+
+
+def _fake(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, precision: str) -> Tensor:
+    return a.new_empty((a.shape[0], num_columns), dtype=torch.float32)
+
+
+_pack = define("gemm_pack(Tensor b, str precision) -> Tensor", cpu=_cpu_pack, twin=_pack_twin, fake=_fake_pack)
+_op = define(
+    "gemm(Tensor a, Tensor packed, int num_columns, Tensor? start, str precision) -> Tensor",
+    cpu=_cpu,
+    twin=_twin,
+    fake=_fake,
+)
