@@ -133,6 +133,8 @@ VECTORS = {
     "d64-k1024": Vectors(num_rows=50_000, depth=64, codebook_size=1024, source=_ISSUE),
     "d768-k256": Vectors(num_rows=12_000, depth=768, codebook_size=256, source=_ISSUE),
     "d768-k1024": Vectors(num_rows=12_000, depth=768, codebook_size=1024, source="a larger codebook of the same width"),
+    "d64-k8192": Vectors(num_rows=6_000, depth=64, codebook_size=8192, source=_RIVALS),
+    "d768-k8192": Vectors(num_rows=2_000, depth=768, codebook_size=8192, source=_RIVALS),
     "d384-k256-12k": Vectors(
         num_rows=12_101, depth=384, codebook_size=256, source="Amazon Beauty by a small sentence encoder"
     ),
