@@ -11,14 +11,18 @@ import genrec_fast as gf
 def test_the_public_list():
     """Adding or dropping a name is a decision: this list changes with it."""
     assert sorted(gf.__all__) == [
+        "AlignmentConfig",
         "AtomicConfig",
         "Batch",
         "BatchingConfig",
         "BeamConfig",
         "CausalConfig",
+        "CoOccurrenceConfig",
+        "ContrastiveConfig",
         "CorruptFileError",
         "DataError",
         "DivergedError",
+        "DiversityConfig",
         "Evaluated",
         "FullSoftmaxConfig",
         "GenrecError",
@@ -38,6 +42,7 @@ def test_the_public_list():
         "RetrieveConfig",
         "SlowPathWarning",
         "T5Config",
+        "TagSupervisionConfig",
         "TimelineConfig",
         "TrainConfig",
         "Trie",

@@ -31,20 +31,35 @@ if TYPE_CHECKING:
     from genrec_fast.objectives import FullSoftmaxConfig, NextCodeConfig
     from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
     from genrec_fast.recipe_json import register_config
-    from genrec_fast.tokenizers import AtomicConfig, PublishedConfig, RandomConfig, RQKMeansConfig, RQVAEConfig
+    from genrec_fast.tokenizers import (
+        AlignmentConfig,
+        AtomicConfig,
+        ContrastiveConfig,
+        CoOccurrenceConfig,
+        DiversityConfig,
+        PublishedConfig,
+        RandomConfig,
+        RQKMeansConfig,
+        RQVAEConfig,
+        TagSupervisionConfig,
+    )
     from genrec_fast.training import train
     from genrec_fast.trie import Trie, build_trie
     from genrec_fast.types import Batch, Jagged, Ranked
 
 __all__ = [
+    "AlignmentConfig",
     "AtomicConfig",
     "Batch",
     "BatchingConfig",
     "BeamConfig",
     "CausalConfig",
+    "CoOccurrenceConfig",
+    "ContrastiveConfig",
     "CorruptFileError",
     "DataError",
     "DivergedError",
+    "DiversityConfig",
     "Evaluated",
     "FullSoftmaxConfig",
     "GenrecError",
@@ -64,6 +79,7 @@ __all__ = [
     "RetrieveConfig",
     "SlowPathWarning",
     "T5Config",
+    "TagSupervisionConfig",
     "TimelineConfig",
     "TrainConfig",
     "Trie",
@@ -111,6 +127,11 @@ _HOMES = {
     "AtomicConfig": "genrec_fast.tokenizers",
     "PublishedConfig": "genrec_fast.tokenizers",
     "RQKMeansConfig": "genrec_fast.tokenizers",
+    "AlignmentConfig": "genrec_fast.tokenizers",
+    "CoOccurrenceConfig": "genrec_fast.tokenizers",
+    "ContrastiveConfig": "genrec_fast.tokenizers",
+    "DiversityConfig": "genrec_fast.tokenizers",
+    "TagSupervisionConfig": "genrec_fast.tokenizers",
     "RQVAEConfig": "genrec_fast.tokenizers",
     "RandomConfig": "genrec_fast.tokenizers",
     "train": "genrec_fast.training",

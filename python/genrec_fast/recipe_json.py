@@ -102,6 +102,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         if kind is None:
             raise CorruptFileError(f"{where}: kind must be a registered config type, got {value.get('kind')!r}")
         return _decode_fields(kind, {k: v for k, v in value.items() if k != "kind"}, where)
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return tuple(_decode(hint, part, where) for part in value)
     if not _fits(hint, value):
         raise CorruptFileError(f"{where} must be {hint}, got {value!r}")
     return _tuples(value)

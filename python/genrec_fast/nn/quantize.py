@@ -34,14 +34,15 @@ class Quantized:
         vectors: float ``[B, D]``: what stands for the input; gradients reach the input (and, with ``"gumbel"``, the
             codebooks) through it.
         codes: int64 ``[B, L]``.
-        levels: L floats ``[B, D]``: each level's code vector as the codebook's own gradient sees it.
+        prefixes: L floats ``[B, D]``: the sum of the code vectors of levels 0 .. l. Their gradient goes straight
+            through to the input and, where codebooks learn by gradient, to the code vectors too.
         residuals: L floats ``[B, D]``, detached: what each level had to code.
         loss: 0-d: codebook loss plus weighted commitment loss, a mean over elements, summed over levels.
     """
 
     vectors: Tensor
     codes: Tensor
-    levels: tuple[Tensor, ...]
+    prefixes: tuple[Tensor, ...]
     residuals: tuple[Tensor, ...]
     loss: Tensor
 
@@ -162,7 +163,11 @@ class VectorQuantizer(nn.Module):
         """
         one = self.choose(x, noise, temperature)
         return Quantized(
-            past(self.estimator, x, one.vector, one.soft), one.codes[:, None], (one.vector,), (x.detach(),), one.loss
+            past(self.estimator, x, one.vector, one.soft),
+            one.codes[:, None],
+            _prefixes(x, [one]),
+            (x.detach(),),
+            one.loss,
         )
 
     def choose(self, x: Tensor, noise: Tensor | None = None, temperature: float = 1.0) -> Chosen:
@@ -294,15 +299,24 @@ class ResidualQuantizer(nn.Module):
             residual = residual - (one.vector if one.soft is None else one.soft).detach()
             loss = loss + one.loss
             chosen.append(one)
-        vectors = tuple(one.vector for one in chosen)
-        total = torch.stack(vectors).sum(0)
+        prefixes = _prefixes(x, chosen)
         return Quantized(
-            past(self.estimator, x, total, soft),
+            past(self.estimator, x, prefixes[-1], soft),
             torch.stack([one.codes for one in chosen], 1),
-            vectors,
+            prefixes,
             tuple(residuals),
             loss,
         )
+
+
+def _prefixes(x: Tensor, chosen: list[Chosen]) -> tuple[Tensor, ...]:
+    """See ``Quantized``: x - sg(x) is 0 and carries the gradient."""
+    through, total = x - x.detach(), torch.zeros_like(x)
+    out = []
+    for one in chosen:
+        total = total + one.vector
+        out.append(total + through)
+    return tuple(out)
 
 
 def _distances(x: Tensor, codebook: Tensor) -> Tensor:

@@ -3,10 +3,18 @@
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.balance import balanced_assignment
 from genrec_fast.tokenizers.base import Tokenizer
+from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
 from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
+from genrec_fast.tokenizers.regularisers import (
+    AlignmentConfig,
+    ContrastiveConfig,
+    CoOccurrenceConfig,
+    DiversityConfig,
+    TagSupervisionConfig,
+)
 from genrec_fast.tokenizers.report import LevelReport, Report, report
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
 from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
@@ -15,8 +23,12 @@ from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
     "RQVAE",
+    "AlignmentConfig",
     "Atomic",
     "AtomicConfig",
+    "CoOccurrenceConfig",
+    "ContrastiveConfig",
+    "DiversityConfig",
     "KMeans",
     "LevelReport",
     "Published",
@@ -27,9 +39,11 @@ __all__ = [
     "Random",
     "RandomConfig",
     "Report",
+    "TagSupervisionConfig",
     "Tokenizer",
     "add_dedup_level",
     "balanced_assignment",
+    "collaborative_vectors",
     "encode_file",
     "from_text",
     "kmeans",

@@ -101,7 +101,7 @@ class Tokenizer:
         metadata = {
             "kind": f"genrec_fast.tokenizer.{self.kind}",
             "version": str(FILE_VERSION),
-            "config": json.dumps(dataclasses.asdict(self.config)),
+            "config": json.dumps(self._settings()),
             "feature_dim": json.dumps(self.feature_dim),
             "codebook_sizes": json.dumps(self.codebook_sizes),
         }
@@ -131,12 +131,20 @@ class Tokenizer:
         stored = metadata.pop("checksum", None)
         if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
-        tokenizer = cls(cls.config_type(**fields), json.loads(metadata["feature_dim"]))
+        tokenizer = cls(cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"]))
         tokenizer._item_codes = tensors.pop("item_codes")
         tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
         tokenizer._restore(tensors)
         return tokenizer
+
+    def _settings(self) -> dict[str, Any]:
+        """The config as JSON has it."""
+        return dataclasses.asdict(self.config)
+
+    @classmethod
+    def _config(cls, settings: dict[str, Any]) -> Any:
+        """The config that ``_settings`` gave."""
+        return cls.config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
     def _learned(self) -> dict[str, Tensor]:
         """What ``save`` keeps beside the codes."""

@@ -15,6 +15,7 @@ from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
 from genrec_fast.nn.quantize import Distance, check_quantizer
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers, from_plain, to_plain
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
 
@@ -67,6 +68,10 @@ class RQVAEConfig:
     """of AdamW, on the autoencoder's matrices"""
     kmeans_iterations: int = 15
     """Lloyd iterations that start each codebook; 0: random latents"""
+    reconstruction_weight: float = 1.0
+    """of the reconstruction error; 0 where a regulariser (CoST) takes its place"""
+    regularisers: tuple[RegulariserConfig, ...] = ()
+    """further terms of the loss, see ``tokenizers.regularisers``"""
     restart_below: float = 0.05
     """codes chosen less often than this part of an even share are moved onto vectors of the batch; 0: never"""
     log_every: int = 50
@@ -89,7 +94,14 @@ class RQVAEConfig:
         for size in self.hidden_sizes:
             _integer("hidden_sizes", size, 1)
         check_quantizer("RQVAEConfig", self.estimator, self.distance, self.decay, self.commitment)
-        for name in ("learning_rate", "weight_decay", "restart_below", "sinkhorn_epsilon"):
+        check_regularisers("RQVAEConfig", self.regularisers)
+        for config in self.regularisers:
+            if config.learned_codebooks and self.decay is not None:
+                raise InvalidValueError(
+                    f"RQVAEConfig: decay must be None (codebooks that learn by gradient) with {type(config).__name__}, "
+                    f"got {self.decay}"
+                )
+        for name in ("learning_rate", "weight_decay", "restart_below", "sinkhorn_epsilon", "reconstruction_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidValueError(f"RQVAEConfig: {name} must be at least 0, got {getattr(self, name)}")
         if not self.learning_rate:
@@ -122,9 +134,9 @@ class RQVAE(Tokenizer):
         loss = mean |decoder(quantized) - input|^2 + codebook and commitment losses of each level
 
     After ``fit``: ``history``, one dictionary per ``log_every`` steps (``step``, ``loss``, ``reconstruction``,
-    ``quantization``, ``learning_rate``, ``restarts``, and ``use.l``, the share of level l's codes chosen since the row
-    before; 0 before there are codes); ``mse``, the mean squared error of ``decode`` over the catalog, per element in
-    the units of the features squared.
+    ``quantization``, ``learning_rate``, ``restarts``, the unweighted ``loss.Kind`` of each regulariser, and ``use.l``,
+    the share of level l's codes chosen since the row before; 0 before there are codes); ``mse``, the mean squared
+    error of ``decode`` over the catalog, per element in the units of the features squared.
     """
 
     kind: ClassVar[str] = "rqvae"
@@ -170,7 +182,7 @@ class RQVAE(Tokenizer):
                 f"rqvae: features must have at least {max(self.config.codebook_sizes)} rows, one per code of a level, "
                 f"got {count}"
             )
-        model, history = train_rqvae(self.config, vectors, seed, progress)
+        model, history = train_rqvae(self.config, vectors, seed, histories, categories, progress)
         self._model, self.history = model, history
         codes = self.encode(vectors)
         error = sum(
@@ -243,6 +255,13 @@ class RQVAE(Tokenizer):
         if self._model is None:
             raise InvalidValueError("rqvae: codebooks must come from fit or load, got neither")
         return self._model
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "regularisers": to_plain(self.config.regularisers)}
+
+    @classmethod
+    def _config(cls, settings: dict[str, Any]) -> Any:
+        return super()._config({**settings, "regularisers": from_plain(settings["regularisers"])})
 
     def _learned(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value.detach() for name, value in self._fitted().state_dict().items()}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast import ops
 from genrec_fast.errors import DivergedError
 from genrec_fast.nn.quantize import Quantized, VectorQuantizer
 from genrec_fast.tokenizers.kmeans import kmeans
+from genrec_fast.tokenizers.kmeans_seed import restart_empty_codes
+from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from genrec_fast.tokenizers.rqvae import RQVAEConfig
+    from genrec_fast.types import Jagged
 
 __all__ = ["columns", "train_rqvae"]
 
@@ -30,26 +34,32 @@ _MAX_NORM = 1.0  # of the gradient
 def columns(config: RQVAEConfig) -> tuple[str, ...]:
     """Names of the figures in a row of the history."""
     use = tuple(f"use.{level}" for level in range(len(config.codebook_sizes)))
-    return ("step", "loss", "reconstruction", "quantization", "learning_rate", "restarts", *use)
+    terms = tuple(f"loss.{type(term).__name__.removesuffix('Config')}" for term in config.regularisers)
+    return ("step", "loss", "reconstruction", "quantization", "learning_rate", "restarts", *terms, *use)
 
 
 def train_rqvae(
     config: RQVAEConfig,
     features: Tensor,
     seed: int,
+    histories: Jagged | None,
+    categories: Tensor | None,
     progress: Callable[[str, int, int, dict[str, float]], None] | None,
 ) -> tuple[RQVAEModel, list[dict[str, float]]]:
     """The trained model, on the CPU in eval mode, and its history; float32 ``features [N, F]``.
 
     Raises:
         DivergedError: the loss is no longer finite.
+        InvalidValueError: a regulariser lacks what it reads.
     """
     generator = torch.Generator().manual_seed(seed)
     model = RQVAEModel(config, features.shape[1], generator)
     model.fit_scale(features)
+    terms = _Terms(config, features.shape, histories, categories, generator)
     device = _device(config)
     model.to(device).train()
-    optimizer = _optimizer(model, config, device)
+    terms.to(device)
+    optimizer = _optimizer(model, terms, config, device)
     log = _Log(config, device)
     batches = _Batches(features.shape[0], config.batch_size, generator)
     for step in range(config.steps):
@@ -58,28 +68,37 @@ def train_rqvae(
         rate = config.learning_rate * _rate(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = model.scaled(features[batches.next()].to(device))
+        items = batches.next()
+        asked = terms.ask(items)
+        rows = torch.cat([items, *asked])
+        x = model.scaled(features[rows].to(device))
         latent = model.encoder(x)
-        coded = None
-        if step >= config.autoencoder_steps:
-            coded = _code(model, config, latent, step, generator)
-        reconstruction = (model.decoder(latent if coded is None else coded.vectors) - x).square().mean()
-        loss = reconstruction if coded is None else reconstruction + coded.loss
+        coded = _code(model, config, latent, step, generator) if step >= config.autoencoder_steps else None
+        decoded = model.decoder(latent if coded is None else coded.vectors)
+        reconstruction = (decoded - x).square().mean()
+        batch = _batch(rows.to(device), len(items), x, decoded, latent, coded, model)
+        extra, losses = terms.losses(batch, asked, coded=coded is not None)
+        loss = config.reconstruction_weight * reconstruction + extra
+        if coded is not None:
+            loss = loss + coded.loss
         if not bool(loss.isfinite()):
             raise DivergedError(
                 f"rqvae: loss must stay finite, got {float(loss.detach())} in step {step + 1}; lower learning_rate"
             )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _MAX_NORM)
         optimizer.step()
         moved = 0
         if coded is not None and config.restart_below and step < _SETTLE * config.steps:
             moved = _restart(model, coded, config.restart_below, generator)
-        log.add(loss, reconstruction, coded, moved)
+        log.add(loss, reconstruction, coded, losses, moved)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
             log.close(step + 1, rate, progress)
-    return model.to("cpu").eval(), log.rows
+    model.to("cpu").eval()
+    if config.restart_below:
+        _fill(model, features)
+    return model, log.rows
 
 
 def _code(model: RQVAEModel, config: RQVAEConfig, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
@@ -91,6 +110,24 @@ def _code(model: RQVAEModel, config: RQVAEConfig, latent: Tensor, step: int, gen
     coded = model.quantizer(latent, noise=noise, temperature=first + (last - first) * step / config.steps)
     assert isinstance(coded, Quantized)
     return coded
+
+
+def _batch(
+    rows: Tensor, size: int, x: Tensor, decoded: Tensor, latent: Tensor, coded: Quantized | None, model: RQVAEModel
+) -> CodedBatch:
+    """What regularisers see; before there are codes, the latent stands for every sum of code vectors."""
+    levels = len(model.quantizer.levels)
+    return CodedBatch(
+        items=rows,
+        size=size,
+        asked=slice(size, size),
+        features=x,
+        reconstruction=decoded,
+        latent=latent,
+        prefixes=(latent,) * levels if coded is None else coded.prefixes,
+        codes=rows.new_zeros(len(rows), levels) if coded is None else coded.codes,
+        codebooks=tuple(model.quantizer.codebooks),
+    )
 
 
 def _restart(model: RQVAEModel, coded: Quantized, below: float, generator: torch.Generator) -> int:
@@ -121,6 +158,59 @@ def _start_codebooks(
         residual = residual - codebook[ops.rq_encode(residual, [codebook])[:, 0].long()]
 
 
+@torch.no_grad()
+def _fill(model: RQVAEModel, features: Tensor) -> None:
+    """Moves the codes that no item of the catalog has onto items that are coded badly; no other code changes."""
+    residual = torch.cat([model.encode_exactly(block) for block in features.split(8192)])
+    for level in model.quantizer.levels:
+        assert isinstance(level, VectorQuantizer)
+        codes = ops.rq_encode(residual, [level.codebook])[:, 0]
+        counts = torch.bincount(codes, minlength=level.weight.shape[0])
+        if not bool(counts.all()):
+            level.weight.copy_(restart_empty_codes(residual, level.codebook, codes, counts))
+            codes = ops.rq_encode(residual, [level.codebook])[:, 0]
+        residual = residual - level.codebook[codes.long()]
+
+
+class _Terms(nn.Module):
+    """The regularisers of a training."""
+
+    def __init__(
+        self,
+        config: RQVAEConfig,
+        shape: torch.Size,
+        histories: Jagged | None,
+        categories: Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        context = FitContext(
+            num_items=shape[0],
+            feature_dim=shape[1],
+            latent_dim=config.latent_dim,
+            codebook_sizes=config.codebook_sizes,
+            histories=histories,
+            categories=categories,
+            generator=generator,
+        )
+        self.configs = config.regularisers
+        self.members = nn.ModuleList(term.build(context) for term in config.regularisers)
+
+    def ask(self, items: Tensor) -> list[Tensor]:
+        """Items int64 that each member wants coded beside the batch."""
+        return [member.ask(items) for member in self.members if isinstance(member, Regulariser)]
+
+    def losses(self, batch: CodedBatch, asked: list[Tensor], *, coded: bool) -> tuple[Tensor, list[Tensor]]:
+        """The weighted sum, and each member's loss (0 for members of the codebooks while there are none)."""
+        total = batch.latent.new_zeros(())
+        start, losses = batch.size, []
+        for config, member, part in zip(self.configs, self.members, asked, strict=True):
+            own = dataclasses.replace(batch, asked=slice(start, start + len(part)))
+            losses.append(member(own) if coded or not config.learned_codebooks else torch.zeros_like(total))
+            total, start = total + config.weight * losses[-1], start + len(part)
+        return total, losses
+
+
 class _Batches:
     """Rows of the catalog in shuffled order, reshuffled when fewer than a batch are left."""
 
@@ -144,13 +234,15 @@ class _Log:
         self._clear()
 
     def _clear(self) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(3 + len(self.config.regularisers), dtype=torch.float64, device=self.device)
         self.steps, self.moved = 0, 0
         self.chosen = [torch.zeros(size, dtype=torch.bool, device=self.device) for size in self.config.codebook_sizes]
 
-    def add(self, loss: Tensor, reconstruction: Tensor, coded: Quantized | None, moved: int) -> None:
+    def add(
+        self, loss: Tensor, reconstruction: Tensor, coded: Quantized | None, terms: list[Tensor], moved: int
+    ) -> None:
         quantization = torch.zeros_like(loss) if coded is None else coded.loss
-        self.sums += torch.stack([loss.detach(), reconstruction.detach(), quantization.detach()])
+        self.sums += torch.stack([loss, reconstruction, quantization, *terms]).detach()
         self.steps += 1
         self.moved += moved
         for level, chosen in enumerate(self.chosen if coded is not None else ()):
@@ -158,7 +250,8 @@ class _Log:
             chosen[coded.codes[:, level]] = True
 
     def close(self, step: int, rate: float, progress: Callable[[str, int, int, dict[str, float]], None] | None) -> None:
-        figures = [step, *(self.sums / self.steps).tolist(), rate, self.moved]
+        means = (self.sums / self.steps).tolist()
+        figures = [step, *means[:3], rate, self.moved, *means[3:]]
         figures += [float(chosen.double().mean()) for chosen in self.chosen]
         row = {name: float(value) for name, value in zip(columns(self.config), figures, strict=True)}
         self.rows.append(row)
@@ -171,11 +264,11 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _optimizer(model: RQVAEModel, config: RQVAEConfig, device: torch.device) -> torch.optim.AdamW:
+def _optimizer(model: RQVAEModel, terms: nn.Module, config: RQVAEConfig, device: torch.device) -> torch.optim.AdamW:
     """Matrices of the autoencoder decay; biases and codebooks never."""
     decayed = [p for part in (model.encoder, model.decoder) for p in part.parameters() if p.dim() > 1]
     known = {id(p) for p in decayed}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    others = [p for part in (model, terms) for p in part.parameters() if p.requires_grad and id(p) not in known]
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=config.learning_rate,

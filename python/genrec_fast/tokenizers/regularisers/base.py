@@ -1,0 +1,216 @@
+"""What a regulariser is: a term of a trainable tokenizer's loss, with settings of its own.
+
+A trainable tokenizer takes any number of them (``RQVAEConfig(regularisers=(...))``). It builds each one from the
+``FitContext``, asks it at every step for items it wants coded beside the batch, and adds ``weight`` times its loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.types import Jagged
+
+__all__ = [
+    "CodedBatch",
+    "FitContext",
+    "Regulariser",
+    "RegulariserConfig",
+    "check_number",
+    "check_regularisers",
+    "contrast",
+    "from_plain",
+    "register",
+    "to_plain",
+]
+
+Config = TypeVar("Config", bound=type)
+_kinds: dict[str, type] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitContext:
+    """What is known when training begins.
+
+    Args:
+        num_items: N.
+        feature_dim: F.
+        latent_dim: D, the width of the code vectors.
+        codebook_sizes: K per level.
+        histories: item ids per user, of the training split only, or ``None``.
+        categories: int64 ``[N, depth]``, -1 where unknown, or ``None``.
+        generator: of all randomness, on the CPU.
+    """
+
+    num_items: int
+    feature_dim: int
+    latent_dim: int
+    codebook_sizes: tuple[int, ...]
+    histories: Jagged | None
+    categories: Tensor | None
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedBatch:
+    """One step: the batch's B items first, then the items that regularisers asked for; M rows in all.
+
+    Args:
+        items: int64 ``[M]``: item ids.
+        size: B.
+        asked: the rows that this regulariser asked for.
+        features: float ``[M, F]``, scaled.
+        reconstruction: float ``[M, F]``: what the decoder makes of the codes.
+        latent: float ``[M, D]``: what was coded.
+        prefixes: L floats ``[M, D]``: the sum of the code vectors of levels 0 .. l. Their gradient goes straight
+            through to the latent and, where codebooks learn by gradient, to the code vectors too.
+        codes: int64 ``[M, L]``.
+        codebooks: L floats ``[K_l, D]``, with gradient where they learn by it.
+    """
+
+    items: Tensor
+    size: int
+    asked: slice
+    features: Tensor
+    reconstruction: Tensor
+    latent: Tensor
+    prefixes: tuple[Tensor, ...]
+    codes: Tensor
+    codebooks: tuple[Tensor, ...]
+
+
+class Regulariser(nn.Module):
+    """One term of the loss; what it learns itself (projections, heads) are its parameters.
+
+    A member writes ``forward``, and ``ask`` where it needs items beside the batch.
+    """
+
+    def ask(self, items: Tensor) -> Tensor:
+        """Items int64 ``[any]`` to be coded beside the batch ``items [B]``; none unless a member says so."""
+        return items.new_empty(0)
+
+    def forward(self, batch: CodedBatch) -> Tensor:
+        """The unweighted loss, 0-d; 0 where the batch has nothing for it."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class RegulariserConfig(Protocol):
+    """Settings from which a regulariser is built."""
+
+    @property
+    def weight(self) -> float:
+        """Of its loss, beside a reconstruction error of scaled features (1 per element before anything is learned)."""
+        ...
+
+    @property
+    def learned_codebooks(self) -> bool:
+        """Whether it acts through codebooks that learn by gradient and not by moving averages."""
+        ...
+
+    def build(self, context: FitContext) -> Regulariser: ...
+
+
+def register(kind: Config) -> Config:
+    """Lets tokenizers with regularisers of the config ``kind`` (a frozen dataclass) be saved and loaded; a decorator.
+
+    Raises:
+        InvalidTypeError: not a frozen dataclass.
+        InvalidValueError: the name is taken by another type.
+    """
+    if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise InvalidTypeError(f"register: kind must be a frozen dataclass, got {kind!r}")
+    if _kinds.setdefault(kind.__name__, kind) is not kind:
+        raise InvalidValueError(f"register: kind must have a name of its own, got {kind.__name__!r} again")
+    return kind
+
+
+def to_plain(configs: tuple[RegulariserConfig, ...]) -> list[dict[str, Any]]:
+    """Regulariser settings as JSON would have them.
+
+    Raises:
+        InvalidTypeError: a config type that ``register`` does not know.
+    """
+    out = []
+    for config in configs:
+        name = type(config).__name__
+        if _kinds.get(name) is not type(config):
+            raise InvalidTypeError(f"save: regularisers must be of registered config types, got {name}")
+        out.append({"kind": name, **dataclasses.asdict(config)})  # type: ignore[call-overload]
+    return out
+
+
+def from_plain(values: list[dict[str, Any]]) -> tuple[RegulariserConfig, ...]:
+    """The settings that ``to_plain`` gave.
+
+    Raises:
+        CorruptFileError: a kind that ``register`` does not know, or fields that it does not have.
+    """
+    out = []
+    for value in values:
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"}
+        kind = _kinds.get(str(value.get("kind")))
+        if kind is None or fields.keys() != {f.name for f in dataclasses.fields(kind)}:
+            raise CorruptFileError(f"load: regularisers must be of registered config types, got {value}")
+        out.append(kind(**fields))
+    return tuple(out)
+
+
+def check_regularisers(op: str, configs: Any) -> None:
+    """A tuple of regulariser configs, no kind twice.
+
+    Raises:
+        InvalidTypeError: something else.
+        InvalidValueError: a kind twice.
+    """
+    if not isinstance(configs, tuple) or not all(isinstance(c, RegulariserConfig) for c in configs):
+        raise InvalidTypeError(f"{op}: regularisers must be a tuple of regulariser configs, got {configs!r}")
+    names = [type(config).__name__ for config in configs]
+    if len(set(names)) < len(names):
+        raise InvalidValueError(f"{op}: regularisers must be of different kinds, got {', '.join(names)}")
+
+
+def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor | None = None) -> Tensor:
+    """InfoNCE with cosines: row i of ``keys`` is the positive of row i of ``queries``, the other rows are negatives.
+
+    ::
+
+        - mean_i log( exp(cos(q_i, k_i) / t) / sum_j exp(cos(q_i, k_j) / t) )
+
+    Args:
+        queries: float ``[n, D]``.
+        keys: float ``[n, D]``.
+        temperature: t, above 0.
+        hidden: bool ``[n, n]``: pairs that are no negatives; never the diagonal.
+
+    Returns:
+        0-d; 0 without rows.
+
+    Source: arXiv:1807.03748, equation 4; the cosine and its temperature as in arXiv:2002.05709, equation 1.
+    """
+    if queries.shape[0] == 0:
+        return queries.sum()
+    logits = nn.functional.normalize(queries, dim=1) @ nn.functional.normalize(keys, dim=1).T / temperature
+    if hidden is not None:
+        logits = logits.masked_fill(hidden, -math.inf)
+    return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def check_number(op: str, name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
+    """A finite number above one bound or at least the other.
+
+    Raises:
+        InvalidTypeError: no number.
+        InvalidValueError: out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{op}: {name} must be a number, got {value!r}")
+    if not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
+        rule = f"above {above:g}" if above is not None else f"at least {least:g}"
+        raise InvalidValueError(f"{op}: {name} must be {rule}, got {value}")
