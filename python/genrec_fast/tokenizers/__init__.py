@@ -8,6 +8,7 @@ from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
+from genrec_fast.tokenizers.reassign import reassign
 from genrec_fast.tokenizers.regularisers import (
     AlignmentConfig,
     ContrastiveConfig,
@@ -16,6 +17,7 @@ from genrec_fast.tokenizers.regularisers import (
     TagSupervisionConfig,
 )
 from genrec_fast.tokenizers.report import LevelReport, Report, report
+from genrec_fast.tokenizers.resolution import Resolution, Resolved
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
 from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
 from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
@@ -39,6 +41,8 @@ __all__ = [
     "Random",
     "RandomConfig",
     "Report",
+    "Resolution",
+    "Resolved",
     "TagSupervisionConfig",
     "Tokenizer",
     "add_dedup_level",
@@ -48,6 +52,7 @@ __all__ = [
     "from_text",
     "kmeans",
     "kmeans_step_file",
+    "reassign",
     "report",
     "to_text",
 ]

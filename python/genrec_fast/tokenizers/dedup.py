@@ -7,21 +7,25 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.tokenizers.groups import check_item_codes, group_items
+from genrec_fast.tokenizers.resolution import Resolution, Resolved
 
-__all__ = ["Dedup", "add_dedup_level", "check_dedup"]
+__all__ = ["CodebookDedup", "Dedup", "add_dedup_level", "check_dedup", "resolve_by_level"]
 
 Dedup = Literal["rank", "rank_if_shared", "colliding_only", "none"]
+CodebookDedup = Literal["rank", "rank_if_shared", "colliding_only", "none", "nearest_free", "sinkhorn"]
 
 
-def check_dedup(op: str, dedup: str) -> None:
-    """One of the four conventions.
+def check_dedup(op: str, dedup: str, *, codebooks: bool = False) -> None:
+    """One of the four conventions, or, with codebooks, a way to reassign (``reassign``).
 
     Raises:
         InvalidValueError: it is not.
     """
-    if dedup not in get_args(Dedup):
-        raise InvalidValueError(f"{op}: dedup must be one of {', '.join(get_args(Dedup))}, got {dedup!r}")
+    known = get_args(CodebookDedup if codebooks else Dedup)
+    if dedup not in known:
+        raise InvalidValueError(f"{op}: dedup must be one of {', '.join(known)}, got {dedup!r}")
 
 
 def add_dedup_level(
@@ -47,10 +51,10 @@ def add_dedup_level(
 
     Raises:
         InvalidTypeError: item_codes are not integers.
-        InvalidValueError: a shape or the convention is wrong.
+        InvalidValueError: a wrong shape or convention, or a code outside its codebook.
 
     Notes:
-        One sort: O(N L log N). Deterministic.
+        One sort: O(N log N); a million items of 4 levels take about half a second. Deterministic.
 
     Source: the three conventions in use by published systems; the filler is ours.
 
@@ -61,28 +65,40 @@ def add_dedup_level(
         >>> codes.tolist(), sizes
         ([[7, 0], [3, 0], [7, 1]], (8, 2))
     """
+    check_item_codes("add_dedup_level", item_codes, codebook_sizes)
+    return resolve_by_level(item_codes, codebook_sizes, dedup)[:2]
+
+
+def resolve_by_level(item_codes: Tensor, codebook_sizes: tuple[int, ...], dedup: Dedup) -> Resolved:
+    """``add_dedup_level`` that also tells what it found."""
     check_dedup("add_dedup_level", dedup)
-    if item_codes.is_floating_point() or item_codes.dtype == torch.bool:
-        raise InvalidTypeError(f"add_dedup_level: item_codes must be integers [N, L], got {item_codes.dtype}")
-    if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
-        raise InvalidValueError(
-            f"add_dedup_level: item_codes must be [N, {len(codebook_sizes)}], got {list(item_codes.shape)}"
-        )
-    item_codes = item_codes.to(torch.int32)
-    if dedup == "none":
-        return item_codes, codebook_sizes
-    _, group, counts = torch.unique(item_codes, dim=0, return_inverse=True, return_counts=True)
-    order = torch.argsort(group, stable=True)
-    rank = torch.empty_like(group)
-    rank[order] = torch.arange(group.numel(), device=group.device) - (counts.cumsum(0) - counts)[group[order]]
-    largest = int(counts.max())
-    shared = counts[group] > 1
-    if dedup == "rank":
-        size, digit = largest, rank
-    elif dedup == "rank_if_shared":
-        size, digit = (largest + 1 if largest > 1 else 1), torch.where(shared, rank + 1, 0)
-    elif largest == 1:
-        return item_codes, codebook_sizes
-    else:
-        size, digit = largest + 1, torch.where(shared, rank, largest)
-    return torch.cat([item_codes, digit.to(torch.int32).unsqueeze(1)], 1), (*codebook_sizes, size)
+    count, levels = item_codes.shape
+    groups = group_items(item_codes)
+    counts = groups.counts(levels)
+    largest, different = int(counts.max()), counts.numel()
+    codes = item_codes.detach().to("cpu", torch.int32)
+    sizes = codebook_sizes
+    if dedup in ("rank", "rank_if_shared") or (dedup == "colliding_only" and largest > 1):
+        rank = torch.empty(count, dtype=torch.int64)
+        rank[groups.order] = groups.ranks(levels)
+        shared = torch.empty(count, dtype=torch.bool)
+        shared[groups.order] = (counts > 1)[groups.numbers(levels)]
+        if dedup == "rank":
+            size, digit = largest, rank
+        elif dedup == "rank_if_shared":
+            size, digit = (largest + 1 if largest > 1 else 1), torch.where(shared, rank + 1, 0)
+        else:
+            size, digit = largest + 1, torch.where(shared, rank, largest)
+        codes, sizes = torch.cat([codes, digit.to(torch.int32).unsqueeze(1)], 1), (*sizes, size)
+    rate = (count - different) / count
+    resolution = Resolution(
+        method=dedup,
+        num_items=count,
+        groups=int((counts > 1).sum()),
+        largest_group=largest,
+        items_touched=0 if dedup == "none" else int(counts[counts > 1].sum()),
+        collision_rate_before=rate,
+        collision_rate_after=rate if dedup == "none" else 0.0,
+        level_added=sizes[-1] if len(sizes) > levels else 0,
+    )
+    return Resolved(codes, sizes, resolution)
