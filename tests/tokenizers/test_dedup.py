@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
 
 CODES = torch.tensor([[7, 1], [3, 0], [7, 1], [2, 2], [7, 1], [3, 0]])
@@ -61,3 +62,32 @@ def test_messages_name_argument_rule_and_value():
         add_dedup_level(CODES.float(), (8, 3), "rank")
     with pytest.raises(InvalidValueError, match=r"add_dedup_level: item_codes must be \[N, 1\], got \[6, 2\]"):
         add_dedup_level(CODES, (8,), "rank")
+    with pytest.raises(InvalidValueError, match=r"add_dedup_level: codes of level 1 must be in \[0, 1\), got 2"):
+        add_dedup_level(CODES, (8, 1), "rank")
+
+
+@pytest.mark.parametrize(
+    ("dedup", "touched", "after", "level"),
+    [("rank", 5, 0, 3), ("rank_if_shared", 5, 0, 4), ("colliding_only", 5, 0, 4), ("none", 0, 0.5, 0)],
+)
+def test_each_convention_tells_what_it_did(dedup, touched, after, level):
+    codes, sizes, told = resolve(CODES, (8, 3), dedup)
+    assert torch.equal(codes, add_dedup_level(CODES, (8, 3), dedup)[0])
+    assert sizes[2:] == ((level,) if level else ())
+    assert (told.method, told.num_items, told.groups, told.largest_group) == (dedup, 6, 2, 3)
+    assert (told.collision_rate_before, told.collision_rate_after) == (0.5, after)
+    assert (told.items_touched, told.level_added, told.distortion_added) == (touched, level, None)
+
+
+def test_reassignment_is_one_of_the_ways():
+    book = torch.arange(4.0).unsqueeze(1)
+    codes, sizes, told = resolve(torch.zeros(3, 1).int(), (4,), "nearest_free", vectors=book[:3] * 0, codebooks=[book])
+    assert codes.tolist() == [[0], [1], [2]]
+    assert sizes == (4,)
+    assert told.distortion_added == pytest.approx(5 / 3)
+    with pytest.raises(InvalidValueError, match="resolve: vectors and codebooks must be given for sinkhorn, got None"):
+        resolve(CODES, (8, 3), "sinkhorn")
+    with pytest.raises(InvalidValueError, match=r"resolve: codebook_sizes must be those of the codebooks, got \(8,\)"):
+        resolve(CODES[:, :1], (8,), "sinkhorn", vectors=book, codebooks=[book])
+    with pytest.raises(InvalidValueError, match=r"dedup must be one of rank, .*, none, nearest_free, sinkhorn, got 'x'"):
+        resolve(CODES, (8, 3), "x")

@@ -4,6 +4,7 @@ from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.balance import balanced_assignment
 from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
+from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
@@ -54,5 +55,6 @@ __all__ = [
     "kmeans_step_file",
     "reassign",
     "report",
+    "resolve",
     "to_text",
 ]
