@@ -89,5 +89,7 @@ def test_reassignment_is_one_of_the_ways():
         resolve(CODES, (8, 3), "sinkhorn")
     with pytest.raises(InvalidValueError, match=r"resolve: codebook_sizes must be those of the codebooks, got \(8,\)"):
         resolve(CODES[:, :1], (8,), "sinkhorn", vectors=book, codebooks=[book])
-    with pytest.raises(InvalidValueError, match=r"dedup must be one of rank, .*, none, nearest_free, sinkhorn, got 'x'"):
+    with pytest.raises(
+        InvalidValueError, match=r"dedup must be one of rank, .*, none, nearest_free, sinkhorn, got 'x'"
+    ):
         resolve(CODES, (8, 3), "x")
