@@ -6,6 +6,8 @@ from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
+from genrec_fast.tokenizers.faiss_format import from_faiss, pack_codes, to_faiss, unpack_codes
+from genrec_fast.tokenizers.index_json import read_index_json, write_index_json
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
@@ -50,11 +52,17 @@ __all__ = [
     "balanced_assignment",
     "collaborative_vectors",
     "encode_file",
+    "from_faiss",
     "from_text",
     "kmeans",
     "kmeans_step_file",
+    "pack_codes",
+    "read_index_json",
     "reassign",
     "report",
     "resolve",
+    "to_faiss",
     "to_text",
+    "unpack_codes",
+    "write_index_json",
 ]
