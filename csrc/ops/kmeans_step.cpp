@@ -55,6 +55,7 @@ void kmeans_step(const KMeansStepArgs& args) {
                         {.op = encode.op,
                          .packed = !coarse,
                          .bfloat16 = coarse,
+                         .centered = true,
                          .first_of_equals = true,
                          .num_threads = args.num_threads});
   const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
@@ -66,7 +67,9 @@ void kmeans_step(const KMeansStepArgs& args) {
     const std::int64_t end = std::min(args.num_rows, (task + 1) * rows_per_task);
     const Memory rows(sizes.block_rows * args.depth * 4), scores(sizes.tile_rows * chunk * 4);
     const Memory rows16(coarse ? sizes.block_rows * (args.depth + 1) * 2 : 0);
-    const RqScratch scratch{rows.as<float>(), rows16.as<std::uint16_t>(), scores.as<float>(), chunk};
+    const Memory shifted(levels.centered() ? sizes.block_rows * args.depth * 4 : 0);
+    const RqScratch scratch{rows.as<float>(), shifted.as<float>(), rows16.as<std::uint16_t>(), scores.as<float>(),
+                            chunk};
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
       rq_check(encode, GENREC_DISPATCH(rq_encode_rows(encode, levels.data(), row, last, scratch)));

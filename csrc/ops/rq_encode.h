@@ -37,6 +37,7 @@ void rq_encode(const RqEncodeArgs& args);
 
 struct RqScratch {
   float* residual;            // [rows of a block, depth]
+  float* shifted;             // the same less a level's center, or null: no level has one
   std::uint16_t* residual16;  // [rows of a block, depth made even], or null
   float* scores;              // [rows of a tile, chunk]
   std::int64_t chunk;         // columns scored before they are searched

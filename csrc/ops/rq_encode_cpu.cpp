@@ -43,12 +43,17 @@ RqFault rq_encode_rows(const RqEncodeArgs& args, const RqLevel* levels, std::int
   for (int l = 0; l < args.num_levels; ++l) {
     const RqLevel& level = levels[l];
     const bool coarse = level.panels16 != nullptr;
+    const float* rows = level.center ? scratch.shifted : scratch.residual;
     for (int r = 0; r < count; ++r) {
-      row[r].norm = length_above(squares[r], depth);
-      row[r].regular = row[r].norm < 1e18f && level.norm < 1e18f;  // else a product could leave float32
+      row[r].reach = row[r].norm = length_above(squares[r], depth);
+      if (level.center)
+        row[r].norm =
+            length_above(shift(scratch.residual + r * depth, level.center, depth, scratch.shifted + r * depth), depth);
+      // Else a product could leave float32.
+      row[r].regular = row[r].reach < 1e18f && row[r].norm < 1e18f && level.reach < 1e18f && level.norm < 1e18f;
       lists[r].reset(slack32(level, row[r], depth));
       if (!coarse) continue;
-      const float lost = round_row(scratch.residual + r * depth, depth, scratch.residual16 + r * even);
+      const float lost = round_row(rows + r * depth, depth, scratch.residual16 + r * even);
       lists[r].slack += 2.02f * (lost * level.norm16 + row[r].norm * level.rounding16);
     }
 #if GENREC_BF16
@@ -57,11 +62,11 @@ RqFault rq_encode_rows(const RqEncodeArgs& args, const RqLevel* levels, std::int
                                row, lists);
 #endif
     if (!coarse && level.panels)
-      shortlist<float>(level, scratch.residual, depth, level.panels, count, scratch.scores, scratch.chunk, row, lists);
+      shortlist<float>(level, rows, depth, level.panels, count, scratch.scores, scratch.chunk, row, lists);
     for (int r = 0; r < count; ++r) {
       float* residual = scratch.residual + r * depth;
       const Shortlist* list = level.panels || coarse ? &lists[r] : nullptr;
-      const std::int32_t code = resolve(level, residual, depth, row[r], list, coarse);
+      const std::int32_t code = resolve(level, residual, rows + r * depth, depth, row[r], list, coarse);
       args.codes[(first + r) * args.num_levels + l] = code;
       if (l + 1 == args.num_levels) continue;
       squares[r] = subtract(residual, level.codebook + code * depth, depth);

@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 
 GENREC_PER_ISA(RqSizes rq_sizes(std::int64_t depth);
+               bool rq_center(const float* codebook, std::int64_t num_codes, std::int64_t depth, float* center);
                std::int64_t rq_prepare(RqLevel& level, std::int64_t depth, std::int64_t first, std::int64_t last);)
 
 namespace genrec {
@@ -53,8 +54,14 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
   const auto line = [](std::int64_t bytes) { return (bytes + 63) / 64 * 64; };
   const std::int64_t even = depth + depth % 2;
   std::int64_t bytes = 0;
+  std::vector<float> center(static_cast<std::size_t>(depth * num_levels));
+  std::vector<bool> far(static_cast<std::size_t>(num_levels));  // from 0
+  for (int l = 0; options.centered && l < num_levels; ++l)
+    far[static_cast<std::size_t>(l)] =
+        GENREC_DISPATCH(rq_center(codebooks[l], num_codes[l], depth, center.data() + l * depth));
   for (int l = 0; l < num_levels; ++l)
-    bytes += line(columns_of(l) * 4) + line(columns_of(l) * 8) +
+    bytes += (far[static_cast<std::size_t>(l)] ? line(depth * 4) + line(num_codes[l] * depth * 4) : 0) +
+             line(columns_of(l) * 4) + line(columns_of(l) * 8) +
              (options.packed ? line(columns_of(l) * depth * 4) : 0) + (coarse ? line(columns_of(l) * even * 2) : 0);
   memory_ = Memory(bytes);
   std::byte* next = memory_.as<std::byte>();
@@ -64,7 +71,15 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
     const std::int64_t columns = columns_of(l), panels = columns / sizes.panel_width;
     RqLevel level{};
     level.codebook = codebooks[l];
+    level.shifted = codebooks[l];
     level.num_codes = num_codes[l];
+    if (far[static_cast<std::size_t>(l)]) {
+      float* mine = reinterpret_cast<float*>(take(depth * 4));
+      std::copy_n(center.data() + l * depth, depth, mine);
+      level.center = mine;
+      level.shifted = reinterpret_cast<float*>(take(num_codes[l] * depth * 4));
+      centered_ = true;
+    }
     level.starts = reinterpret_cast<float*>(take(columns * 4));
     level.half_norms = reinterpret_cast<double*>(take(columns * 8));
     if (options.packed) level.panels = reinterpret_cast<float*>(take(columns * depth * 4));
@@ -83,6 +98,7 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
     for (const RqLevel& level : levels_) strike_duplicates(level, depth);
   for (const Task& task : tasks) {
     RqLevel& level = levels_[static_cast<std::size_t>(task.level)];
+    level.reach = std::max(level.reach, task.part.reach);
     level.norm = std::max(level.norm, task.part.norm);
     level.norm16 = std::max(level.norm16, task.part.norm16);
     level.rounding16 = std::max(level.rounding16, task.part.rounding16);

@@ -47,7 +47,7 @@ def test_equals_its_twin_on_every_instruction_set(data):
     depth = data.draw(st.sampled_from([1, 2, 15, 16, 17, 40]), "D")
     centroids = torch.randn(size, depth, generator=generator)
     x = torch.randn(rows, depth, generator=generator) * data.draw(st.sampled_from([1e-20, 0.1, 1.0, 1e15]), "scale")
-    kind = data.draw(st.sampled_from(["random", "duplicates", "on centroids", "integers", "zero"]), "kind")
+    kind = data.draw(st.sampled_from(["random", "duplicates", "on centroids", "integers", "zero", "far"]), "kind")
     if kind == "duplicates":
         centroids[size // 2 :] = centroids[: size - size // 2].clone()
     if kind == "on centroids" and rows:
@@ -56,6 +56,9 @@ def test_equals_its_twin_on_every_instruction_set(data):
         centroids, x = centroids.round(), (x.clamp(-3, 3) * 2).round()
     if kind == "zero":
         centroids = torch.zeros_like(centroids)
+    if kind == "far":  # from 0, and close together
+        place = torch.randn(depth, generator=generator) * data.draw(st.sampled_from([10.0, 1e3, 1e6]), "how far")
+        centroids, x = centroids + place, x.clamp(-5, 5) + place
     x = x.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype"))
     x = torch.where(x.isfinite(), x, torch.ones((), dtype=x.dtype))  # 1e15 is infinite in float16
     centroids = centroids.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16]), "dtype of centroids"))

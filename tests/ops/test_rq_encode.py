@@ -88,6 +88,18 @@ def test_near_ties_are_decided_as_defined(isa):
     assert_like_twin(x, [book, book - base])
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4, 1e-6, 0.0])
+@pytest.mark.parametrize("far", [1.0, 30.0, 3e4, 1e17])
+def test_codes_far_from_zero_and_close_together(isa, spread, far):
+    """Products then read differences from a center; at the smallest spreads float32 itself leaves few distinct rows."""
+    place = far * vectors(40, seed=5)
+    x = place + far * spread * vectors(150, 40, seed=6)
+    books = [place + far * spread * vectors(70, 40, seed=7), far * spread * vectors(50, 40, seed=8)]
+    assert_like_twin(x, books)
+    assert_like_twin(x, [books[0].bfloat16(), books[0].half() if far < 1e4 else books[0], books[1]])
+    assert_like_twin(x[:3] * torch.tensor([[1.0], [-1.0], [0.0]]), books)
+
+
 def test_of_equal_codes_the_lowest_wins(isa):
     book = vectors(3, 20)[torch.randint(0, 3, (500,), generator=torch.Generator().manual_seed(0))]
     x = vectors(60, 20, seed=1)
