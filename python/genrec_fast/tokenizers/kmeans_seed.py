@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["plus_plus", "random_rows", "restart_empty_codes"]
+__all__ = ["drawn_in", "plus_plus", "random_rows", "restart_empty_codes"]
 
 _ROWS_PER_CODE = (
     64  # k-means++ looks at this many rows per code (never fewer than _FEWEST): enough to see every cluster
@@ -55,6 +55,15 @@ def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
             weights = distances.amin(1)
         chosen = torch.cat([chosen, drawn])
     return x[chosen].float()
+
+
+def drawn_in(x: Tensor, seeds: Tensor, share: float = 0.25) -> Tensor:
+    """float32 ``[k, D]``: the seeds, moved towards the mean of the rows to ``share`` of their distance from it."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for block in x.split(_FEWEST):
+        total += block.double().sum(0)
+    mean = (total / len(x)).float()
+    return mean + share * (seeds - mean)
 
 
 def _squared(rows: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:

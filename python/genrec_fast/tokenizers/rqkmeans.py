@@ -4,41 +4,100 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast import ops
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers.balance import Balance, check_balance
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.rqkmeans_train import BLOCK, next_residual, squared_length, train
+from genrec_fast.types import Jagged
 
 __all__ = ["RQKMeans", "RQKMeansConfig"]
 
-_BLOCK = 16384  # vectors encoded at once: 16 MiB of distances to 256 centroids
+Init = Literal["auto", "kmeans++", "random", "progressive"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RQKMeansConfig:
-    """Settings of residual k-means (through faiss)."""
+    """Settings of residual k-means."""
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
     """codes per level, without the dedup level (3 x 256: TIGER, arXiv:2305.05065)"""
     iterations: int = 25
-    """Lloyd iterations per level (25: faiss' own default)"""
+    """k-means passes per level (25: faiss' own default)"""
+    init: Init = "auto"
+    """"kmeans++", "random" rows, "progressive" (k-means in few principal directions starts k-means in more), or
+    "auto": k-means++ as it is or drawn in to the mean, whichever is better after a pass"""
     restarts: int = 1
     """k-means runs per level, of which the best is kept"""
+    restart_empty: bool = True
+    """a code without vectors goes to the farthest vector of the worst cluster"""
+    batch_size: int | None = None
+    """vectors per update of the centroids; ``None``: all"""
+    max_train_rows: int | None = None
+    """vectors that the codebooks learn from, drawn by the seed; ``None``: all. All are coded, block by block"""
+    refinements: int = 15
+    """rounds over all levels together after the last, each a joint update of all centroids and a new coding"""
+    shrinkage: float = 0.3
+    """part of each centroid's sampling noise that is taken off, by moving it to its level's mean: 0 is best on the
+    vectors of the fit, 1 on new ones"""
     normalize: bool = False
     """scale every vector to length 1 first"""
+    normalize_residuals: bool = False
+    """scale what each level leaves over to length 1 before the next (and the vectors before the first)"""
+    balance: Balance | None = None
+    """"sinkhorn" or "capacity": the catalog's codes of a level are used about, or at most, equally often; see
+    ``balanced_assignment``. ``encode`` knows no balance: it gives the nearest code"""
+    balance_levels: Literal["all", "last"] = "all"
+    """levels that ``balance`` is for (the last: LC-Rec)"""
+    num_beams: int = 1
+    """beams of ``encode``, and of the codes of the catalog without ``balance``; see ``ops.rq_encode``"""
+    precision: str = "float32"
+    """"float32" or "bfloat16" (faster, equal codes); see ``ops.rq_encode``"""
     dedup: Dedup = "rank"
     """how items of equal codes are told apart, see ``add_dedup_level``"""
 
     def __post_init__(self) -> None:
         check_codebook_sizes("RQKMeansConfig", self.codebook_sizes)
         check_dedup("RQKMeansConfig", self.dedup)
-        for name in ("iterations", "restarts"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"RQKMeansConfig: {name} must be at least 1, got {getattr(self, name)}")
+        check_balance("RQKMeansConfig", self.balance)
+        least = {"iterations": 1, "restarts": 1, "num_beams": 1, "refinements": 0}
+        least |= {name: 1 for name in ("batch_size", "max_train_rows") if getattr(self, name) is not None}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidTypeError(f"RQKMeansConfig: {name} must be an int, got {value!r:.40}")
+            if value < bound:
+                raise InvalidValueError(f"RQKMeansConfig: {name} must be at least {bound}, got {value}")
+        choices = {"init": get_args(Init), "balance_levels": ("all", "last"), "precision": ("float32", "bfloat16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidValueError(
+                    f"RQKMeansConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.shrinkage <= 1:
+            raise InvalidValueError(f"RQKMeansConfig: shrinkage must be in [0, 1], got {self.shrinkage}")
+        if self.balance is not None and self.batch_size is not None:
+            raise InvalidValueError(
+                f"RQKMeansConfig: batch_size must be None with balance {self.balance!r}, got {self.batch_size}"
+            )
+        if self.balance is not None and self.max_train_rows is not None:
+            raise InvalidValueError(
+                f"RQKMeansConfig: max_train_rows must be None with balance {self.balance!r}, got {self.max_train_rows}"
+            )
+        if self.num_beams > 1 and (self.balance is not None or self.normalize_residuals):
+            raise InvalidValueError(
+                f"RQKMeansConfig: num_beams must be 1 with balance or normalize_residuals, got {self.num_beams}"
+            )
+
+    def balanced(self, level: int) -> bool:
+        """Whether ``balance`` is for this level."""
+        return self.balance is not None and (self.balance_levels == "all" or level == len(self.codebook_sizes) - 1)
 
     def build(self, feature_dim: int | None) -> RQKMeans:
         if feature_dim is None or feature_dim < 1:
@@ -56,8 +115,13 @@ class RQKMeans(Tokenizer):
         residual = features
         for level: code = nearest centroid of the residual; residual -= centroid
 
-    ``codebooks`` holds a float32 ``[K_l, F]`` per level, ``mse`` the mean squared residual (per element, in the units
-    of the features squared) after each level.
+    ``codebooks`` holds a float32 ``[K_l, F]`` per level, ``scales`` a factor per level that its centroids are decoded
+    with (1 but with ``normalize_residuals``), ``mse`` the mean squared error of the catalog's codes after each level
+    (per element, in the units of the features squared).
+
+    Source: Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector quantization", 2010; balance:
+    LC-Rec (arXiv:2311.09049), OneRec (arXiv:2502.18965); the rounds over all levels are Lloyd's iteration with the
+    least-squares centroids of additive quantization (Babenko and Lempitsky, 2014); shrinkage: James and Stein, 1961.
     """
 
     kind: ClassVar[str] = "rqkmeans"
@@ -66,6 +130,7 @@ class RQKMeans(Tokenizer):
     def __init__(self, config: RQKMeansConfig, feature_dim: int | None) -> None:
         super().__init__(config, feature_dim)
         self.codebooks: list[Tensor] = []
+        self.scales: tuple[float, ...] = ()
         self.mse: tuple[float, ...] = ()
 
     def fit(
@@ -74,64 +139,86 @@ class RQKMeans(Tokenizer):
         *,
         num_items: int | None = None,
         seed: int = 0,
-        progress: Callable[[int, int, float], None] | None = None,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
     ) -> None:
         """Learns the codebooks and codes the catalog.
 
         Args:
-            features: float ``[N, F]``, N at least the largest codebook size.
+            features: float ``[N, F]``, N at least the largest codebook size; may be memory-mapped.
             num_items: N, checked.
-            seed: of the first centroids; the same seed and number of threads give the same codes.
-            progress: called after each level with (levels done, levels, mean squared residual).
+            seed: of the first centroids and of all that is drawn.
+            histories: not read.
+            categories: not read.
+            progress: called after each pass with ("rqkmeans level 0", passes done, passes, {"mse": ...}), after each
+                level with ("rqkmeans", levels done, levels, {"mse": ...}), and with "rqkmeans together" between.
 
         Raises:
             InvalidTypeError: features are not a float tensor.
             InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
-            UnsupportedError: faiss is not installed.
+
+        Notes:
+            The same seed and features give the same codes (without ``balance`` for any number of threads). Memory
+            beside the features: two float32 copies of the vectors learned from (``max_train_rows`` of them), one more
+            for "progressive"; where the features are float32 in memory and not normalised, one less. The coding of all
+            vectors goes in blocks of 65,536.
         """
-        residual = self._prepared(features)
+        self._check_features(features)
+        assert features is not None  # checked just now
         count = self._count(features, num_items)
         sizes = self.config.codebook_sizes
-        if count < max(sizes):
+        limit = self.config.max_train_rows
+        if min(count, count if limit is None else limit) < max(sizes):
+            name = "features must have" if limit is None or count < max(sizes) else "max_train_rows must leave"
             raise InvalidValueError(
-                f"rqkmeans: features must have at least {max(sizes)} rows, one per code of a level, got {count}"
+                f"rqkmeans: {name} at least {max(sizes)} rows, one per code of a level, got {min(count, limit or count)}"
             )
-        faiss = _faiss()
-        codebooks, codes, errors = [], [], []
-        for level, size in enumerate(sizes):
-            kmeans = faiss.Kmeans(
-                residual.shape[1],
-                size,
-                niter=self.config.iterations,
-                nredo=self.config.restarts,
-                seed=(seed + level) % (1 << 31),
-                min_points_per_centroid=1,
-                max_points_per_centroid=1 << 30,  # faiss would train on a sample of 256 vectors per centroid
-            )
-            kmeans.train(residual.numpy())
-            codebook = torch.from_numpy(kmeans.centroids.copy())
-            code = _nearest(residual, codebook)
-            residual = residual - codebook[code]
-            codebooks.append(codebook)
-            codes.append(code)
-            errors.append(float(residual.square().mean()))
-            if progress is not None:
-                progress(level + 1, len(sizes), errors[-1])
-        self.codebooks, self.mse = codebooks, tuple(errors)
-        self._item_codes, self._codebook_sizes = add_dedup_level(torch.stack(codes, 1), sizes, self.config.dedup)
+        features = features.detach()
+        chosen = features
+        if limit is not None and limit < count:
+            generator = torch.Generator().manual_seed(seed % (1 << 63))
+            chosen = features[torch.randperm(count, generator=generator)[:limit].sort().values]
+        found = train(self._prepare(chosen), self.config, seed, progress)
+        self.codebooks, self.scales = found.codebooks, tuple(found.scales)
+        codes, errors = [], [0.0] * len(sizes)
+        for first in range(0, count, BLOCK):
+            rows = self._prepare(features[first : first + BLOCK])
+            if self.config.balance is None:
+                codes.append(self._codes(rows))
+            else:
+                codes.append(torch.stack([column[first : first + BLOCK] for column in found.labels], 1).to(torch.int32))
+            left = rows
+            for level, (codebook, scale) in enumerate(zip(self.codebooks, self.scales, strict=True)):
+                left = next_residual(left, codebook * scale, codes[-1][:, level].long())
+                errors[level] += squared_length(left)
+        self.mse = tuple(error / features.numel() for error in errors)
+        if progress is not None:
+            for level, error in enumerate(self.mse):
+                progress("rqkmeans", level + 1, len(sizes), {"mse": error})
+        self._item_codes, self._codebook_sizes = add_dedup_level(torch.cat(codes), sizes, self.config.dedup)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
 
-        Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        Without ``balance`` these are the ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        Blocks of 65,536 rows: no copy of the features is made.
         """
         self._fitted()
-        residual = self._prepared(features)
+        self._check_features(features)
+        blocks = [self._codes(self._prepare(block)) for block in features.detach().split(BLOCK)]
+        return torch.cat(blocks)
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        config = self.config
+        if not config.normalize_residuals:
+            return ops.rq_encode(rows, self.codebooks, num_beams=config.num_beams, precision=config.precision)
         codes = []
         for codebook in self.codebooks:
-            codes.append(_nearest(residual, codebook))
-            residual = residual - codebook[codes[-1]]
-        return torch.stack(codes, 1).to(torch.int32)
+            rows = torch.nn.functional.normalize(rows, dim=1)
+            codes.append(ops.rq_encode(rows, [codebook], precision=config.precision))
+            rows = next_residual(rows, codebook, codes[-1][:, 0].long())
+        return torch.cat(codes, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sum of the centroids of t levels: integer ``[m, t]`` -> float32 ``[m, F]``; a dedup level is not read.
@@ -141,25 +228,27 @@ class RQKMeans(Tokenizer):
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
         self._fitted()
-        if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise InvalidTypeError(f"rqkmeans: codes must be integers [m, t], got {codes.dtype}")
+        if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+            raise InvalidTypeError(f"rqkmeans: codes must be integers [m, t], got {got}")
         most = max(len(self._codebook_sizes), len(self.codebooks))
         if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
             raise InvalidValueError(f"rqkmeans: codes must be [m, 1 to {most}], got {list(codes.shape)}")
-        out = torch.zeros(codes.shape[0], self.codebooks[0].shape[1])
-        for level, (column, codebook) in enumerate(zip(codes.T.long(), self.codebooks, strict=False)):
-            wrong = (column < 0) | (column >= codebook.shape[0])
+        levels = min(codes.shape[1], len(self.codebooks))
+        for level, codebook in enumerate(self.codebooks[:levels]):
+            wrong = (codes[:, level] < 0) | (codes[:, level] >= codebook.shape[0])
             if bool(wrong.any()):
                 raise InvalidValueError(
                     f"rqkmeans: codes of level {level} must be in [0, {codebook.shape[0]}), "
-                    f"got {int(column[wrong][0])} in row {int(wrong.nonzero()[0])}"
+                    f"got {int(codes[wrong, level][0])} in row {int(wrong.nonzero()[0])}"
                 )
-            out += codebook[column]
-        return out
+        books = [book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)]
+        return ops.rq_decode(codes.long(), books, num_levels=levels)
 
     def targets(self, features: Tensor) -> Tensor:
         """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""
-        return self._prepared(features)
+        self._check_features(features)
+        return self._prepare(features)
 
     def report(self) -> dict[str, Any]:
         """Adds the mean squared residual after each level."""
@@ -169,33 +258,32 @@ class RQKMeans(Tokenizer):
         if not self.codebooks:
             raise InvalidValueError("rqkmeans: codebooks must come from fit or load, got neither")
 
-    def _prepared(self, features: Tensor | None) -> Tensor:
-        vectors = self._vectors(features)
-        if self.config.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return vectors.contiguous()
+    def _check_features(self, features: Tensor | None) -> None:
+        """As ``_vectors`` does, a block at a time: nothing of the features' size is made."""
+        if isinstance(features, Tensor) and features.dim() == 2:
+            for first, block in enumerate(features.detach().split(BLOCK)):
+                if block.is_floating_point() and not bool(block.float().isfinite().all()):
+                    row = first * BLOCK + int((~block.float().isfinite().all(1)).nonzero()[0])
+                    raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
+            self._vectors(features[:0])
+        else:
+            self._vectors(features)
+
+    def _prepare(self, rows: Tensor) -> Tensor:
+        """float32, contiguous, on the CPU; of length 1 with ``normalize`` (zeros stay)."""
+        rows = rows.detach().to("cpu", torch.float32).contiguous()
+        return torch.nn.functional.normalize(rows, dim=1) if self.config.normalize else rows
 
     def _learned(self) -> dict[str, Tensor]:
         books = {f"codebooks.{level}": book for level, book in enumerate(self.codebooks)}
-        return {**books, "mse": torch.tensor(self.mse, dtype=torch.float64)}
+        return {**books, "mse": _f64(self.mse), "scales": _f64(self.scales)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebooks.{level}"] for level in range(len(self.config.codebook_sizes))]
         self.mse = tuple(tensors["mse"].tolist())
+        unscaled = torch.ones(len(self.codebooks))  # files written before scales were kept
+        self.scales = tuple(tensors.get("scales", unscaled).tolist())
 
 
-def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """int64 ``[m]``: index of the nearest centroid, the lower one among equals."""
-    half_norms = codebook.square().sum(1) / 2  # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2)
-    blocks = [(half_norms - block @ codebook.T).argmin(1) for block in vectors.split(_BLOCK)]
-    return torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.int64)
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise UnsupportedError(
-            "rqkmeans: fit needs faiss, which is not installed; pip install 'genrec-fast[tokenize]'"
-        ) from error
-    return faiss
+def _f64(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
