@@ -1,6 +1,6 @@
 """Items to semantic IDs to a trie: residual k-means on item vectors, and what the IDs look like.
 
-Run: python examples/01_tokenize.py     (seconds; nothing is downloaded; needs the extra "tokenize")
+Run: python examples/01_tokenize.py     (seconds; nothing is downloaded)
 """
 
 from __future__ import annotations

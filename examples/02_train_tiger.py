@@ -1,6 +1,6 @@
 """TIGER, small: train on a synthetic shop, evaluate, save, load, recommend.
 
-Run: python examples/02_train_tiger.py     (half a minute; nothing is downloaded; needs the extra "tokenize")
+Run: python examples/02_train_tiger.py     (half a minute; nothing is downloaded)
 The same on your own data: genrec-fast train tiger --data DIR --out runs/tiger
 """
 

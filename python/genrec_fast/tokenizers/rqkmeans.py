@@ -172,7 +172,8 @@ class RQKMeans(Tokenizer):
         if min(count, count if limit is None else limit) < max(sizes):
             name = "features must have" if limit is None or count < max(sizes) else "max_train_rows must leave"
             raise InvalidValueError(
-                f"rqkmeans: {name} at least {max(sizes)} rows, one per code of a level, got {min(count, limit or count)}"
+                f"rqkmeans: {name} at least {max(sizes)} rows, one per code of a level, "
+                f"got {min(count, limit or count)}"
             )
         features = features.detach()
         chosen = features
@@ -228,7 +229,12 @@ class RQKMeans(Tokenizer):
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
         self._fitted()
-        if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        if (
+            not isinstance(codes, Tensor)
+            or codes.is_floating_point()
+            or codes.is_complex()
+            or codes.dtype == torch.bool
+        ):
             got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
             raise InvalidTypeError(f"rqkmeans: codes must be integers [m, t], got {got}")
         most = max(len(self._codebook_sizes), len(self.codebooks))
@@ -260,14 +266,16 @@ class RQKMeans(Tokenizer):
 
     def _check_features(self, features: Tensor | None) -> None:
         """As ``_vectors`` does, a block at a time: nothing of the features' size is made."""
-        if isinstance(features, Tensor) and features.dim() == 2:
-            for first, block in enumerate(features.detach().split(BLOCK)):
-                if block.is_floating_point() and not bool(block.float().isfinite().all()):
-                    row = first * BLOCK + int((~block.float().isfinite().all(1)).nonzero()[0])
-                    raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
-            self._vectors(features[:0])
-        else:
+        if not isinstance(features, Tensor) or features.dim() != 2 or not len(features):
             self._vectors(features)
+            return
+        for first, block in enumerate(features.detach().split(BLOCK)):
+            if block.shape[1] != self.feature_dim or not block.is_floating_point():
+                self._vectors(features)  # raises
+            finite = block.float().isfinite().all(1)
+            if not bool(finite.all()):
+                row = first * BLOCK + int((~finite).nonzero()[0])
+                raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
 
     def _prepare(self, rows: Tensor) -> Tensor:
         """float32, contiguous, on the CPU; of length 1 with ``normalize`` (zeros stay)."""

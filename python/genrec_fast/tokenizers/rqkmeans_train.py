@@ -109,11 +109,10 @@ def _start(residual: Tensor, size: int, init: str, generator: torch.Generator) -
         return seeds
     # Rows of many directions are as far from each other as from nobody: a code that starts on one keeps it alone, and
     # the few short ones take all the rest. Drawn in to a quarter, they divide the rows by direction. Where the rows
-    # form clusters the seeds are right as they are: the better after one pass is taken.
+    # form clusters the seeds are right as they are: the one that is better after a pass is taken.
     starts = [seeds, drawn_in(residual, seeds)]
     figures = [kmeans(residual, size, iterations=1, init=start, restart_empty=False) for start in starts]
-    best = 0 if figures[0].inertia <= figures[1].inertia else 1
-    return figures[best].centroids
+    return starts[0] if figures[0].inertia <= figures[1].inertia else starts[1]
 
 
 def _progressive(residual: Tensor, size: int, generator: torch.Generator) -> Tensor:
