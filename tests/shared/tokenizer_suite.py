@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genrec_fast.errors import CorruptFileError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, InvalidValueError, UnsupportedError
+from genrec_fast.tokenizers import encode_file
 from genrec_fast.trie import build_trie
 
 
@@ -73,6 +75,20 @@ class TokenizerSuite:
             type(tokenizer).load(path)
         with pytest.raises(FileNotFoundError, match="path must name a file, got"):
             type(tokenizer).load(tmp_path / "no")
+
+    def test_a_file_of_vectors_is_coded_like_the_tensor(self, tmp_path):
+        tokenizer = self.fitted(tmp_path)
+        np.save(tmp_path / "vectors.npy", self.features().numpy())
+        try:
+            expected = tokenizer.encode(self.features())
+        except UnsupportedError:
+            with pytest.raises(UnsupportedError):
+                encode_file(tokenizer, tmp_path / "vectors.npy", tmp_path / "codes.npy")
+            return
+        codes = torch.from_numpy(np.load(encode_file(tokenizer, tmp_path / "vectors.npy", tmp_path / "codes.npy")))
+        assert torch.equal(codes, expected)
+        assert tokenizer.encode(self.features()[:0]).shape == (0, expected.shape[1])
+        assert torch.equal(tokenizer.encode(self.features()[:1]), expected[:1])
 
     def test_nothing_is_known_before_fit(self, tmp_path):
         tokenizer = self.config(tmp_path).build(feature_dim=6)

@@ -66,7 +66,8 @@ def encode_file(
         FileNotFoundError: the folder of ``out`` does not exist.
 
     Notes:
-        Codes equal ``encode`` of all vectors at once. Memory: about three blocks, whatever N is.
+        Codes equal ``encode`` of all vectors at once, whatever the blocks (a network before the quantizer, such as
+        RQ-VAE's, may round otherwise in blocks of another size). Memory: about three blocks, whatever N is.
 
     Example:
         >>> import tempfile, numpy, torch
