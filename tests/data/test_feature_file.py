@@ -8,7 +8,7 @@ import torch
 
 import genrec_fast as gf
 from genrec_fast.data.feature_file import FeatureFile
-from genrec_fast.errors import DataError, InvalidValueError
+from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 
 
 def saved(path, array, **how):
@@ -77,6 +77,9 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.npy"
     with pytest.raises(DataError, match=r"a.npy: cannot be read: No such file"):
         FeatureFile(path)
+    for wrong in (None, 3, np.ones((2, 2), np.float32)):
+        with pytest.raises(InvalidTypeError, match=f"path must name a .npy file, got {type(wrong).__name__}"):
+            FeatureFile(wrong)
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         FeatureFile(tmp_path)
     whole = saved(path, np.ones((30, 5), np.float32)).read_bytes()

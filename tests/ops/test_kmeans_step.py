@@ -188,3 +188,9 @@ def test_a_step_of_other_centroids_and_another_precision_are_refused():
         kmeans_step(torch.ones(2, 3), torch.ones(4, 3), precision="int8")
     with pytest.raises(errors.InvalidTypeError, match="kmeans_step: after must be a KMeansStep, got int"):
         kmeans_step(torch.ones(2, 3), torch.ones(4, 3), after=0)
+
+
+def test_compiles_into_one_graph():
+    x, centroids = torch.randn(40, 3, generator=torch.Generator().manual_seed(7)), torch.eye(3)
+    compiled = torch.compile(lambda x, c: kmeans_step(x * 2, c), fullgraph=True, backend="aot_eager")
+    assert_equal(KMeansStep(*compiled(x, centroids)), kmeans_step(x * 2, centroids))

@@ -167,6 +167,16 @@ def test_a_row_that_is_not_finite_is_named_and_leaves_nothing(tmp_path, features
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npy", "x.npy"]
 
 
+def test_a_source_that_is_written_to_meanwhile_is_noticed(tmp_path, source, features, books):
+    def change(what, done, total, figures):
+        if done == 100:
+            np.save(source, features.flip(0).numpy())
+
+    with pytest.raises(errors.DataError, match=r"x.npy: must stay as it is while it is encoded"):
+        encode_file(books, source, tmp_path / "codes.npy", rows_per_block=50, progress=change)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
 def test_bad_arguments_are_named(tmp_path, source, books):
     out = tmp_path / "codes.npy"
     with pytest.raises(errors.InvalidValueError, match=r"encode_file: source must be \[N, 5\], got \[300, 6\]"):

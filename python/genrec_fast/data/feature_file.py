@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.data.readers.lines import fail
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["FeatureFile"]
 
@@ -41,6 +41,7 @@ class FeatureFile:
 
     Raises:
         DataError: not such a file, or one cut short.
+        InvalidTypeError: not a path (an array that is mapped from a file already is one block of its own).
 
     Example:
         >>> import tempfile, numpy, genrec_fast as gf
@@ -52,6 +53,8 @@ class FeatureFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise InvalidTypeError(f"FeatureFile: path must name a .npy file, got {type(path).__name__}")
         self.path = Path(path)
         try:
             with self.path.open("rb") as file:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.data.feature_file import FeatureFile
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.errors import DataError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import checksum, write_text
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_encode import rq_encode
@@ -58,7 +58,8 @@ def encode_file(
         ``out``.
 
     Raises:
-        DataError: the source is no such file, is cut short, or holds a value that is not finite (naming its row).
+        DataError: the source is no such file, is cut short, holds a value that is not finite (naming its row),
+            or is written to meanwhile.
         InvalidTypeError: ``tokenizer`` is neither.
         InvalidValueError: vectors of another width, a tokenizer not fitted, rows_per_block below 1, num_beams or
             precision beside a tokenizer, or ``out`` is the source or does not end in .npy.
@@ -96,13 +97,16 @@ def encode_file(
     if rows < 1:
         raise InvalidValueError(f"encode_file: rows_per_block must be at least 1, got {rows_per_block}")
     levels = encode(torch.empty(0, width)).shape[1]
-    with _Unfinished(target, f"{file.identity()} {learned}", file.num_rows, levels) as unfinished:
+    identity = file.identity()
+    with _Unfinished(target, f"{identity} {learned}", file.num_rows, levels) as unfinished:
         start, begin = unfinished.rows, time.perf_counter()
         for block in file.blocks(rows, first=start):
             unfinished.append(encode(block))
             if progress is not None:
                 speed = (unfinished.rows - start) / max(time.perf_counter() - begin, 1e-9)
                 progress("encode", unfinished.rows, file.num_rows, {"rows_per_second": speed})
+        if file.identity() != identity:
+            raise DataError(f"{file.path}: must stay as it is while it is encoded, but it was written to")
         unfinished.finish()
     return target
 
