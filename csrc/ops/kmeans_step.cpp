@@ -38,7 +38,6 @@ void kmeans_step(const KMeansStepArgs& args) {
   if (args.num_rows == 0) return;
   const float* const books[] = {args.centroids};
   const RqSizes sizes = rq_sizes(args.depth);
-  const bool coarse = args.bfloat16 && sizes.bfloat16;
   const RqEncodeArgs encode{.op = "kmeans_step",
                             .x = args.x,
                             .element = args.element,
@@ -48,28 +47,24 @@ void kmeans_step(const KMeansStepArgs& args) {
                             .codebooks = books,
                             .num_codes = &args.num_centroids,
                             .num_beams = 1,
-                            .bfloat16 = coarse,
+                            .bfloat16 = args.bfloat16,
                             .num_threads = args.num_threads,
                             .codes = args.labels};
   const RqLevels levels(books, &args.num_centroids, 1, args.depth,
                         {.op = encode.op,
-                         .packed = !coarse,
-                         .bfloat16 = coarse,
-                         .centered = true,
+                         .packed = true,
+                         .bfloat16 = args.bfloat16,
+                         .centred = true,
                          .first_of_equals = true,
                          .num_threads = args.num_threads});
-  const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
   const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
   const std::int64_t num_tasks = (args.num_rows + rows_per_task - 1) / rows_per_task;
   const bool alone = args.num_threads <= 1 || num_tasks == 1;
   const Memory distances(args.num_rows * 8);
   parallel_for(num_tasks, args.num_threads, [&](std::int64_t task) {
     const std::int64_t end = std::min(args.num_rows, (task + 1) * rows_per_task);
-    const Memory rows(sizes.block_rows * args.depth * 4), scores(sizes.tile_rows * chunk * 4);
-    const Memory rows16(coarse ? sizes.block_rows * (args.depth + 1) * 2 : 0);
-    const Memory shifted(levels.centered() ? sizes.block_rows * args.depth * 4 : 0);
-    const RqScratch scratch{rows.as<float>(), shifted.as<float>(), rows16.as<std::uint16_t>(), scores.as<float>(),
-                            chunk};
+    const RqWorkspace workspace(levels, args.depth);
+    const RqScratch& scratch = workspace.scratch();
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
       rq_check(encode, GENREC_DISPATCH(rq_encode_rows(encode, levels.data(), row, last, scratch)));

@@ -66,7 +66,12 @@ void rq_beams(const RqEncodeArgs& args) {
   const RqSizes sizes = rq_sizes(depth);
   // Equal codes may both be kept: each is a beam.
   const RqLevels levels(args.codebooks, args.num_codes, args.num_levels, depth,
-                        {args.op, true, false, false, false, args.num_threads});
+                        {.op = args.op,
+                         .packed = true,
+                         .bfloat16 = false,
+                         .centred = false,
+                         .first_of_equals = false,
+                         .num_threads = args.num_threads});
   const Tables kept = tables_of(args, levels, sizes.panel_width);
   const RqTables tables{kept.products.empty() ? nullptr : kept.products.data(), kept.columns.data()};
   const bool tabled = tables.products != nullptr;

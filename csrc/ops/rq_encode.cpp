@@ -4,7 +4,6 @@
 
 #include "core/check.h"
 #include "core/isa.h"
-#include "core/memory.h"
 #include "core/parallel.h"
 #include "ops/rq_beams.h"
 #include "ops/rq_levels.h"
@@ -29,24 +28,22 @@ void rq_check(const RqEncodeArgs& args, const RqFault& fault) {
 
 void rq_encode(const RqEncodeArgs& args) {
   if (args.num_beams > 1) return rq_beams(args);
-  const std::int64_t depth = args.depth;
   const bool packed = args.num_rows > few_rows;
-  const RqSizes sizes = rq_sizes(depth);
-  const bool coarse = packed && args.bfloat16 && sizes.bfloat16;
-  const RqLevels levels(args.codebooks, args.num_codes, args.num_levels, depth,
-                        {args.op, packed && !coarse, coarse, packed, true, args.num_threads});
-  const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
+  const RqSizes sizes = rq_sizes(args.depth);
+  const RqLevels levels(args.codebooks, args.num_codes, args.num_levels, args.depth,
+                        {.op = args.op,
+                         .packed = packed,
+                         .bfloat16 = packed && args.bfloat16,
+                         .centred = true,
+                         .first_of_equals = true,
+                         .num_threads = args.num_threads});
   const std::int64_t rows_per_task = sizes.block_rows * blocks_per_task;
   parallel_for((args.num_rows + rows_per_task - 1) / rows_per_task, args.num_threads, [&](std::int64_t task) {
     const std::int64_t end = std::min(args.num_rows, (task + 1) * rows_per_task);
-    const Memory residual(sizes.block_rows * depth * 4), residual16(coarse ? sizes.block_rows * (depth + 1) * 2 : 0);
-    const Memory scores(sizes.tile_rows * chunk * 4);
-    const Memory shifted(levels.centered() ? sizes.block_rows * depth * 4 : 0);
-    const RqScratch scratch{residual.as<float>(), shifted.as<float>(), residual16.as<std::uint16_t>(),
-                            scores.as<float>(), chunk};
+    const RqWorkspace workspace(levels, args.depth);
     for (std::int64_t row = task * rows_per_task; row < end; row += sizes.block_rows) {
       const std::int64_t last = std::min(end, row + sizes.block_rows);
-      rq_check(args, GENREC_DISPATCH(rq_encode_rows(args, levels.data(), row, last, scratch)));
+      rq_check(args, GENREC_DISPATCH(rq_encode_rows(args, levels.data(), row, last, workspace.scratch())));
     }
   });
 }

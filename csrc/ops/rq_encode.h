@@ -30,17 +30,19 @@ struct RqEncodeArgs {
 };
 
 // Throws ValueError where a row of x or a codebook is not finite, or a residual leaves float32.
-// Cost: num_rows * depth * sum(num_codes) multiply-adds; memory for packed codebooks, 1 to 1.5 times their size.
+// Cost: num_rows * depth * sum(num_codes) multiply-adds; memory for packed codebooks: their size, half as
+// much again with bfloat16.
 void rq_encode(const RqEncodeArgs& args);
 
 // ---- between rq_encode.cpp and rq_encode_cpu.cpp
 
 struct RqScratch {
   float* residual;            // [rows of a block, depth]
-  float* shifted;             // the same less a level's center, or null: no level has one
+  float* centred;             // the same, or null where no level has a centre
   std::uint16_t* residual16;  // [rows of a block, depth made even], or null
   float* scores;              // [rows of a tile, chunk]
   std::int64_t chunk;         // columns scored before they are searched
+  std::uint8_t* too_coarse;   // [num_levels], 0 at first: where bfloat16 leaves too many codes to be of use
 };
 
 struct RqFault {

@@ -10,16 +10,17 @@ constexpr int rq_block_rows = 96;  // rows that are coded together; no instructi
 struct RqLevel {
   const float* codebook;
   std::int64_t num_codes;
-  const float* center;      // [depth], or null: the products read r - center and c - center, see rq_search.h
-  const float* shifted;     // c - center, [num_codes, depth]; the codebook itself where there is no center
   float* panels;            // packed (core/gemm.h), or null: few rows, no packing
   std::uint16_t* panels16;  // the same in bfloat16, or null
-  float* starts;  // [panels * width]: -|shifted c|^2 / 2; -inf behind the last code and where a code equals a lower one
+  // What products subtract from codes and residuals alike (null: nothing). Distances do not change, but what all codes
+  // have in common no longer drowns their differences in rounding. Panels and starts are those of c' = c - centre.
+  const float* centre;
+  float* starts;       // [panels * width]: -|c'|^2 / 2; -inf behind the last code and where a code equals a lower one
   double* half_norms;  // [num_codes]: |c|^2 / 2 as defined
-  float reach;         // bounds, rounded up: max |c|
-  float norm;          // max |shifted c|
-  float norm16;        // max |shifted c as bfloat16|
-  float rounding16;    // max |shifted c - the same as bfloat16|
+  float norm;          // bounds, rounded up: max |c|
+  float spread;        // max |c'|
+  float spread16;      // max |c' as bfloat16|
+  float rounding16;    // max |c' - c' as bfloat16|
 };
 
 struct RqSizes {

@@ -10,8 +10,8 @@
 #include "core/parallel.h"
 
 GENREC_PER_ISA(RqSizes rq_sizes(std::int64_t depth);
-               bool rq_center(const float* codebook, std::int64_t num_codes, std::int64_t depth, float* center);
-               std::int64_t rq_prepare(RqLevel& level, std::int64_t depth, std::int64_t first, std::int64_t last);)
+               std::int64_t rq_prepare(RqLevel& level, std::int64_t depth, std::int64_t first, std::int64_t last,
+                                       float* work);)
 
 namespace genrec {
 
@@ -33,7 +33,49 @@ void strike_duplicates(const RqLevel& level, std::int64_t depth) {
       level.starts[order[i]] = -std::numeric_limits<float>::infinity();
 }
 
+// What a level's codes have in common: their mean (of a sample; any point is right), if that is not small against their
+// distances from it. Writes it to `out` and says so.
+bool find_centre(const float* codebook, std::int64_t num_codes, std::int64_t depth, float* out) {
+  constexpr std::int64_t sample = 512;
+  const std::int64_t step = (num_codes + sample - 1) / sample;
+  std::vector<double> sums(static_cast<std::size_t>(depth));
+  double squares = 0, count = 0;
+  for (std::int64_t k = 0; k < num_codes; k += step, ++count)
+    for (std::int64_t d = 0; d < depth; ++d) {
+      const double c = codebook[k * depth + d];
+      sums[static_cast<std::size_t>(d)] += c;
+      squares += c * c;
+    }
+  double common = 0;
+  for (std::int64_t d = 0; d < depth; ++d) {
+    const double mean = sums[static_cast<std::size_t>(d)] / count;
+    out[d] = static_cast<float>(mean);
+    common += mean * mean;
+  }
+  return common > 0.05 * (squares / count - common) && common < 1e30;  // no NaN: codes are checked later
+}
+
 }  // namespace
+
+bool RqLevels::centred() const {
+  return std::any_of(levels_.begin(), levels_.end(), [](const RqLevel& level) { return level.centre != nullptr; });
+}
+
+bool RqLevels::bfloat16() const { return levels_.front().panels16 != nullptr; }
+
+RqWorkspace::RqWorkspace(const RqLevels& levels, std::int64_t depth) {
+  const RqSizes sizes = rq_sizes(depth);
+  const std::int64_t chunk = std::min(sizes.chunk, levels.most_columns());
+  residual_ = Memory(sizes.block_rows * depth * 4);
+  centred_ = Memory(levels.centred() ? sizes.block_rows * depth * 4 : 0);
+  residual16_ = Memory(levels.bfloat16() ? sizes.block_rows * (depth + 1) * 2 : 0);
+  scores_ = Memory(sizes.tile_rows * chunk * 4);
+  too_coarse_ = Memory(levels.num_levels());
+  std::fill_n(too_coarse_.as<std::uint8_t>(), levels.num_levels(), std::uint8_t{0});
+  scratch_ = {
+      residual_.as<float>(),         centred_.as<float>(), residual16_.as<std::uint16_t>(), scores_.as<float>(), chunk,
+      too_coarse_.as<std::uint8_t>()};
+}
 
 RqSizes rq_sizes(std::int64_t depth) { return GENREC_DISPATCH(rq_sizes(depth)); }
 
@@ -54,14 +96,8 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
   const auto line = [](std::int64_t bytes) { return (bytes + 63) / 64 * 64; };
   const std::int64_t even = depth + depth % 2;
   std::int64_t bytes = 0;
-  std::vector<float> center(static_cast<std::size_t>(depth * num_levels));
-  std::vector<bool> far(static_cast<std::size_t>(num_levels));  // from 0
-  for (int l = 0; options.centered && l < num_levels; ++l)
-    far[static_cast<std::size_t>(l)] =
-        GENREC_DISPATCH(rq_center(codebooks[l], num_codes[l], depth, center.data() + l * depth));
   for (int l = 0; l < num_levels; ++l)
-    bytes += (far[static_cast<std::size_t>(l)] ? line(depth * 4) + line(num_codes[l] * depth * 4) : 0) +
-             line(columns_of(l) * 4) + line(columns_of(l) * 8) +
+    bytes += line(columns_of(l) * 4) + line(columns_of(l) * 8) + line(depth * 4) +
              (options.packed ? line(columns_of(l) * depth * 4) : 0) + (coarse ? line(columns_of(l) * even * 2) : 0);
   memory_ = Memory(bytes);
   std::byte* next = memory_.as<std::byte>();
@@ -71,17 +107,12 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
     const std::int64_t columns = columns_of(l), panels = columns / sizes.panel_width;
     RqLevel level{};
     level.codebook = codebooks[l];
-    level.shifted = codebooks[l];
     level.num_codes = num_codes[l];
-    if (far[static_cast<std::size_t>(l)]) {
-      float* mine = reinterpret_cast<float*>(take(depth * 4));
-      std::copy_n(center.data() + l * depth, depth, mine);
-      level.center = mine;
-      level.shifted = reinterpret_cast<float*>(take(num_codes[l] * depth * 4));
-      centered_ = true;
-    }
     level.starts = reinterpret_cast<float*>(take(columns * 4));
     level.half_norms = reinterpret_cast<double*>(take(columns * 8));
+    float* centre = reinterpret_cast<float*>(take(depth * 4));
+    if (options.centred && options.packed && find_centre(level.codebook, level.num_codes, depth, centre))
+      level.centre = centre;
     if (options.packed) level.panels = reinterpret_cast<float*>(take(columns * depth * 4));
     if (coarse) level.panels16 = reinterpret_cast<std::uint16_t*>(take(columns * even * 2));
     levels_.push_back(level);
@@ -91,16 +122,17 @@ RqLevels::RqLevels(const float* const* codebooks, const std::int64_t* num_codes,
   }
   parallel_for(static_cast<std::int64_t>(tasks.size()), options.num_threads, [&](std::int64_t t) {
     Task& task = tasks[static_cast<std::size_t>(t)];
-    const std::int64_t wrong = GENREC_DISPATCH(rq_prepare(task.part, depth, task.first, task.last));
+    const Memory work(task.part.centre ? sizes.panel_width * depth * 4 : 0);
+    const std::int64_t wrong = GENREC_DISPATCH(rq_prepare(task.part, depth, task.first, task.last, work.as<float>()));
     check(wrong < 0, options.op, ": codebooks[", task.level, "] must be finite, got NaN or infinity in row ", wrong);
   });
   if (options.first_of_equals)
     for (const RqLevel& level : levels_) strike_duplicates(level, depth);
   for (const Task& task : tasks) {
     RqLevel& level = levels_[static_cast<std::size_t>(task.level)];
-    level.reach = std::max(level.reach, task.part.reach);
     level.norm = std::max(level.norm, task.part.norm);
-    level.norm16 = std::max(level.norm16, task.part.norm16);
+    level.spread = std::max(level.spread, task.part.spread);
+    level.spread16 = std::max(level.spread16, task.part.spread16);
     level.rounding16 = std::max(level.rounding16, task.part.rounding16);
   }
 }

@@ -1,9 +1,4 @@
 // How the nearest code of a row is found and proven, for all files that need it. Included by per-ISA files alone.
-//
-// Which code is nearest does not change when one vector, a center, is taken from the row and from all codes, but the
-// errors of products do: they grow with the lengths. So where codes lie far from 0 and close together, the products
-// read r' = r - m and c' = c - m, rounded to float32 (each element by 2^-24 of itself at most), and say which codes can
-// win; the winner among these is found from r and c, as defined.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -90,8 +85,8 @@ inline float length_above(float squares, std::int64_t depth) {
 }
 
 struct Row {
-  float reach;   // |r|, not below
-  float norm;    // |r less the center|, not below
+  float norm;    // |r|, not below
+  float spread;  // |r - centre|, not below
   bool regular;  // small enough that no product overflows
 };
 
@@ -200,53 +195,34 @@ inline std::int32_t exact_winner(const RqLevel& level, const float* r, std::int6
   return winner;
 }
 
-// Twice the largest error of a float32 score of this row and level.
-inline float slack32(const RqLevel& level, const Row& row, std::int64_t depth) {
-  const float tiny = 1.2e-38f * static_cast<float>(depth) * (1.0f + level.norm + row.norm);  // subnormals may be lost
-  float error = sum_error(depth) * (row.norm * level.norm + level.norm * level.norm) + tiny;
-  if (level.center)
-    // Of a score less what it has in common with all others: rounding r' and c' adds 2^-23 of these products (the
-    // second order included, 2^-22), and the definition itself, in float64, errs by its own roundings at the full
-    // lengths.
-    error += 0x1p-22f * (row.norm * level.norm + level.norm * level.norm) +
-             1.2e-16f * static_cast<float>(depth / 16 + 8) * (row.reach * level.reach + level.reach * level.reach);
-  return 2.02f * error;
+// Twice the largest error of a float32 score of a residual and codes of at most these lengths.
+inline float slack32(float residual, float code, std::int64_t depth) {
+  const float tiny = 1.2e-38f * static_cast<float>(depth) * (1.0f + code + residual);  // subnormals may be lost
+  return 2.02f * (sum_error(depth) * (residual * code + code * code) + tiny);
 }
 
-// r less the center of a level; the sum of squares.
-inline float shift(const float* r, const float* center, std::int64_t depth, float* out) {
-  Vec total = fill(0.0f);
-  std::int64_t d = 0;
-  for (; d + lanes <= depth; d += lanes) {
-    const Vec rest = load(r + d) - load(center + d);
-    store(out + d, rest);
-    total = multiply_add(rest, rest, total);
-  }
-  float squares = sum(total);
-  for (; d < depth; ++d) {
-    out[d] = r[d] - center[d];
-    squares += out[d] * out[d];
-  }
-  return squares;
+// Twice the largest error of a score as defined, which float64 rounds, too: it counts where what a centre took away is
+// long against the rest.
+inline float slack64(float residual, float code, std::int64_t depth) {
+  return 2.02f * static_cast<float>(depth + 16) * 0x1p-53f * (residual * code + code * code);
 }
 
-// The winner from what the products left: `list` holds all codes that can win (null: nobody looked yet); `shifted` is r
-// less the level's center.
-inline std::int32_t resolve(const RqLevel& level, const float* r, const float* shifted, std::int64_t depth,
-                            const Row& row, const Shortlist* list, bool coarse) {
+// The winner from what the products left: `list` holds all codes that can win (null: nobody looked yet).
+inline std::int32_t resolve(const RqLevel& level, const float* r, std::int64_t depth, const Row& row,
+                            const Shortlist* list, bool coarse) {
   if (!row.regular) return exact_winner(level, r, depth, nullptr);
   if (list && !list->overflowed) {
     if (list->count == 1) return list->codes[0];
     if (!coarse) return exact_winner(level, r, depth, list);
   }
   Shortlist fine;
-  fine.slack = slack32(level, row, depth);
+  fine.slack = slack32(row.norm, level.norm, depth);
   const bool some = list && !list->overflowed;
   const std::int64_t count = some ? list->count : level.num_codes;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int32_t code = some ? list->codes[i] : static_cast<std::int32_t>(i);
     if (level.starts[code] == -infinity) continue;
-    const float score = fast_dot(shifted, level.shifted + code * depth, depth) + level.starts[code];
+    const float score = fast_dot(r, level.codebook + code * depth, depth) - static_cast<float>(level.half_norms[code]);
     if (score >= fine.best - fine.slack) fine.add(code, score);
   }
   fine.drop();

@@ -100,6 +100,23 @@ def test_codes_far_from_zero_and_close_together(isa, spread, far):
     assert_like_twin(x[:3] * torch.tensor([[1.0], [-1.0], [0.0]]), books)
 
 
+@pytest.mark.parametrize("offset", [1.0, 30.0, 1e4, 1e7])
+def test_what_all_codes_have_in_common_changes_nothing(isa, offset):
+    common = offset * vectors(1, 40, seed=7)
+    x, books = common + vectors(150, 40), [common + vectors(70, 40, seed=1), vectors(70, 40, seed=2) - 0.5 * common]
+    assert_like_twin(x, books)
+    assert_like_twin(x, [books[0], books[1] * 0.1])
+
+
+def test_codes_too_close_for_bfloat16(isa):
+    """Tight groups far apart: rounding leaves whole groups, in every block and in all but one row of a block."""
+    group = 50 * vectors(4, 24, seed=1)
+    book = (group[:, None] + 0.01 * vectors(4, 75, 24, seed=2)).flatten(0, 1)
+    x = group[torch.arange(300) % 4] + 0.01 * vectors(300, 24, seed=3)
+    assert_like_twin(x, [book, 0.01 * vectors(20, 24, seed=4)])
+    assert_like_twin(torch.cat([30 * vectors(200, 24, seed=5), x[:3]]), [book])
+
+
 def test_of_equal_codes_the_lowest_wins(isa):
     book = vectors(3, 20)[torch.randint(0, 3, (500,), generator=torch.Generator().manual_seed(0))]
     x = vectors(60, 20, seed=1)
@@ -151,9 +168,11 @@ def test_threads_change_nothing(threads):
     x, books = vectors(5000, 48), [vectors(100, 48, seed=1), vectors(30, 48, seed=2)]
     threads(1)
     wanted = rq_encode(x, books)
+    with_beams = rq_encode(x[:700], books, num_beams=3)
     for count, precision in itertools.product((2, 3, 4), ("float32", "bfloat16")):
         threads(count)
         assert torch.equal(rq_encode(x, books, precision=precision), wanted)
+        assert torch.equal(rq_encode(x[:700], books, num_beams=3), with_beams)
 
 
 def test_rows_do_not_know_each_other(isa):
