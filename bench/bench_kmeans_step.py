@@ -44,7 +44,7 @@ def assert_same_step(ours: KMeansStep, theirs: tuple[Tensor, Tensor, Tensor, Ten
     other = (ours.labels.long() != labels).nonzero()[:, 0]
     gap = (x[other].double() - c[labels[other]].double()).square().sum(1)
     gap -= (x[other].double() - c[ours.labels[other].long()].double()).square().sum(1)
-    assert len(other) < 1e-3 * len(x)
+    assert len(other) <= 1e-3 * len(x)
     assert bool((gap >= 0).all())
     assert bool((gap <= 1e-4).all())
     if not len(other):
@@ -55,20 +55,21 @@ def assert_same_step(ours: KMeansStep, theirs: tuple[Tensor, Tensor, Tensor, Ten
 
 @pytest.mark.parametrize("name", VECTORS)
 @pytest.mark.parametrize("rival", ["faiss.knn", "torch"])
-def test_kmeans_step(benchmark, name, rival):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kmeans_step(benchmark, name, rival, precision):
     shape = VECTORS[name]
     x, centroids = shape.rows(), shape.codebooks()[0]
     step = {"faiss.knn": faiss_step, "torch": torch_step}[rival]
 
     def ours() -> KMeansStep:
-        return kmeans_step(x, centroids)
+        return kmeans_step(x, centroids, precision=precision)
 
     assert_same_step(ours(), step(x, centroids), x, centroids)
     mine, theirs = in_turn(ours, lambda: step(x, centroids))
     flops = 2.0 * shape.num_rows * shape.depth * shape.codebook_size
     benchmark.extra_info.update(
-        workload=f"{name}, Lloyd step",
-        level="one",
+        workload=f"{name} x {len(x):,}, Lloyd step",
+        level=precision,
         ours_us=mine,
         rival_us=theirs,
         rival=f"{rival} and index_add_",

@@ -63,5 +63,7 @@ def test_rq_decode(benchmark, name, rival):
 
         assert torch.allclose(ours(), other(), rtol=1e-6, atol=1e-6)
     mine, theirs = in_turn(ours, other)
-    benchmark.extra_info.update(workload=f"{name}, decode", level="all", ours_us=mine, rival_us=theirs, rival=rival)
+    benchmark.extra_info.update(
+        workload=f"{name} x {len(codes):,}, decode", level="all", ours_us=mine, rival_us=theirs, rival=rival
+    )
     benchmark.pedantic(ours, rounds=5)
