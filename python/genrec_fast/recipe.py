@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Loss, Ranked
+from genrec_fast.types import Batch, Jagged, Loss, Ranked
 
 __all__ = [
     "BackboneConfig",
@@ -34,7 +35,15 @@ class Tokenizer(Protocol):
     def item_codes(self) -> Tensor: ...
     @property
     def codebook_sizes(self) -> tuple[int, ...]: ...
-    def fit(self, features: Tensor | None, *, num_items: int, seed: int) -> None: ...
+    def fit(
+        self,
+        features: Tensor | None,
+        *,
+        num_items: int,
+        seed: int,
+        histories: Jagged | None,
+        progress: Callable[[str, int, int, dict[str, float]], None] | None,
+    ) -> None: ...
 
 
 class Objective(Protocol):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genrec_fast.errors import CorruptFileError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers import encode_file
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.tokenizers import encode_file, load
 from genrec_fast.trie import build_trie
+from genrec_fast.types import Jagged
 
 
 class TokenizerSuite:
@@ -19,6 +20,8 @@ class TokenizerSuite:
 
     items = 50
     random = True  # another seed gives other codes
+    smallest = 8  # rows that fit asks for
+    reads_features = True  # encode and decode have a meaning
 
     def config(self, folder):
         raise NotImplementedError
@@ -26,9 +29,15 @@ class TokenizerSuite:
     def features(self):
         return torch.randn(self.items, 6, generator=torch.Generator().manual_seed(0))
 
+    def histories(self):
+        """40 users of 6 items each, near one another in the list."""
+        starts = torch.arange(40)[:, None] * 5 // 4
+        return Jagged.from_lengths(((starts + torch.arange(6)) % self.items).flatten(), torch.full((40,), 6))
+
     def fitted(self, folder, seed=0):
         tokenizer = self.config(folder).build(feature_dim=6)
-        assert tokenizer.fit(self.features(), num_items=self.items, seed=seed) is None
+        fit = {"num_items": self.items, "seed": seed, "histories": self.histories()}
+        assert tokenizer.fit(self.features(), **fit) is None
         return tokenizer
 
     def test_every_item_has_codes_inside_the_codebooks(self, tmp_path):
@@ -56,6 +65,120 @@ class TokenizerSuite:
         assert again.config == tokenizer.config
         assert again.report() == tokenizer.report()
         assert not list(tmp_path.glob(".*"))  # no temporary file stays
+
+    def test_load_finds_the_kind_in_the_file(self, tmp_path):
+        tokenizer = self.fitted(tmp_path)
+        tokenizer.save(tmp_path / "tok.safetensors")
+        again = load(tmp_path / "tok.safetensors")
+        assert type(again) is type(tokenizer)
+        assert torch.equal(again.item_codes, tokenizer.item_codes)
+        if self.reads_features:
+            assert torch.equal(again.encode(self.features()), tokenizer.encode(self.features()))
+
+    def test_progress_is_told(self, tmp_path):
+        told = []
+        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        fit = {"num_items": self.items, "histories": self.histories()}
+        tokenizer.fit(self.features(), progress=lambda *arguments: told.append(arguments), **fit)
+        assert told
+        for what, done, total, figures in told:
+            assert isinstance(what, str)
+            assert 0 <= done <= total
+            assert all(isinstance(value, float) for value in figures.values())
+        silent = self.config(tmp_path).build(feature_dim=6)
+        silent.fit(self.features(), **fit)
+        assert torch.equal(tokenizer.item_codes, silent.item_codes)  # watching changes nothing
+
+    def test_the_number_of_threads_changes_nothing(self, tmp_path):
+        threads, codes = torch.get_num_threads(), []
+        try:
+            for count in (1, 3):
+                torch.set_num_threads(count)
+                codes.append(self.fitted(tmp_path).item_codes)
+        finally:
+            torch.set_num_threads(threads)
+        assert torch.equal(*codes)
+
+    def test_encode_gives_the_codes_of_the_catalog(self, tmp_path):
+        tokenizer = self.fitted(tmp_path)
+        if not self.reads_features:
+            with pytest.raises(UnsupportedError, match=f"{tokenizer.kind}: encode needs a tokenizer of feature"):
+                tokenizer.encode(self.features())
+            return
+        codes = tokenizer.encode(self.features())
+        assert codes.dtype == torch.int32
+        assert torch.equal(codes, tokenizer.item_codes[:, : codes.shape[1]])
+        assert tokenizer.encode(self.features()[:0]).shape == (0, codes.shape[1])
+        assert torch.equal(tokenizer.encode(self.features()[7:8]), codes[7:8])  # a row hangs on no other
+        with pytest.raises(InvalidValueError, match=rf"{tokenizer.kind}: features must be \[N, 6\], got \[2, 5\]"):
+            tokenizer.encode(torch.zeros(2, 5))
+        with pytest.raises(InvalidTypeError, match=f"{tokenizer.kind}: features must be a float tensor"):
+            tokenizer.encode(torch.zeros(2, 6, dtype=torch.int64))
+
+    def test_decode_takes_prefixes(self, tmp_path):
+        tokenizer = self.fitted(tmp_path)
+        if not self.reads_features:
+            with pytest.raises(UnsupportedError, match=f"{tokenizer.kind}: decode needs a tokenizer of feature"):
+                tokenizer.decode(tokenizer.item_codes)
+            return
+        levels = tokenizer.encode(self.features()).shape[1]
+        for length in range(1, tokenizer.item_codes.shape[1] + 1):
+            vectors = tokenizer.decode(tokenizer.item_codes[:, :length])
+            assert vectors.dtype == torch.float32
+            assert tuple(vectors.shape) == (self.items, 6)
+            assert bool(vectors.isfinite().all())
+        assert torch.equal(vectors, tokenizer.decode(tokenizer.item_codes[:, :levels]))  # a dedup level is not read
+        assert tokenizer.decode(tokenizer.item_codes[:0]).shape == (0, 6)
+        with pytest.raises(InvalidValueError, match=rf"{tokenizer.kind}: codes must be \[m, 1 to \d+\], got \[3\]"):
+            tokenizer.decode(torch.zeros(3, dtype=torch.int64))
+        with pytest.raises(InvalidTypeError, match=rf"{tokenizer.kind}: codes must be integers \[m, t\], got"):
+            tokenizer.decode(torch.zeros(3, levels))
+        size = tokenizer.codebook_sizes[0]
+        for code in (-1, size):
+            wrong = tokenizer.item_codes.clone()
+            wrong[4, 0] = code
+            with pytest.raises(
+                InvalidValueError,
+                match=rf"{tokenizer.kind}: codes of level 0 must be in \[0, {size}\), got {code} in row 4",
+            ):
+                tokenizer.decode(wrong)
+
+    def test_a_row_that_is_not_finite_is_named(self, tmp_path):
+        if not self.reads_features:
+            return
+        for value in (float("nan"), float("inf")):
+            features = self.features()
+            features[7, 2] = value
+            tokenizer = self.config(tmp_path).build(feature_dim=6)
+            with pytest.raises(
+                InvalidValueError, match=f"{tokenizer.kind}: features must be finite, got NaN or infinity in row 7"
+            ):
+                tokenizer.fit(features)
+
+    def test_a_catalog_smaller_than_a_codebook(self, tmp_path):
+        """Too few rows are named, or coded like any others; never anything else."""
+        if not self.reads_features:
+            return
+        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        if self.smallest > 1:
+            with pytest.raises(
+                InvalidValueError, match=f"{tokenizer.kind}: features must have at least {self.smallest} rows.*, got 1"
+            ):
+                tokenizer.fit(self.features()[:1], histories=Jagged.from_rows([[0], [0, 0]]))
+            return
+        tokenizer.fit(self.features()[:1], histories=Jagged.from_rows([[0], [0, 0]]))
+        assert tokenizer.item_codes.shape == (1, len(tokenizer.codebook_sizes))
+        assert bool(tokenizer.decode(tokenizer.item_codes).isfinite().all())
+
+    def test_equal_vectors_are_told_apart_by_the_dedup_level(self, tmp_path):
+        if not self.reads_features:
+            return
+        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer.fit(torch.ones(self.items, 6))
+        codes, sizes = tokenizer.item_codes, tokenizer.codebook_sizes
+        assert len(codes.unique(dim=0)) == self.items
+        assert bool(((codes >= 0) & (codes < torch.tensor(sizes))).all())
+        assert bool(tokenizer.decode(codes).isfinite().all())
 
     def test_an_altered_or_short_file_is_named(self, tmp_path):
         tokenizer, path = self.fitted(tmp_path), tmp_path / "tok.safetensors"

@@ -8,6 +8,7 @@ from shared.tokenizer_suite import TokenizerSuite
 
 
 class TestAtomic(TokenizerSuite):
+    reads_features = False
     random = False
 
     def config(self, folder):

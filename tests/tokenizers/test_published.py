@@ -16,6 +16,7 @@ def written(folder, ids):
 
 
 class TestPublished(TokenizerSuite):
+    reads_features = False
     random = False
 
     def config(self, folder):

@@ -9,6 +9,8 @@ from shared.tokenizer_suite import TokenizerSuite
 
 
 class TestRandom(TokenizerSuite):
+    reads_features = False
+
     def config(self, folder):
         return RandomConfig(codebook_sizes=(5, 4))
 

@@ -2,7 +2,7 @@
 
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.balance import balanced_assignment
-from genrec_fast.tokenizers.base import Tokenizer
+from genrec_fast.tokenizers.base import Progress, Tokenizer, load
 from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
@@ -36,6 +36,7 @@ __all__ = [
     "DiversityConfig",
     "KMeans",
     "LevelReport",
+    "Progress",
     "Published",
     "PublishedConfig",
     "RQKMeans",
@@ -56,6 +57,7 @@ __all__ = [
     "from_text",
     "kmeans",
     "kmeans_step_file",
+    "load",
     "pack_codes",
     "read_index_json",
     "reassign",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,15 +14,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast import metrics
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
+from genrec_fast.tokenizers.settings import from_plain, to_plain
+from genrec_fast.types import Jagged
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-__all__ = ["Tokenizer", "check_codebook_sizes"]
+__all__ = ["Progress", "Tokenizer", "check_codebook_sizes", "load"]
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called while a tokenizer learns with (what is done, steps done, steps in all, figures); done is at most all."""
 
 FILE_VERSION = 1
+_PREFIX = "genrec_fast.tokenizer."
+_kinds: dict[str, type[Tokenizer]] = {}  # every class that names a kind, for ``load``
 MAX_CODES = 65536  # per level: the trie's limit
 
 
@@ -35,6 +42,11 @@ class Tokenizer:
 
     kind: ClassVar[str]
     config_type: ClassVar[type]
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "kind" in vars(cls):
+            _kinds[cls.kind] = cls
 
     def __init__(self, config: Any, feature_dim: int | None) -> None:
         self.config = config
@@ -56,13 +68,26 @@ class Tokenizer:
             raise InvalidValueError(f"{self.kind}: codebook_sizes must come from fit or load, got neither")
         return self._codebook_sizes
 
-    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+    def fit(
+        self,
+        features: Tensor | None = None,
+        *,
+        num_items: int | None = None,
+        seed: int = 0,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Learns the codes of a catalog; the same seed gives the same codes.
 
         Args:
             features: float ``[N, F]``; ``None`` for tokenizers that read none.
             num_items: N; may be left out where features or a file say it.
-            seed: of all randomness.
+            seed: of all randomness, at least 0.
+            histories: item ids in ``[0, N)`` per user, of the training split only: a semantic ID must not know the
+                answers that a model is asked for. Tokenizers that learn from no interactions do not read them.
+            categories: int64 ``[N, depth]``, tags of each item from coarse to fine, -1 where unknown; likewise.
+            progress: called as it learns.
         """
         raise NotImplementedError
 
@@ -99,7 +124,7 @@ class Tokenizer:
         """Writes settings, codes and all that was learned to one safetensors file, whole or not at all."""
         tensors = {"item_codes": self.item_codes.contiguous(), **self._learned()}
         metadata = {
-            "kind": f"genrec_fast.tokenizer.{self.kind}",
+            "kind": f"{_PREFIX}{self.kind}",
             "version": str(FILE_VERSION),
             "config": json.dumps(self._settings()),
             "feature_dim": json.dumps(self.feature_dim),
@@ -117,34 +142,31 @@ class Tokenizer:
             CorruptFileError: cut short, altered, of another version, or of another kind of tokenizer.
             FileNotFoundError: no such file.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{cls.kind}: path must name a file, got {path}")
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise CorruptFileError(f"{cls.kind}: {path} must be a whole tokenizer file, got: {error}") from error
-        for name, wanted in (("kind", f"genrec_fast.tokenizer.{cls.kind}"), ("version", str(FILE_VERSION))):
+        metadata, tensors = _read(cls.kind, path)
+        for name, wanted in (("kind", f"{_PREFIX}{cls.kind}"), ("version", str(FILE_VERSION))):
             if metadata.get(name) != wanted:
                 raise CorruptFileError(f"{cls.kind}: {name} in {path} must be {wanted}, got {metadata.get(name)}")
         stored = metadata.pop("checksum", None)
         if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
-        tokenizer = cls(cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"]))
-        tokenizer._item_codes = tensors.pop("item_codes")
-        tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
-        tokenizer._restore(tensors)
+        try:
+            tokenizer = cls(cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"]))
+            tokenizer._item_codes = tensors.pop("item_codes")
+            tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
+            tokenizer._restore(tensors)
+        except (GenrecError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            # whole, but not what this version writes; RuntimeError: torch's word for shapes that do not fit
+            raise CorruptFileError(f"{cls.kind}: {path} must hold what save wrote, got: {error!r:.200}") from error
         return tokenizer
 
     def _settings(self) -> dict[str, Any]:
         """The config as JSON has it."""
-        return dataclasses.asdict(self.config)
+        return to_plain(self.config)
 
     @classmethod
     def _config(cls, settings: dict[str, Any]) -> Any:
         """The config that ``_settings`` gave."""
-        return cls.config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        return from_plain(cls.config_type, settings)
 
     def _learned(self) -> dict[str, Tensor]:
         """What ``save`` keeps beside the codes."""
@@ -155,12 +177,52 @@ class Tokenizer:
 
     def _count(self, features: Tensor | None, num_items: int | None) -> int:
         """N, of whatever says it."""
+        if num_items is not None and (isinstance(num_items, bool) or not isinstance(num_items, int)):
+            raise InvalidTypeError(f"{self.kind}: num_items must be an int, got {num_items!r:.40}")
+        if features is not None and (not isinstance(features, Tensor) or features.dim() == 0):
+            raise InvalidTypeError(f"{self.kind}: features must be a tensor [N, F], got {type(features).__name__}")
         count = num_items if features is None else features.shape[0]
         if count is None or count < 1:
             raise InvalidValueError(f"{self.kind}: num_items must be at least 1, got {count}")
         if num_items is not None and count != num_items:
             raise InvalidValueError(f"{self.kind}: features must have a row for each of {num_items} items, got {count}")
         return count
+
+    def _generator(self, seed: int) -> torch.Generator:
+        """A stream of random numbers of its own."""
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InvalidTypeError(f"{self.kind}: seed must be an int, got {seed!r:.40}")
+        if not 0 <= seed < 1 << 63:
+            raise InvalidValueError(f"{self.kind}: seed must be in [0, 2^63), got {seed}")
+        return torch.Generator().manual_seed(seed)
+
+    def _columns(self, codes: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
+        """Checked codes of one or more levels of ``sizes``, int64 ``[m]`` each; levels behind them are left out.
+
+        Raises:
+            InvalidTypeError: codes are not integers.
+            InvalidValueError: a wrong shape, or a code outside its codebook.
+        """
+        if (
+            not isinstance(codes, Tensor)
+            or codes.is_floating_point()
+            or codes.dtype == torch.bool
+            or codes.is_complex()
+        ):
+            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+            raise InvalidTypeError(f"{self.kind}: codes must be integers [m, t], got {got}")
+        most = max(len(self._codebook_sizes), len(sizes))
+        if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
+            raise InvalidValueError(f"{self.kind}: codes must be [m, 1 to {most}], got {list(codes.shape)}")
+        columns = list(codes.detach().cpu().long().unbind(1))[: len(sizes)]
+        for level, (column, size) in enumerate(zip(columns, sizes, strict=False)):
+            wrong = ((column < 0) | (column >= size)).nonzero()
+            if wrong.numel():
+                row = int(wrong[0])
+                raise InvalidValueError(
+                    f"{self.kind}: codes of level {level} must be in [0, {size}), got {int(column[row])} in row {row}"
+                )
+        return columns
 
     def _vectors(self, features: Tensor | None) -> Tensor:
         """Checked float32 ``[m, F]``."""
@@ -187,3 +249,43 @@ def check_codebook_sizes(op: str, sizes: tuple[int, ...]) -> None:
     """
     if not sizes or not all(1 <= size <= MAX_CODES for size in sizes):
         raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {MAX_CODES}], one per level, got {sizes}")
+
+
+def load(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a file of any tokenizer's ``save``; the file says which.
+
+    Tokenizers of your own count as soon as their module is imported.
+
+    Raises:
+        CorruptFileError: no tokenizer file, cut short, altered, of another version, or of a kind that is not known.
+        FileNotFoundError: no such file.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from genrec_fast import tokenizers
+        >>> tokenizer = tokenizers.RandomConfig(codebook_sizes=(4, 4)).build()
+        >>> tokenizer.fit(num_items=9)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "random.safetensors"
+        >>> tokenizer.save(path)
+        >>> type(tokenizers.load(path)).__name__
+        'Random'
+    """
+    metadata, _ = _read("load", path, tensors=False)
+    kind = metadata.get("kind", "")
+    found = _kinds.get(kind.removeprefix(_PREFIX)) if kind.startswith(_PREFIX) else None
+    if found is None:
+        known = ", ".join(sorted(_kinds))
+        raise CorruptFileError(f"load: kind in {path} must be {_PREFIX} and one of {known}, got {kind or None}")
+    return found.load(path)
+
+
+def _read(op: str, path: str | os.PathLike[str], *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{op}: path must name a file, got {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys()) if tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise CorruptFileError(f"{op}: {path} must be a whole tokenizer file, got: {error}") from error

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from genrec_fast.data.readers.lines import codes_by_number
 from genrec_fast.errors import DataError, InvalidValueError
-from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.types import Jagged
 
 __all__ = ["Published", "PublishedConfig"]
 
@@ -50,7 +51,16 @@ class Published(Tokenizer):
     kind: ClassVar[str] = "published"
     config_type: ClassVar[type] = PublishedConfig
 
-    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+    def fit(
+        self,
+        features: Tensor | None = None,
+        *,
+        num_items: int | None = None,
+        seed: int = 0,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         config, path = self.config, Path(self.config.path)
         codes = codes_by_number(path, config.first)
         if features is not None or num_items is not None:
@@ -69,3 +79,5 @@ class Published(Tokenizer):
                     f"got {int(codes[item, level])}"
                 )
         self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, config.dedup)
+        if progress is not None:
+            progress("published", 1, 1, {})

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.types import Jagged
 
 __all__ = ["Random", "RandomConfig"]
 
@@ -37,9 +38,20 @@ class Random(Tokenizer):
     kind: ClassVar[str] = "random"
     config_type: ClassVar[type] = RandomConfig
 
-    def fit(self, features: Tensor | None = None, *, num_items: int | None = None, seed: int = 0) -> None:
+    def fit(
+        self,
+        features: Tensor | None = None,
+        *,
+        num_items: int | None = None,
+        seed: int = 0,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         count = self._count(features, num_items)
-        generator = torch.Generator().manual_seed(seed)
+        generator = self._generator(seed)
         sizes = self.config.codebook_sizes
         codes = torch.stack([torch.randint(size, (count,), generator=generator) for size in sizes], 1)
         self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, self.config.dedup)
+        if progress is not None:
+            progress("random", 1, 1, {})

@@ -13,7 +13,7 @@ from typing import Any
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
 
-__all__ = ["Log", "ProgressBar", "draw_curves", "read_log"]
+__all__ = ["Log", "ProgressBar", "StageBar", "draw_curves", "read_log"]
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
@@ -137,6 +137,49 @@ class ProgressBar:
                 f"epoch {epoch + 1}/{self._epochs}  step {step}/{self._total}  {figure}"
                 f"{_clock(elapsed)} done  {time_left}"
             )
+
+
+class StageBar:
+    """Shows what happens before a training: a bar for each thing done on a terminal, elsewhere a line now and then.
+
+    Call it with (what is done, steps done, steps in all, figures), as tokenizers do.
+
+    Args:
+        show: false: silent.
+    """
+
+    def __init__(self, show: bool) -> None:
+        self._show = show
+        self._bar: Any = None  # rich's, on a terminal
+        self._tasks: dict[str, Any] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> StageBar:
+        if self._show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            note = TextColumn("{task.fields[note]}")
+            self._bar = Progress(*columns, note, console=Console(stderr=True), transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int, figures: dict[str, float]) -> None:
+        note = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])  # as a line has room
+        if self._bar is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total, note="")
+            self._bar.update(self._tasks[what], completed=done, total=total, note=note)
+        elif self._show and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(f"{what}  {done}/{total}  {note}", file=sys.stderr, flush=True)
 
 
 def draw_curves(log: Path, picture: Path) -> bool:

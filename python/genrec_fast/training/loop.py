@@ -20,7 +20,7 @@ from genrec_fast.recipe import Objective, Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
-from genrec_fast.training.log import Log, ProgressBar, draw_curves
+from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
 from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
@@ -132,9 +132,10 @@ class _Training:
             check_identity(found.progress.identity, self.identity, self.out)
 
         path = None if self.out is None else self.out / "item_codes.safetensors"
-        with self.processes.main_first():
+        with self.processes.main_first(), StageBar(show_progress and self.main) as bar:
             reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
-            codes, sizes = semantic_ids(recipe, data, seed, path, reuse=reuse)
+            histories = self.splits.train.items
+            codes, sizes = semantic_ids(recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar)
         torch.manual_seed(seed)
         layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, data.features)
         self.model = Recommender(

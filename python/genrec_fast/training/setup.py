@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,14 +16,24 @@ from genrec_fast.data.interactions import spans
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
 from genrec_fast.recipe import Recipe, TrainConfig
+from genrec_fast.types import Jagged
 
 __all__ = ["bf16_pays", "make_optimizer", "mix_seed", "sample_users", "semantic_ids", "take_rows"]
 
 
 def semantic_ids(
-    recipe: Recipe, data: Dataset, seed: int, path: Path | None, *, reuse: bool
+    recipe: Recipe,
+    data: Dataset,
+    seed: int,
+    path: Path | None,
+    *,
+    reuse: bool,
+    histories: Jagged,
+    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
 ) -> tuple[Tensor, tuple[int, ...]]:
     """int32 ``[N, L]`` and the codebook sizes, from the recipe's tokenizer; kept in ``path``.
+
+    ``histories`` are those of the training split: a tokenizer that learns from interactions sees no others.
 
     Items are atoms (their own id is their only code) where the recipe has no tokenizer. With ``reuse``, what stands in
     ``path`` is taken.
@@ -32,7 +43,7 @@ def semantic_ids(
     if reuse and path is not None and path.exists():
         return _load_item_codes(path)
     tokenizer = recipe.tokenizer.build(None if data.features is None else data.features.shape[1])
-    tokenizer.fit(data.features, num_items=data.num_items, seed=seed)
+    tokenizer.fit(data.features, num_items=data.num_items, seed=seed, histories=histories, progress=progress)
     codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
     if path is not None and not (reuse and path.exists()):
         with atomic_path(path) as temporary:

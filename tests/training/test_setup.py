@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from genrec_fast.data import leave_one_out
+from genrec_fast.recipe_json import register_config
+from genrec_fast.training import train
+from genrec_fast.training.log import StageBar
+from toy import toy_data, toy_recipe
+
+SEEN = []
+
+
+class Spy:
+    """Atoms; keeps what it was given."""
+
+    def fit(self, features, *, num_items, seed, histories, progress):
+        SEEN.append(histories)
+        progress("spy", 1, 2, {"mse": 0.5})
+        self.item_codes = torch.arange(num_items, dtype=torch.int32)[:, None]
+        self.codebook_sizes = (num_items,)
+
+
+@register_config
+@dataclasses.dataclass(frozen=True)
+class SpyConfig:
+    def build(self, feature_dim):
+        return Spy()
+
+
+def test_a_tokenizer_sees_the_training_split_alone():
+    data = toy_data()
+    recipe = dataclasses.replace(toy_recipe(), tokenizer=SpyConfig())
+    SEEN.clear()
+    train(recipe, data, device="cpu", show_progress=False)
+    splits = leave_one_out(data.interactions)
+    assert len(SEEN) == 1
+    assert torch.equal(SEEN[0].values, splits.train.items.values)
+    assert torch.equal(SEEN[0].offsets, splits.train.items.offsets)
+    whole = data.interactions.items
+    for user, kept in enumerate(SEEN[0].rows()):
+        assert torch.equal(kept, whole[user][: max(0, len(whole[user]) - 2)])
+
+
+def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("genrec_fast.training.log.LINE_SECONDS", 0.0)
+    with StageBar(True) as bar:
+        bar("rqvae", 3, 40, {"loss": 0.123456})
+    assert capsys.readouterr().err == "rqvae  3/40  loss 0.1235\n"
+    with StageBar(False) as bar:
+        bar("rqvae", 3, 40, {})
+    assert capsys.readouterr().err == ""
