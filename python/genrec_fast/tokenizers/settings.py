@@ -7,7 +7,10 @@ from typing import Any
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["from_plain", "to_plain"]
+__all__ = ["from_plain", "registered", "to_plain"]
+
+registered: dict[str, type] = {}
+"""Config types of a user's own, by name, beside those that ``genrec_fast.tokenizers`` names"""
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -60,4 +63,4 @@ def _known() -> dict[str, type]:
     from genrec_fast import tokenizers  # not at the top: it imports this file
 
     found = {name: getattr(tokenizers, name) for name in tokenizers.__all__ if name.endswith("Config")}
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    return {name: kind for name, kind in found.items() if dataclasses.is_dataclass(kind)} | registered

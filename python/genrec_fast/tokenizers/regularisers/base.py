@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers.settings import registered
 from genrec_fast.types import Jagged
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 Config = TypeVar("Config", bound=type)
-_kinds: dict[str, type] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def register(kind: Config) -> Config:
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise InvalidTypeError(f"register: kind must be a frozen dataclass, got {kind!r}")
-    if _kinds.setdefault(kind.__name__, kind) is not kind:
+    if registered.setdefault(kind.__name__, kind) is not kind:
         raise InvalidValueError(f"register: kind must have a name of its own, got {kind.__name__!r} again")
     return kind
 
@@ -140,7 +140,7 @@ def to_plain(configs: tuple[RegulariserConfig, ...]) -> list[dict[str, Any]]:
     out = []
     for config in configs:
         name = type(config).__name__
-        if _kinds.get(name) is not type(config):
+        if registered.get(name) is not type(config):
             raise InvalidTypeError(f"save: regularisers must be of registered config types, got {name}")
         out.append({"kind": name, **dataclasses.asdict(config)})  # type: ignore[call-overload]
     return out
@@ -155,7 +155,7 @@ def from_plain(values: list[dict[str, Any]]) -> tuple[RegulariserConfig, ...]:
     out = []
     for value in values:
         fields = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"}
-        kind = _kinds.get(str(value.get("kind")))
+        kind = registered.get(str(value.get("kind")))
         if kind is None or fields.keys() != {f.name for f in dataclasses.fields(kind)}:
             raise CorruptFileError(f"load: regularisers must be of registered config types, got {value}")
         out.append(kind(**fields))
