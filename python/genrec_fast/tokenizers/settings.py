@@ -62,5 +62,5 @@ def _known() -> dict[str, type]:
     """The list is explicit: a file can name nothing else."""
     from genrec_fast import tokenizers  # not at the top: it imports this file
 
-    found = {name: getattr(tokenizers, name) for name in tokenizers.__all__ if name.endswith("Config")}
-    return {name: kind for name, kind in found.items() if dataclasses.is_dataclass(kind)} | registered
+    found: dict[str, type] = {n: getattr(tokenizers, n) for n in tokenizers.__all__ if n.endswith("Config")}
+    return {**found, **registered}
