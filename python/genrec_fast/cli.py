@@ -138,9 +138,9 @@ def _recommend(arguments: Sequence[str]) -> None:
 
 
 def _tokenize(arguments: Sequence[str]) -> None:
-    from genrec_fast import commands
+    from genrec_fast import cli_tokenize
 
-    _tyro(commands.tokenize, "tokenize", arguments)
+    cli_tokenize.main(arguments, PROGRAM)
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -182,7 +182,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
     "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
     "recommend": ("recommend DIR --history ITEM ITEM ... -k 10 [--exclude-seen]", _recommend),
-    "tokenize": ("tokenize FEATURES.npy|DIR --out DIR: semantic IDs from features", _tokenize),
+    "tokenize": ("tokenize FEATURES.npy|DIR|TEXTS --out DIR [--kind KIND]: semantic IDs, and a report", _tokenize),
     "recipes": ("what can be trained, its source, what it reached", _recipes),
     "env": ("versions, instruction set, live kernels", _env),
 }

@@ -14,10 +14,8 @@ from genrec_fast.data import load as load_data
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.model import load
-from genrec_fast.tokenize_files import tokenize as write_semantic_ids
-from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["evaluate", "recommend", "set_threads", "tokenize"]
+__all__ = ["evaluate", "recommend", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -116,24 +114,3 @@ def recommend(
     wide = max([len(entry["item"]) for entry in found], default=0)
     for place, entry in enumerate(found, start=1):
         print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
-
-
-def tokenize(
-    source: Annotated[Path, tyro.conf.Positional],
-    *,
-    out: Path,
-    seed: int = 0,
-    threads: int | None = None,
-    tokenizer: RQKMeansConfig = RQKMeansConfig(),  # noqa: B008 (frozen)
-) -> None:
-    """Makes semantic IDs from item features by residual k-means.
-
-    Args:
-        source: features, a .npy file [N, F], or a dataset folder that has some.
-        out: folder for item_codes.json (LETTER's form, item number -> codes) and item_codes.npy (int32 [N, L]).
-        seed: of the clustering.
-        threads: CPU threads; all cores if not given.
-        tokenizer: settings.
-    """
-    set_threads(threads)
-    print(write_semantic_ids(source, out, tokenizer, seed))

@@ -1,61 +1,149 @@
-"""From features to files of semantic IDs: what ``genrec-fast tokenize`` does."""
+"""From features or texts to files of semantic IDs: what ``genrec-fast tokenize`` does."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from genrec_fast import metrics
-from genrec_fast.data import load
+from genrec_fast import tokenizers
+from genrec_fast.data import encode_texts, leave_one_out, load, read_categories, read_features, read_item_texts
 from genrec_fast.errors import DataError, InvalidValueError
 from genrec_fast.files import atomic_path, write_text
-from genrec_fast.recipe import TokenizerConfig
+from genrec_fast.types import Jagged
 
-__all__ = ["tokenize"]
+__all__ = ["Source", "kinds", "read_source", "tokenize"]
 
-
-def _features(source: Path) -> torch.Tensor:
-    if source.is_dir():
-        features = load(source).features
-        if features is None:
-            raise DataError(f"tokenize: {source} must hold item features (.npy), got none")
-        return features
-    try:
-        array = np.load(source, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"tokenize: {source} is not a .npy file of numbers ({error})") from error
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise InvalidValueError(f"tokenize: features must be float [N, F], got {array.dtype} {list(array.shape)}")
-    return torch.from_numpy(array.astype(np.float32))
+_TEXTS = (".txt", ".tsv", ".csv", ".jsonl")
 
 
-def tokenize(source: Path, out: Path, tokenizer: TokenizerConfig, seed: int) -> str:
-    """Writes ``item_codes.json`` (LETTER's form) and ``item_codes.npy`` to ``out``; returns what is worth knowing.
+def kinds() -> dict[str, type]:
+    """Every tokenizer that makes semantic IDs, by name, with its config type."""
+    found = [getattr(tokenizers, name) for name in tokenizers.__all__]
+    members = [kind for kind in found if isinstance(kind, type) and issubclass(kind, tokenizers.Tokenizer)]
+    return {
+        kind.kind: kind.config_type
+        for kind in sorted(members, key=lambda kind: getattr(kind, "kind", ""))
+        if hasattr(kind, "kind") and kind.kind != "published"  # has its IDs already
+    }
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a tokenizer may learn from."""
+
+    num_items: int
+    features: Tensor | None
+    histories: Jagged | None
+    """of the training split"""
+    categories: Tensor | None
+
+
+def read_source(
+    source: Path,
+    *,
+    encoder: Path | None = None,
+    text_columns: Sequence[str] = (),
+    category_columns: Sequence[str] = (),
+    categories: Path | None = None,
+    device: str | None = None,
+    show_progress: bool = False,
+) -> Source:
+    """Reads a .npy of features, a dataset folder, or a file of item texts.
+
+    A dataset folder without features gives its items' titles and attributes to ``encoder``, if there is one.
 
     Raises:
-        DataError: no features in ``source``.
-        InvalidValueError: features that are not float ``[N, F]``, or more levels than letters.
+        DataError: a malformed file, naming it.
+        InvalidValueError: texts without an encoder, or options that ``source`` does not read.
+        UnsupportedError: the optional extra ``text`` is not installed.
     """
-    features = _features(source)
-    built = tokenizer.build(features.shape[1])
-    built.fit(features, num_items=features.shape[0], seed=seed)
-    codes, sizes = built.item_codes, tuple(built.codebook_sizes)
-    if codes.shape[1] > 26:
-        raise InvalidValueError(f"tokenize: the json form has 26 letters for levels, got {codes.shape[1]} levels")
+    histories = found = features = None
+    texts: list[str] | None = None
+    if source.is_dir():
+        data = load(source)
+        features, count, histories = data.features, data.num_items, leave_one_out(data.interactions).train.items
+        if features is None and encoder is not None:
+            described = [part for part in (data.titles, data.attributes) if part is not None]
+            if not described:
+                raise DataError(f"tokenize: {source} must hold features or texts of the items, got neither")
+            texts = [" ".join(parts) for parts in zip(*described, strict=True)]
+    elif source.suffix in _TEXTS:
+        items = read_item_texts(source, text_columns=text_columns, category_columns=category_columns)
+        texts, found, count = items.texts, items.categories, len(items.texts)
+        if encoder is None:
+            raise InvalidValueError(
+                f"tokenize: encoder must be a folder with a sentence-transformers model, as {source.name} holds texts, "
+                "got None"
+            )
+    else:
+        features = read_features(source)
+        count = features.shape[0]
+    if (text_columns or category_columns) and source.suffix not in _TEXTS:
+        raise InvalidValueError(f"tokenize: columns must not be given for {source}, which is no table of items")
+    if texts is not None and encoder is not None:
+        features = encode_texts(texts, encoder, device=device, progress=show_progress)
+    if categories is not None:
+        if found is not None:
+            raise InvalidValueError("tokenize: categories and category_columns must not be given together, got both")
+        found = read_categories(categories, count)
+    if count < 1:
+        raise DataError(f"tokenize: {source} must hold at least one item, got none")
+    return Source(count, features, histories, found)
+
+
+def tokenize(
+    source: Source,
+    out: Path,
+    config: Any,
+    *,
+    seed: int = 0,
+    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+) -> str:
+    """Fits a tokenizer and writes all that is worth keeping to the folder ``out``.
+
+    - ``item_codes.npy``: int32 ``[N, L]``
+    - ``item_codes.json``: LC-Rec's and LETTER's form, item number -> codes
+    - ``tokenizer.safetensors``: for ``genrec_fast.tokenizers.load``
+    - ``report.txt``, ``report.json``, and ``report.png`` where matplotlib is installed: see ``tokenizers.report``
+
+    Returns:
+        The report as text, and what was written.
+
+    Raises:
+        GenrecError: as the tokenizer's ``fit``; more levels than letters.
+    """
+    built = config.build(None if source.features is None else source.features.shape[1])
+    built.fit(
+        source.features,
+        num_items=source.num_items,
+        seed=seed,
+        histories=source.histories,
+        categories=source.categories,
+        progress=progress,
+    )
+    codes = built.item_codes
+    labels = None if source.categories is None else source.categories[:, 0]
+    if labels is not None and int(labels.max()) < 0:
+        labels = None
+    found = tokenizers.report(codes, source.features, labels, tokenizer=built)
     out.mkdir(parents=True, exist_ok=True)
-    text = {
-        str(item): [f"<{chr(ord('a') + level)}_{code}>" for level, code in enumerate(row)]
-        for item, row in enumerate(codes.tolist())
-    }
-    write_text(out / "item_codes.json", json.dumps(text))
+    tokenizers.write_index_json(out / "item_codes.json", codes)
     with atomic_path(out / "item_codes.npy") as temporary, temporary.open("wb") as file:
         np.save(file, codes.numpy())
-    lines = [f"{codes.shape[0]:,} items, {codes.shape[1]} levels of {', '.join(map(str, sizes))} codes"]
-    lines.append(f"collision rate  {metrics.collision_rate(codes):.4f}")
-    for level, use in enumerate(metrics.codebook_use(codes, sizes)):
-        lines.append(f"codes used, level {level}  {use:.1%}")
-    lines.append(f"wrote {out / 'item_codes.json'} and {out / 'item_codes.npy'}")
-    return "\n".join(lines)
+    built.save(out / "tokenizer.safetensors")
+    told = getattr(built, "resolution", None)
+    text = f"{built.kind}\n{found}" + (f"\n\n{told}" if told is not None else "")
+    write_text(out / "report.txt", text + "\n")
+    write_text(out / "report.json", json.dumps({"kind": built.kind, **found.to_dict()}, indent=1) + "\n")
+    written = ["item_codes.npy", "item_codes.json", "tokenizer.safetensors", "report.txt", "report.json"]
+    if find_spec("matplotlib") is not None:
+        found.save_picture(out / "report.png")
+        written.append("report.png")
+    return f"{text}\n\nwrote {', '.join(written)} to {out}"

@@ -7,6 +7,7 @@ from genrec_fast.data.download import SOURCES, Source, fetch, fetch_file
 from genrec_fast.data.feature_file import FeatureFile
 from genrec_fast.data.features import encode_texts, read_features, save_features
 from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits
+from genrec_fast.data.item_texts import ItemTexts, read_categories, read_item_texts
 from genrec_fast.data.readers import load
 from genrec_fast.data.splits import history_window, k_core, leave_one_out, time_split, truncate
 from genrec_fast.data.synthetic import Shop
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "FeatureFile",
     "Interactions",
+    "ItemTexts",
     "Shop",
     "Source",
     "Splits",
@@ -29,7 +31,9 @@ __all__ = [
     "leave_one_out",
     "load",
     "num_training_batches",
+    "read_categories",
     "read_features",
+    "read_item_texts",
     "save_features",
     "time_split",
     "training_batches",
