@@ -97,7 +97,7 @@ def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path
 def test_published_ids_take_the_place_of_the_tokenizer(shop, tmp_path, capsys):
     options = ["--tokenizer.codebook-sizes", "4", "4"]
     assert main(["tokenize", str(shop), "--out", str(tmp_path / "ids"), *options]) == 0
-    assert "collision rate  0.0000" in capsys.readouterr().out
+    assert "collision rate           0.0000" in capsys.readouterr().out
     codes = np.load(tmp_path / "ids" / "item_codes.npy")
     assert codes.shape == (80, 3)
     text = json.loads((tmp_path / "ids" / "item_codes.json").read_text())
@@ -111,10 +111,10 @@ def test_published_ids_take_the_place_of_the_tokenizer(shop, tmp_path, capsys):
 def test_features_that_are_none_are_named(tmp_path, capsys):
     (tmp_path / "x.npy").write_text("no numbers")
     assert main(["tokenize", str(tmp_path / "x.npy"), "--out", str(tmp_path)]) == 2
-    assert "is not a .npy file of numbers" in capsys.readouterr().err
+    assert "x.npy: not a .npy array" in capsys.readouterr().err
     np.save(tmp_path / "y.npy", np.arange(3))
     assert main(["tokenize", str(tmp_path / "y.npy"), "--out", str(tmp_path)]) == 2
-    assert "features must be float [N, F], got int64 [3]" in capsys.readouterr().err
+    assert "must be float16, float32 or float64 [items, F], got int64 [3]" in capsys.readouterr().err
 
 
 def test_recipes_lists_them_all(capsys):
