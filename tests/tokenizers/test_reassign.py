@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers import reassign
+from genrec_fast.tokenizers import RQKMeansConfig, RQVAEConfig, reassign
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -187,3 +187,28 @@ def test_bad_input_is_named(arguments, error, text):
 def test_bad_settings_are_named(options, text):
     with pytest.raises(InvalidValueError, match=f"reassign: {text}"):
         reassign(CODES, VECTORS, BOOKS, **options)
+
+
+@pytest.mark.parametrize("dedup", ["nearest_free", "sinkhorn"])
+@pytest.mark.parametrize("kind", ["rqkmeans", "rqvae"])
+def test_a_setting_of_tokenizers_with_codebooks(kind, dedup, tmp_path):
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    features[20:28] = features[0]
+    if kind == "rqkmeans":
+        config = RQKMeansConfig(codebook_sizes=(4, 12), dedup=dedup)
+    else:
+        config = RQVAEConfig(codebook_sizes=(4, 12), dedup=dedup, steps=20, autoencoder_steps=5, latent_dim=4)
+    tokenizer = config.build(5)
+    tokenizer.fit(features)
+    assert tokenizer.codebook_sizes == (4, 12)
+    told = tokenizer.resolution
+    assert told.method == dedup
+    assert told.collision_rate_before >= 8 / 40
+    assert told.collision_rate_after == 0
+    assert len(set(map(tuple, tokenizer.item_codes.tolist()))) == 40
+    error = float((tokenizer.decode(tokenizer.item_codes) - features).square().mean())
+    assert (tokenizer.mse[-1] if kind == "rqkmeans" else tokenizer.mse) == pytest.approx(error, rel=1e-4)
+    tokenizer.save(tmp_path / "t.safetensors")
+    again = type(tokenizer).load(tmp_path / "t.safetensors")
+    assert torch.equal(again.item_codes, tokenizer.item_codes)
+    assert again.resolution == told

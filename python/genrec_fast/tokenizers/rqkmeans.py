@@ -13,7 +13,9 @@ from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.balance import Balance, check_balance
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
+from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqkmeans_train import BLOCK, next_residual, squared_length, train
 from genrec_fast.types import Jagged
 
@@ -59,12 +61,12 @@ class RQKMeansConfig:
     """beams of ``encode``, and of the codes of the catalog without ``balance``; see ``ops.rq_encode``"""
     precision: str = "float32"
     """"float32" or "bfloat16" (faster, equal codes); see ``ops.rq_encode``"""
-    dedup: Dedup = "rank"
-    """how items of equal codes are told apart, see ``add_dedup_level``"""
+    dedup: CodebookDedup = "rank"
+    """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
         check_codebook_sizes("RQKMeansConfig", self.codebook_sizes)
-        check_dedup("RQKMeansConfig", self.dedup)
+        check_dedup("RQKMeansConfig", self.dedup, codebooks=True)
         check_balance("RQKMeansConfig", self.balance)
         least = {"iterations": 1, "restarts": 1, "num_beams": 1, "refinements": 0}
         least |= {name: 1 for name in ("batch_size", "max_train_rows") if getattr(self, name) is not None}
@@ -182,27 +184,36 @@ class RQKMeans(Tokenizer):
             chosen = features[torch.randperm(count, generator=generator)[:limit].sort().values]
         found = train(self._prepare(chosen), self.config, seed, progress)
         self.codebooks, self.scales = found.codebooks, tuple(found.scales)
-        codes, errors = [], [0.0] * len(sizes)
+        codes = []
         for first in range(0, count, BLOCK):
-            rows = self._prepare(features[first : first + BLOCK])
             if self.config.balance is None:
-                codes.append(self._codes(rows))
+                codes.append(self._codes(self._prepare(features[first : first + BLOCK])))
             else:
                 codes.append(torch.stack([column[first : first + BLOCK] for column in found.labels], 1).to(torch.int32))
-            left = rows
+        moves = self.config.dedup in get_args(Reassign)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(
+            torch.cat(codes),
+            sizes,
+            self.config.dedup,
+            vectors=self._prepare(features) if moves else None,
+            codebooks=[book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)],
+        )
+        errors = [0.0] * len(sizes)
+        for first in range(0, count, BLOCK):
+            left = self._prepare(features[first : first + BLOCK])
             for level, (codebook, scale) in enumerate(zip(self.codebooks, self.scales, strict=True)):
-                left = next_residual(left, codebook * scale, codes[-1][:, level].long())
+                left = next_residual(left, codebook * scale, self._item_codes[first : first + BLOCK, level].long())
                 errors[level] += squared_length(left)
         self.mse = tuple(error / features.numel() for error in errors)
         if progress is not None:
             for level, error in enumerate(self.mse):
                 progress("rqkmeans", level + 1, len(sizes), {"mse": error})
-        self._item_codes, self._codebook_sizes = add_dedup_level(torch.cat(codes), sizes, self.config.dedup)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
 
-        Without ``balance`` these are the ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        Without ``balance`` these are the ``item_codes`` on the vectors of the catalog, but for items that a ``dedup``
+        of nearest_free or sinkhorn has moved. Ties go to the lower code.
         Blocks of 65,536 rows: no copy of the features is made.
         """
         self._fitted()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
 from genrec_fast.nn.quantize import Distance, check_quantizer
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
 from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers, from_plain, to_plain
+from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
 
@@ -78,12 +80,12 @@ class RQVAEConfig:
     """steps between two rows of the history"""
     device: Literal["cpu", "auto"] = "cpu"
     """where it trains; auto: the device that accelerate picks (there, repeatable as far as the device is)"""
-    dedup: Dedup = "rank"
-    """how items of equal codes are told apart, see ``add_dedup_level``"""
+    dedup: CodebookDedup = "rank"
+    """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
         check_codebook_sizes("RQVAEConfig", self.codebook_sizes)
-        check_dedup("RQVAEConfig", self.dedup)
+        check_dedup("RQVAEConfig", self.dedup, codebooks=True)
         for name in ("latent_dim", "steps", "batch_size", "log_every", "sinkhorn_iterations"):
             _integer(name, getattr(self, name), 1)
         _integer("kmeans_iterations", self.kmeans_iterations, 0)
@@ -184,13 +186,18 @@ class RQVAE(Tokenizer):
             )
         model, history = train_rqvae(self.config, vectors, seed, histories, categories, progress)
         self._model, self.history = model, history
-        codes = self.encode(vectors)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(
+            self.encode(vectors),
+            self.config.codebook_sizes,
+            self.config.dedup,
+            vectors=self.latents(vectors) if self.config.dedup in get_args(Reassign) else None,
+            codebooks=self.codebooks,
+        )
         error = sum(
             float((self.decode(part) - block).double().square().sum())
-            for part, block in zip(codes.split(_BLOCK), vectors.split(_BLOCK), strict=True)
+            for part, block in zip(self._item_codes.split(_BLOCK), vectors.split(_BLOCK), strict=True)
         )
         self.mse = error / vectors.numel()
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, self.config.codebook_sizes, self.config.dedup)
 
     @property
     def codebooks(self) -> list[Tensor]:
@@ -210,7 +217,8 @@ class RQVAE(Tokenizer):
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
 
-        Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        Equals ``item_codes`` on the vectors of the catalog, but for items that a ``dedup`` of nearest_free or sinkhorn
+        has moved. Ties go to the lower code.
         """
         latents = self.latents(features)
         return ops.rq_encode(latents, self.codebooks)
