@@ -97,7 +97,7 @@ def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path
 def test_published_ids_take_the_place_of_the_tokenizer(shop, tmp_path, capsys):
     options = ["--tokenizer.codebook-sizes", "4", "4"]
     assert main(["tokenize", str(shop), "--out", str(tmp_path / "ids"), *options]) == 0
-    assert "collision rate           0.0000" in capsys.readouterr().out
+    assert "collision rate          0.0000" in capsys.readouterr().out
     codes = np.load(tmp_path / "ids" / "item_codes.npy")
     assert codes.shape == (80, 3)
     text = json.loads((tmp_path / "ids" / "item_codes.json").read_text())

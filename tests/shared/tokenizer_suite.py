@@ -64,6 +64,7 @@ class TokenizerSuite:
         assert again.codebook_sizes == tokenizer.codebook_sizes
         assert again.config == tokenizer.config
         assert again.report() == tokenizer.report()
+        assert again.resolution == tokenizer.resolution
         assert not list(tmp_path.glob(".*"))  # no temporary file stays
 
     def test_load_finds_the_kind_in_the_file(self, tmp_path):

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec_fast import metrics
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
+from genrec_fast.tokenizers.report import report as measure
+from genrec_fast.tokenizers.resolution import Resolution
 from genrec_fast.tokenizers.settings import from_plain, to_plain
 from genrec_fast.types import Jagged
 
@@ -53,6 +54,8 @@ class Tokenizer:
         self.feature_dim = feature_dim
         self._item_codes: Tensor | None = None
         self._codebook_sizes: tuple[int, ...] = ()
+        self.resolution: Resolution | None = None
+        """what ``dedup`` did, where the tokenizer has that setting"""
 
     @property
     def item_codes(self) -> Tensor:
@@ -112,12 +115,12 @@ class Tokenizer:
         return self._vectors(features)
 
     def report(self) -> dict[str, Any]:
-        """Figures: number of items, codebook sizes, collision rate, share of each level's codes in use."""
+        """The figures of ``tokenizers.report`` that need no features, the share of each level's codes in use beside."""
+        found = measure(self.item_codes, tokenizer=self)
         return {
-            "num_items": self.item_codes.shape[0],
+            **found.to_dict(),
             "codebook_sizes": self.codebook_sizes,
-            "collision_rate": metrics.collision_rate(self.item_codes),
-            "codebook_use": metrics.codebook_use(self.item_codes, self.codebook_sizes),
+            "codebook_use": [level.codes_used / level.codebook_size for level in found.levels],
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -130,6 +133,8 @@ class Tokenizer:
             "feature_dim": json.dumps(self.feature_dim),
             "codebook_sizes": json.dumps(self.codebook_sizes),
         }
+        if self.resolution is not None:
+            metadata["resolution"] = json.dumps(to_plain(self.resolution))
         metadata["checksum"] = checksum(metadata, tensors)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -153,6 +158,8 @@ class Tokenizer:
             tokenizer = cls(cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"]))
             tokenizer._item_codes = tensors.pop("item_codes")
             tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
+            if "resolution" in metadata:
+                tokenizer.resolution = from_plain(Resolution, json.loads(metadata["resolution"]))
             tokenizer._restore(tensors)
         except (GenrecError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             # whole, but not what this version writes; RuntimeError: torch's word for shapes that do not fit

@@ -23,7 +23,7 @@ def resolve(
     *,
     vectors: Tensor | None = None,
     codebooks: Sequence[Tensor] | None = None,
-    when_full: WhenFull = "level",
+    when_full: WhenFull = "other_prefix",
 ) -> Resolved:
     """Tells items of equal codes apart and says what that took.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from genrec_fast.data.readers.lines import codes_by_number
 from genrec_fast.errors import DataError, InvalidValueError
 from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import Dedup, check_dedup
 from genrec_fast.types import Jagged
 
 __all__ = ["Published", "PublishedConfig"]
@@ -78,6 +79,6 @@ class Published(Tokenizer):
                     f"{path}: item '{item + config.first}': code of level {level} must be below {size}, "
                     f"got {int(codes[item, level])}"
                 )
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, config.dedup)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, config.dedup)
         if progress is not None:
             progress("published", 1, 1, {})

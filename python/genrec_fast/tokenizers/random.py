@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import Dedup, check_dedup
 from genrec_fast.types import Jagged
 
 __all__ = ["Random", "RandomConfig"]
@@ -52,6 +53,6 @@ class Random(Tokenizer):
         generator = self._generator(seed)
         sizes = self.config.codebook_sizes
         codes = torch.stack([torch.randint(size, (count,), generator=generator) for size in sizes], 1)
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, self.config.dedup)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, self.config.dedup)
         if progress is not None:
             progress("random", 1, 1, {})

@@ -16,8 +16,8 @@ from genrec_fast.nn.quantize import Distance, check_quantizer
 from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
-from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers, from_plain, to_plain
 from genrec_fast.tokenizers.reassign import Reassign
+from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers, from_plain, to_plain
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
 
