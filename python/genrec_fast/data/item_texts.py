@@ -100,11 +100,11 @@ def read_categories(path: str | os.PathLike[str], num_items: int) -> Tensor:
 
 def _table(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     text = "\n".join(numbered_lines(file)) + "\n"
-    # in a .tsv quotes are letters: texts hold inches
-    quoting = csv.QUOTE_NONE if file.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if file.suffix == ".tsv" else ",", quoting=quoting, strict=True
-    )
+    lines = io.StringIO(text, newline="")
+    if file.suffix == ".tsv":  # quotes are letters there: texts hold inches
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     try:
         for cells in reader:

@@ -71,8 +71,8 @@ def to_faiss(codebooks: Sequence[Tensor]) -> Any:
         raise InvalidValueError(f"to_faiss: codebooks must be a list of one per level, got {got}")
     for level, book in enumerate(codebooks):
         if not isinstance(book, Tensor) or not book.is_floating_point():
-            got = book.dtype if isinstance(book, Tensor) else type(book).__name__
-            raise InvalidTypeError(f"to_faiss: codebooks must be float tensors [K, D], got {got} at level {level}")
+            kind = book.dtype if isinstance(book, Tensor) else type(book).__name__
+            raise InvalidTypeError(f"to_faiss: codebooks must be float tensors [K, D], got {kind} at level {level}")
         if book.dim() != 2 or 0 in book.shape or book.shape[1] != codebooks[0].shape[1]:
             raise InvalidValueError(
                 f"to_faiss: codebooks must be [K, D] of one D, got {list(book.shape)} at level {level}"

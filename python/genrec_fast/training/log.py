@@ -152,14 +152,15 @@ class StageBar:
         self._show = show
         self._bar: Any = None  # rich's, on a terminal
         self._tasks: dict[str, Any] = {}
+        self._begun: dict[str, float] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> StageBar:
         if self._show and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             note = TextColumn("{task.fields[note]}")
             self._bar = Progress(*columns, note, console=Console(stderr=True), transient=True)
             self._bar.start()
@@ -173,13 +174,15 @@ class StageBar:
 
     def __call__(self, what: str, done: int, total: int, figures: dict[str, float]) -> None:
         note = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])  # as a line has room
+        begun = self._begun.setdefault(what, time.monotonic())
         if self._bar is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(what, total=total, note="")
             self._bar.update(self._tasks[what], completed=done, total=total, note=note)
         elif self._show and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            print(f"{what}  {done}/{total}  {note}", file=sys.stderr, flush=True)
+            left = (self._last_line - begun) * (total - done) / done if done else 0.0
+            print(f"{what}  {done}/{total}  {note}  {_clock(left)} left", file=sys.stderr, flush=True)
 
 
 def draw_curves(log: Path, picture: Path) -> bool:
