@@ -23,7 +23,7 @@ from genrec_fast.tokenize_files import kinds
 from genrec_fast.tokenizers import Report
 
 HEADER = (
-    "| tokenizer | levels | mean squared error | of variance | collision rate | least use | largest Gini | fit, CPU s |\n"
+    "| tokenizer | levels | mean squared error | of variance | collision rate | least use | Gini | fit, CPU s |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 
@@ -78,10 +78,11 @@ def line(row: Row) -> str:
     error = levels[-1].mse
     assert error is not None
     assert found.variance is not None
-    how = "" if found.reconstruction == "tokenizer" else " (group means)"
+    decoded = found.reconstruction == "tokenizer"  # means of groups of one would say nothing
+    figures = f"{error:.4g} | {error / found.variance:.1%}" if decoded else "- | -"
     use = min(level.codes_used / level.codebook_size for level in levels)
     return (
-        f"| {row.name} | {shape} | {error:.4g}{how} | {error / found.variance:.1%} | "
+        f"| {row.name} | {shape} | {figures} | "
         f"{found.collision_rate_before_dedup:.4f} | {use:.1%} | {max(level.gini for level in levels):.3f} | "
         f"{row.seconds:.1f} |"
     )
