@@ -48,7 +48,7 @@ def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr("genrec_fast.training.log.LINE_SECONDS", 0.0)
     with StageBar(True) as bar:
         bar("rqvae", 3, 40, {"loss": 0.123456})
-    assert capsys.readouterr().err == "rqvae  3/40  loss 0.1235\n"
+    assert capsys.readouterr().err == "rqvae  3/40  loss 0.1235  0:00 left\n"
     with StageBar(False) as bar:
         bar("rqvae", 3, 40, {})
     assert capsys.readouterr().err == ""
