@@ -28,6 +28,7 @@ __all__ = ["Environment", "collect", "main"]
 REQUIRED = ("torch", "numpy", "safetensors", "accelerate", "tyro", "rich")
 # Optional extra of the package -> the distributions it brings, and what works once they are there.
 EXTRAS = {
+    "tokenize": (("faiss-cpu",), "codebooks to and from faiss"),
     "tables": (("polars",), "CSV and Parquet interactions"),
     "plot": (("matplotlib",), "pictures of training curves"),
     "text": (("sentence-transformers",), "item text to feature vectors"),

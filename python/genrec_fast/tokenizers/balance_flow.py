@@ -11,7 +11,7 @@ __all__ = ["even_out"]
 
 _MOST_CODES = 1024  # with a table of moves: K x K float32
 _ELEMENTS = 1 << 22  # of a block's table of costs
-_STEPS = 128  # at least this many chains while many rows are above the limit
+_STEPS = 32  # at least this many chains while many rows are above the limit
 _LEAST_GAIN = 1e-6  # of the largest move's cost: less is rounding
 
 
@@ -19,7 +19,7 @@ def even_out(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Te
     """Changes ``labels`` until no code has more than ``room`` rows, at the least cost of squared distances.
 
     The labels must be the cheapest for some prices, for then each cheapest chain keeps them the cheapest of all with
-    their numbers of rows (successive shortest paths). While more than 128 rows are above the limit, a chain moves
+    their numbers of rows (successive shortest paths). While more than 64 rows are above the limit, a chain moves
     several at once, which is near the cheapest only.
 
     Args:
