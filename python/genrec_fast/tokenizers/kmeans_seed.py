@@ -13,6 +13,7 @@ _ROWS_PER_CODE = (
     64  # k-means++ looks at this many rows per code (never fewer than _FEWEST): enough to see every cluster
 )
 _FEWEST = 16384
+_MOST_ELEMENTS = 1 << 26  # of the rows looked at, which are held in float64: 512 MiB (more only where k rows need it)
 _SEQUENTIAL = 1024  # up to here centroids are drawn one by one, of several trials; beyond, several per round
 
 
@@ -25,8 +26,9 @@ def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """float32 ``[k, D]``: rows drawn by their squared distance to those drawn before (greedy k-means++).
 
     Up to 1024 codes each draw is the best of ``2 + ln k`` trials; beyond, ``k / 1024`` rows are drawn per round by the
-    distances at its begin. At most ``max(64 k, 16384)`` rows, drawn at random, are looked at. Where all distances are
-    zero (fewer distinct rows than codes) the draw is uniform, and some centroids are equal.
+    distances at its begin. At most ``max(64 k, 16384)`` rows, drawn at random, are looked at, fewer where they would
+    take more than 512 MiB. Where all distances are zero (fewer distinct rows than codes) the draw is uniform, and some
+    centroids are equal.
 
     Cost: ``(2 + ln k) k`` products of D per row looked at (1 instead of ``2 + ln k`` beyond 1024 codes), in float64.
 
@@ -34,7 +36,8 @@ def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
         Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007; the rounds: Bahmani et al.,
         "Scalable k-means++", 2012.
     """
-    looked_at = min(len(x), max(_ROWS_PER_CODE * k, _FEWEST))
+    looked_at = min(max(_ROWS_PER_CODE * k, _FEWEST), _MOST_ELEMENTS // x.shape[1])
+    looked_at = min(len(x), max(looked_at, k))
     if looked_at < len(x):
         x = x[torch.randperm(len(x), generator=generator)[:looked_at].sort().values]
     rows = x.double()
@@ -52,7 +55,7 @@ def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
             best = int(distances.sum(0).argmin())
             drawn, weights = drawn[best : best + 1], distances[:, best]
         else:
-            weights = distances.amin(1)
+            drawn, weights = drawn.unique(), distances.amin(1)
         chosen = torch.cat([chosen, drawn])
     return x[chosen].float()
 

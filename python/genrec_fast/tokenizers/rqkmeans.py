@@ -161,10 +161,10 @@ class RQKMeans(Tokenizer):
             InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
 
         Notes:
-            The same seed and features give the same codes (without ``balance`` for any number of threads). Memory
-            beside the features: two float32 copies of the vectors learned from (``max_train_rows`` of them), one more
-            for "progressive"; where the features are float32 in memory and not normalised, one less. The coding of all
-            vectors goes in blocks of 65,536.
+            The same seed and features give the same codes (without ``balance`` and "progressive" for any number of
+            threads). Memory beside the features: two float32 copies of the vectors learned from (``max_train_rows`` of
+            them), one more for "progressive"; where the features are float32 in memory and not normalised, one less.
+            All vectors are coded in blocks of 65,536.
         """
         self._check_features(features)
         assert features is not None  # checked just now
