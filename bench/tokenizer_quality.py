@@ -127,7 +127,7 @@ def draw(rows: list[Row], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="dataset folder with item features")
-    parser.add_argument("--only", nargs="*", default=None, help="rows whose name begins with one of these")
+    parser.add_argument("--only", nargs="*", default=None, help="rows of these names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, default=None, help="folder for pictures")
@@ -139,7 +139,7 @@ def main() -> None:
     chosen = {
         name: config
         for name, config in candidates().items()
-        if options.only is None or name.startswith(tuple(options.only))
+        if options.only is None or name in options.only
     }
     print(HEADER, flush=True)
     rows = []
