@@ -9,6 +9,7 @@ from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.faiss_format import from_faiss, pack_codes, to_faiss, unpack_codes
 from genrec_fast.tokenizers.index_json import read_index_json, write_index_json
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
+from genrec_fast.tokenizers.pq import OPQ, PQ, OPQConfig, PQConfig
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
 from genrec_fast.tokenizers.reassign import reassign
@@ -27,6 +28,8 @@ from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
 from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
+    "OPQ",
+    "PQ",
     "RQVAE",
     "AlignmentConfig",
     "Atomic",
@@ -36,6 +39,8 @@ __all__ = [
     "DiversityConfig",
     "KMeans",
     "LevelReport",
+    "OPQConfig",
+    "PQConfig",
     "Progress",
     "Published",
     "PublishedConfig",

@@ -1,0 +1,270 @@
+"""Product quantization: each level codes a slice of the vector, straight or after a learned rotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genrec_fast import ops
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.kmeans import kmeans
+from genrec_fast.types import Jagged
+
+__all__ = ["OPQ", "PQ", "OPQConfig", "PQConfig"]
+
+_BLOCK = 16384  # vectors turned at once
+_INNER = 4  # Lloyd iterations between two rotations (faiss' OPQMatrix: 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PQConfig:
+    """Settings of product quantization (Jégou et al., 2011; as semantic IDs: VQ-Rec, arXiv:2210.12316; RPG)."""
+
+    codebook_sizes: tuple[int, ...] = (256,) * 8
+    """codes per level, without the dedup level; F is cut into as many slices, equal up to one element (VQ-Rec: 32
+    slices, RPG, arXiv:2506.05781: 16 to 64)"""
+    iterations: int = 25
+    """Lloyd iterations per level (25: faiss' own default)"""
+    dedup: Dedup = "rank"
+    """how items of equal codes are told apart, see ``add_dedup_level``"""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_codebook_sizes(name, self.codebook_sizes)
+        check_dedup(name, self.dedup)
+        for field in ("iterations", *(("rotations",) if hasattr(self, "rotations") else ())):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidTypeError(f"{name}: {field} must be an int, got {value!r:.40}")
+            if value < 1:
+                raise InvalidValueError(f"{name}: {field} must be at least 1, got {value}")
+
+    def build(self, feature_dim: int | None) -> PQ:
+        return PQ(self, self._checked(feature_dim))
+
+    def _checked(self, feature_dim: int | None) -> int:
+        least = len(self.codebook_sizes)
+        if feature_dim is None or feature_dim < least:
+            raise InvalidValueError(
+                f"{type(self).__name__}: feature_dim must be at least {least}, one element per level, got {feature_dim}"
+            )
+        return feature_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class OPQConfig(PQConfig):
+    """``PQConfig`` with a rotation learned first (Ge et al., "Optimized product quantization", CVPR 2013)."""
+
+    rotations: int = 20
+    """rounds of codes, then the best rotation for them (faiss: 50)"""
+
+    def build(self, feature_dim: int | None) -> OPQ:
+        return OPQ(self, self._checked(feature_dim))
+
+
+class PQ(Tokenizer):
+    """See ``PQConfig``.
+
+    ::
+
+        for level: code = nearest centroid of the level's slice of features @ rotation
+
+    After ``fit``: ``codebooks``, float32 ``[K_l, F_l]`` per level, ``rotation``, orthogonal float32 ``[F, F]``
+    (``None`` for PQ), ``mse``, the mean squared error of ``decode`` over the catalog, per element.
+    """
+
+    kind: ClassVar[str] = "pq"
+    config_type: ClassVar[type] = PQConfig
+
+    def __init__(self, config: PQConfig, feature_dim: int) -> None:
+        super().__init__(config, feature_dim)
+        self.codebooks: list[Tensor] = []
+        self.rotation: Tensor | None = None
+        self.mse: float = float("nan")
+
+    def fit(
+        self,
+        features: Tensor | None = None,
+        *,
+        num_items: int | None = None,
+        seed: int = 0,
+        histories: Jagged | None = None,
+        categories: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Learns the codebooks (and the rotation) and codes the catalog.
+
+        Args:
+            features: float ``[N, F]``, N at least the largest codebook size.
+            num_items: N, checked.
+            seed: of the first centroids.
+            histories: not read.
+            categories: not read.
+            progress: called after each level with (kind, levels done, levels, {"mse": ...}), while a rotation is
+                learned with ("opq rotation", rounds done, rounds, {"mse": ...}).
+
+        Raises:
+            InvalidTypeError: features are not a float tensor.
+            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
+
+        Notes:
+            PQ gives the same codes for any number of threads; OPQ's rotation is a sum over all rows, whose last bits
+            may hang on that number.
+        """
+        vectors = self._vectors(features)
+        count = self._count(features, num_items)
+        sizes = self.config.codebook_sizes
+        self._generator(seed)  # checks it
+        if count < max(sizes):
+            raise InvalidValueError(
+                f"{self.kind}: features must have at least {max(sizes)} rows, one per code of a level, got {count}"
+            )
+        rotation, starts = self._rotation(vectors, seed, progress)
+        books, codes, error = [], [], 0.0
+        for level, part in enumerate(_turned(vectors, rotation).tensor_split(len(sizes), 1)):
+            start = "kmeans++" if starts is None else starts[level]
+            found = kmeans(
+                part.contiguous(), sizes[level], iterations=self.config.iterations, init=start, seed=_seed(seed, level)
+            )
+            books.append(found.centroids)
+            codes.append(found.labels)
+            error += found.inertia
+            if progress is not None:
+                progress(self.kind, level + 1, len(sizes), {"mse": error / vectors.numel()})
+        self.rotation, self.codebooks, self.mse = rotation, books, error / vectors.numel()
+        self._item_codes, self._codebook_sizes = add_dedup_level(torch.stack(codes, 1), sizes, self.config.dedup)
+
+    def _rotation(
+        self, vectors: Tensor, seed: int, progress: Progress | None
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """A rotation and the centroids to begin with."""
+        return None, None
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
+
+        Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        """
+        self._fitted()
+        parts = _turned(self._vectors(features), self.rotation).tensor_split(len(self.codebooks), 1)
+        pairs = zip(parts, self.codebooks, strict=True)
+        return torch.cat([ops.rq_encode(part.contiguous(), [book]) for part, book in pairs], 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Centroids side by side, turned back: integer ``[m, t]`` -> float32 ``[m, F]``.
+
+        Slices without a code are the mean of their codebook; a dedup level is not read.
+
+        Raises:
+            InvalidTypeError: codes are not integers.
+            InvalidValueError: a wrong shape, or a code outside its codebook.
+        """
+        self._fitted()
+        columns = self._columns(codes, self.config.codebook_sizes)
+        parts = [book[column] for book, column in zip(self.codebooks, columns, strict=False)]
+        parts += [book.mean(0).expand(codes.shape[0], -1) for book in self.codebooks[len(columns) :]]
+        out = torch.cat(parts, 1)
+        return out if self.rotation is None else (out.double() @ self.rotation.double().T).float()
+
+    def report(self) -> dict[str, Any]:
+        """Adds ``mse``."""
+        return {**super().report(), "mse": self.mse}
+
+    def _fitted(self) -> None:
+        if not self.codebooks:
+            raise InvalidValueError(f"{self.kind}: codebooks must come from fit or load, got neither")
+
+    def _learned(self) -> dict[str, Tensor]:
+        learned = {f"codebooks.{level}": book.contiguous() for level, book in enumerate(self.codebooks)}
+        if self.rotation is not None:
+            learned["rotation"] = self.rotation.contiguous()
+        return {**learned, "mse": torch.tensor([self.mse], dtype=torch.float64)}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.codebooks = [tensors[f"codebooks.{level}"] for level in range(len(self.config.codebook_sizes))]
+        self.rotation = tensors.get("rotation")
+        self.mse = float(tensors["mse"])
+
+
+class OPQ(PQ):
+    """See ``OPQConfig`` and ``PQ``.
+
+    ::
+
+        rotation = principal axes, dealt out so that every slice has about the same product of variances
+        for round: codes of features @ rotation;  U S V' = SVD(features' decoded);  rotation = U V'
+
+    Source: Ge et al., "Optimized product quantization", CVPR 2013, sections 3.1 (rounds) and 3.2 (the start).
+    """
+
+    kind: ClassVar[str] = "opq"
+    config_type: ClassVar[type] = OPQConfig
+
+    def _rotation(
+        self, vectors: Tensor, seed: int, progress: Progress | None
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        sizes, rounds = self.config.codebook_sizes, self.config.rotations
+        rotation = _allocated(vectors, len(sizes))
+        books: list[Tensor] | None = None
+        for done in range(rounds):
+            decoded, error, following = [], 0.0, []
+            for level, part in enumerate(_turned(vectors, rotation).tensor_split(len(sizes), 1)):
+                found = kmeans(
+                    part.contiguous(),
+                    sizes[level],
+                    iterations=_INNER,
+                    init="kmeans++" if books is None else books[level],
+                    seed=_seed(seed, level),
+                )
+                following.append(found.centroids)
+                decoded.append(found.centroids[found.labels.long()])
+                error += found.inertia
+            books = following
+            product = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+            for block, near in zip(vectors.split(_BLOCK), torch.cat(decoded, 1).split(_BLOCK), strict=True):
+                product += block.double().T @ near.double()
+            left, _, right = torch.linalg.svd(product)
+            rotation = (left @ right).float()
+            if progress is not None:
+                progress("opq rotation", done + 1, rounds, {"mse": error / vectors.numel()})
+        return rotation, books
+
+
+def _seed(seed: int, level: int) -> int:
+    return (seed + 0x9E3779B9 * level) % (1 << 63)
+
+
+def _turned(vectors: Tensor, rotation: Tensor | None) -> Tensor:
+    """Float32 of float64 products: a vector's codes hang on no other row of its block."""
+    if rotation is None:
+        return vectors
+    turned = torch.empty_like(vectors)
+    for block, out in zip(vectors.split(_BLOCK), turned.split(_BLOCK), strict=True):
+        out.copy_(block.double() @ rotation.double())
+    return turned
+
+
+def _allocated(vectors: Tensor, levels: int) -> Tensor:
+    """float32 ``[F, F]``: principal axes, the strongest one left to the slice of the smallest product of variances."""
+    mean = vectors.mean(0, dtype=torch.float64)
+    product = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for block in vectors.split(_BLOCK):
+        moved = block.double() - mean
+        product += moved.T @ moved
+    values, axes = torch.linalg.eigh(product / len(vectors))
+    signs = torch.where(axes.gather(0, axes.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
+    axes = axes * signs
+    room = [part.numel() for part in torch.arange(vectors.shape[1]).tensor_split(levels)]
+    chosen: list[list[int]] = [[] for _ in room]
+    logs = values.clamp(min=max(float(values[-1]) * 1e-12, 1e-300)).log().tolist()
+    weights = [0.0] * levels
+    for axis in reversed(range(len(logs))):
+        slot = min((s for s in range(levels) if len(chosen[s]) < room[s]), key=lambda s: (weights[s], s))
+        chosen[slot].append(axis)
+        weights[slot] += logs[axis] - logs[0] + 1.0  # from the smallest on, so that each axis adds weight
+    return axes[:, [axis for part in chosen for axis in part]].float()
