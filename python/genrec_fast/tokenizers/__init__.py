@@ -3,10 +3,12 @@
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.balance import balanced_assignment
 from genrec_fast.tokenizers.base import Progress, Tokenizer, load
+from genrec_fast.tokenizers.collaborative import Collaborative, CollaborativeConfig, spectral_vectors
 from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.faiss_format import from_faiss, pack_codes, to_faiss, unpack_codes
+from genrec_fast.tokenizers.hierarchical import Hierarchical, HierarchicalConfig
 from genrec_fast.tokenizers.index_json import read_index_json, write_index_json
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.pq import OPQ, PQ, OPQConfig, PQConfig
@@ -35,8 +37,12 @@ __all__ = [
     "Atomic",
     "AtomicConfig",
     "CoOccurrenceConfig",
+    "Collaborative",
+    "CollaborativeConfig",
     "ContrastiveConfig",
     "DiversityConfig",
+    "Hierarchical",
+    "HierarchicalConfig",
     "KMeans",
     "LevelReport",
     "OPQConfig",
@@ -68,6 +74,7 @@ __all__ = [
     "reassign",
     "report",
     "resolve",
+    "spectral_vectors",
     "to_faiss",
     "to_text",
     "unpack_codes",
