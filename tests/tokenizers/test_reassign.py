@@ -164,6 +164,7 @@ NAN = torch.tensor([[0.0], [float("nan")]])
         ((CODES, VECTORS.int(), BOOKS), InvalidTypeError, r"vectors must be a float tensor \[N, D\], got torch.int32"),
         ((CODES, VECTORS[:1], BOOKS), InvalidValueError, r"vectors must be \[2, 1\], got \[1, 1\]"),
         ((CODES, NAN, BOOKS), InvalidValueError, "vectors must be finite, got NaN or infinity in row 1"),
+        ((CODES, VECTORS, None), InvalidTypeError, "codebooks must be a list of tensors, got NoneType"),
         ((CODES, VECTORS, []), InvalidValueError, "codebooks must be one per level, got none"),
         ((CODES, VECTORS, [CODES]), InvalidTypeError, r"codebooks must be float tensors \[K, D\], got torch.int32"),
         ((CODES, VECTORS, [NAN[:, 0]]), InvalidValueError, r"codebooks must be \[K, D\] of one D, got \[2\] at level"),

@@ -176,6 +176,8 @@ def _distortion(vectors: Tensor, codes: Tensor, books: list[Tensor], items: Tens
 
 
 def _checked(item_codes: Tensor, vectors: Tensor, codebooks: Sequence[Tensor]) -> tuple[list[Tensor], tuple[int, ...]]:
+    if not isinstance(codebooks, (list, tuple)):
+        raise InvalidTypeError(f"reassign: codebooks must be a list of tensors, got {type(codebooks).__name__}")
     for level, book in enumerate(codebooks):
         if not isinstance(book, Tensor) or not book.is_floating_point():
             got = book.dtype if isinstance(book, Tensor) else type(book).__name__

@@ -264,6 +264,8 @@ def _sizes(
 ) -> tuple[int, ...]:
     total = codes.shape[1]
     if given is not None:
+        if not isinstance(given, (list, tuple)):
+            raise InvalidTypeError(f"report: codebook_sizes must be a list of integers, got {type(given).__name__}")
         sizes = tuple(given)
         whole = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes)
         if len(sizes) != total or not whole:
@@ -325,6 +327,8 @@ def _features(features: Tensor, count: int) -> Tensor:
 
 
 def _codebooks(codebooks: Sequence[Tensor], total: int, vectors: Tensor | None) -> list[Tensor]:
+    if not isinstance(codebooks, (list, tuple)):
+        raise InvalidTypeError(f"report: codebooks must be a list of tensors, got {type(codebooks).__name__}")
     if not 1 <= len(codebooks) <= total:
         raise InvalidValueError(f"report: codebooks must be 1 to {total}, one per level, got {len(codebooks)}")
     for level, book in enumerate(codebooks):
