@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -21,6 +21,7 @@ from genrec_fast.errors import GenrecError
 from genrec_fast.files import atomic_path
 from genrec_fast.tokenize_files import kinds
 from genrec_fast.tokenizers import Report
+from genrec_fast.tokenizers.dedup import CodebookDedup
 
 HEADER = (
     "| tokenizer | levels | mean squared error | of variance | collision rate | least use | Gini | fit, CPU s |\n"
@@ -43,11 +44,8 @@ def candidates() -> dict[str, Any]:
         "rqkmeans, balance sinkhorn": ("rqkmeans", {"balance": "sinkhorn"}),
         "rqkmeans, balance capacity": ("rqkmeans", {"balance": "capacity"}),
         "rqkmeans, 5 beams": ("rqkmeans", {"num_beams": 5}),
-        "rqkmeans, dedup nearest_free": ("rqkmeans", {"dedup": "nearest_free"}),
-        "rqkmeans, dedup sinkhorn": ("rqkmeans", {"dedup": "sinkhorn"}),
         "rqvae, rotation": ("rqvae", {"estimator": "rotation"}),
         "rqvae, sinkhorn on the last level": ("rqvae", {"sinkhorn_epsilon": 0.003}),
-        "rqvae, dedup nearest_free": ("rqvae", {"dedup": "nearest_free"}),
     }
     for name, (kind, settings) in variants.items():
         found[name] = dataclasses.replace(found[kind], **settings)
@@ -86,6 +84,30 @@ def line(row: Row) -> str:
         f"{found.collision_rate_before_dedup:.4f} | {use:.1%} | {max(level.gini for level in levels):.3f} | "
         f"{row.seconds:.1f} |"
     )
+
+
+def collisions(data: Dataset, seed: int) -> None:
+    """A second table: one fit of rqkmeans, and what every way of telling items of equal codes apart did to it."""
+    assert data.features is not None
+    config = tokenizers.RQKMeansConfig()
+    built = config.build(data.features.shape[1])
+    built.fit(data.features, seed=seed)
+    codes, vectors = built.encode(data.features), built.targets(data.features)
+    print(
+        "\n| dedup | items touched | collision rate | level added | mean squared error | CPU s |\n|---|---|---|---|---|---|"
+    )
+    for dedup in get_args(CodebookDedup):
+        begin = time.process_time()
+        told = tokenizers.resolve(
+            codes, config.codebook_sizes, dedup, vectors=vectors, codebooks=built.codebooks
+        ).resolution
+        seconds = time.process_time() - begin
+        error = "" if told.distortion_after is None else f"{told.distortion_before:.4g} to {told.distortion_after:.4g}"
+        print(
+            f"| {dedup} | {told.items_touched:,} | {told.collision_rate_before:.4f} to "
+            f"{told.collision_rate_after:.4f} | {told.level_added or ''} | {error} | {seconds:.3f} |",
+            flush=True,
+        )
 
 
 def draw(rows: list[Row], folder: Path) -> None:
@@ -130,17 +152,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="rows of these names")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--collisions", action="store_true", help="a second table: what each dedup does to rqkmeans")
     parser.add_argument("--pictures", type=Path, default=None, help="folder for pictures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = load(options.data)
     if data.features is None:
         parser.error(f"{options.data} holds no item features")
-    chosen = {
-        name: config
-        for name, config in candidates().items()
-        if options.only is None or name in options.only
-    }
+    chosen = {name: config for name, config in candidates().items() if options.only is None or name in options.only}
     print(HEADER, flush=True)
     rows = []
     for name, config in chosen.items():
@@ -154,6 +173,8 @@ def main() -> None:
         f"\n{data.name}: {data.num_items:,} items of {data.features.shape[1]} features, {options.threads} thread(s), "
         f"seed {options.seed}: `python bench/tokenizer_quality.py {options.data.name}`"
     )
+    if options.collisions:
+        collisions(data, options.seed)
     if options.pictures is not None:
         draw(rows, options.pictures)
 
