@@ -29,7 +29,7 @@ SMALL = {
     "hidden_sizes": (32,),
     "latent_dim": 8,
     "steps": 200,
-    "autoencoder_steps": 50,
+    "autoencoder_share": 0.25,
     "batch_size": 128,
 }
 EVERY = (
@@ -198,7 +198,7 @@ def test_diversity_groups_the_codes():
 
 def test_all_at_once_save_load_and_the_seed(tmp_path):
     given = world(count=200, users=100)
-    settings = {"steps": 40, "autoencoder_steps": 10, "decay": None}
+    settings = {"steps": 40, "autoencoder_share": 0.25, "decay": None}
     tokenizer = fitted(given, *EVERY, **settings)
     assert torch.equal(tokenizer.item_codes, fitted(given, *EVERY, **settings).item_codes)
     for config in EVERY:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.ops.reference.rq_encode import rq_encode as rq_encode_twin
 from genrec_fast.tokenizers import RQVAE, RQVAEConfig
 from shared.tokenizer_suite import TokenizerSuite
 
@@ -14,7 +15,7 @@ SMALL = {
     "hidden_sizes": (16,),
     "latent_dim": 4,
     "steps": 40,
-    "autoencoder_steps": 10,
+    "autoencoder_share": 0.25,
     "batch_size": 32,
     "log_every": 10,
 }
@@ -96,6 +97,36 @@ def test_every_variant_learns_and_uses_its_codes(settings):
     assert tokenizer.history[-1]["reconstruction"] < 0.5 * tokenizer.history[0]["reconstruction"]
 
 
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+def test_codes_are_those_of_the_twin_and_of_the_distance(distance):
+    features = clusters()
+    tokenizer = fitted(features, distance=distance)
+    latents, codes = tokenizer.latents(features), tokenizer.encode(features)
+    assert torch.equal(codes, rq_encode_twin(latents, tokenizer.codebooks))
+    residual = latents
+    for level, book in enumerate(tokenizer.codebooks):
+        if distance == "cosine":
+            cosine = torch.nn.functional.cosine_similarity(residual[:, None], book[None], dim=2)
+            best = cosine.gather(1, codes[:, level, None].long())[:, 0]
+            torch.testing.assert_close(best, cosine.amax(1))
+        residual = residual - book[codes[:, level].long()]
+
+
+def test_codes_that_training_left_unused_are_filled():
+    features = clusters(groups=64)
+    late = {"kmeans_iterations": 0, "codebook_sizes": (64, 16), "steps": 20, "learning_rate": 0.01}
+    assert min(fitted(features, restart_below=0.0, **late).report()["codebook_use"][:2]) < 0.95
+    assert min(fitted(features, restart_below=0.01, **late).report()["codebook_use"][:2]) >= 0.95
+
+
+def test_accelerates_device_is_taken():
+    features = clusters()
+    tokenizer = fitted(features, device="auto")
+    assert tokenizer.item_codes.device.type == "cpu"
+    if not torch.cuda.is_available():
+        assert torch.equal(tokenizer.item_codes, fitted(features).item_codes)
+
+
 def test_the_history_is_written_as_it_trains():
     features, seen = clusters(), []
     tokenizer = RQVAEConfig(**SMALL).build(12)
@@ -169,19 +200,29 @@ def test_messages_name_argument_rule_and_value():
         RQVAEConfig().build(None)
 
 
+def test_kinds_are_checked():
+    for name, value in (("learning_rate", "fast"), ("hidden_sizes", 5), ("decay", "slow"), ("temperatures", 1.0)):
+        with pytest.raises(InvalidTypeError, match=f"RQVAEConfig: {name} must be a (number|tuple), got {value!r}"):
+            RQVAEConfig(**{name: value})
+    for seed in (-1, 1.5, None):
+        with pytest.raises(InvalidValueError, match=rf"rqvae: seed must be an integer in \[0, 2\^63\), got {seed}"):
+            fitted(seed=seed)
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
-        ({"steps": 10, "autoencoder_steps": 10}, "autoencoder_steps must be below steps 10, got 10"),
+        ({"autoencoder_share": 1.0}, r"autoencoder_share must be in \[0, 1\), got 1.0"),
         ({"hidden_sizes": (0,)}, "hidden_sizes must be an integer of at least 1, got 0"),
         ({"latent_dim": 2.5}, "latent_dim must be an integer of at least 1, got 2.5"),
         ({"estimator": "gumbel"}, "decay must be None with gumbel"),
-        ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),
         ({"restart_below": 1.0}, r"restart_below must be in \[0, 1\), got 1.0"),
         ({"sinkhorn_epsilon": 0.001}, "sinkhorn_epsilon must be 0 or at least 0.003, got 0.001"),
-        ({"temperatures": (1.0, 0.0)}, "temperatures must be two numbers above 0"),
+        ({"temperatures": (1.0, 0.0)}, "temperatures must be above 0, got 0"),
+        ({"temperatures": (1.0,)}, "temperatures must be two numbers, got"),
         ({"device": "gpu"}, "device must be cpu or auto, got 'gpu'"),
         ({"codebook_sizes": ()}, "codebook_sizes must be in"),
     ],

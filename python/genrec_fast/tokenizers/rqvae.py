@@ -17,7 +17,13 @@ from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
 from genrec_fast.tokenizers.reassign import Reassign
-from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers, from_plain, to_plain
+from genrec_fast.tokenizers.regularisers.base import (
+    RegulariserConfig,
+    check_number,
+    check_regularisers,
+    from_plain,
+    to_plain,
+)
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
 
@@ -60,8 +66,9 @@ class RQVAEConfig:
     """of gumbel, at the first and at the last step, linear between (ours)"""
     steps: int = 1000
     """optimisation steps, those of the warm-up included (ours: time then hangs on no catalog's size)"""
-    autoencoder_steps: int = 200
-    """steps before there are codes: k-means then starts the codebooks from latents that mean something (ours)"""
+    autoencoder_share: float = 0.2
+    """part of the steps before there are codes: k-means then starts the codebooks from latents that mean something
+    (ours)"""
     batch_size: int = 512
     """items per step; the whole catalog where it is smaller"""
     learning_rate: float = 2e-3
@@ -89,13 +96,31 @@ class RQVAEConfig:
         for name in ("latent_dim", "steps", "batch_size", "log_every", "sinkhorn_iterations"):
             _integer(name, getattr(self, name), 1)
         _integer("kmeans_iterations", self.kmeans_iterations, 0)
-        if not 0 <= _integer("autoencoder_steps", self.autoencoder_steps, 0) < self.steps:
-            raise InvalidValueError(
-                f"RQVAEConfig: autoencoder_steps must be below steps {self.steps}, got {self.autoencoder_steps}"
-            )
+        for name in ("hidden_sizes", "temperatures"):
+            if not isinstance(getattr(self, name), tuple):
+                raise InvalidTypeError(f"RQVAEConfig: {name} must be a tuple, got {getattr(self, name)!r}")
         for size in self.hidden_sizes:
             _integer("hidden_sizes", size, 1)
+        for name in ("autoencoder_share", "commitment", "weight_decay", "restart_below", "sinkhorn_epsilon"):
+            check_number("RQVAEConfig", name, getattr(self, name), least=0)
+        check_number("RQVAEConfig", "reconstruction_weight", self.reconstruction_weight, least=0)
+        check_number("RQVAEConfig", "learning_rate", self.learning_rate, above=0)
+        if self.decay is not None:
+            check_number("RQVAEConfig", "decay", self.decay, least=0)
         check_quantizer("RQVAEConfig", self.estimator, self.distance, self.decay, self.commitment)
+        for name in ("autoencoder_share", "restart_below"):
+            if getattr(self, name) >= 1:
+                raise InvalidValueError(f"RQVAEConfig: {name} must be in [0, 1), got {getattr(self, name)}")
+        if 0 < self.sinkhorn_epsilon < SINKHORN_FLOOR:
+            raise InvalidValueError(
+                f"RQVAEConfig: sinkhorn_epsilon must be 0 or at least {SINKHORN_FLOOR}, got {self.sinkhorn_epsilon}"
+            )
+        for value in self.temperatures:
+            check_number("RQVAEConfig", "temperatures", value, above=0)
+        if len(self.temperatures) != 2:
+            raise InvalidValueError(f"RQVAEConfig: temperatures must be two numbers, got {self.temperatures}")
+        if self.device not in ("cpu", "auto"):
+            raise InvalidValueError(f"RQVAEConfig: device must be cpu or auto, got {self.device!r}")
         check_regularisers("RQVAEConfig", self.regularisers)
         for config in self.regularisers:
             if config.learned_codebooks and self.decay is not None:
@@ -103,21 +128,6 @@ class RQVAEConfig:
                     f"RQVAEConfig: decay must be None (codebooks that learn by gradient) with {type(config).__name__}, "
                     f"got {self.decay}"
                 )
-        for name in ("learning_rate", "weight_decay", "restart_below", "sinkhorn_epsilon", "reconstruction_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidValueError(f"RQVAEConfig: {name} must be at least 0, got {getattr(self, name)}")
-        if not self.learning_rate:
-            raise InvalidValueError("RQVAEConfig: learning_rate must be above 0, got 0")
-        if self.restart_below >= 1:
-            raise InvalidValueError(f"RQVAEConfig: restart_below must be in [0, 1), got {self.restart_below}")
-        if 0 < self.sinkhorn_epsilon < SINKHORN_FLOOR:
-            raise InvalidValueError(
-                f"RQVAEConfig: sinkhorn_epsilon must be 0 or at least {SINKHORN_FLOOR}, got {self.sinkhorn_epsilon}"
-            )
-        if len(self.temperatures) != 2 or not all(0 < value < math.inf for value in self.temperatures):
-            raise InvalidValueError(f"RQVAEConfig: temperatures must be two numbers above 0, got {self.temperatures}")
-        if self.device not in ("cpu", "auto"):
-            raise InvalidValueError(f"RQVAEConfig: device must be cpu or auto, got {self.device!r}")
 
     def build(self, feature_dim: int | None) -> RQVAE:
         if feature_dim is None or feature_dim < 1:
@@ -177,6 +187,8 @@ class RQVAE(Tokenizer):
             InvalidTypeError: features are not a float tensor.
             InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
         """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise InvalidValueError(f"rqvae: seed must be an integer in [0, 2^63), got {seed!r}")
         vectors = self._vectors(features)
         count = self._count(features, num_items)
         if count < max(self.config.codebook_sizes):

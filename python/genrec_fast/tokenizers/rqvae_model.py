@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RQVAEModel"]
 
+_BLOCK = 65536  # rows held in float64 at once
+
 
 class RQVAEModel(nn.Module):
     """Encoder and decoder are mirror images: linear layers with SiLU between.
@@ -49,12 +51,13 @@ class RQVAEModel(nn.Module):
 
     def fit_scale(self, features: Tensor) -> None:
         """Takes the mean per element and the one standard deviation of ``features [N, F]`` (1 where all are equal)."""
-        wide = features.double()
-        mean = wide.mean(0)
-        spread = (wide - mean).square().mean().sqrt()
-        size = wide.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        blocks = features.split(_BLOCK)
+        mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / features.shape[0]
+        squares = torch.stack([(block.double() - mean).square().sum() for block in blocks]).sum()
+        spread = (squares / features.numel()).sqrt()
+        least = 1e-6 * features.abs().amax().double()  # what float32 leaves of equal values is no spread
         self.mean.copy_(mean)
-        self.scale.copy_(spread if bool(spread > 1e-6 * size) else torch.ones_like(spread))
+        self.scale.copy_(spread if bool(spread > least) else torch.ones_like(spread))
 
     def scaled(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale

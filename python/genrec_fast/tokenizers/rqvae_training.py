@@ -62,8 +62,9 @@ def train_rqvae(
     optimizer = _optimizer(model, terms, config, device)
     log = _Log(config, device)
     batches = _Batches(features.shape[0], config.batch_size, generator)
+    first = int(config.autoencoder_share * config.steps)
     for step in range(config.steps):
-        if step == config.autoencoder_steps:
+        if step == first:
             _start_codebooks(model, config, features, generator, device)
         rate = config.learning_rate * _rate(step, config.steps)
         for group in optimizer.param_groups:
@@ -73,7 +74,7 @@ def train_rqvae(
         rows = torch.cat([items, *asked])
         x = model.scaled(features[rows].to(device))
         latent = model.encoder(x)
-        coded = _code(model, config, latent, step, generator) if step >= config.autoencoder_steps else None
+        coded = _code(model, config, latent, step, generator) if step >= first else None
         decoded = model.decoder(latent if coded is None else coded.vectors)
         reconstruction = (decoded - x).square().mean()
         batch = _batch(rows.to(device), len(items), x, decoded, latent, coded, model)
