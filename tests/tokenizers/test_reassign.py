@@ -198,7 +198,7 @@ def test_a_setting_of_tokenizers_with_codebooks(kind, dedup, tmp_path):
     if kind == "rqkmeans":
         config = RQKMeansConfig(codebook_sizes=(4, 12), dedup=dedup)
     else:
-        config = RQVAEConfig(codebook_sizes=(4, 12), dedup=dedup, steps=20, autoencoder_steps=5, latent_dim=4)
+        config = RQVAEConfig(codebook_sizes=(4, 12), dedup=dedup, steps=20, autoencoder_share=0.25, latent_dim=4)
     tokenizer = config.build(5)
     tokenizer.fit(features)
     assert tokenizer.codebook_sizes == (4, 12)
