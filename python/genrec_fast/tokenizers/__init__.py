@@ -8,6 +8,7 @@ from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
 from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import add_dedup_level
 from genrec_fast.tokenizers.faiss_format import from_faiss, pack_codes, to_faiss, unpack_codes
+from genrec_fast.tokenizers.fsq import FSQ, FSQConfig
 from genrec_fast.tokenizers.hierarchical import Hierarchical, HierarchicalConfig
 from genrec_fast.tokenizers.index_json import read_index_json, write_index_json
 from genrec_fast.tokenizers.kmeans import KMeans, kmeans
@@ -30,6 +31,7 @@ from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
 from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
+    "FSQ",
     "OPQ",
     "PQ",
     "RQVAE",
@@ -41,6 +43,7 @@ __all__ = [
     "CollaborativeConfig",
     "ContrastiveConfig",
     "DiversityConfig",
+    "FSQConfig",
     "Hierarchical",
     "HierarchicalConfig",
     "KMeans",
