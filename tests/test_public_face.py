@@ -33,6 +33,8 @@ def test_the_public_list():
         "InvalidValueError",
         "Jagged",
         "NextCodeConfig",
+        "OPQConfig",
+        "PQConfig",
         "PlainConfig",
         "PublishedConfig",
         "RQKMeansConfig",
