@@ -94,7 +94,8 @@ def collisions(data: Dataset, seed: int) -> None:
     built.fit(data.features, seed=seed)
     codes, vectors = built.encode(data.features), built.targets(data.features)
     print(
-        "\n| dedup | items touched | collision rate | level added | mean squared error | CPU s |\n|---|---|---|---|---|---|"
+        "\n| dedup | items touched | collision rate | level added | mean squared error | CPU s |\n"
+        "|---|---|---|---|---|---|"
     )
     for dedup in get_args(CodebookDedup):
         begin = time.process_time()
@@ -123,6 +124,8 @@ def draw(rows: list[Row], folder: Path) -> None:
         axes = figure.subplots()
         for row in plain:
             found = row.report
+            if name == "error" and found.reconstruction != "tokenizer":
+                continue  # it decodes nothing
             if name == "error":
                 values = [found.variance, *(level.mse for level in found.levels if level.mse is not None)]
                 axes.plot(range(len(values)), values, "o-", markersize=3, label=row.name)

@@ -41,7 +41,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     metadata = {"Date": None} if target.suffix == ".svg" else None  # the same report, the same file
     with atomic_path(target) as temporary:
-        figure.savefig(temporary, metadata=metadata, dpi=110)
+        figure.savefig(temporary, metadata=metadata, dpi=85)
 
 
 def _use(axes: Any, report: Report) -> None:
