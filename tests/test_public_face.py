@@ -25,6 +25,7 @@ def test_the_public_list():
         "DivergedError",
         "DiversityConfig",
         "Evaluated",
+        "FSQConfig",
         "FullSoftmaxConfig",
         "GenrecError",
         "GreedyConfig",

@@ -177,7 +177,8 @@ class FSQ(Tokenizer):
         inner = torch.stack(grid, 1) / middle - 1
         net = _Net(self._width, self.config.hidden_size, len(self._counts)).double()
         net.load_state_dict(_weights(state))
-        return (net.decoder(inner) * state["scale"] + state["mean"]).float()
+        out: Tensor = (net.decoder(inner) * state["scale"] + state["mean"]).float()
+        return out
 
     def report(self) -> dict[str, Any]:
         """Adds ``mse``, and ``codes_used``, the number of different codes in use per level."""
@@ -203,7 +204,8 @@ class FSQ(Tokenizer):
         net = _Net(self._width, self.config.hidden_size, len(self._counts)).double()
         net.load_state_dict(_weights(state))
         z = net.encoder((block.double() - state["mean"]) / state["scale"])
-        return ((z.tanh() + 1) / 2 * (self._counts - 1)).float().round().long()
+        steps: Tensor = ((z.tanh() + 1) / 2 * (self._counts - 1)).float().round().long()
+        return steps
 
     def _codes(self, steps: Tensor) -> Tensor:
         columns, first = [], 0

@@ -267,4 +267,5 @@ def _allocated(vectors: Tensor, levels: int) -> Tensor:
         slot = min((s for s in range(levels) if len(chosen[s]) < room[s]), key=lambda s: (weights[s], s))
         chosen[slot].append(axis)
         weights[slot] += logs[axis] - logs[0] + 1.0  # from the smallest on, so that each axis adds weight
-    return axes[:, [axis for part in chosen for axis in part]].float()
+    dealt: Tensor = axes[:, [axis for part in chosen for axis in part]].float()
+    return dealt
