@@ -39,10 +39,8 @@ def even_out(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Te
     finite = moves[moves.isfinite()]
     least = _LEAST_GAIN * float(finite.abs().max()) if len(finite) else 0.0
     while (excess := int((counts - room).clamp(min=0).sum())) > 0:
-        chain, closed = _cheapest_chain(moves, counts > room, counts < room, least)
-        amount = 1 if closed else max(1, excess // _STEPS)
-        if not closed:
-            amount = min(amount, int(counts[chain[0]]) - room, room - int(counts[chain[-1]]))
+        chain = _cheapest_chain(moves, counts > room, counts < room, least)
+        amount = min(max(1, excess // _STEPS), int(counts[chain[0]]) - room, room - int(counts[chain[-1]]))
         amount = min(amount, *(int(counts[code]) for code in chain[: len(chain) - 1]))
         movers = [_movers(x, centroids, labels, source, target, amount) for source, target in itertools.pairwise(chain)]
         for rows, target in zip(movers, chain[1:], strict=True):
@@ -84,8 +82,8 @@ def _movers(x: Tensor, centroids: Tensor, labels: Tensor, source: int, target: i
     return torch.cat(found)[torch.cat(costs).argsort(stable=True)[:amount]]
 
 
-def _cheapest_chain(moves: Tensor, full: Tensor, free: Tensor, least: float) -> tuple[list[int], bool]:
-    """Codes from a full one to a free one; or a chain that closes and gains (then only that is told): True."""
+def _cheapest_chain(moves: Tensor, full: Tensor, free: Tensor, least: float) -> list[int]:
+    """Codes from a full one to a free one; where moves of many rows have left a loop that gains, it is cut out."""
     codes = len(moves)
     cost = torch.where(full, 0.0, torch.inf)
     parents: list[Tensor] = []
@@ -104,9 +102,9 @@ def _cheapest_chain(moves: Tensor, full: Tensor, free: Tensor, least: float) -> 
         if int(parent[node]) >= 0:
             node = int(parent[node])
             if node in chain:
-                return [node, *reversed(chain[chain.index(node) :])][: len(chain) - chain.index(node) + 1], True
+                del chain[chain.index(node) :]
             chain.append(node)
-    return chain[::-1], False
+    return chain[::-1]
 
 
 def _spill(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Tensor) -> None:
