@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from torch import Tensor
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
 from genrec_fast.tokenizers.kmeans import kmeans
+from genrec_fast.tokenizers.reassign import Reassign
+from genrec_fast.tokenizers.rqkmeans_train import squared_length
 from genrec_fast.types import Jagged
 
 __all__ = ["OPQ", "PQ", "OPQConfig", "PQConfig"]
@@ -30,13 +33,13 @@ class PQConfig:
     slices, RPG, arXiv:2506.05781: 16 to 64)"""
     iterations: int = 25
     """Lloyd iterations per level (25: faiss' own default)"""
-    dedup: Dedup = "rank"
-    """how items of equal codes are told apart, see ``add_dedup_level``"""
+    dedup: CodebookDedup = "rank"
+    """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         check_codebook_sizes(name, self.codebook_sizes)
-        check_dedup(name, self.dedup)
+        check_dedup(name, self.dedup, codebooks=True)
         for field in ("iterations", *(("rotations",) if hasattr(self, "rotations") else ())):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -75,7 +78,10 @@ class PQ(Tokenizer):
         for level: code = nearest centroid of the level's slice of features @ rotation
 
     After ``fit``: ``codebooks``, float32 ``[K_l, F_l]`` per level, ``rotation``, orthogonal float32 ``[F, F]``
-    (``None`` for PQ), ``mse``, the mean squared error of ``decode`` over the catalog, per element.
+    (``None`` for PQ), ``mean``, float32 ``[F]``, the features' mean, turned, ``mse``, the mean squared error of
+    ``decode`` over the catalog, per element.
+
+    Source: Jégou, Douze and Schmid, "Product quantization for nearest neighbor search", PAMI 2011, section 2.2.
     """
 
     kind: ClassVar[str] = "pq"
@@ -85,6 +91,7 @@ class PQ(Tokenizer):
         super().__init__(config, feature_dim)
         self.codebooks: list[Tensor] = []
         self.rotation: Tensor | None = None
+        self.mean: Tensor | None = None
         self.mse: float = float("nan")
 
     def fit(
@@ -110,7 +117,8 @@ class PQ(Tokenizer):
 
         Raises:
             InvalidTypeError: features are not a float tensor.
-            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
+            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row), also once
+                it is rotated.
 
         Notes:
             PQ gives the same codes for any number of threads; OPQ's rotation is a sum over all rows, whose last bits
@@ -125,19 +133,34 @@ class PQ(Tokenizer):
                 f"{self.kind}: features must have at least {max(sizes)} rows, one per code of a level, got {count}"
             )
         rotation, starts = self._rotation(vectors, seed, progress)
-        books, codes, error = [], [], 0.0
-        for level, part in enumerate(_turned(vectors, rotation).tensor_split(len(sizes), 1)):
+        books, labels, error = [], [], 0.0
+        turned = _turned(self.kind, vectors, rotation)
+        for level, part in enumerate(turned.tensor_split(len(sizes), 1)):
             start = "kmeans++" if starts is None else starts[level]
             found = kmeans(
                 part.contiguous(), sizes[level], iterations=self.config.iterations, init=start, seed=_seed(seed, level)
             )
             books.append(found.centroids)
-            codes.append(found.labels)
+            labels.append(found.labels)
             error += found.inertia
             if progress is not None:
                 progress(self.kind, level + 1, len(sizes), {"mse": error / vectors.numel()})
         self.rotation, self.codebooks, self.mse = rotation, books, error / vectors.numel()
-        self._item_codes, self._codebook_sizes = add_dedup_level(torch.stack(codes, 1), sizes, self.config.dedup)
+        self.mean = torch.stack([column.mean(dtype=torch.float64) for column in turned.unbind(1)]).float()
+        codes = torch.stack(labels, 1)
+        moves = self.config.dedup in get_args(Reassign)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(
+            codes,
+            sizes,
+            self.config.dedup,
+            vectors=turned if moves else None,
+            codebooks=_widened(books) if moves else None,
+        )
+        if not torch.equal(self._item_codes[:, : len(sizes)], codes):  # reassignment moved some
+            columns = self._item_codes.long().unbind(1)
+            slices = zip(turned.tensor_split(len(sizes), 1), books, columns, strict=False)
+            error = sum(squared_length(part - book[column]) for part, book, column in slices)
+            self.mse = error / vectors.numel()
 
     def _rotation(
         self, vectors: Tensor, seed: int, progress: Progress | None
@@ -148,26 +171,28 @@ class PQ(Tokenizer):
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
 
-        Equals ``item_codes`` on the vectors of the catalog. Ties go to the lower code.
+        Equals ``item_codes`` on the vectors of the catalog, but for items that a ``dedup`` of nearest_free or sinkhorn
+        has moved. Ties go to the lower code.
         """
         self._fitted()
-        parts = _turned(self._vectors(features), self.rotation).tensor_split(len(self.codebooks), 1)
+        parts = _turned(self.kind, self._vectors(features), self.rotation).tensor_split(len(self.codebooks), 1)
         pairs = zip(parts, self.codebooks, strict=True)
         return torch.cat([ops.rq_encode(part.contiguous(), [book]) for part, book in pairs], 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Centroids side by side, turned back: integer ``[m, t]`` -> float32 ``[m, F]``.
 
-        Slices without a code are the mean of their codebook; a dedup level is not read.
+        Slices without a code are the mean of the catalog, the best guess; a dedup level is not read.
 
         Raises:
             InvalidTypeError: codes are not integers.
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
-        self._fitted()
+        mean = self._fitted()
         columns = self._columns(codes, self.config.codebook_sizes)
         parts = [book[column] for book, column in zip(self.codebooks, columns, strict=False)]
-        parts += [book.mean(0).expand(codes.shape[0], -1) for book in self.codebooks[len(columns) :]]
+        unknown = mean.tensor_split(len(self.codebooks))[len(columns) :]
+        parts += [part.expand(codes.shape[0], -1) for part in unknown]
         out = torch.cat(parts, 1)
         return out if self.rotation is None else (out.double() @ self.rotation.double().T).float()
 
@@ -175,19 +200,22 @@ class PQ(Tokenizer):
         """Adds ``mse``."""
         return {**super().report(), "mse": self.mse}
 
-    def _fitted(self) -> None:
-        if not self.codebooks:
+    def _fitted(self) -> Tensor:
+        """The mean."""
+        if self.mean is None:
             raise InvalidValueError(f"{self.kind}: codebooks must come from fit or load, got neither")
+        return self.mean
 
     def _learned(self) -> dict[str, Tensor]:
         learned = {f"codebooks.{level}": book.contiguous() for level, book in enumerate(self.codebooks)}
+        learned["mean"] = self._fitted()
         if self.rotation is not None:
             learned["rotation"] = self.rotation.contiguous()
         return {**learned, "mse": torch.tensor([self.mse], dtype=torch.float64)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.codebooks = [tensors[f"codebooks.{level}"] for level in range(len(self.config.codebook_sizes))]
-        self.rotation = tensors.get("rotation")
+        self.rotation, self.mean = tensors.get("rotation"), tensors["mean"]
         self.mse = float(tensors["mse"])
 
 
@@ -213,7 +241,7 @@ class OPQ(PQ):
         books: list[Tensor] | None = None
         for done in range(rounds):
             decoded, error, following = [], 0.0, []
-            for level, part in enumerate(_turned(vectors, rotation).tensor_split(len(sizes), 1)):
+            for level, part in enumerate(_turned(self.kind, vectors, rotation).tensor_split(len(sizes), 1)):
                 found = kmeans(
                     part.contiguous(),
                     sizes[level],
@@ -239,13 +267,31 @@ def _seed(seed: int, level: int) -> int:
     return (seed + 0x9E3779B9 * level) % (1 << 63)
 
 
-def _turned(vectors: Tensor, rotation: Tensor | None) -> Tensor:
-    """Float32 of float64 products: a vector's codes hang on no other row of its block."""
+def _widened(books: list[Tensor]) -> list[Tensor]:
+    """float32 ``[K_l, F]``: codebooks with zeros outside their slice, so that they add up as residual ones do."""
+    wide, first = [], 0
+    width = sum(book.shape[1] for book in books)
+    for book in books:
+        wide.append(torch.nn.functional.pad(book, (first, width - first - book.shape[1])))
+        first += book.shape[1]
+    return wide
+
+
+def _turned(op: str, vectors: Tensor, rotation: Tensor | None) -> Tensor:
+    """Float32 of float64 products: a vector's codes hang on no other row of its block.
+
+    Raises:
+        InvalidValueError: a row leaves float32.
+    """
     if rotation is None:
         return vectors
     turned = torch.empty_like(vectors)
     for block, out in zip(vectors.split(_BLOCK), turned.split(_BLOCK), strict=True):
         out.copy_(block.double() @ rotation.double())
+    finite = turned.isfinite().all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise InvalidValueError(f"{op}: features must stay within float32 when rotated, got infinity from row {row}")
     return turned
 
 
