@@ -12,6 +12,7 @@ __all__ = ["even_out"]
 _MOST_CODES = 1024  # with a table of moves: K x K float32
 _ELEMENTS = 1 << 22  # of a block's table of costs
 _STEPS = 32  # at least this many chains while many rows are above the limit
+_HOPS = 16  # of a chain, at most: without loops 2 to 5 are usual (K = 256), with one the search would go on to K
 _LEAST_GAIN = 1e-6  # of the largest move's cost: less is rounding
 
 
@@ -87,7 +88,7 @@ def _cheapest_chain(moves: Tensor, full: Tensor, free: Tensor, least: float) -> 
     codes = len(moves)
     cost = torch.where(full, 0.0, torch.inf)
     parents: list[Tensor] = []
-    while len(parents) < codes:
+    while len(parents) < min(codes, _HOPS):
         through = cost[:, None] + moves
         parent = through.argmin(0)
         shorter = through.gather(0, parent[None])[0]
