@@ -63,11 +63,12 @@ def balanced_assignment(
         The plan is never held: a sweep computes it again by blocks of rows, in float32. Memory beside the arguments:
         ``O(N + K)`` and 48 MiB, with "capacity" and K up to 1024 also ``K x K``. Cost: ``N K D`` products and
         ``N K`` exponentials per sweep, 16 to 24 sweeps with "capacity". The last rows above the limit then move along
-        cheapest chains of codes, one by one where few are left: the cost is the smallest possible up to the prices'
-        precision for K up to 1024, a good one beyond. Equal inputs give equal labels. Ties go to the lower code.
+        cheapest chains of codes, one by one where few (64) are left: for K up to 1024 the cost is then the smallest
+        possible up to the prices' precision, unless a chain would be longer than 16 codes; else it is near that.
+        Equal inputs give equal labels. Ties go to the lower code.
 
     Source:
-        Cuturi, "Sinkhorn distances", 2013; Zheng et al., "LC-Rec", arXiv:2311.09049, equation 6; Deng et al., "OneRec",
+        Cuturi, "Sinkhorn distances", 2013; Zheng et al., "LC-Rec", arXiv:2311.09049; Deng et al., "OneRec",
         arXiv:2502.18965, algorithm 1; the chains: Ahuja, Magnanti and Orlin, "Network flows", 1993, section 9.7.
 
     Example:
