@@ -27,7 +27,8 @@ SHOP_USERS, SHOP_ITEMS = 600, 2000
 def parts(name: str) -> Any:
     torch.manual_seed(0)
     recipe, data = recipes.get(name), Shop(SHOP_ITEMS, feature_dim=384).dataset(SHOP_USERS)
-    codes, sizes = semantic_ids(recipe, data, 0, None, reuse=False)
+    histories = leave_one_out(data.interactions).train.items
+    codes, sizes = semantic_ids(recipe, data, 0, None, reuse=False, histories=histories)
     layout, backbone, _, _ = build_parts(recipe, codes, sizes, data.features)
     return recipe, data, layout, backbone
 
