@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from genrec_fast.ops._attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.gemm import gemm, gemm_pack
+from genrec_fast.ops.jagged_attention import jagged_attention
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
@@ -12,11 +14,15 @@ from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
 __all__ = [
+    "ALiBi",
     "KMeansStep",
+    "RelativeTimeBias",
+    "T5Bias",
     "TrieFilter",
     "TrieStep",
     "gemm",
     "gemm_pack",
+    "jagged_attention",
     "kmeans_step",
     "rq_decode",
     "rq_encode",

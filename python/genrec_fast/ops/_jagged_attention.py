@@ -1,0 +1,155 @@
+"""The torch op behind ``jagged_attention``: values checked, kernel or twin called, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._registry import define, differentiable
+from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
+
+__all__ = ["attention"]
+
+_OP = "jagged_attention"
+_SETTINGS = (
+    "bool softmax, bool causal, float alpha, int max_seq_len, bool divide, int target_group_size, "
+    "int contextual_seq_len, int max_attn_len, int min_full_attn_seq_len, float dropout_p, int seed"
+)
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor offsets, Tensor kv_offsets, Tensor? num_targets, Tensor? distance_bias, "
+    "Tensor? time_bias, Tensor? query_times, Tensor? key_times, Tensor? thresholds"
+)
+_DISTANCE, _TIME, _TABLES = 6, 7, (0, 1, 2, 6, 7)
+
+
+def _check_offsets(name: str, offsets: Tensor, total: int) -> None:
+    begin, end = int(offsets[0]), int(offsets[-1])
+    if begin != 0 or end != total:
+        raise InvalidValueError(f"{_OP}: {name} must run from 0 to {total}, got {begin} to {end}")
+    falls = offsets[1:] < offsets[:-1]
+    if bool(falls.any()):
+        raise InvalidValueError(f"{_OP}: {name} must not decrease, but do after row {int(falls.nonzero()[0])}")
+
+
+def _check(args: tuple[Any, ...]) -> None:
+    """What only the values can tell."""
+    q, k, _, offsets, kv_offsets, num_targets, distance, _, query_times, key_times, thresholds = args[:11]
+    _, causal, _, max_seq_len, _, _, contextual, max_attn_len, *_ = args[11:]
+    _check_offsets("offsets", offsets, q.shape[0])
+    _check_offsets("kv_offsets", kv_offsets, k.shape[0])
+    lengths, kv_lengths = offsets.diff(), kv_offsets.diff()
+    if not lengths.numel():
+        return
+    longest = int(kv_lengths.max())
+    if max_seq_len and longest > max_seq_len:
+        raise InvalidValueError(f"{_OP}: max_seq_len must be at least the longest row, {longest}, got {max_seq_len}")
+    if causal or num_targets is not None or contextual or max_attn_len:
+        longer = lengths > kv_lengths
+        if bool(longer.any()):
+            row = int(longer.nonzero()[0])
+            raise InvalidValueError(
+                f"{_OP}: offsets must give no row more queries than keys under a mask, "
+                f"got {int(lengths[row])} and {int(kv_lengths[row])} in row {row}"
+            )
+    if num_targets is not None or contextual:
+        targets = torch.zeros_like(kv_lengths) if num_targets is None else num_targets
+        wrong = (targets < 0) | ((targets + contextual > kv_lengths) & (kv_lengths > 0)) | (targets > kv_lengths)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InvalidValueError(
+                f"{_OP}: num_targets must be at least 0 and leave room for contextual_seq_len = {contextual} in a row, "
+                f"got {int(targets[row])} for {int(kv_lengths[row])} positions in row {row}"
+            )
+    if distance is not None:
+        room = distance.shape[1] // 2 + 1
+        needed = max(longest, int(lengths.max()))
+        if needed > room:
+            raise InvalidValueError(f"{_OP}: bias must have a table for rows of {needed}, got one for {room}")
+    for name, times, total in (("query_timestamps", query_times, q.shape[0]), ("timestamps", key_times, k.shape[0])):
+        if times is None:
+            continue
+        if times.shape != (total,):
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(times.shape)}")
+        if total and int(times.abs().max()) >= 2**62:
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be below 2^62, got {int(times.abs().max())}")
+    if thresholds is not None and thresholds.numel() and bool((thresholds.diff() < 0).any()):
+        raise InvalidValueError(f"{_OP}: thresholds of the bias must not decrease")
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    _check(args)
+    return _twin(*args)
+
+
+def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
+    """Gradients of q, k, v, distance_bias and time_bias (empty where there is none), by torch's autograd."""
+    leaves = [None if args[i] is None else args[i].detach().requires_grad_() for i in _TABLES]
+    inputs = list(args)
+    for i, leaf in zip(_TABLES, leaves, strict=True):
+        inputs[i] = leaf
+    with torch.enable_grad():
+        found, _ = _twin(*inputs)
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        gradients = iter(torch.autograd.grad(found, wanted, grad))
+    return [q_like(args[0]) if leaf is None else next(gradients).contiguous() for leaf in leaves]
+
+
+def q_like(q: Tensor) -> Tensor:
+    return q.new_empty(0)
+
+
+def _fake(*args: Any) -> tuple[Tensor, Tensor]:
+    q, v, softmax = args[0], args[2], args[11]
+    exact = torch.promote_types(q.dtype, torch.float32)
+    rows = q.shape[0] if softmax else 0
+    return q.new_empty(q.shape[0], q.shape[1], v.shape[2]), q.new_empty(rows, q.shape[1], dtype=exact)
+
+
+def _fake_backward(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
+    return [q_like(args[0]) if args[i] is None else args[i].new_empty(args[i].shape) for i in _TABLES]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    tensors, ctx.settings = inputs[:11], inputs[11:]
+    ctx.given = [tensor is not None for tensor in tensors]
+    ctx.save_for_backward(*output, *(tensor for tensor in tensors if tensor is not None))
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    out, sums, *saved = ctx.saved_tensors
+    rest = iter(saved)
+    tensors = [next(rest) if given else None for given in ctx.given]
+    found: list[Tensor | None] = [None] * (len(tensors) + len(ctx.settings))
+    gradients = _backward_op(grad.contiguous(), out, sums, *tensors, *ctx.settings)
+    for i, gradient in zip(_TABLES, gradients, strict=True):
+        if tensors[i] is not None:
+            found[i] = gradient
+    return tuple(found)
+
+
+_forward_op = define(
+    f"jagged_attention({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)", cpu=_forward, twin=_forward, fake=_fake
+)
+_backward_op = define(
+    f"jagged_attention_backward(Tensor grad, Tensor out, Tensor sums, {_INPUTS}, {_SETTINGS}) -> Tensor[]",
+    cpu=_backward_twin,
+    twin=_backward_twin,
+    fake=_fake_backward,
+)
+differentiable("jagged_attention", _backward, _remember)
+
+
+def attention(*tensors: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
+    """The registered op; float64 goes to the twin, which autograd sees through to any order."""
+    first = tensors[0]
+    assert first is not None
+    if first.dtype == torch.float64:
+        args = (*tensors, *settings.values())
+        _check(args)
+        return _twin(*tensors, **settings)  # type: ignore[arg-type]
+    found: tuple[Tensor, Tensor] = _forward_op(*tensors, **settings)
+    return found
