@@ -153,12 +153,14 @@ static GENREC_INLINE Sum to_sum(Vec a) { return a; }
 static GENREC_INLINE void from_sum(Sum a, Vec& out) { out = a; }
 #endif
 
-// sums[r][v] += a[r] * panel, over the whole depth; Panels neighbouring panels at once.
-template <int Rows, int Panels>
-static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const float* panel, std::int64_t depth,
-                                   Vec (&sums)[Rows][Panels * panel_vecs]) {
+// How the rows of `a` lie: element (r, d) at a[r * stride + d], or, by depth, at a[d * stride + r].
+enum class Order { by_row, by_depth };
+
+// sums[r][v] += a[r] * panel, over the whole depth; Panels neighbouring panels at once, `next` elements apart.
+template <int Rows, int Panels, Order order = Order::by_row>
+static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const float* panel, std::int64_t next,
+                                   std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
   constexpr int vecs = Panels * panel_vecs;
-  const std::int64_t next = depth * panel_width;
   Sum c[Rows][vecs];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < vecs; ++v) c[r][v] = to_sum(sums[r][v]);
@@ -168,7 +170,7 @@ static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const fl
       for (int v = 0; v < panel_vecs; ++v)
         b[p * panel_vecs + v] = load_sum(panel + p * next + d * panel_width + v * lanes);
     for (int r = 0; r < Rows; ++r) {
-      const Sum x = fill_sum(a[r * stride + d]);
+      const Sum x = fill_sum(order == Order::by_row ? a[r * stride + d] : a[d * stride + r]);
       for (int v = 0; v < vecs; ++v) c[r][v] = multiply_add(x, b[v], c[r][v]);
     }
   }
@@ -179,11 +181,11 @@ static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const fl
 #if GENREC_BF16
 // The same on bfloat16, two products per lane and step. `depth` is even; element (j, d) of a panel stands at
 // (d / 2 * panel_width + j % panel_width) * 2 + d % 2. Products are exact, sums float32.
-template <int Rows, int Panels>
+template <int Rows, int Panels, Order order = Order::by_row>
 static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, const std::uint16_t* panel,
-                                   std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
+                                   std::int64_t next, std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
+  static_assert(order == Order::by_row, "pairs lie along the rows");
   constexpr int vecs = Panels * panel_vecs;
-  const std::int64_t next = depth * panel_width;
   for (std::int64_t d = 0; d < depth; d += 2) {
     __m512i b[vecs];
     for (int p = 0; p < Panels; ++p)
@@ -198,42 +200,52 @@ static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, 
 }
 #endif
 
-template <int Rows, int Panels, class Element, class Ending>
-static GENREC_INLINE void tile(const Element* a, std::int64_t stride, const Element* panel, std::int64_t depth,
-                               std::int64_t row, std::int64_t column, Ending& ending) {
+template <int Rows, int Panels, Order order, class Element, class Ending>
+static GENREC_INLINE void tile(const Element* a, std::int64_t stride, const Element* panel, std::int64_t next,
+                               std::int64_t depth, std::int64_t row, std::int64_t column, Ending& ending) {
   Vec sums[Rows][Panels * panel_vecs];
   ending.template start<Rows, Panels * panel_vecs>(row, column, sums);
-  multiply<Rows, Panels>(a, stride, panel, depth, sums);
+  multiply<Rows, Panels, order>(a, stride, panel, next, depth, sums);
   ending.template finish<Rows, Panels * panel_vecs>(row, column, sums);
 }
 
-template <int Rows, int Panels, class Element, class Ending>
-static inline void strip(const Element* a, std::int64_t stride, const Element* panels, std::int64_t first,
-                         std::int64_t last, std::int64_t depth, std::int64_t row, Ending& ending) {
+template <int Rows, int Panels, Order order, class Element, class Ending>
+static inline void strip(const Element* a, std::int64_t stride, const Element* panels, std::int64_t next,
+                         std::int64_t first, std::int64_t last, std::int64_t depth, std::int64_t row, Ending& ending) {
   std::int64_t p = first;
   for (; p + Panels <= last; p += Panels)
-    tile<Rows, Panels>(a, stride, panels + p * panel_width * depth, depth, row, p * panel_width, ending);
+    tile<Rows, Panels, order>(a, stride, panels + p * next, next, depth, row, p * panel_width, ending);
   if constexpr (Panels > 1)
-    for (; p < last; ++p)
-      tile<Rows, 1>(a, stride, panels + p * panel_width * depth, depth, row, p * panel_width, ending);
+    for (; p < last; ++p) tile<Rows, 1, order>(a, stride, panels + p * next, next, depth, row, p * panel_width, ending);
 }
 
-// Rows [0, num_rows) of a with panels [first, last). The ending gets each tile twice:
+// Rows [0, num_rows) of a with panels [first, last), `next` elements from panel to panel (at least depth *
+// panel_width: a product over part of the depth begins inside the panels). The ending gets each tile twice:
 //   start<Rows, Vecs>(row, column, sums)   fills the sums before the first product
 //   finish<Rows, Vecs>(row, column, sums)  takes them; columns at and beyond num_columns are the caller's to ignore
 // Row tails go in tiles of 4, 2 and 1 rows over several panels, so that the adders stay busy.
+template <Order order, class Element, class Ending>
+static inline void product(const Element* a, std::int64_t stride, std::int64_t num_rows, const Element* panels,
+                           std::int64_t next, std::int64_t first, std::int64_t last, std::int64_t depth,
+                           Ending& ending) {
+  const std::int64_t step = order == Order::by_row ? stride : 1;
+  std::int64_t row = 0;
+  for (; row + tile_rows <= num_rows; row += tile_rows)
+    strip<tile_rows, 1, order>(a + row * step, stride, panels, next, first, last, depth, row, ending);
+#if GENREC_VEC > 0
+  for (; row + 4 <= num_rows; row += 4)
+    strip<4, 1, order>(a + row * step, stride, panels, next, first, last, depth, row, ending);
+  for (; row + 2 <= num_rows; row += 2)
+    strip<2, 2, order>(a + row * step, stride, panels, next, first, last, depth, row, ending);
+#endif
+  for (; row < num_rows; ++row)
+    strip<1, GENREC_VEC ? 4 : 1, order>(a + row * step, stride, panels, next, first, last, depth, row, ending);
+}
+
 template <class Element, class Ending>
 static inline void product(const Element* a, std::int64_t stride, std::int64_t num_rows, const Element* panels,
                            std::int64_t first, std::int64_t last, std::int64_t depth, Ending& ending) {
-  std::int64_t row = 0;
-  for (; row + tile_rows <= num_rows; row += tile_rows)
-    strip<tile_rows, 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
-#if GENREC_VEC > 0
-  for (; row + 4 <= num_rows; row += 4) strip<4, 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
-  for (; row + 2 <= num_rows; row += 2) strip<2, 2>(a + row * stride, stride, panels, first, last, depth, row, ending);
-#endif
-  for (; row < num_rows; ++row)
-    strip<1, GENREC_VEC ? 4 : 1>(a + row * stride, stride, panels, first, last, depth, row, ending);
+  product<Order::by_row>(a, stride, num_rows, panels, depth * panel_width, first, last, depth, ending);
 }
 
 }  // namespace genrec::GENREC_ISA

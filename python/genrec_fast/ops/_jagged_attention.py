@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._registry import define, differentiable
+from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
 __all__ = ["attention"]
@@ -79,9 +79,105 @@ def _check(args: tuple[Any, ...]) -> None:
         raise InvalidValueError(f"{_OP}: thresholds of the bias must not decrease")
 
 
-def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+def _slow(*args: Any) -> tuple[Tensor, Tensor]:
     _check(args)
     return _twin(*args)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy in which a row's heads lie side by side (a slice of a wider projection does as it is)."""
+    heads, width = tensor.shape[1:]
+    fits = tensor.stride(2) == 1 or width == 1
+    fits = fits and (tensor.stride(1) == width or heads == 1)
+    return tensor if fits and tensor.stride(0) >= heads * width else tensor.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _table(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float().contiguous()
+
+
+def _arguments(tensors: tuple[Tensor | None, ...], settings: tuple[Any, ...]) -> dict[str, Any]:
+    """What the kernel reads, by the names of its struct; the tensors must stay alive meanwhile."""
+    q, k, v, offsets, kv_offsets, num_targets, distance, time, query_times, key_times, thresholds = tensors
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    assert offsets is not None
+    assert kv_offsets is not None
+    softmax, causal, alpha, max_seq_len, divide, group, context, window, full, dropout, seed = settings
+    return {
+        "q": q.data_ptr(),
+        "k": k.data_ptr(),
+        "v": v.data_ptr(),
+        "element_size": q.element_size(),
+        "q_stride": q.stride(0),
+        "k_stride": k.stride(0),
+        "v_stride": v.stride(0),
+        "num_queries": q.shape[0],
+        "num_keys": k.shape[0],
+        "num_heads": q.shape[1],
+        "width": q.shape[2],
+        "value_width": v.shape[2],
+        "offsets": offsets.data_ptr(),
+        "kv_offsets": kv_offsets.data_ptr(),
+        "num_rows": offsets.shape[0] - 1,
+        "num_targets": _address(num_targets),
+        "distance": _address(distance),
+        "distance_heads": 0 if distance is None else distance.shape[0],
+        "distance_size": 0 if distance is None else distance.shape[1],
+        "time": _address(time),
+        "time_heads": 0 if time is None else time.shape[0],
+        "time_size": 0 if time is None else time.shape[1],
+        "query_times": _address(query_times),
+        "key_times": _address(key_times),
+        "thresholds": _address(thresholds),
+        "num_thresholds": 0 if thresholds is None else thresholds.shape[0],
+        "softmax": softmax,
+        "causal": causal,
+        "alpha": alpha,
+        "max_seq_len": max_seq_len,
+        "divide": divide,
+        "target_group_size": group,
+        "contextual_seq_len": context,
+        "max_attn_len": window,
+        "min_full_attn_seq_len": full,
+        "dropout": dropout,
+        "seed": seed,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    q, k, v, offsets, kv_offsets, num_targets, distance, time, *times = args[:11]
+    vectors = tuple(_rows(tensor.to(dtype)) for tensor in (q, k, v))
+    for name, found, total in (("query_timestamps", times[0], q.shape[0]), ("timestamps", times[1], k.shape[0])):
+        if found is not None and found.shape != (total,):
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(found.shape)}")
+    others = (None if tensor is None else tensor.contiguous() for tensor in times)
+    return (
+        *vectors,
+        offsets.contiguous(),
+        kv_offsets.contiguous(),
+        None if num_targets is None else num_targets.contiguous(),
+        _table(distance),
+        _table(time),
+        *others,
+    )
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    q, v, softmax = args[0], args[2], args[11]
+    # Where the processor does not multiply bfloat16, float32 is as fast and exact.
+    dtype = torch.float32
+    tensors = _prepared(args, dtype)
+    out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
+    sums = torch.empty(q.shape[0] if softmax else 0, q.shape[1])
+    core.jagged_attention(out=out.data_ptr(), log_sums=sums.data_ptr(), **_arguments(tensors, args[11:]))
+    return out.to(q.dtype), sums
 
 
 def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
@@ -132,7 +228,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward_op = define(
-    f"jagged_attention({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)", cpu=_forward, twin=_forward, fake=_fake
+    f"jagged_attention({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)", cpu=_forward, twin=_slow, fake=_fake
 )
 _backward_op = define(
     f"jagged_attention_backward(Tensor grad, Tensor out, Tensor sums, {_INPUTS}, {_SETTINGS}) -> Tensor[]",
@@ -149,7 +245,6 @@ def attention(*tensors: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]
     assert first is not None
     if first.dtype == torch.float64:
         args = (*tensors, *settings.values())
-        _check(args)
-        return _twin(*tensors, **settings)  # type: ignore[arg-type]
+        return _slow(*args)
     found: tuple[Tensor, Tensor] = _forward_op(*tensors, **settings)
     return found

@@ -1,0 +1,70 @@
+#include "bindings/bindings.h"
+#include "ops/jagged_attention.h"
+
+namespace py = pybind11;
+
+namespace genrec::bindings {
+namespace {
+
+// Forward and backward share some forty numbers: both take them by the names of the struct's members.
+AttentionArgs attention_args(const py::kwargs& given) {
+  AttentionArgs args{};
+  const auto set = [&](const char* name, auto& member) { member = given[name].cast<std::decay_t<decltype(member)>>(); };
+  const auto point = [&](const char* name, auto& member) {
+    member = reinterpret_cast<std::decay_t<decltype(member)>>(given[name].cast<std::uintptr_t>());
+  };
+  point("q", args.q);
+  point("k", args.k);
+  point("v", args.v);
+  set("element_size", args.element_size);
+  set("q_stride", args.q_stride);
+  set("k_stride", args.k_stride);
+  set("v_stride", args.v_stride);
+  set("num_queries", args.num_queries);
+  set("num_keys", args.num_keys);
+  set("num_heads", args.num_heads);
+  set("width", args.width);
+  set("value_width", args.value_width);
+  point("offsets", args.offsets);
+  point("kv_offsets", args.kv_offsets);
+  set("num_rows", args.num_rows);
+  set("softmax", args.softmax);
+  set("causal", args.causal);
+  set("alpha", args.alpha);
+  set("max_seq_len", args.max_seq_len);
+  set("divide", args.divide);
+  point("num_targets", args.num_targets);
+  set("target_group_size", args.target_group_size);
+  set("contextual_seq_len", args.contextual_seq_len);
+  set("max_attn_len", args.max_attn_len);
+  set("min_full_attn_seq_len", args.min_full_attn_seq_len);
+  point("distance", args.distance);
+  set("distance_heads", args.distance_heads);
+  set("distance_size", args.distance_size);
+  point("time", args.time);
+  set("time_heads", args.time_heads);
+  set("time_size", args.time_size);
+  point("query_times", args.query_times);
+  point("key_times", args.key_times);
+  point("thresholds", args.thresholds);
+  set("num_thresholds", args.num_thresholds);
+  set("dropout", args.dropout);
+  args.seed = static_cast<std::uint64_t>(given["seed"].cast<std::int64_t>());
+  set("num_threads", args.num_threads);
+  return args;
+}
+
+}  // namespace
+
+void register_jagged_attention(py::module_& m) {
+  m.def(
+      "jagged_attention",
+      [](std::uintptr_t out, std::uintptr_t log_sums, const py::kwargs& given) {
+        const AttentionArgs args = attention_args(given);
+        py::gil_scoped_release unlocked;
+        jagged_attention(args, as_pointer<void>(out), as_pointer<float>(log_sums));
+      },
+      py::arg("out"), py::arg("log_sums"));
+}
+
+}  // namespace genrec::bindings

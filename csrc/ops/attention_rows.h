@@ -1,0 +1,148 @@
+// Between the products of attention: packing rows as panels, and turning a line of scores into weights. Included by
+// per-ISA files alone.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "core/gemm.h"
+#include "core/math.h"
+#include "ops/attention_seen.h"
+
+namespace genrec::GENREC_ISA {
+
+constexpr float negative_infinity = -HUGE_VALF;
+
+// An ending that keeps the sums: out[row * stride + column].
+struct Keep {
+  float* out;
+  std::int64_t stride;
+
+  template <int Rows, int Vecs>
+  GENREC_INLINE void start(std::int64_t, std::int64_t, Vec (&sums)[Rows][Vecs]) {
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = fill(0.0f);
+  }
+  template <int Rows, int Vecs>
+  GENREC_INLINE void finish(std::int64_t row, std::int64_t column, Vec (&sums)[Rows][Vecs]) {
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vecs; ++v) store(out + (row + r) * stride + column + v * lanes, sums[r][v]);
+  }
+};
+
+// Rows of `num_columns` elements as panels of their columns: element (j, c) at
+// (c / panel_width * padded + j) * panel_width + c % panel_width, `padded` rows at least num_rows; columns behind the
+// last and rows behind num_rows become 0.
+static inline void pack_rows(const float* rows, std::int64_t stride, std::int64_t num_rows, std::int64_t padded,
+                             std::int64_t num_columns, float* panels) {
+  for (std::int64_t column = 0; column < num_columns; column += panel_width) {
+    float* panel = panels + column * padded;
+    const std::int64_t here = num_columns - column < panel_width ? num_columns - column : panel_width;
+    for (std::int64_t j = 0; j < num_rows; ++j) {
+      const float* row = rows + j * stride + column;
+      float* to = panel + j * panel_width;
+      if (here == panel_width) {
+        for (int v = 0; v < panel_vecs; ++v) store(to + v * lanes, load(row + v * lanes));
+      } else {
+        for (int c = 0; c < panel_width; ++c) to[c] = c < here ? row[c] : 0.0f;
+      }
+    }
+    for (std::int64_t i = num_rows * panel_width; i < padded * panel_width; ++i) panel[i] = 0.0f;
+  }
+}
+
+// Keys of one line of scores that a query sees, as lanes: `column` counts from key `begin`.
+static inline Mask seen_lanes(const AttentionSeen& seen, std::int64_t begin, std::int64_t column) {
+  const std::int64_t from = begin + column;
+  return between(seen.first - from, seen.last - from) | between(seen.second - from, seen.end - from);
+}
+
+// The number of a query and head, to which dropout adds the key's.
+static inline std::uint32_t dropout_row(std::uint64_t seed, std::int64_t query, std::int64_t head) {
+  const std::uint32_t row = mix(static_cast<std::uint32_t>(query) ^ mix(static_cast<std::uint32_t>(head)));
+  return mix(mix(row ^ static_cast<std::uint32_t>(seed >> 32)) ^ static_cast<std::uint32_t>(seed));
+}
+
+// What a query adds to its scores, and drops from its weights, along one line of keys.
+struct LineBias {
+  const float* distance;         // at column 0, or null
+  const float* time;             // the head's table, or null
+  const std::uint16_t* buckets;  // at column 0
+  std::uint32_t last_bucket;
+  std::uint32_t number, first_key, threshold;  // of dropout; threshold 0: none
+
+  LineBias(const AttentionPlan& plan, std::int64_t head, std::int64_t query, std::int64_t position,
+           std::int64_t first_query, std::int64_t first_key_row, std::int64_t begin, const std::uint16_t* line) {
+    const AttentionArgs& args = plan.args;
+    distance = args.distance ? plan.distance + head * plan.distance_step + begin - position : nullptr;
+    time = args.time ? args.time + (args.time_heads > 1 ? head : 0) * args.time_size : nullptr;
+    buckets = line;
+    last_bucket = static_cast<std::uint32_t>(args.time_size - 1);
+    threshold = plan.threshold;
+    number = threshold ? dropout_row(args.seed, first_query + query, head) : 0u;
+    first_key = static_cast<std::uint32_t>(first_key_row + begin);
+  }
+
+  GENREC_INLINE Vec score(const float* line, std::int64_t column, Vec alpha) const {
+    Vec x = load(line + column) * alpha;
+    if (distance) x = x + load(distance + column);
+    if (time) x = x + gather(time, buckets + column, last_bucket);
+    return x;
+  }
+  GENREC_INLINE Vec drop(Vec weight, std::int64_t column) const {
+    if (threshold == 0) return weight;
+    return choose(mixed_at_least(number, first_key + static_cast<std::uint32_t>(column), threshold), weight,
+                  fill(0.0f));
+  }
+};
+
+constexpr Mask all_lanes = 0xffffu;
+
+// Products of a line -> silu's weights but for their scale; 0 where nothing is seen. Columns [from, until), multiples
+// of 16.
+static inline void silu_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
+                             const AttentionSeen& seen, float alpha, const LineBias& bias) {
+  const Vec factor = fill(alpha), none = fill(0.0f);
+  for (std::int64_t c = from; c < until; c += lanes) {
+    const Mask mask = seen_lanes(seen, begin, c);
+    Vec weight = none;
+    if (mask) {
+      const Vec x = bias.score(line, c, factor);
+      weight = bias.drop(x * sigmoid(x), c);
+      if (mask != all_lanes) weight = choose(mask, weight, none);
+    }
+    store(line + c, weight);
+  }
+}
+
+// Products of a line -> e^(score - highest), dropped ones 0; returns the sum before dropping, or 0 where nothing is
+// seen.
+static inline float softmax_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
+                                 const AttentionSeen& seen, float alpha, const LineBias& bias, float* highest) {
+  const Vec factor = fill(alpha), lowest = fill(negative_infinity), none = fill(0.0f);
+  Vec best = lowest;
+  for (std::int64_t c = from; c < until; c += lanes) {
+    const Mask mask = seen_lanes(seen, begin, c);
+    if (!mask) continue;
+    Vec x = bias.score(line, c, factor);
+    if (mask != all_lanes) x = choose(mask, x, lowest);
+    store(line + c, x);
+    best = greater(best, x);
+  }
+  *highest = maximum(best);
+  const Vec top = fill(*highest);
+  Vec total = none;
+  for (std::int64_t c = from; c < until; c += lanes) {
+    const Mask mask = seen_lanes(seen, begin, c);
+    Vec weight = none;
+    if (mask) {
+      weight = exp_of(load(line + c) - top);
+      if (mask != all_lanes) weight = choose(mask, weight, none);
+      total = total + weight;
+      weight = bias.drop(weight, c);
+    }
+    store(line + c, weight);
+  }
+  return sum(total);
+}
+
+}  // namespace genrec::GENREC_ISA

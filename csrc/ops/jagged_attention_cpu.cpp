@@ -1,0 +1,188 @@
+// The forward body of jagged_attention, compiled once per instruction set; ops/reference/jagged_attention.py is the
+// specification. A tile of queries is multiplied with all keys it can see, its scores become weights line by line, and
+// the weights are multiplied with the values: whole lines of a few queries, so no running maximum has to be mended.
+#include <cmath>
+#include <cstdint>
+
+#include "core/gemm.h"
+#include "ops/attention_rows.h"
+#include "ops/jagged_attention.h"
+
+namespace genrec::GENREC_ISA {
+namespace {
+
+// Sums of a tile of queries -> out, each query's by its own factor.
+template <class Element>
+struct Output {
+  Element* out;  // of the tile's first query
+  std::int64_t stride, num_columns;
+  const float* factors;  // per query
+
+  template <int Rows, int Vecs>
+  GENREC_INLINE void start(std::int64_t, std::int64_t, Vec (&sums)[Rows][Vecs]) {
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = fill(0.0f);
+  }
+  template <int Rows, int Vecs>
+  GENREC_INLINE void finish(std::int64_t row, std::int64_t column, Vec (&sums)[Rows][Vecs]) {
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vecs; ++v) {
+        const std::int64_t first = column + v * lanes;
+        const Vec x = sums[r][v] * fill(factors[row + r]);
+        write(out + (row + r) * stride + first, x, num_columns - first);
+      }
+  }
+
+  static GENREC_INLINE void write(float* to, const Vec& x, std::int64_t room) {
+    if (room >= lanes) return store(to, x);
+    float line[lanes];
+    store(line, x);
+    for (int i = 0; i < room; ++i) to[i] = line[i];
+  }
+  static GENREC_INLINE void write(std::uint16_t* to, const Vec& x, std::int64_t room) {
+    float line[lanes];
+    store(line, x);
+    for (int i = 0; i < lanes && i < room; ++i) to[i] = bfloat16_of(line[i]);
+  }
+};
+
+struct Tile {
+  std::int64_t first, count;  // queries, within their row
+  std::int64_t from, until;   // columns that any of them sees, counted from `begin`
+};
+
+template <class Element>
+class Head {
+ public:
+  Head(const AttentionPlan& plan, const AttentionTask& task, std::int64_t head, std::int64_t begin, std::int64_t end,
+       const AttentionScratch& scratch, void* out, float* log_sums)
+      : plan_(plan),
+        args_(plan.args),
+        task_(task),
+        head_(head),
+        begin_(begin),
+        count_(end - begin),
+        scratch_(scratch),
+        first_query_(args_.offsets[task.row]),
+        first_key_(args_.kv_offsets[task.row]),
+        position_(args_.kv_offsets[task.row + 1] - first_key_ - (args_.offsets[task.row + 1] - first_query_)),
+        out_(static_cast<Element*>(out)),
+        log_sums_(log_sums) {
+    const std::int64_t key = first_key_ + begin;
+    const Element* k = static_cast<const Element*>(args_.k) + key * args_.k_stride + head * args_.width;
+    const Element* v = static_cast<const Element*>(args_.v) + key * args_.v_stride + head * args_.value_width;
+    pack_keys(k, static_cast<Element*>(scratch.keys));
+    pack_values(v, static_cast<Element*>(scratch.values));
+  }
+
+  void run(const Tile& tile) {
+    const std::int64_t stride = args_.num_heads * args_.value_width;
+    Element* out = out_ + (first_query_ + tile.first) * stride + head_ * args_.value_width;
+    float factors[tile_rows];
+    if (tile.until <= tile.from) {
+      for (std::int64_t r = 0; r < tile.count; ++r) {
+        for (std::int64_t c = 0; c < args_.value_width; ++c) out[r * stride + c] = 0;
+        if (args_.softmax) log_sums_[(first_query_ + tile.first + r) * args_.num_heads + head_] = negative_infinity;
+      }
+      return;
+    }
+    score(tile);
+    const std::int64_t from = tile.from / lanes * lanes, until = (tile.until + lanes - 1) / lanes * lanes;
+    for (std::int64_t r = 0; r < tile.count; ++r) {
+      const std::int64_t query = tile.first + r;
+      float* line = scratch_.weights + r * scratch_.line;
+      const AttentionSeen& seen = scratch_.seen[query - task_.first];
+      const std::uint16_t* buckets = scratch_.buckets + (query - task_.first) * scratch_.line;
+      const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_, buckets);
+      if (args_.softmax) {
+        float highest;
+        const float total = softmax_line(line, from, until, begin_, seen, args_.alpha, bias, &highest);
+        factors[r] = total == 0.0f ? 0.0f : plan_.kept_scale / total;
+        log_sums_[(first_query_ + query) * args_.num_heads + head_] =
+            total == 0.0f ? negative_infinity : highest + ::logf(total);
+      } else {
+        silu_line(line, from, until, begin_, seen, args_.alpha, bias);
+        factors[r] = plan_.scale * plan_.kept_scale;
+      }
+    }
+    Output<Element> ending{out, stride, args_.value_width, factors};
+    combine(tile, from, until, ending);
+  }
+
+ private:
+  void pack_keys(const float* k, float* panels) { pack(k, args_.k_stride, 0, count_, args_.width, panels); }
+  void pack_values(const float* v, float* panels) {
+    pack_rows(v, args_.v_stride, count_, count_, args_.value_width, panels);
+  }
+
+  void score(const Tile& tile) {
+    const std::int64_t first = tile.from / panel_width, last = (tile.until + panel_width - 1) / panel_width;
+    Keep ending{scratch_.weights, scratch_.line};
+    if constexpr (sizeof(Element) == 4) {
+      const float* q = static_cast<const float*>(args_.q) + (first_query_ + tile.first) * args_.q_stride;
+      product(q + head_ * args_.width, args_.q_stride, tile.count, static_cast<const float*>(scratch_.keys), first,
+              last, args_.width, ending);
+    }
+  }
+
+  // Weights with values, over the keys that the tile sees.
+  void combine(const Tile& tile, std::int64_t, std::int64_t, Output<Element>& ending) {
+    if constexpr (sizeof(Element) == 4) {
+      product<Order::by_row>(scratch_.weights + tile.from, scratch_.line, tile.count,
+                             static_cast<const float*>(scratch_.values) + tile.from * panel_width, count_ * panel_width,
+                             0, num_panels(args_.value_width), tile.until - tile.from, ending);
+    }
+  }
+
+  const AttentionPlan& plan_;
+  const AttentionArgs& args_;
+  const AttentionTask& task_;
+  std::int64_t head_, begin_, count_;
+  const AttentionScratch& scratch_;
+  std::int64_t first_query_, first_key_;
+  std::int64_t position_;  // of the row's first query
+  Element* out_;
+  float* log_sums_;
+};
+
+template <class Element>
+void run(const AttentionPlan& plan, const AttentionTask& task, const AttentionScratch& scratch, void* out,
+         float* log_sums) {
+  const AttentionArgs& args = plan.args;
+  const SeenRule rule(args, task.row);
+  const std::int64_t num_queries = args.offsets[task.row + 1] - args.offsets[task.row];
+  std::int64_t begin = rule.num_keys, end = 0;
+  for (std::int64_t i = task.first; i < task.last; ++i) {
+    const AttentionSeen seen = rule.seen(rule.num_keys - num_queries + i);
+    scratch.seen[i - task.first] = seen;
+    if (seen_until(seen) <= seen_from(seen)) continue;
+    begin = seen_from(seen) < begin ? seen_from(seen) : begin;
+    end = seen_until(seen) > end ? seen_until(seen) : end;
+  }
+  if (end <= begin) begin = end = 0;
+  if (args.time) fill_buckets(args, task.row, task.first, task.last, begin, end, scratch);
+  for (std::int64_t head = task.head; head < task.last_head; ++head) {
+    Head<Element> work(plan, task, head, begin, end, scratch, out, log_sums);
+    for (std::int64_t first = task.first; first < task.last; first += tile_rows) {
+      Tile tile{first, task.last - first < tile_rows ? task.last - first : tile_rows, end - begin, 0};
+      for (std::int64_t i = first; i < first + tile.count; ++i) {
+        const AttentionSeen& seen = scratch.seen[i - task.first];
+        if (seen_until(seen) <= seen_from(seen)) continue;
+        tile.from = seen_from(seen) - begin < tile.from ? seen_from(seen) - begin : tile.from;
+        tile.until = seen_until(seen) - begin > tile.until ? seen_until(seen) - begin : tile.until;
+      }
+      work.run(tile);
+    }
+  }
+}
+
+}  // namespace
+
+AttentionSizes attention_sizes() { return {panel_width, tile_rows, GENREC_BF16 != 0}; }
+
+void attention_forward(const AttentionPlan& plan, const AttentionTask& task, const AttentionScratch& scratch, void* out,
+                       float* log_sums) {
+  run<float>(plan, task, scratch, out, log_sums);
+}
+
+}  // namespace genrec::GENREC_ISA
