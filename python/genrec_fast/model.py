@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import history_window
-from genrec_fast.data.interactions import span_indices
+from genrec_fast.data import Evaluation
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
+from genrec_fast.questions import joined, question, slice_rows, to_histories, to_times
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.trie import Trie, build_trie
@@ -170,6 +169,8 @@ class Recommender:
         exclude_seen: bool = False,
         exact: bool = False,
         users: Sequence[int] | Tensor | None = None,
+        timestamps: Jagged | Sequence[Sequence[float]] | None = None,
+        target_timestamps: Sequence[float] | Tensor | None = None,
         users_per_batch: int = 256,
     ) -> Ranked:
         """The k best items for each history.
@@ -185,6 +186,9 @@ class Recommender:
             exact: widen the search until the k items are proven to be the best of the catalog.
             users: who asks, by row of the training data, ``[B]``: for recipes with user tokens (``tiger``), which read
                 everybody as user 0 where it is ``None``.
+            timestamps: when each event of the histories was, not decreasing, in the training data's unit (seconds):
+                for backbones that read times; rows as long as the histories'.
+            target_timestamps: ``[B]``: when the recommendations are to be shown; ``None``: at the last event.
             users_per_batch: users searched at once: a matter of memory and speed, not of the result.
 
         Returns:
@@ -194,7 +198,7 @@ class Recommender:
             InvalidTypeError: histories or filters of the wrong kind.
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
-        rows = self._histories(histories)
+        rows = to_histories(histories, self.num_items)
         for name, value in (("k", k), ("users_per_batch", users_per_batch), ("num_beams", num_beams)):
             if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
                 raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r}")
@@ -220,8 +224,9 @@ class Recommender:
         if tuple(who.shape) != (len(rows),) or who.dtype != torch.int64 or bool((who < 0).any()):
             raise InvalidValueError(f"recommend: users must be int64 [{len(rows)}], each at least 0, got {users!r:.80}")
         if exclude_seen:
-            exclude = rows if exclude is None else _joined(exclude, rows)
-        window = history_window(rows, self.recipe.batching.max_items)
+            exclude = rows if exclude is None else joined(exclude, rows)
+        times, asked_at = to_times(rows, timestamps, target_timestamps)
+        questions = Evaluation(rows, who, who, times, asked_at)  # the answers are not known and not read
         parts = []
         with self.answering():
             for begin in range(0, len(rows), users_per_batch):
@@ -230,36 +235,10 @@ class Recommender:
                 if allowed is not None:
                     options["allowed"] = (allowed if allowed.dim() == 1 else allowed[begin:end]).to(self.device)
                 if exclude is not None:
-                    options["exclude"] = _slice(exclude, begin, end).to(self.device)
-                parts.append(self.search(Batch(_slice(window, begin, end), users=who[begin:end]), k, **options))
+                    options["exclude"] = slice_rows(exclude, begin, end).to(self.device)
+                asked = questions.rows(torch.arange(begin, end), self.recipe.batching.max_items)
+                parts.append(self.search(question(asked), k, **options))
         return Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in _RANKED))
-
-    def _histories(self, histories: Jagged | Sequence[Sequence[int]]) -> Jagged:
-        if not isinstance(histories, Jagged):
-            if not _are_rows_of_ids(histories):
-                raise InvalidTypeError(
-                    "recommend: histories must be lists of item ids (whole numbers, one list per user), "
-                    f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
-                )
-            try:
-                histories = Jagged.from_rows(histories)
-            except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
-                rule = f"histories must hold item ids in [0, {self.num_items})"
-                raise InvalidValueError(f"recommend: {rule}, got {histories!r:.80}") from error
-        values = histories.values
-        if values.dtype != torch.int64 or values.dim() != 1:
-            raise InvalidTypeError(f"recommend: histories must be int64 [E], got {values.dtype} {list(values.shape)}")
-        if len(histories) == 0:
-            raise InvalidValueError("recommend: histories must have at least one row, got none")
-        empty = (histories.lengths == 0).nonzero()
-        if empty.numel():
-            raise InvalidValueError(f"recommend: histories must not be empty, but row {int(empty[0])} is")
-        outside = (values < 0) | (values >= self.num_items)
-        if bool(outside.any()):
-            raise InvalidValueError(
-                f"recommend: histories must hold item ids in [0, {self.num_items}), got {int(values[outside][0])}"
-            )
-        return histories
 
     def save(self, folder: str | Path) -> None:
         """Writes ``recipe.json``, ``weights.safetensors``, ``items.json``, and ``trie.safetensors`` where there is one.
@@ -291,38 +270,6 @@ class Recommender:
 
 
 _RANKED = ("items", "codes", "scores", "exact", "bound")
-
-
-def _are_rows_of_ids(histories: object) -> bool:
-    """One list, tensor or array of whole numbers per user."""
-    if isinstance(histories, (str, bytes)) or not isinstance(histories, (Sequence, Tensor, np.ndarray)):
-        return False
-    for row in histories:
-        if isinstance(row, (Tensor, np.ndarray)):
-            if row.ndim != 1 or str(row.dtype).rpartition(".")[2].rstrip("0123456789") not in ("int", "uint"):
-                return False
-        # bool is an int to Python, and a float would be cut: both are mistakes here.
-        elif (
-            isinstance(row, (str, bytes))
-            or not isinstance(row, Sequence)
-            or any(isinstance(item, bool) or not isinstance(item, (int, np.integer)) for item in row)
-        ):
-            return False
-    return True
-
-
-def _slice(rows: Jagged, begin: int, end: int) -> Jagged:
-    offsets = rows.offsets[begin : end + 1]
-    return Jagged(rows.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
-
-
-def _joined(left: Jagged, right: Jagged) -> Jagged:
-    """Row b of the left, then row b of the right."""
-    lengths = left.lengths + right.lengths
-    out = Jagged.from_lengths(left.values.new_empty(int(lengths.sum())), lengths)
-    out.values[span_indices(out.offsets[:-1], left.lengths).values] = left.values
-    out.values[span_indices(out.offsets[:-1] + left.lengths, right.lengths).values] = right.values
-    return out
 
 
 def _json(path: Path) -> Any:

@@ -118,8 +118,8 @@ class Jagged:
 class Batch:
     """Some users' histories, and what their models are asked about them.
 
-    Data gives ``items``, ``targets`` and ``users``; a layout adds what its backbones read (``codes``,
-    ``target_codes``, ``features``), so that a backbone never knows the catalog.
+    Data gives ``items``, ``targets`` and ``users``, and times and actions where it knows them; a layout adds what its
+    backbones read (``codes``, ``target_codes``, ``features``), so that a backbone never knows the catalog.
 
     Args:
         items: int64 values ``[E]``: item ids in ``[0, N)``, oldest first; rows may be empty.
@@ -131,6 +131,14 @@ class Batch:
         features: float ``[E, F]``, the items' feature vectors, or ``None``.
         valid_codes: per level bool ``[M, K_l]``: the codes that lead to an item of the catalog after the target's
             codes of the levels before; ``None`` unless the layout was asked for them.
+        timestamps: int64 ``[E]``, aligned with ``items.values``: when each event was, in seconds (the whole part; a
+            source with another unit keeps it); ``None`` where the data has no times.
+        target_timestamps: int64 ``[E]``: when the item that follows each position is asked for, the time of the next
+            event; ``None`` where that is not known.
+        actions: bool ``[E, A]``, aligned with ``items.values``: what the user did with each item; ``None`` where the
+            data does not say.
+        target_actions: bool ``[E, A]``: what the user did with the item that follows each position; of meaning where
+            ``targets`` is not -1.
     """
 
     items: Jagged
@@ -140,6 +148,10 @@ class Batch:
     target_codes: Tensor | None = None
     features: Tensor | None = None
     valid_codes: tuple[Tensor, ...] | None = None
+    timestamps: Tensor | None = None
+    target_timestamps: Tensor | None = None
+    actions: Tensor | None = None
+    target_actions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)

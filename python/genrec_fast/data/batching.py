@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.data.interactions import Evaluation, Interactions, span_indices, spans
-from genrec_fast.data.splits import history_window
+from genrec_fast.data.interactions import Evaluation, Interactions, following, span_indices, take, whole_times
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
@@ -142,7 +141,8 @@ def training_batches(
         step: give every ``step``-th batch from there on (to share an epoch between processes).
 
     Yields:
-        Batch with ``items``, ``targets`` and ``users`` (rows of ``train``).
+        Batch with ``items``, ``targets`` and ``users`` (rows of ``train``); with ``timestamps`` and
+        ``target_timestamps``, ``actions`` and ``target_actions`` where ``train`` knows them.
 
     Raises:
         InvalidValueError: an argument outside its range, or no user with two events.
@@ -157,7 +157,7 @@ def training_batches(
     if samples.lengths.numel() == 0:
         raise InvalidValueError("training_batches: train must have a user with at least two events, got none")
     order, edges = _plan(samples.lengths, items_per_batch, seed, epoch)
-    values = train.items.values
+    values, times, actions = train.items.values, whole_times(train.timestamps), train.actions
 
     def batches() -> Iterator[Batch]:
         for begin, end in edges[first::step].tolist():
@@ -170,6 +170,10 @@ def training_batches(
                 items=Jagged(values[at.values], at.offsets),
                 targets=torch.where(asked, values[at.values + 1], -1),
                 users=samples.users[rows],
+                timestamps=take(times, at.values),
+                target_timestamps=take(times, at.values + 1),
+                actions=take(actions, at.values),
+                target_actions=take(actions, at.values + 1),
             )
 
     return batches()
@@ -188,26 +192,39 @@ def evaluation_batches(
 
     Yields:
         Batch whose ``targets`` hold each user's target at its last position and -1 elsewhere, and whose ``users`` are
-        the evaluation's.
+        the evaluation's; with ``timestamps`` and ``target_timestamps``, ``actions`` and ``target_actions`` where the
+        evaluation knows them.
 
     Raises:
         InvalidValueError: an argument below 1, or an empty history.
     """
     if users_per_batch < 1:
         raise InvalidValueError(f"evaluation_batches: users_per_batch must be at least 1, got {users_per_batch}")
-    histories = history_window(evaluation.histories, max_items)
-    if bool((histories.lengths == 0).any()):
-        row = int((histories.lengths == 0).nonzero()[0])
+    if max_items < 1:
+        raise InvalidValueError(f"evaluation_batches: max_items must be at least 1, got {max_items}")
+    lengths = evaluation.histories.lengths
+    if bool((lengths == 0).any()):
+        row = int((lengths == 0).nonzero()[0])
         raise InvalidValueError(f"evaluation_batches: histories must not be empty, but row {row} is")
     count = len(evaluation)
-    order = torch.argsort(histories.lengths, stable=True) if bucketed else torch.arange(count)
+    order = torch.argsort(lengths.clamp(max=max_items), stable=True) if bucketed else torch.arange(count)
 
     def batches() -> Iterator[Batch]:
         for begin in range(0, count, users_per_batch):
-            rows = order[begin : begin + users_per_batch]
-            items = spans(histories.values, histories.offsets[rows], histories.lengths[rows])
-            targets = torch.full_like(items.values, -1)
-            targets[items.offsets[1:] - 1] = evaluation.targets[rows]
-            yield Batch(items=items, targets=targets, users=evaluation.users[rows])
+            asked = evaluation.rows(order[begin : begin + users_per_batch], max_items)
+            last = asked.histories.offsets[1:] - 1
+            targets = torch.full_like(asked.histories.values, -1)
+            targets[last] = asked.targets
+            yield Batch(
+                items=asked.histories,
+                targets=targets,
+                users=asked.users,
+                timestamps=whole_times(asked.timestamps),
+                target_timestamps=following(
+                    whole_times(asked.timestamps), whole_times(asked.target_timestamps), asked.histories.offsets
+                ),
+                actions=asked.actions,
+                target_actions=following(asked.actions, asked.target_actions, asked.histories.offsets),
+            )
 
     return batches()

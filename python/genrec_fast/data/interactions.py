@@ -12,7 +12,27 @@ from torch import Tensor
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Jagged
 
-__all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "span_indices", "spans"]
+__all__ = [
+    "Dataset",
+    "Evaluation",
+    "Interactions",
+    "Splits",
+    "following",
+    "span_indices",
+    "spans",
+    "take",
+    "whole_times",
+]
+
+
+def take(column: Tensor | None, at: Tensor) -> Tensor | None:
+    """``column[at]``, where there is such a column."""
+    return None if column is None else column[at]
+
+
+def whole_times(times: Tensor | None) -> Tensor | None:
+    """Times as models read them: int64, the whole part of the data's own unit."""
+    return None if times is None else times.double().floor().long()
 
 
 def span_indices(starts: Tensor, lengths: Tensor) -> Jagged:
@@ -29,6 +49,16 @@ def spans(values: Tensor, starts: Tensor, lengths: Tensor) -> Jagged:
     return Jagged(values[indices.values], indices.offsets)
 
 
+def following(column: Tensor | None, answers: Tensor | None, offsets: Tensor) -> Tensor | None:
+    """Each position's successor in its row of ``column [E, ...]``; at a row's end, ``answers [B, ...]``."""
+    if column is None or answers is None:
+        return None
+    out = torch.cat([column[1:], column[:1]])
+    some = offsets[1:] > offsets[:-1]
+    out[offsets[1:][some] - 1] = answers[some]
+    return out
+
+
 @dataclass(frozen=True)
 class Interactions:
     """The events of all users, each user's oldest first.
@@ -42,16 +72,21 @@ class Interactions:
             ``None`` where the source has only an order.
         user_ids: B names.
         item_ids: N names; N counts items that nobody touched, too.
+        actions: bool ``[E, A]``, aligned with ``items.values``: what each event was (liked, ...), or ``None``.
+        action_names: A names.
 
     Raises:
-        InvalidTypeError: items are not int64.
-        InvalidValueError: an item id outside ``[0, N)``, a count that does not fit, or times that run backwards.
+        InvalidTypeError: items are not int64, or actions not bool.
+        InvalidValueError: an item id outside ``[0, N)``, a count that does not fit, or times that run backwards or do
+            not fit into 62 bits.
     """
 
     items: Jagged
     timestamps: Tensor | None
     user_ids: list[str]
     item_ids: list[str]
+    actions: Tensor | None = None
+    action_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         values = self.items.values
@@ -72,6 +107,11 @@ class Interactions:
                 raise InvalidValueError(
                     f"Interactions: timestamps must be {list(values.shape)}, got {list(self.timestamps.shape)}"
                 )
+            strange = ~(self.timestamps.abs() < 2**62)  # NaN, too
+            if bool(strange.any()):
+                at = int(strange.nonzero()[0])
+                wrong = float(self.timestamps[at])
+                raise InvalidValueError(f"Interactions: timestamps must be below 2^62, got {wrong} at event {at}")
             backwards = self.timestamps[1:] < self.timestamps[:-1]
             inner = self.items.offsets[1:-1]
             inner = inner[(inner > 0) & (inner < values.numel())]
@@ -81,6 +121,14 @@ class Interactions:
                 raise InvalidValueError(
                     f"Interactions: timestamps must not decrease within a user, but do at event {at}"
                 )
+        if self.actions is not None and self.actions.dtype != torch.bool:
+            raise InvalidTypeError(f"Interactions: actions must be bool [E, A], got {self.actions.dtype}")
+        given = None if self.actions is None else list(self.actions.shape)
+        if given != (None if self.actions is None else [values.numel(), len(self.action_names)]):
+            raise InvalidValueError(
+                f"Interactions: actions must be [{values.numel()}, {len(self.action_names)}], one column per name, "
+                f"got {given}"
+            )
 
     @property
     def num_users(self) -> int:
@@ -96,9 +144,27 @@ class Interactions:
 
     def cut(self, starts: Tensor, lengths: Tensor) -> Interactions:
         """The same users with the span ``[starts[b], starts[b] + lengths[b])`` of their events (absolute indices)."""
-        times = None if self.timestamps is None else spans(self.timestamps, starts, lengths).values
-        items = spans(self.items.values, starts, lengths)
-        return dataclasses.replace(self, items=items, timestamps=times)
+        at = span_indices(starts, lengths)
+        return dataclasses.replace(
+            self,
+            items=Jagged(self.items.values[at.values], at.offsets),
+            timestamps=take(self.timestamps, at.values),
+            actions=take(self.actions, at.values),
+        )
+
+    def ask(self, at: Tensor, users: Tensor) -> Evaluation:
+        """Questions whose answers are the events ``at`` (absolute indices) of ``users``, with all that was before."""
+        starts = self.items.offsets[users]
+        before = span_indices(starts, at - starts)
+        return Evaluation(
+            Jagged(self.items.values[before.values], before.offsets),
+            self.items.values[at],
+            users,
+            take(self.timestamps, before.values),
+            take(self.timestamps, at),
+            take(self.actions, before.values),
+            take(self.actions, at),
+        )
 
 
 @dataclass(frozen=True)
@@ -158,13 +224,31 @@ class Evaluation:
         histories: int64 values, item ids, oldest first; no row is empty.
         targets: int64 ``[B]``, the item that followed.
         users: int64 ``[B]``, rows of the ``Interactions`` they were cut from.
+        timestamps: float64 ``[E]``, of the histories' events, or ``None``.
+        target_timestamps: float64 ``[B]``, when the questions are asked: the times of the targets; with ``timestamps``.
+        actions: bool ``[E, A]``, what the histories' events were, or ``None``.
+        target_actions: bool ``[B, A]``, what was done with the targets; with ``actions``.
     """
 
     histories: Jagged
     targets: Tensor
     users: Tensor
+    timestamps: Tensor | None = None
+    target_timestamps: Tensor | None = None
+    actions: Tensor | None = None
+    target_actions: Tensor | None = None
 
     def __post_init__(self) -> None:
+        num_events = self.histories.values.shape[0]
+        for name, rows in (
+            ("timestamps", num_events),
+            ("target_timestamps", len(self)),
+            ("actions", num_events),
+            ("target_actions", len(self)),
+        ):
+            column = getattr(self, name)
+            if column is not None and column.shape[0] != rows:
+                raise InvalidValueError(f"Evaluation: {name} must have {rows} rows, got {column.shape[0]}")
         if not len(self.histories) == self.targets.numel() == self.users.numel():
             raise InvalidValueError(
                 f"Evaluation: histories, targets and users must be equally many, "
@@ -176,10 +260,22 @@ class Evaluation:
 
     def head(self, count: int) -> Evaluation:
         """The first ``count`` rows."""
-        count = min(count, len(self))
-        end = int(self.histories.offsets[count])
-        histories = Jagged(self.histories.values[:end], self.histories.offsets[: count + 1])
-        return Evaluation(histories, self.targets[:count], self.users[:count])
+        return self.rows(torch.arange(min(count, len(self))))
+
+    def rows(self, rows: Tensor, max_items: int | None = None) -> Evaluation:
+        """The questions ``rows`` (int64), their histories cut to their last ``max_items`` items."""
+        ends, lengths = self.histories.offsets[1:][rows], self.histories.lengths[rows]
+        lengths = lengths if max_items is None else lengths.clamp(max=max_items)
+        at = span_indices(ends - lengths, lengths)
+        return Evaluation(
+            Jagged(self.histories.values[at.values], at.offsets),
+            self.targets[rows],
+            self.users[rows],
+            take(self.timestamps, at.values),
+            take(self.target_timestamps, rows),
+            take(self.actions, at.values),
+            take(self.target_actions, rows),
+        )
 
 
 @dataclass(frozen=True)

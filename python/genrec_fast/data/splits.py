@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, overload
 
 import torch
 
-from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, span_indices, spans
+from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, span_indices, spans, take
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Jagged
 
@@ -28,13 +27,8 @@ def leave_one_out(interactions: Interactions) -> Splits:
     asked = lengths >= 3
     train = interactions.cut(offsets[:-1], torch.where(asked, lengths - 2, lengths))
     users = asked.nonzero().squeeze(1)
-    starts, ends = offsets[:-1][users], offsets[1:][users]
-
-    def ask(at: torch.Tensor) -> Evaluation:
-        values = interactions.items.values
-        return Evaluation(spans(values, starts, at - starts), values[at], users)
-
-    return Splits(train, ask(ends - 2), ask(ends - 1))
+    ends = offsets[1:][users]
+    return Splits(train, interactions.ask(ends - 2, users), interactions.ask(ends - 1, users))
 
 
 def time_split(
@@ -82,9 +76,7 @@ def time_split(
         users = torch.repeat_interleave(torch.arange(len(items)), count)
         at = span_indices(first, count).values
         known = at > offsets[users]
-        users, at = users[known], at[known]
-        starts = offsets[users]
-        return Evaluation(spans(items.values, starts, at - starts), items.values[at], users)
+        return interactions.ask(at[known], users[known])
 
     train = interactions.cut(offsets[:-1], validation - offsets[:-1])
     return Splits(train, ask(validation, test), ask(test, offsets[1:]))
@@ -123,9 +115,11 @@ def k_core(data: Interactions | Dataset, k: int) -> Interactions | Dataset:
     kept_items: list[int] = items.tolist()
     thinned = Interactions(
         Jagged.from_lengths(renumbered[values[kept]], user_counts[users]),
-        None if whole.timestamps is None else whole.timestamps[kept],
+        take(whole.timestamps, kept),
         [whole.user_ids[u] for u in users.tolist()],
         [whole.item_ids[i] for i in kept_items],
+        take(whole.actions, kept),
+        whole.action_names,
     )
     return data.take_items(kept_items, thinned) if isinstance(data, Dataset) else thinned
 
@@ -144,4 +138,6 @@ def history_window(histories: Jagged, max_items: int) -> Jagged:
 
 def truncate(evaluation: Evaluation, max_items: int) -> Evaluation:
     """The same questions with histories cut to their last ``max_items`` items."""
-    return dataclasses.replace(evaluation, histories=history_window(evaluation.histories, max_items))
+    if max_items < 1:
+        raise InvalidValueError(f"truncate: max_items must be at least 1, got {max_items}")
+    return evaluation.rows(torch.arange(len(evaluation)), max_items)

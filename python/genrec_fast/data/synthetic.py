@@ -127,7 +127,7 @@ class Shop:
         """float32 ``[N, F]``, of length one."""
 
     def dataset(self, num_users: int, seed: int = 0, *, min_events: int = 5, max_events: int = 20) -> Dataset:
-        """Customers with ``min_events`` to ``max_events`` purchases each (uniform), with the day of each purchase.
+        """Customers with ``min_events`` to ``max_events`` purchases each (uniform), and the day of each, in seconds.
 
         Raises:
             InvalidValueError: no users, or a range of events that is empty.
@@ -148,7 +148,7 @@ class Shop:
         kept = torch.arange(max_events) < lengths[:, None]
         interactions = Interactions(
             Jagged.from_lengths(histories[kept], lengths),
-            days[kept].double(),
+            days[kept].double() * 86400,
             [f"customer {i}" for i in range(num_users)],
             [f"item {i}" for i in range(self.num_items)],
         )

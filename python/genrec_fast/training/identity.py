@@ -22,7 +22,16 @@ def identity(recipe: Recipe, data: Dataset, seed: int, processes: int) -> dict[s
     text = {name: value for name, value in to_json(recipe).items() if name not in _TEXTS}
     text["train"] = {name: value for name, value in text["train"].items() if name not in _FREE}
     digest = hashlib.sha256()
-    for tensor in (data.interactions.items.values, data.interactions.items.offsets, data.features, data.item_codes):
+    events = data.interactions
+    known = (
+        events.items.values,
+        events.items.offsets,
+        data.features,
+        data.item_codes,
+        events.timestamps,
+        events.actions,
+    )
+    for tensor in known:
         if tensor is not None:
             digest.update(tensor.contiguous().numpy().data)
     return {"recipe": text, "seed": seed, "data": digest.hexdigest()[:16], "processes": processes}

@@ -23,7 +23,7 @@ from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
-from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids, take_rows
+from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids
 from genrec_fast.types import Batch, Loss
 from genrec_fast.weights import module_tensors, restore_module
 
@@ -367,7 +367,7 @@ class _Training:
     def _validation_figures(self) -> dict[str, float]:
         """Recall and NDCG; every process asks its share of the users."""
         beams = self.settings.evaluate_beams
-        own = take_rows(self.validation, torch.arange(self.rank, len(self.validation), self.world))
+        own = self.validation.rows(torch.arange(self.rank, len(self.validation), self.world))
         names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
         sums = torch.zeros(len(names), dtype=torch.float64)
         if len(own):

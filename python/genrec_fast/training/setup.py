@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec_fast.data import Dataset, Evaluation
-from genrec_fast.data.interactions import spans
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
 from genrec_fast.recipe import Recipe, TrainConfig
 from genrec_fast.types import Jagged
 
-__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "sample_users", "semantic_ids", "take_rows"]
+__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "sample_users", "semantic_ids"]
 
 
 def semantic_ids(
@@ -86,19 +85,12 @@ def mix_seed(*numbers: int) -> int:
     return state >> 32
 
 
-def take_rows(evaluation: Evaluation, rows: Tensor) -> Evaluation:
-    """The questions ``rows`` (int64) of an evaluation."""
-    histories = evaluation.histories
-    cut = spans(histories.values, histories.offsets[rows], histories.lengths[rows])
-    return Evaluation(cut, evaluation.targets[rows], evaluation.users[rows])
-
-
 def sample_users(evaluation: Evaluation, count: int) -> Evaluation:
     """``count`` users drawn once and for all (0: all of them): the same ones in every run, whatever the seed."""
     if count == 0 or count >= len(evaluation):
         return evaluation
     drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]
-    return take_rows(evaluation, drawn.sort().values)
+    return evaluation.rows(drawn.sort().values)
 
 
 def _load_item_codes(path: Path) -> tuple[Tensor, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ def load(
     item: str | None = None,
     timestamp: str | None = None,
     title: str | None = None,
+    actions: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads a folder of interactions, and what stands beside them about the items.
 
@@ -38,6 +40,8 @@ def load(
         item: see ``user``.
         timestamp: see ``user``.
         title: table: name of the column of titles in the items' file, "title" unless given.
+        actions: recbole and table: what each event was, as rules over columns of numbers, such as
+            ``("rating>=4", "rating>=5")``; they become ``interactions.actions``.
 
     Returns:
         Dataset; its items include those that nobody touched, where a file beside the interactions lists them.
@@ -74,11 +78,22 @@ def load(
     given = [name for name, value in columns.items() if value is not None] if kind != "table" else []
     if min_rating is not None and kind not in ("recbole", "table"):
         given.append("min_rating")
+    if actions is not None and kind not in ("recbole", "table"):
+        given.append("actions")
     if given:
         raise InvalidValueError(f"data.load: {given[0]} must be None for the format {kind} of {path}")
     root = root.resolve()
     if kind == "recbole":
-        return recbole.read(root, path, min_rating)
+        return recbole.read(root, path, min_rating, actions)
     if kind == "table":
-        return tables.read(root, path, user=user, item=item, timestamp=timestamp, title=title, min_rating=min_rating)
+        return tables.read(
+            root,
+            path,
+            user=user,
+            item=item,
+            timestamp=timestamp,
+            title=title,
+            min_rating=min_rating,
+            actions=actions,
+        )
     return lcrec.read(root, path) if kind == "lcrec" else s3rec.read(root, path)

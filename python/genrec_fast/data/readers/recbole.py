@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
+from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.lines import agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Jagged
@@ -25,7 +27,7 @@ def find(folder: Path) -> Path | None:
     return find_one(folder, ("*.inter",))
 
 
-def read(folder: Path, path: Path, min_rating: float | None = None) -> Dataset:
+def read(folder: Path, path: Path, min_rating: float | None = None, actions: Sequence[str] | None = None) -> Dataset:
     """Reads events (sorted by time, ties in the order of the file), and beside them items, vectors, semantic IDs.
 
     ``item_embeddings*.npy`` and ``semantic_ids*.json`` (keys from 0) follow the lines of the ``.item`` file.
@@ -34,6 +36,7 @@ def read(folder: Path, path: Path, min_rating: float | None = None) -> Dataset:
         folder: where the files are.
         path: the ``.inter`` file.
         min_rating: keep only events whose ``rating`` is at least this.
+        actions: rules over the columns of the ``.inter`` file, such as "rating>=4".
 
     Raises:
         DataError: a malformed line or file, or files that disagree about the items.
@@ -85,11 +88,20 @@ def read(folder: Path, path: Path, min_rating: float | None = None) -> Dataset:
         np.fromiter((known[names[i]] for i in kept), dtype=np.int64, count=len(kept)),
         None if times is None else np.array([times[i] for i in kept]),
         item_ids,
+        actions,
+        None if actions is None else read_actions(actions, table.numbers)[kept],
     )
     return Dataset(path.stem or folder.name, interactions, titles, attributes, features, item_codes)
 
 
-def ordered_events(users: list[str], items: np.ndarray, times: np.ndarray | None, item_ids: list[str]) -> Interactions:
+def ordered_events(
+    users: list[str],
+    items: np.ndarray,
+    times: np.ndarray | None,
+    item_ids: list[str],
+    action_names: Sequence[str] | None = None,
+    actions: np.ndarray | None = None,
+) -> Interactions:
     """Events in any order to one row per user (by first appearance), each sorted by time; ties keep their order."""
     user_ids = list(dict.fromkeys(users))
     row_of = {name: row for row, name in enumerate(user_ids)}
@@ -97,7 +109,14 @@ def ordered_events(users: list[str], items: np.ndarray, times: np.ndarray | None
     order = np.argsort(rows, kind="stable") if times is None else np.lexsort((times, rows))
     lengths = torch.from_numpy(np.bincount(rows, minlength=len(user_ids)))
     timestamps = None if times is None else torch.from_numpy(times[order].astype(np.float64))
-    return Interactions(Jagged.from_lengths(torch.from_numpy(items[order]), lengths), timestamps, user_ids, item_ids)
+    return Interactions(
+        Jagged.from_lengths(torch.from_numpy(items[order]), lengths),
+        timestamps,
+        user_ids,
+        item_ids,
+        None if actions is None else torch.from_numpy(actions[order]),
+        tuple(action_names or ()),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genrec_fast.data.interactions import Dataset
+from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.lines import agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
 from genrec_fast.data.readers.recbole import ordered_events
 from genrec_fast.errors import InvalidValueError, UnsupportedError
@@ -44,6 +46,7 @@ def read(
     timestamp: str | None = None,
     title: str | None = None,
     min_rating: float | None = None,
+    actions: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads events and, beside them, ``items.csv`` or ``items.parquet``, vectors and semantic IDs in its order.
 
@@ -103,6 +106,8 @@ def read(
         np.fromiter((known[names[i]] for i in kept), dtype=np.int64, count=len(kept)),
         None if times is None else times[kept],
         item_ids,
+        actions,
+        None if actions is None else read_actions(actions, lambda name: _numbers(polars, path, events, name))[kept],
     )
     return Dataset(folder.name, interactions, titles, attributes, features, item_codes)
 

@@ -1,0 +1,127 @@
+"""What a caller asks a recommender, checked: histories, and when their events were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec_fast.data import Evaluation
+from genrec_fast.data.interactions import following, span_indices, whole_times
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Batch, Jagged
+
+__all__ = ["joined", "question", "slice_rows", "to_histories", "to_times"]
+
+
+def to_histories(histories: Jagged | Sequence[Sequence[int]], num_items: int) -> Jagged:
+    """Checked histories, int64.
+
+    Raises:
+    InvalidTypeError: not lists of whole numbers.
+    InvalidValueError: no rows, an empty row, or an item outside ``[0, num_items)``.
+    """
+    if not isinstance(histories, Jagged):
+        if not _are_rows_of_ids(histories):
+            raise InvalidTypeError(
+                "recommend: histories must be lists of item ids (whole numbers, one list per user), "
+                f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
+            )
+        try:
+            histories = Jagged.from_rows(histories)
+        except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
+            rule = f"histories must hold item ids in [0, {num_items})"
+            raise InvalidValueError(f"recommend: {rule}, got {histories!r:.80}") from error
+    values = histories.values
+    if values.dtype != torch.int64 or values.dim() != 1:
+        raise InvalidTypeError(f"recommend: histories must be int64 [E], got {values.dtype} {list(values.shape)}")
+    if len(histories) == 0:
+        raise InvalidValueError("recommend: histories must have at least one row, got none")
+    empty = (histories.lengths == 0).nonzero()
+    if empty.numel():
+        raise InvalidValueError(f"recommend: histories must not be empty, but row {int(empty[0])} is")
+    outside = (values < 0) | (values >= num_items)
+    if bool(outside.any()):
+        raise InvalidValueError(
+            f"recommend: histories must hold item ids in [0, {num_items}), got {int(values[outside][0])}"
+        )
+    return histories
+
+
+def to_times(
+    histories: Jagged,
+    timestamps: Jagged | Sequence[Sequence[float]] | None,
+    target_timestamps: Sequence[float] | Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Checked times of the events, float64 ``[E]``, and of the questions, float64 ``[B]``.
+
+    Raises:
+        InvalidTypeError: not lists of numbers.
+        InvalidValueError: rows of other lengths than the histories', times that decrease or are not finite.
+    """
+    if timestamps is None:
+        if target_timestamps is not None:
+            raise InvalidValueError("recommend: target_timestamps must come with timestamps, got timestamps None")
+        return None, None
+    try:
+        if not isinstance(timestamps, Jagged):
+            timestamps = Jagged.from_rows(timestamps, torch.float64)  # type: ignore[arg-type]
+        times = timestamps.values.to(torch.float64)
+        at = None if target_timestamps is None else torch.as_tensor(target_timestamps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"recommend: timestamps must be lists of numbers, got {timestamps!r:.80}") from error
+    if not torch.equal(timestamps.offsets, histories.offsets) or times.dim() != 1:
+        raise InvalidValueError("recommend: timestamps must have rows as long as the histories', got other lengths")
+    if at is not None and tuple(at.shape) != (len(histories),):
+        raise InvalidValueError(
+            f"recommend: target_timestamps must be [{len(histories)}], one per history, got {list(at.shape)}"
+        )
+    for name, value in (("timestamps", times), ("target_timestamps", at)):
+        if value is not None and not bool((value.abs() < 2**62).all()):
+            raise InvalidValueError(f"recommend: {name} must be numbers below 2^62, got NaN or more")
+    rows = histories.row_index()
+    if bool(((times[1:] < times[:-1]) & (rows[1:] == rows[:-1])).any()):
+        raise InvalidValueError("recommend: timestamps must not decrease within a history")
+    return times, times[histories.offsets[1:] - 1] if at is None else at
+
+
+def question(asked: Evaluation) -> Batch:
+    """A batch without its answers."""
+    times = whole_times(asked.timestamps)
+    asked_at = following(times, whole_times(asked.target_timestamps), asked.histories.offsets)
+    return Batch(asked.histories, users=asked.users, timestamps=times, target_timestamps=asked_at)
+
+
+def _are_rows_of_ids(histories: object) -> bool:
+    """One list, tensor or array of whole numbers per user."""
+    if isinstance(histories, (str, bytes)) or not isinstance(histories, (Sequence, Tensor, np.ndarray)):
+        return False
+    for row in histories:
+        if isinstance(row, (Tensor, np.ndarray)):
+            if row.ndim != 1 or str(row.dtype).rpartition(".")[2].rstrip("0123456789") not in ("int", "uint"):
+                return False
+        # bool is an int to Python, and a float would be cut: both are mistakes here.
+        elif (
+            isinstance(row, (str, bytes))
+            or not isinstance(row, Sequence)
+            or any(isinstance(item, bool) or not isinstance(item, (int, np.integer)) for item in row)
+        ):
+            return False
+    return True
+
+
+def slice_rows(rows: Jagged, begin: int, end: int) -> Jagged:
+    """Rows ``begin`` to ``end``."""
+    offsets = rows.offsets[begin : end + 1]
+    return Jagged(rows.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+
+def joined(left: Jagged, right: Jagged) -> Jagged:
+    """Row b of the left, then row b of the right."""
+    lengths = left.lengths + right.lengths
+    out = Jagged.from_lengths(left.values.new_empty(int(lengths.sum())), lengths)
+    out.values[span_indices(out.offsets[:-1], left.lengths).values] = left.values
+    out.values[span_indices(out.offsets[:-1] + left.lengths, right.lengths).values] = right.values
+    return out
