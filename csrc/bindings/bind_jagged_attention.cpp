@@ -65,6 +65,20 @@ void register_jagged_attention(py::module_& m) {
         jagged_attention(args, as_pointer<void>(out), as_pointer<float>(log_sums));
       },
       py::arg("out"), py::arg("log_sums"));
+  m.def(
+      "jagged_attention_backward",
+      [](std::uintptr_t grad, std::uintptr_t out, std::uintptr_t log_sums, std::uintptr_t grad_q, std::uintptr_t grad_k,
+         std::uintptr_t grad_v, std::uintptr_t grad_distance, std::uintptr_t grad_time, const py::kwargs& given) {
+        const AttentionArgs args = attention_args(given);
+        const AttentionGradients gradients{as_pointer<const float>(grad),     as_pointer<const float>(out),
+                                           as_pointer<const float>(log_sums), as_pointer<float>(grad_q),
+                                           as_pointer<float>(grad_k),         as_pointer<float>(grad_v),
+                                           as_pointer<float>(grad_distance),  as_pointer<float>(grad_time)};
+        py::gil_scoped_release unlocked;
+        jagged_attention_backward(args, gradients);
+      },
+      py::arg("grad"), py::arg("out"), py::arg("log_sums"), py::arg("grad_q"), py::arg("grad_k"), py::arg("grad_v"),
+      py::arg("grad_distance"), py::arg("grad_time"));
 }
 
 }  // namespace genrec::bindings

@@ -64,7 +64,7 @@ struct AttentionSizes {
   bool bfloat16;  // multiplies bfloat16
 };
 
-// Queries [first, last) of row `row` and heads [head, last_head).
+// Forward: queries [first, last) of row `row`; backward: keys [first, last) of it. Heads [head, last_head).
 struct AttentionTask {
   std::int64_t row, head, last_head, first, last;
 };
@@ -74,17 +74,39 @@ struct AttentionSeen {
   std::int32_t first, last, second, end;
 };
 
-// One thread's working memory. `line` elements lie between two rows of weights or buckets.
+// One thread's working memory. `line` elements lie between two rows of weights, slopes or buckets.
 struct AttentionScratch {
   std::int64_t line;
-  AttentionSeen* seen;       // [rows of a task]
+  AttentionSeen* seen;       // [queries of a task]
   void *keys, *values;       // packed panels: keys as columns over their width, value columns over keys
   std::uint16_t* queries;    // bfloat16 queries of odd width, padded
-  float* weights;            // [tile_rows][line]
+  float* weights;            // [tile_rows][line], backward [attention_query_block][line]
   std::uint16_t* rounded;    // the same as bfloat16
-  std::uint16_t* buckets;    // [rows of a task][line]
+  std::uint16_t* buckets;    // [queries of a task][line]
   std::uint16_t* bucket_of;  // [line]
   std::int64_t* step_time;   // [line]
 };
+
+// Backward: what a block of queries and a block of keys need beside it.
+struct AttentionBackwardScratch {
+  AttentionScratch base;         // values: as columns over their width, like keys
+  float* slopes;                 // of the loss in the scores, as weights
+  float* key_rows;               // panels of key columns over keys
+  float* query_rows;             // panels of query columns over queries
+  float* grad_rows;              // panels of grad columns over queries
+  float *key_sums, *value_sums;  // [attention_key_block][width padded to panels]
+  float* time_sums;              // [4][time_size]
+};
+
+// Where a backward task adds: its own copies where several tasks would meet.
+struct AttentionTaskSums {
+  float* q;               // [queries of the row, num_heads, width]
+  std::int64_t q_stride;  // floats from query to query
+  float* distance;        // [heads of the table or 1][distance_step], at key - query position + keys of the row - 1
+  std::int64_t distance_step;  // 0 where all heads share a table
+  float* time;                 // [heads of the table or 1][time_size]
+};
+
+constexpr std::int64_t attention_key_block = 128, attention_query_block = 48;
 
 }  // namespace genrec

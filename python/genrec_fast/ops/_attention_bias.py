@@ -44,6 +44,7 @@ def _log_thresholds(num_buckets: int, divisor: float) -> tuple[int, ...]:
     return tuple(found)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def log_time_thresholds(num_buckets: int = 128, divisor: float = 0.301) -> Tensor:
     """int64: the least gap of each bucket of ``floor(ln(max(|gap|, 1)) / divisor)``, up to ``num_buckets``.
 

@@ -180,6 +180,24 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     return out.to(q.dtype), sums
 
 
+def _backward_cpu(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
+    tensors = _prepared(args, torch.float32)
+    grad, out = grad.float().contiguous(), out.float().contiguous()
+    found = [_empty(args[0]) if tensors[i] is None else torch.empty(args[i].shape) for i in _TABLES]
+    core.jagged_attention_backward(
+        grad=grad.data_ptr(),
+        out=out.data_ptr(),
+        log_sums=sums.data_ptr(),
+        grad_q=found[0].data_ptr(),
+        grad_k=found[1].data_ptr(),
+        grad_v=found[2].data_ptr(),
+        grad_distance=found[3].data_ptr(),
+        grad_time=found[4].data_ptr(),
+        **_arguments(tensors, args[11:]),
+    )
+    return [g if args[i] is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
+
+
 def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
     """Gradients of q, k, v, distance_bias and time_bias (empty where there is none), by torch's autograd."""
     leaves = [None if args[i] is None else args[i].detach().requires_grad_() for i in _TABLES]
@@ -189,11 +207,11 @@ def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[
     with torch.enable_grad():
         found, _ = _twin(*inputs)
         wanted = [leaf for leaf in leaves if leaf is not None]
-        gradients = iter(torch.autograd.grad(found, wanted, grad))
-    return [q_like(args[0]) if leaf is None else next(gradients).contiguous() for leaf in leaves]
+        gradients = iter(torch.autograd.grad(found, wanted, grad, materialize_grads=True))
+    return [_empty(args[0]) if leaf is None else next(gradients).contiguous() for leaf in leaves]
 
 
-def q_like(q: Tensor) -> Tensor:
+def _empty(q: Tensor) -> Tensor:
     return q.new_empty(0)
 
 
@@ -205,7 +223,7 @@ def _fake(*args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_backward(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
-    return [q_like(args[0]) if args[i] is None else args[i].new_empty(args[i].shape) for i in _TABLES]
+    return [_empty(args[0]) if args[i] is None else args[i].new_empty(args[i].shape) for i in _TABLES]
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -232,7 +250,7 @@ _forward_op = define(
 )
 _backward_op = define(
     f"jagged_attention_backward(Tensor grad, Tensor out, Tensor sums, {_INPUTS}, {_SETTINGS}) -> Tensor[]",
-    cpu=_backward_twin,
+    cpu=_backward_cpu,
     twin=_backward_twin,
     fake=_fake_backward,
 )

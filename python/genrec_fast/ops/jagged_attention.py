@@ -137,6 +137,9 @@ def jagged_attention(
     if bias is not None:
         longest = max_seq_len or max(_longest(offsets), _longest(kv_offsets), 1)
         tables = bias.tables(q.shape[1], longest, cross=kv_offsets is not offsets)
+    seed = whole_number(op, "seed", seed or 0)
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidValueError(f"{op}: seed must be in [-2^63, 2^63), got {seed}")
     out, _ = attention(
         q,
         k,
@@ -152,7 +155,7 @@ def jagged_attention(
         divide=attn_scale is None,
         **limits,
         dropout_p=float(dropout_p),
-        seed=whole_number(op, "seed", seed or 0),
+        seed=seed,
     )
     return _scaled(op, out, attn_scale)
 

@@ -122,7 +122,9 @@ def jagged_attention(
     starts, kv_starts = offsets.tolist(), kv_offsets.tolist()
     longest = max((end - begin for begin, end in itertools.pairwise(kv_starts)), default=0)
     scale = 1.0 / (max_seq_len or max(longest, 1)) if divide and not softmax else 1.0
-    outs, sums = [q.new_zeros(0, q.shape[1], v.shape[2], dtype=exact)], [q.new_zeros(0, q.shape[1], dtype=exact)]
+    # No rows at all: an empty result that autograd still traces to its inputs.
+    outs = [((q[:0, :, :1] + k[:0, :, :1]) * v[:0]).to(exact)]
+    sums = [q.new_zeros(0, q.shape[1], dtype=exact)]
     for row in range(len(starts) - 1):
         a, b = slice(starts[row], starts[row + 1]), slice(kv_starts[row], kv_starts[row + 1])
         num_queries, num_keys = a.stop - a.start, b.stop - b.start
