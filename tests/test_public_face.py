@@ -29,6 +29,7 @@ def test_the_public_list():
         "FullSoftmaxConfig",
         "GenrecError",
         "GreedyConfig",
+        "HSTUConfig",
         "HierarchicalConfig",
         "InvalidTypeError",
         "InvalidValueError",

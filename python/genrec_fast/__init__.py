@@ -13,7 +13,7 @@ from genrec_fast._version import __version__
 if TYPE_CHECKING:
     import genrec_fast.recipes as recipes
     from genrec_fast import data, metrics, ops, tokenizers
-    from genrec_fast.backbones import CausalConfig, T5Config, TimelineConfig
+    from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
     from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig
     from genrec_fast.errors import (
         CorruptFileError,
@@ -71,6 +71,7 @@ __all__ = [
     "FullSoftmaxConfig",
     "GenrecError",
     "GreedyConfig",
+    "HSTUConfig",
     "HierarchicalConfig",
     "InvalidTypeError",
     "InvalidValueError",
@@ -110,6 +111,7 @@ __all__ = [
 _MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
     "CausalConfig": "genrec_fast.backbones",
+    "HSTUConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",
     "TimelineConfig": "genrec_fast.backbones",
     "BeamConfig": "genrec_fast.decoders",

@@ -72,6 +72,8 @@ def recommend(
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
     exclude_seen: bool = False,
     user: int | None = None,
+    times: tuple[float, ...] | None = None,
+    at: float | None = None,
     num_beams: int | None = None,
     exact: bool = False,
     threads: int | None = None,
@@ -87,6 +89,8 @@ def recommend(
         exclude_seen: nothing that stands in the history.
         user: who asks, by row of the training data, from 0: for recipes with user tokens (tiger), which read everybody
             as user 0 if it is not given.
+        times: when each event of the history was, in the data's unit (seconds): for recipes that read times (hstu).
+        at: when the list is to be shown, in the same unit; at the last event if not given.
         num_beams: the recipe's own if not given.
         exact: widen the search until the list is proven to be the best of the catalog.
         threads: CPU threads; all cores if not given.
@@ -101,7 +105,14 @@ def recommend(
         raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
     users = None if user is None else [user]
     ranked = recommender.recommend(
-        [numbers], k, exclude_seen=exclude_seen, num_beams=num_beams, exact=exact, users=users
+        [numbers],
+        k,
+        exclude_seen=exclude_seen,
+        num_beams=num_beams,
+        exact=exact,
+        users=users,
+        timestamps=None if times is None else [list(times)],
+        target_timestamps=None if at is None else [at],
     )
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}

@@ -274,6 +274,7 @@ def _needs(part: Any) -> str | None:
 _PROTOCOLS = {
     "Autoregressive": ("prefill", "step"),
     "TeacherForced": ("level_logits",),
+    "ActionScoring": ("num_actions", "action_logits"),
     "Embedding": ("embed_targets", "embed_users", "item_table"),
 }
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
+    "ActionScoring",
     "Autoregressive",
     "Batch",
     "Embedding",
@@ -25,6 +26,7 @@ __all__ = [
     "Ranked",
     "State",
     "TeacherForced",
+    "Tokens",
     "TrieTensors",
 ]
 
@@ -115,6 +117,47 @@ class Jagged:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Where everything about a user stands in one stream: contexts, then items (each with its action), then candidates.
+
+    Every token of the stream is named exactly once by the four index tensors, each in the order of what it places.
+
+    Args:
+        offsets: int64 ``[B + 1]`` of the rows of the stream, Et tokens in all.
+        contexts_at: int64 ``[B * C]``: the contextual tokens, C in front of every row.
+        items_at: int64 ``[E]``: the items of ``batch.items``.
+        actions_at: int64 ``[E]``: their actions; ``[0]`` where actions have no tokens of their own.
+        candidates_at: int64 ``[T]``: the items of ``batch.candidates``.
+        num_targets: int64 ``[B]``: how many candidates each row has.
+        contextual_seq_len: C where contexts see the whole history, 0 where they see only what stands before them.
+        timestamps: int64 ``[Et]``: when each token was (a candidate: when it is asked for); ``None``: not known.
+        query_timestamps: int64 ``[Et]``: when each token's successor was; a candidate's own time.
+        asked: int64 ``[M]``: the tokens whose action is asked for.
+        labels: bool ``[M, A]``: the actions that were taken there; ``None`` when recommending.
+    """
+
+    offsets: Tensor
+    contexts_at: Tensor
+    items_at: Tensor
+    actions_at: Tensor
+    candidates_at: Tensor
+    num_targets: Tensor
+    contextual_seq_len: int = 0
+    timestamps: Tensor | None = None
+    query_timestamps: Tensor | None = None
+    asked: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Tokens:
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some users' histories, and what their models are asked about them.
 
@@ -139,6 +182,11 @@ class Batch:
             data does not say.
         target_actions: bool ``[E, A]``: what the user did with the item that follows each position; of meaning where
             ``targets`` is not -1.
+        candidates: int64 values ``[T]``: items to be scored for each user, B rows; ``None``: none.
+        candidate_timestamps: int64 ``[T]``: when each candidate is asked for; ``None``: after the last event.
+        candidate_features: float ``[T, F]``, the candidates' feature vectors, or ``None``.
+        contexts: int64 ``[B, C]``: ids of the contextual tokens (who the user is).
+        tokens: where all of these stand in one stream, from layouts that make one.
     """
 
     items: Jagged
@@ -152,6 +200,11 @@ class Batch:
     target_timestamps: Tensor | None = None
     actions: Tensor | None = None
     target_actions: Tensor | None = None
+    candidates: Jagged | None = None
+    candidate_timestamps: Tensor | None = None
+    candidate_features: Tensor | None = None
+    contexts: Tensor | None = None
+    tokens: Tokens | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -250,6 +303,20 @@ class TeacherForced(Protocol):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
+        ...
+
+
+@runtime_checkable
+class ActionScoring(Protocol):
+    """A backbone that says what a user will do with an item: one logit per action."""
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        ...
+
+    def action_logits(self, batch: Batch) -> Tensor:
+        """``[M, A]``, one row per ``batch.tokens.asked``, in its order."""
         ...
 
 

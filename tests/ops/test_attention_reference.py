@@ -218,3 +218,16 @@ def test_what_cannot_be_attended_is_said(change, error, text):
     call = {"q": Q, "k": Q, "v": Q, "offsets": ROWS, "kind": "silu", **change}
     with pytest.raises(error, match="jagged_attention: .*" + text):
         jagged_attention(**call)
+
+
+def test_a_bias_of_distances_alone_is_one_whose_times_weigh_nothing():
+    weights, times = torch.randn(7), torch.tensor([0, 5, 900, 1000])
+    both = RelativeTimeBias(weights, torch.zeros(9), times)
+    found, expected = (
+        jagged_attention(Q, Q, Q, ROWS, kind="silu", bias=bias) for bias in (RelativeTimeBias(weights), both)
+    )
+    assert torch.equal(found, expected)
+    with pytest.raises(errors.InvalidValueError, match="RelativeTimeBias: pos_w or ts_w must be given, got None and"):
+        jagged_attention(Q, Q, Q, ROWS, kind="silu", bias=RelativeTimeBias(None))
+    with pytest.raises(errors.InvalidTypeError, match="RelativeTimeBias: timestamps must be a tensor, got NoneType"):
+        jagged_attention(Q, Q, Q, ROWS, kind="silu", bias=RelativeTimeBias(weights, torch.zeros(9)))

@@ -85,8 +85,9 @@ class RelativeTimeBias:
 
     Args:
         pos_w: float ``[2M - 1]`` or ``[H, 2M - 1]``; no row may be longer than M. ``None``: time alone.
-        ts_w: float ``[T]`` or ``[H, T]``; gaps beyond the last bucket read the last entry.
-        timestamps: int64 ``[E_kv]``, of the keys, in any unit that the thresholds share (seconds by default).
+        ts_w: float ``[T]`` or ``[H, T]``; gaps beyond the last bucket read the last entry. ``None``: distances alone.
+        timestamps: int64 ``[E_kv]``, of the keys, in any unit that the thresholds share (seconds by default); needed
+            with ``ts_w``.
         query_timestamps: int64 ``[E]``; ``None``: each key's successor in its row, the last key its own (the research
             code: position i is asked at the time of event i + 1). Needed with ``kv_offsets``.
         thresholds: int64, ascending, at most ``T - 1``; ``None``: ``log_time_thresholds(T - 1)``.
@@ -95,18 +96,23 @@ class RelativeTimeBias:
     """
 
     pos_w: Tensor | None
-    ts_w: Tensor
-    timestamps: Tensor
+    ts_w: Tensor | None = None
+    timestamps: Tensor | None = None
     query_timestamps: Tensor | None = None
     thresholds: Tensor | None = None
 
     def tables(self, num_heads: int, longest: int, *, cross: bool) -> BiasTables:
         op = "RelativeTimeBias"
-        require_tensors(op, None, ts_w=self.ts_w, timestamps=self.timestamps)
+        if self.ts_w is None and self.pos_w is None:
+            raise InvalidValueError(f"{op}: pos_w or ts_w must be given, got None and None")
         distance = None if self.pos_w is None else _per_head(op, "pos_w", self.pos_w, num_heads)
         if distance is not None and distance.shape[1] % 2 == 0:
             raise InvalidValueError(f"{op}: pos_w must have 2M - 1 entries per head, got {distance.shape[1]}")
+        if self.ts_w is None:
+            return BiasTables(distance, None, None, None, None)
+        require_tensors(op, None, ts_w=self.ts_w, timestamps=self.timestamps)
         time = _per_head(op, "ts_w", self.ts_w, num_heads)
+        assert self.timestamps is not None  # require_tensors
         times, asked = self.timestamps, self.query_timestamps
         if asked is None and cross:
             raise InvalidValueError(f"{op}: query_timestamps must be given with kv_offsets, got None")
