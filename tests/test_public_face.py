@@ -31,6 +31,7 @@ def test_the_public_list():
         "GreedyConfig",
         "HSTUConfig",
         "HierarchicalConfig",
+        "InterleaveConfig",
         "InvalidTypeError",
         "InvalidValueError",
         "Jagged",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from genrec_fast.evaluation import Evaluated, evaluate
-    from genrec_fast.layouts import PlainConfig
+    from genrec_fast.layouts import InterleaveConfig, PlainConfig
     from genrec_fast.model import Recommender, load
     from genrec_fast.objectives import FullSoftmaxConfig, NextCodeConfig
     from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
@@ -73,6 +73,7 @@ __all__ = [
     "GreedyConfig",
     "HSTUConfig",
     "HierarchicalConfig",
+    "InterleaveConfig",
     "InvalidTypeError",
     "InvalidValueError",
     "Jagged",
@@ -127,6 +128,7 @@ _HOMES = {
     "UnsupportedError": "genrec_fast.errors",
     "Evaluated": "genrec_fast.evaluation",
     "evaluate": "genrec_fast.evaluation",
+    "InterleaveConfig": "genrec_fast.layouts",
     "PlainConfig": "genrec_fast.layouts",
     "Recommender": "genrec_fast.model",
     "load": "genrec_fast.model",

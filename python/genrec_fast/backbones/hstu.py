@@ -264,6 +264,12 @@ class HSTU(nn.Module):
         if tokens.contexts_at.numel():
             if self.contexts is None or batch.contexts is None:
                 raise InvalidValueError("hstu: num_contexts must be above 0 for contextual tokens, got 0")
+            low, high = (int(v) for v in torch.aminmax(batch.contexts))
+            if low < 0 or high >= self.config.num_contexts:
+                raise InvalidValueError(
+                    f"hstu: contexts must be in [0, {self.config.num_contexts}), the settings' num_contexts, "
+                    f"got {low} to {high}"
+                )
             parts.append(self.contexts(batch.contexts.flatten()))
             places.append(tokens.contexts_at)
         embedded, where = torch.cat(parts), torch.cat(places)
