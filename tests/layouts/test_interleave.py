@@ -269,7 +269,7 @@ def test_what_the_backbone_cannot_read_is_named():
     with pytest.raises(InvalidValueError, match=r"^hstu: num_contexts must be above 0 for contextual tokens"):
         backbone().action_logits(made(batch))
     with pytest.raises(
-        InvalidValueError, match=r"^hstu: contexts must be in \[0, 1\), the settings' num_contexts, got 0 to"
+        InvalidValueError, match=r"^hstu: contexts must be in \[0, 1\), the settings' num_contexts, got 1 to"
     ):
         backbone(num_contexts=1).action_logits(made(dataclasses.replace(batch, users=torch.tensor([1]))))
     with pytest.raises(InvalidValueError, match=r"^hstu: rows must have at most max_tokens = 9 tokens"):
