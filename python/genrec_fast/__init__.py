@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from genrec_fast.evaluation import Evaluated, evaluate
     from genrec_fast.layouts import InterleaveConfig, PlainConfig
     from genrec_fast.model import Recommender, load
-    from genrec_fast.objectives import FullSoftmaxConfig, NextCodeConfig
+    from genrec_fast.objectives import (
+        FullSoftmaxConfig,
+        InBatchConfig,
+        NextCodeConfig,
+        SampledBCEConfig,
+        SampledSoftmaxConfig,
+    )
     from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
     from genrec_fast.recipe_json import register_config
     from genrec_fast.tokenizers import (
@@ -73,6 +79,7 @@ __all__ = [
     "GreedyConfig",
     "HSTUConfig",
     "HierarchicalConfig",
+    "InBatchConfig",
     "InterleaveConfig",
     "InvalidTypeError",
     "InvalidValueError",
@@ -89,6 +96,8 @@ __all__ = [
     "Recipe",
     "Recommender",
     "RetrieveConfig",
+    "SampledBCEConfig",
+    "SampledSoftmaxConfig",
     "SlowPathWarning",
     "T5Config",
     "TagSupervisionConfig",
@@ -133,7 +142,10 @@ _HOMES = {
     "Recommender": "genrec_fast.model",
     "load": "genrec_fast.model",
     "FullSoftmaxConfig": "genrec_fast.objectives",
+    "InBatchConfig": "genrec_fast.objectives",
     "NextCodeConfig": "genrec_fast.objectives",
+    "SampledBCEConfig": "genrec_fast.objectives",
+    "SampledSoftmaxConfig": "genrec_fast.objectives",
     "BatchingConfig": "genrec_fast.recipe",
     "Recipe": "genrec_fast.recipe",
     "TrainConfig": "genrec_fast.recipe",

@@ -47,7 +47,12 @@ class Tokenizer(Protocol):
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """What is minimised.
+
+    One that samples items may have a method ``take_counts(counts)`` as well: the training calls it once with int64
+    ``[N]``, how often each item occurs in the training split. Random numbers come from torch's generator, which is
+    seeded for every batch.
+    """
 
     def __call__(self, backbone: Any, batch: Batch) -> Loss: ...
 

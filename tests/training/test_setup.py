@@ -5,9 +5,12 @@ import dataclasses
 import torch
 
 from genrec_fast.data import leave_one_out
+from genrec_fast.objectives import SampledSoftmaxConfig
 from genrec_fast.recipe_json import register_config
+from genrec_fast.recipes import sasrec
 from genrec_fast.training import train
 from genrec_fast.training.log import StageBar
+from genrec_fast.training.setup import objective_of
 from toy import toy_data, toy_recipe
 
 SEEN = []
@@ -52,3 +55,12 @@ def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):
     with StageBar(False) as bar:
         bar("rqvae", 3, 40, {})
     assert capsys.readouterr().err == ""
+
+
+def test_an_objective_that_samples_is_told_how_popular_items_are():
+    data = toy_data()
+    recipe = dataclasses.replace(sasrec(), objective=SampledSoftmaxConfig(sampling="popularity"))
+    objective = objective_of(recipe, data.interactions)
+    _, log_q = objective._draw((1,), data.num_items, torch.device("cpu"))
+    counts = torch.bincount(data.interactions.items.values, minlength=data.num_items) + 1.0
+    torch.testing.assert_close(log_q.exp(), (counts / counts.sum()).double())

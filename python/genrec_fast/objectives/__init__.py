@@ -1,6 +1,20 @@
 """Objectives: what a backbone is trained to do. ``objective(backbone, batch) -> Loss``."""
 
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
+from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
+from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
+from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
 
-__all__ = ["FullSoftmax", "FullSoftmaxConfig", "NextCode", "NextCodeConfig"]
+__all__ = [
+    "FullSoftmax",
+    "FullSoftmaxConfig",
+    "InBatch",
+    "InBatchConfig",
+    "NextCode",
+    "NextCodeConfig",
+    "SampledBCE",
+    "SampledBCEConfig",
+    "SampledSoftmax",
+    "SampledSoftmaxConfig",
+]

@@ -23,7 +23,7 @@ from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
-from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, sample_users, semantic_ids
+from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, objective_of, sample_users, semantic_ids
 from genrec_fast.types import Batch, Loss
 from genrec_fast.weights import module_tensors, restore_module
 
@@ -158,7 +158,7 @@ class _Training:
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
-        self.module = self.processes.wrap(_Step(backbone, recipe.objective.build()))
+        self.module = self.processes.wrap(_Step(backbone, objective_of(recipe, self.splits.train)))
         self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
         self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
         self.bar = ProgressBar(

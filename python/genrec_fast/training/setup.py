@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import Dataset, Evaluation
+from genrec_fast.data import Dataset, Evaluation, Interactions
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
-from genrec_fast.recipe import Recipe, TrainConfig
+from genrec_fast.recipe import Objective, Recipe, TrainConfig
 from genrec_fast.types import Jagged
 
-__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "sample_users", "semantic_ids"]
+__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "objective_of", "sample_users", "semantic_ids"]
 
 
 def semantic_ids(
@@ -48,6 +48,15 @@ def semantic_ids(
         with atomic_path(path) as temporary:
             save_file({"item_codes": codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
     return codes, sizes
+
+
+def objective_of(recipe: Recipe, train: Interactions) -> Objective:
+    """The recipe's objective; one with ``take_counts`` is told how often each item occurs in the training split."""
+    objective: Objective = recipe.objective.build()
+    take_counts = getattr(objective, "take_counts", None)
+    if take_counts is not None:
+        take_counts(torch.bincount(train.items.values, minlength=train.num_items))
+    return objective
 
 
 def make_optimizer(backbone: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:

@@ -1,0 +1,95 @@
+"""In-batch contrastive learning: the other targets of the batch are the negatives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.objectives._contrast import contrast
+from genrec_fast.objectives._negatives import check_counts, hits_of
+from genrec_fast.types import Batch, Embedding, Loss
+
+__all__ = ["InBatch", "InBatchConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InBatchConfig:
+    """Settings of ``InBatch``."""
+
+    temperature: float = 1.0  # scores are divided by it
+    correct_log_q: bool = True  # take the logarithm of each item's popularity from its score
+    mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+
+    def build(self) -> InBatch:
+        """Makes the objective."""
+        return InBatch(self)
+
+
+class InBatch:
+    """InfoNCE: mean over targets of a softmax of the target against all other targets of the batch.
+
+    ::
+
+        s(m, i) = state[m] . item_table[i] / temperature - correct_log_q * log p(i)
+        loss    = -mean over m of log(exp(s(m, y_m)) / (exp(s(m, y_m)) + sum over n with y_n != y_m of exp(s(m, y_n))))
+
+    p(i) is the item's share of the training events (``take_counts``, which ``train`` calls), or its share of the
+    batch's targets where no counts were taken. Other occurrences of a row's own target are masked. An item that is the
+    target k times stands in the sum once, with its weight k.
+
+    Source: van den Oord et al., arXiv:1807.03748, equation 4; log-Q correction: Yi et al., RecSys 2019, equation 4.
+    """
+
+    needs = Embedding
+
+    def __init__(self, config: InBatchConfig) -> None:
+        if not 0.0 < config.temperature < math.inf:
+            raise InvalidValueError(f"InBatch: temperature must be above 0 and finite, got {config.temperature}")
+        if config.mask not in ("target", "history"):
+            raise InvalidValueError(f"InBatch: mask must be target or history, got {config.mask!r}")
+        self.config = config
+        self._log_share: Tensor | None = None
+
+    def take_counts(self, counts: Tensor) -> None:
+        """Integer ``[N]``: how often each item occurs in the training data; items that do not count as once."""
+        known = check_counts("InBatch", counts).clamp(min=1.0)
+        self._log_share = (known / known.sum()).log()
+
+    def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
+        """Loss over the M targets of a batch."""
+        positions = batch.target_positions
+        if batch.targets is None or positions.numel() == 0:
+            raise InvalidValueError("InBatch: batch must have targets, got none")
+        targets = batch.targets[positions]
+        states, table = backbone.embed_targets(batch), backbone.item_table()
+        negatives, place, times = torch.unique(targets, return_inverse=True, return_counts=True)
+        negative_shift = times.double().log()
+        target_shift = None
+        if self.config.correct_log_q:
+            log_p = (times.double() / targets.numel()).log()
+            if self._log_share is not None:
+                if self._log_share.numel() != table.shape[0]:
+                    raise InvalidValueError(
+                        f"InBatch: counts must be of {table.shape[0]} items, got {self._log_share.numel()}"
+                    )
+                self._log_share = self._log_share.to(table.device)
+                log_p = self._log_share[negatives]
+            negative_shift = negative_shift - log_p
+            target_shift = -log_p[place]
+        value = contrast(
+            states,
+            table,
+            targets,
+            negatives,
+            kind="softmax",
+            scale=1.0 / self.config.temperature,
+            target_shift=target_shift,
+            negative_shift=negative_shift,
+            hits=hits_of(batch, targets, table.shape[0], self.config.mask),
+        )
+        return Loss(value, targets.numel(), {"in_batch_negatives": float(negatives.numel() - 1)})
