@@ -14,6 +14,7 @@ T* as_pointer(std::uintptr_t address) {
 
 void register_gemm(pybind11::module_& m);
 void register_jagged_attention(pybind11::module_& m);
+void register_jagged_pack(pybind11::module_& m);
 void register_kmeans_step(pybind11::module_& m);
 void register_rq_decode(pybind11::module_& m);
 void register_rq_encode(pybind11::module_& m);

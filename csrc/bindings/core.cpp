@@ -39,6 +39,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   genrec::bindings::register_gemm(m);
   genrec::bindings::register_jagged_attention(m);
+  genrec::bindings::register_jagged_pack(m);
   genrec::bindings::register_kmeans_step(m);
   genrec::bindings::register_rq_decode(m);
   genrec::bindings::register_rq_encode(m);
