@@ -19,7 +19,9 @@ class TestPositions(EmbeddingSuite):
 
 
 class TestRotary(EmbeddingSuite):
-    config = HSTUConfig(bias="none", positions="none", rotary=True, norm="group", kind="softmax", alpha=None, **SMALL)
+    config = HSTUConfig(
+        bias="none", positions="none", rotary=True, norm="group", attention="softmax", alpha=None, **SMALL
+    )
 
 
 class TestFeatures(EmbeddingSuite):
@@ -152,7 +154,7 @@ def test_nothing_is_padded():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"kind": "relu"}, "kind must be one of silu, softmax, got 'relu'"),
+        ({"attention": "relu"}, "attention must be one of silu, softmax, got 'relu'"),
         ({"bias": "all"}, "bias must be one of none, position, time, both, got 'all'"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"rotary": True, "qk_dim": 7}, "qk_dim must be even with rotary, got 7"),

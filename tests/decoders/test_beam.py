@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.decoders import BeamConfig
+from genrec_fast.decoders._users import select_users
 from genrec_fast.decoders.beam import search
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import build_trie
-from genrec_fast.types import Jagged
+from genrec_fast.types import Batch, Jagged
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
 
@@ -164,3 +165,13 @@ def test_messages_name_argument_rule_and_value():
 
 class TestSuite(DecoderSuite):
     decoder = BeamConfig(num_beams=8).build()
+
+
+def test_some_users_keep_their_times():
+    """Widening asks some users again: what their backbones read goes with them."""
+    items = Jagged.from_rows([[1, 2], [3], [4, 5]])
+    batch = Batch(items, timestamps=torch.arange(5), target_timestamps=torch.arange(5) + 10)
+    chosen = select_users(batch, torch.tensor([2, 0]))
+    assert chosen.items.values.tolist() == [4, 5, 1, 2]
+    assert chosen.timestamps.tolist() == [3, 4, 0, 1]
+    assert chosen.target_timestamps.tolist() == [13, 14, 10, 11]

@@ -138,7 +138,7 @@ def test_the_times_of_the_stream():
 @pytest.mark.parametrize("kind", ["silu", "softmax"])
 def test_what_was_trained_at_every_item_is_what_a_candidate_is_asked(kind):
     """The state at an item of the history is that of the same item as the candidate of the history before it."""
-    network, made = backbone(kind=kind), layout()
+    network, made = backbone(attention=kind), layout()
     batch = history([4, 1, 3])
     trained = network.action_logits(made(batch))
     row = 0

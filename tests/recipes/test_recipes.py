@@ -14,12 +14,15 @@ from genrec_fast.model import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import RQKMeansConfig
 from genrec_fast.training import train
+from genrec_fast.types import Jagged
 
 
 def test_the_registry():
-    assert recipes.names() == ["marius", "sasrec", "tiger"]
+    assert recipes.names() == ["hstu", "marius", "sasrec", "tiger"]
     assert recipes.get("tiger") == recipes.tiger()
-    with pytest.raises(InvalidValueError, match=r"^recipes: name must be one of marius, sasrec, tiger, got 'bert'"):
+    with pytest.raises(
+        InvalidValueError, match=r"^recipes: name must be one of hstu, marius, sasrec, tiger, got 'bert'"
+    ):
         recipes.get("bert")
 
 
@@ -42,13 +45,18 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     if name == "tiger":
         parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
-    histories = leave_one_out(data.interactions).test.histories
-    top = model.recommend(histories, 5, num_beams=20)
-    again = load(tmp_path).recommend(histories, 5, num_beams=20, users_per_batch=7)
+    test = leave_one_out(data.interactions).test
+    histories, times = test.histories, {}
+    if getattr(model.backbone, "reads_times", False):
+        times = {"timestamps": Jagged(test.timestamps, histories.offsets), "target_timestamps": test.target_timestamps}
+        with pytest.raises(InvalidValueError, match="batch must have timestamps, got None"):
+            model.recommend(histories, 5)
+    top = model.recommend(histories, 5, num_beams=20, **times)
+    again = load(tmp_path).recommend(histories, 5, num_beams=20, users_per_batch=7, **times)
     assert top.items.shape == (60, 5)
     assert bool((top.items >= 0).all())
     assert torch.allclose(top.scores, again.scores, atol=1e-4)
-    unseen = model.recommend(histories, 5, exclude_seen=True)
+    unseen = model.recommend(histories, 5, exclude_seen=True, **times)
     for row, history in zip(unseen.items, histories.rows(), strict=True):
         assert not set(row.tolist()) & set(history.tolist())
 

@@ -23,7 +23,7 @@ from genrec_fast.types import Batch
 __all__ = ["HSTU", "HSTUConfig"]
 
 _CHOICES = {
-    "kind": ("silu", "softmax"),
+    "attention": ("silu", "softmax"),
     "activate": ("all", "gate"),
     "norm": ("layer", "group"),
     "bias": ("none", "position", "time", "both"),
@@ -41,7 +41,7 @@ class HSTUConfig:
     num_layers: int = 2
     qk_dim: int = 32  # channels of a query and a key per head
     v_dim: int = 32  # channels of a value and a gate per head
-    kind: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
+    attention: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
     activate: Literal["all", "gate"] = "all"  # silu over u, v, q, k (the paper), or over the gate alone (production)
     norm: Literal["layer", "group"] = "layer"  # of what was attended: over all heads, or per head
     alpha: float | None = 1.0  # factor of the scores; None: 1 / sqrt(qk_dim) (production)
@@ -144,7 +144,7 @@ class HSTU(nn.Module):
             c.num_heads,
             c.qk_dim,
             c.v_dim,
-            kind=c.kind,
+            kind=c.attention,
             activate=c.activate,
             norm=c.norm,
             alpha=c.alpha,

@@ -28,6 +28,8 @@ def select_users(batch: Batch, chosen: Tensor) -> Batch:
         users=None if batch.users is None else batch.users[chosen],
         codes=None if batch.codes is None else batch.codes[positions],
         features=None if batch.features is None else batch.features[positions],
+        timestamps=None if batch.timestamps is None else batch.timestamps[positions],
+        target_timestamps=None if batch.target_timestamps is None else batch.target_timestamps[positions],
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.recipe import Recipe
+from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.tiger import tiger
 
-__all__ = ["get", "marius", "names", "sasrec", "tiger"]
+__all__ = ["get", "hstu", "marius", "names", "sasrec", "tiger"]
 
-_RECIPES = {"marius": marius, "sasrec": sasrec, "tiger": tiger}
+_RECIPES = {"hstu": hstu, "marius": marius, "sasrec": sasrec, "tiger": tiger}
 
 
 def names() -> list[str]:
