@@ -13,6 +13,7 @@
 #pragma once
 #include <cstdint>
 
+#include "core/transpose.h"
 #include "core/vec.h"
 
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -55,13 +56,13 @@ static inline void pack(const float* b, std::int64_t stride, std::int64_t first,
   for (std::int64_t column = first; column < last; column += panel_width) {
     float* panel = packed + column * depth;
     const int here = last - column < panel_width ? static_cast<int>(last - column) : panel_width;
-    // A stretch of every column at a time: whole cache lines in, and what is written stays in the first cache.
-    for (std::int64_t from = 0; from < depth; from += lanes) {
-      const std::int64_t until = from + lanes < depth ? from + lanes : depth;
-      for (int j = 0; j < panel_width; ++j)
-        for (std::int64_t d = from; d < until; ++d)
-          panel[d * panel_width + j] = j < here ? b[(column + j) * stride + d] : 0.0f;
-    }
+    std::int64_t from = 0;
+    for (; from + lanes <= depth; from += lanes)
+      for (int j = 0; j < panel_width; j += lanes)
+        transpose(b + (column + j) * stride + from, stride, here - j, panel + from * panel_width + j, panel_width);
+    for (int j = 0; j < panel_width; ++j)
+      for (std::int64_t d = from; d < depth; ++d)
+        panel[d * panel_width + j] = j < here ? b[(column + j) * stride + d] : 0.0f;
   }
 }
 
@@ -156,19 +157,19 @@ static GENREC_INLINE void from_sum(Sum a, Vec& out) { out = a; }
 // How the rows of `a` lie: element (r, d) at a[r * stride + d], or, by depth, at a[d * stride + r].
 enum class Order { by_row, by_depth };
 
-// sums[r][v] += a[r] * panel, over the whole depth; Panels neighbouring panels at once, `next` elements apart.
-template <int Rows, int Panels, Order order = Order::by_row>
+// sums[r][v] += a[r] * panel, over the whole depth: Vecs vectors of columns, of one panel or of several that are `next`
+// elements apart.
+template <int Rows, int Vecs, Order order = Order::by_row>
 static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const float* panel, std::int64_t next,
-                                   std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
-  constexpr int vecs = Panels * panel_vecs;
+                                   std::int64_t depth, Vec (&sums)[Rows][Vecs]) {
+  constexpr int vecs = Vecs;
   Sum c[Rows][vecs];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < vecs; ++v) c[r][v] = to_sum(sums[r][v]);
   for (std::int64_t d = 0; d < depth; ++d) {
     Sum b[vecs];
-    for (int p = 0; p < Panels; ++p)
-      for (int v = 0; v < panel_vecs; ++v)
-        b[p * panel_vecs + v] = load_sum(panel + p * next + d * panel_width + v * lanes);
+    for (int v = 0; v < vecs; ++v)
+      b[v] = load_sum(panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes);
     for (int r = 0; r < Rows; ++r) {
       const Sum x = fill_sum(order == Order::by_row ? a[r * stride + d] : a[d * stride + r]);
       for (int v = 0; v < vecs; ++v) c[r][v] = multiply_add(x, b[v], c[r][v]);
@@ -181,16 +182,15 @@ static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const fl
 #if GENREC_BF16
 // The same on bfloat16, two products per lane and step. `depth` is even; element (j, d) of a panel stands at
 // (d / 2 * panel_width + j % panel_width) * 2 + d % 2. Products are exact, sums float32.
-template <int Rows, int Panels, Order order = Order::by_row>
+template <int Rows, int Vecs, Order order = Order::by_row>
 static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, const std::uint16_t* panel,
-                                   std::int64_t next, std::int64_t depth, Vec (&sums)[Rows][Panels * panel_vecs]) {
+                                   std::int64_t next, std::int64_t depth, Vec (&sums)[Rows][Vecs]) {
   static_assert(order == Order::by_row, "pairs lie along the rows");
-  constexpr int vecs = Panels * panel_vecs;
+  constexpr int vecs = Vecs;
   for (std::int64_t d = 0; d < depth; d += 2) {
     __m512i b[vecs];
-    for (int p = 0; p < Panels; ++p)
-      for (int v = 0; v < panel_vecs; ++v)
-        b[p * panel_vecs + v] = _mm512_loadu_si512(panel + p * next + d * panel_width + v * lanes * 2);
+    for (int v = 0; v < vecs; ++v)
+      b[v] = _mm512_loadu_si512(panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes * 2);
     for (int r = 0; r < Rows; ++r) {
       const __m512i x =
           _mm512_castps_si512(_mm512_broadcastss_ps(_mm_load_ss(reinterpret_cast<const float*>(a + r * stride + d))));
@@ -200,34 +200,41 @@ static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, 
 }
 #endif
 
-template <int Rows, int Panels, Order order, class Element, class Ending>
+template <int Rows, int Vecs, Order order, class Element, class Ending>
 static GENREC_INLINE void tile(const Element* a, std::int64_t stride, const Element* panel, std::int64_t next,
                                std::int64_t depth, std::int64_t row, std::int64_t column, Ending& ending) {
-  Vec sums[Rows][Panels * panel_vecs];
-  ending.template start<Rows, Panels * panel_vecs>(row, column, sums);
-  multiply<Rows, Panels, order>(a, stride, panel, next, depth, sums);
-  ending.template finish<Rows, Panels * panel_vecs>(row, column, sums);
+  Vec sums[Rows][Vecs];
+  ending.template start<Rows, Vecs>(row, column, sums);
+  multiply<Rows, Vecs, order>(a, stride, panel, next, depth, sums);
+  ending.template finish<Rows, Vecs>(row, column, sums);
 }
 
+// Vectors of columns [first, last), counted over all panels; `first` begins a panel.
 template <int Rows, int Panels, Order order, class Element, class Ending>
 static inline void strip(const Element* a, std::int64_t stride, const Element* panels, std::int64_t next,
                          std::int64_t first, std::int64_t last, std::int64_t depth, std::int64_t row, Ending& ending) {
-  std::int64_t p = first;
-  for (; p + Panels <= last; p += Panels)
-    tile<Rows, Panels, order>(a, stride, panels + p * next, next, depth, row, p * panel_width, ending);
+  std::int64_t v = first;
+  for (; v + Panels * panel_vecs <= last; v += Panels * panel_vecs)
+    tile<Rows, Panels * panel_vecs, order>(a, stride, panels + v / panel_vecs * next, next, depth, row, v * lanes,
+                                           ending);
   if constexpr (Panels > 1)
-    for (; p < last; ++p) tile<Rows, 1, order>(a, stride, panels + p * next, next, depth, row, p * panel_width, ending);
+    for (; v + panel_vecs <= last; v += panel_vecs)
+      tile<Rows, panel_vecs, order>(a, stride, panels + v / panel_vecs * next, next, depth, row, v * lanes, ending);
+  if constexpr (panel_vecs > 1)
+    for (; v < last; ++v)
+      tile<Rows, 1, order>(a, stride, panels + v / panel_vecs * next, next, depth, row, v * lanes, ending);
 }
 
-// Rows [0, num_rows) of a with panels [first, last), `next` elements from panel to panel (at least depth *
-// panel_width: a product over part of the depth begins inside the panels). The ending gets each tile twice:
+// Rows [0, num_rows) of a with vectors of columns [first, last), counted over the panels; `first` begins a panel, and
+// `last` may lie within one. Panels lie `next` elements apart, at least depth * panel_width: a product over part of the
+// depth begins inside them. The ending gets each tile twice:
 //   start<Rows, Vecs>(row, column, sums)   fills the sums before the first product
 //   finish<Rows, Vecs>(row, column, sums)  takes them; columns at and beyond num_columns are the caller's to ignore
 // Row tails go in tiles of 4, 2 and 1 rows over several panels, so that the adders stay busy.
 template <Order order, class Element, class Ending>
-static inline void product(const Element* a, std::int64_t stride, std::int64_t num_rows, const Element* panels,
-                           std::int64_t next, std::int64_t first, std::int64_t last, std::int64_t depth,
-                           Ending& ending) {
+static inline void product_of_vectors(const Element* a, std::int64_t stride, std::int64_t num_rows,
+                                      const Element* panels, std::int64_t next, std::int64_t first, std::int64_t last,
+                                      std::int64_t depth, Ending& ending) {
   const std::int64_t step = order == Order::by_row ? stride : 1;
   std::int64_t row = 0;
   for (; row + tile_rows <= num_rows; row += tile_rows)
@@ -242,10 +249,12 @@ static inline void product(const Element* a, std::int64_t stride, std::int64_t n
     strip<1, GENREC_VEC ? 4 : 1, order>(a + row * step, stride, panels, next, first, last, depth, row, ending);
 }
 
+// The same for whole panels [first, last) over their whole depth.
 template <class Element, class Ending>
 static inline void product(const Element* a, std::int64_t stride, std::int64_t num_rows, const Element* panels,
                            std::int64_t first, std::int64_t last, std::int64_t depth, Ending& ending) {
-  product<Order::by_row>(a, stride, num_rows, panels, depth * panel_width, first, last, depth, ending);
+  product_of_vectors<Order::by_row>(a, stride, num_rows, panels, depth * panel_width, first * panel_vecs,
+                                    last * panel_vecs, depth, ending);
 }
 
 }  // namespace genrec::GENREC_ISA

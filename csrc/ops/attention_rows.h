@@ -12,6 +12,9 @@ namespace genrec::GENREC_ISA {
 
 constexpr float negative_infinity = -HUGE_VALF;
 
+// Vectors that hold `count` columns.
+constexpr std::int64_t num_vectors(std::int64_t count) { return (count + lanes - 1) / lanes; }
+
 // An ending that keeps the sums: out[row * stride + column].
 struct Keep {
   float* out;
@@ -48,12 +51,6 @@ static inline void pack_rows(const float* rows, std::int64_t stride, std::int64_
     }
     for (std::int64_t i = num_rows * panel_width; i < padded * panel_width; ++i) panel[i] = 0.0f;
   }
-}
-
-// Keys of one line of scores that a query sees, as lanes: `column` counts from key `begin`.
-static inline Mask seen_lanes(const AttentionSeen& seen, std::int64_t begin, std::int64_t column) {
-  const std::int64_t from = begin + column;
-  return between(seen.first - from, seen.last - from) | between(seen.second - from, seen.end - from);
 }
 
 // The number of a query and head, to which dropout adds the key's.
@@ -95,53 +92,93 @@ struct LineBias {
   }
 };
 
-constexpr Mask all_lanes = 0xffffu;
+// Goes through the vectors of columns [from, until), both multiples of 16: body.all(column) where a query sees every
+// lane, body.some(column, mask) where some, body.none(column) elsewhere.
+template <class Body>
+static GENREC_INLINE void each_vector(const AttentionSeen& seen, std::int64_t begin, std::int64_t from,
+                                      std::int64_t until, Body&& body) {
+  const std::int64_t first = seen.first - begin, last = seen.last - begin;
+  std::int64_t whole = (first + lanes - 1) / lanes * lanes, end = last / lanes * lanes;
+  whole = whole < from ? from : whole;
+  end = end > until ? until : end;
+  if (whole >= end) whole = end = until;
+  const auto parts = [&](std::int64_t c, std::int64_t stop) {
+    for (; c < stop; c += lanes) {
+      const Mask mask = between(first - c, last - c) | between(seen.second - begin - c, seen.end - begin - c);
+      if (mask)
+        body.some(c, mask);
+      else
+        body.none(c);
+    }
+  };
+  parts(from, whole);
+  for (std::int64_t c = whole; c < end; c += lanes) body.all(c);
+  parts(end, until);
+}
+
+struct SiluLine {
+  float* line;
+  Vec alpha;
+  const LineBias& bias;
+
+  GENREC_INLINE Vec weight(std::int64_t c) const {
+    const Vec x = bias.score(line, c, alpha);
+    return bias.drop(x * sigmoid(x), c);
+  }
+  GENREC_INLINE void all(std::int64_t c) const { store(line + c, weight(c)); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const { store(line + c, choose(mask, weight(c), fill(0.0f))); }
+  GENREC_INLINE void none(std::int64_t c) const { store(line + c, fill(0.0f)); }
+};
 
 // Products of a line -> silu's weights but for their scale; 0 where nothing is seen. Columns [from, until), multiples
 // of 16.
 static inline void silu_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
                              const AttentionSeen& seen, float alpha, const LineBias& bias) {
-  const Vec factor = fill(alpha), none = fill(0.0f);
-  for (std::int64_t c = from; c < until; c += lanes) {
-    const Mask mask = seen_lanes(seen, begin, c);
-    Vec weight = none;
-    if (mask) {
-      const Vec x = bias.score(line, c, factor);
-      weight = bias.drop(x * sigmoid(x), c);
-      if (mask != all_lanes) weight = choose(mask, weight, none);
-    }
-    store(line + c, weight);
-  }
+  each_vector(seen, begin, from, until, SiluLine{line, fill(alpha), bias});
 }
+
+struct ScoreLine {
+  float* line;
+  Vec alpha;
+  const LineBias& bias;
+  Vec& best;
+
+  GENREC_INLINE void keep(std::int64_t c, const Vec& x) const {
+    store(line + c, x);
+    best = greater(best, x);
+  }
+  GENREC_INLINE void all(std::int64_t c) const { keep(c, bias.score(line, c, alpha)); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const {
+    keep(c, choose(mask, bias.score(line, c, alpha), fill(negative_infinity)));
+  }
+  GENREC_INLINE void none(std::int64_t) const {}
+};
+
+struct ExpLine {
+  float* line;
+  Vec top;
+  const LineBias& bias;
+  Vec& total;
+
+  GENREC_INLINE void keep(std::int64_t c, const Vec& weight) const {
+    total = total + weight;
+    store(line + c, bias.drop(weight, c));
+  }
+  GENREC_INLINE void all(std::int64_t c) const { keep(c, exp_of(load(line + c) - top)); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const {
+    keep(c, choose(mask, exp_of(load(line + c) - top), fill(0.0f)));
+  }
+  GENREC_INLINE void none(std::int64_t c) const { store(line + c, fill(0.0f)); }
+};
 
 // Products of a line -> e^(score - highest), dropped ones 0; returns the sum before dropping, or 0 where nothing is
 // seen.
 static inline float softmax_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
                                  const AttentionSeen& seen, float alpha, const LineBias& bias, float* highest) {
-  const Vec factor = fill(alpha), lowest = fill(negative_infinity), none = fill(0.0f);
-  Vec best = lowest;
-  for (std::int64_t c = from; c < until; c += lanes) {
-    const Mask mask = seen_lanes(seen, begin, c);
-    if (!mask) continue;
-    Vec x = bias.score(line, c, factor);
-    if (mask != all_lanes) x = choose(mask, x, lowest);
-    store(line + c, x);
-    best = greater(best, x);
-  }
+  Vec best = fill(negative_infinity), total = fill(0.0f);
+  each_vector(seen, begin, from, until, ScoreLine{line, fill(alpha), bias, best});
   *highest = maximum(best);
-  const Vec top = fill(*highest);
-  Vec total = none;
-  for (std::int64_t c = from; c < until; c += lanes) {
-    const Mask mask = seen_lanes(seen, begin, c);
-    Vec weight = none;
-    if (mask) {
-      weight = exp_of(load(line + c) - top);
-      if (mask != all_lanes) weight = choose(mask, weight, none);
-      total = total + weight;
-      weight = bias.drop(weight, c);
-    }
-    store(line + c, weight);
-  }
+  each_vector(seen, begin, from, until, ExpLine{line, fill(*highest), bias, total});
   return sum(total);
 }
 

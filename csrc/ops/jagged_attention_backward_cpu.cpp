@@ -11,6 +11,7 @@
 namespace genrec::GENREC_ISA {
 namespace {
 
+constexpr Mask all_lanes = 0xffffu;
 constexpr std::int64_t key_block = attention_key_block, query_block = attention_query_block;
 constexpr std::int64_t tiles_of_block = query_block / tile_rows;
 static_assert(query_block % tile_rows == 0);
@@ -50,42 +51,38 @@ void clear(float* to, std::int64_t count) {
 
 // Products of a line and slopes of its weights -> weights (as the values are multiplied with them, but for `factor`)
 // and slopes of the scores.
-void silu_slopes(float* line, float* slopes, std::int64_t from, std::int64_t until, std::int64_t begin,
-                 const AttentionSeen& seen, float alpha, float factor, const LineBias& bias) {
-  const Vec scale = fill(alpha), by = fill(factor), none = fill(0.0f), one = fill(1.0f);
-  for (std::int64_t c = from; c < until; c += lanes) {
-    const Mask mask = seen_lanes(seen, begin, c);
-    Vec weight = none, slope = none;
-    if (mask) {
-      const Vec x = bias.score(line, c, scale), s = sigmoid(x);
-      weight = x * s;
-      slope = load(slopes + c) * by * multiply_add(weight, one - s, s);
-      weight = bias.drop(weight, c);
-      slope = bias.drop(slope, c);
-      if (mask != all_lanes) weight = choose(mask, weight, none), slope = choose(mask, slope, none);
-    }
-    store(line + c, weight);
-    store(slopes + c, slope);
-  }
-}
+struct SiluSlopes {
+  float *line, *slopes;
+  Vec alpha, factor;
+  const LineBias& bias;
 
-void softmax_slopes(float* line, float* slopes, std::int64_t from, std::int64_t until, std::int64_t begin,
-                    const AttentionSeen& seen, float alpha, float factor, float log_sum, float mean,
-                    const LineBias& bias) {
-  const Vec scale = fill(alpha), by = fill(factor), none = fill(0.0f), sums = fill(log_sum), means = fill(mean);
-  for (std::int64_t c = from; c < until; c += lanes) {
-    const Mask mask = seen_lanes(seen, begin, c);
-    Vec weight = none, slope = none;
-    if (mask) {
-      const Vec p = exp_of(bias.score(line, c, scale) - sums);
-      weight = bias.drop(p, c);
-      slope = p * (bias.drop(load(slopes + c) * by, c) - means);
-      if (mask != all_lanes) weight = choose(mask, weight, none), slope = choose(mask, slope, none);
-    }
-    store(line + c, weight);
-    store(slopes + c, slope);
+  GENREC_INLINE void keep(std::int64_t c, Mask mask) const {
+    const Vec x = bias.score(line, c, alpha), s = sigmoid(x), weight = x * s;
+    const Vec slope = load(slopes + c) * factor * multiply_add(weight, fill(1.0f) - s, s);
+    put(c, mask, bias.drop(weight, c), bias.drop(slope, c));
   }
-}
+  GENREC_INLINE void put(std::int64_t c, Mask mask, const Vec& weight, const Vec& slope) const {
+    store(line + c, mask == all_lanes ? weight : choose(mask, weight, fill(0.0f)));
+    store(slopes + c, mask == all_lanes ? slope : choose(mask, slope, fill(0.0f)));
+  }
+  GENREC_INLINE void all(std::int64_t c) const { keep(c, all_lanes); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const { keep(c, mask); }
+  GENREC_INLINE void none(std::int64_t c) const { put(c, all_lanes, fill(0.0f), fill(0.0f)); }
+};
+
+struct SoftmaxSlopes {
+  SiluSlopes base;
+  Vec log_sum, mean;  // of the query's scores; of the slopes of its weights
+
+  GENREC_INLINE void keep(std::int64_t c, Mask mask) const {
+    const Vec weight = exp_of(base.bias.score(base.line, c, base.alpha) - log_sum);
+    const Vec slope = weight * (base.bias.drop(load(base.slopes + c) * base.factor, c) - mean);
+    base.put(c, mask, base.bias.drop(weight, c), slope);
+  }
+  GENREC_INLINE void all(std::int64_t c) const { keep(c, all_lanes); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const { keep(c, mask); }
+  GENREC_INLINE void none(std::int64_t c) const { base.none(c); }
+};
 
 struct Range {
   std::int64_t from, until;
@@ -158,12 +155,13 @@ class Block {
       const std::int64_t i = from * tile_rows, depth = (until * tile_rows < rows ? until * tile_rows : rows) - i;
       const std::int64_t here = count_ - key < tile_rows ? count_ - key : tile_rows;
       Add to_keys{scratch_.key_sums + key * key_width_, key_width_, key_width_, 1.0f};
-      product<Order::by_depth>(scratch_.slopes + i * line_ + key, line_, here, scratch_.query_rows + i * panel_width,
-                               rows * panel_width, 0, num_panels(args_.width), depth, to_keys);
+      product_of_vectors<Order::by_depth>(scratch_.slopes + i * line_ + key, line_, here,
+                                          scratch_.query_rows + i * panel_width, rows * panel_width, 0,
+                                          num_vectors(args_.width), depth, to_keys);
       Add to_values{scratch_.value_sums + key * value_width_, value_width_, value_width_, 1.0f};
-      product<Order::by_depth>(scratch_.base.weights + i * line_ + key, line_, here,
-                               scratch_.grad_rows + i * panel_width, rows * panel_width, 0,
-                               num_panels(args_.value_width), depth, to_values);
+      product_of_vectors<Order::by_depth>(scratch_.base.weights + i * line_ + key, line_, here,
+                                          scratch_.grad_rows + i * panel_width, rows * panel_width, 0,
+                                          num_vectors(args_.value_width), depth, to_values);
     }
   }
 
@@ -207,10 +205,12 @@ class Block {
     const std::int64_t from = range.from < range.until ? range.from / lanes * lanes : line_;
     const std::int64_t until = range.from < range.until ? (range.until + lanes - 1) / lanes * lanes : line_;
     if (range.from < range.until) {
-      const std::int64_t panel = range.from / panel_width, end = (range.until + panel_width - 1) / panel_width;
+      const std::int64_t panel = range.from / panel_width * panel_vecs, end = num_vectors(range.until);
       Keep scores{weights, line_}, changes{slopes, line_};
-      product(q, args_.q_stride, rows, static_cast<const float*>(keys()), panel, end, args_.width, scores);
-      product(grad, grad_stride, rows, static_cast<const float*>(values()), panel, end, args_.value_width, changes);
+      product_of_vectors<Order::by_row>(q, args_.q_stride, rows, static_cast<const float*>(keys()),
+                                        args_.width * panel_width, panel, end, args_.width, scores);
+      product_of_vectors<Order::by_row>(grad, grad_stride, rows, static_cast<const float*>(values()),
+                                        args_.value_width * panel_width, panel, end, args_.value_width, changes);
     }
     for (std::int64_t r = 0; r < rows; ++r, weights += line_, slopes += line_) {
       clear(weights, from), clear(slopes, from);
@@ -219,14 +219,14 @@ class Block {
       const std::int64_t query = first + r, at = (first_query_ + query) * args_.num_heads + head_;
       const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_,
                           buckets + r * line_);
+      SiluSlopes body{weights, slopes, fill(args_.alpha), fill(args_.softmax ? plan_.kept_scale : factor_), bias};
       if (args_.softmax) {
         float mean = 0;
         for (std::int64_t c = 0; c < args_.value_width; ++c)
           mean += grad[r * grad_stride + c] * gradients_.out[at * args_.value_width + c];
-        softmax_slopes(weights, slopes, from, until, begin_, seen[r], args_.alpha, plan_.kept_scale,
-                       gradients_.log_sums[at], mean, bias);
+        each_vector(seen[r], begin_, from, until, SoftmaxSlopes{body, fill(gradients_.log_sums[at]), fill(mean)});
       } else {
-        silu_slopes(weights, slopes, from, until, begin_, seen[r], args_.alpha, factor_, bias);
+        each_vector(seen[r], begin_, from, until, body);
       }
     }
   }
@@ -266,10 +266,10 @@ class Block {
       if (range.from >= range.until) continue;
       Add ending{sums_.q + (first + row) * sums_.q_stride + head_ * args_.width, sums_.q_stride, args_.width,
                  args_.alpha};
-      product<Order::by_row>(scratch_.slopes + row * line_ + range.from, line_,
-                             rows - row < tile_rows ? rows - row : tile_rows,
-                             static_cast<const float*>(scratch_.key_rows) + range.from * panel_width,
-                             count_ * panel_width, 0, num_panels(args_.width), range.until - range.from, ending);
+      product_of_vectors<Order::by_row>(
+          scratch_.slopes + row * line_ + range.from, line_, rows - row < tile_rows ? rows - row : tile_rows,
+          static_cast<const float*>(scratch_.key_rows) + range.from * panel_width, count_ * panel_width, 0,
+          num_vectors(args_.width), range.until - range.from, ending);
     }
   }
 

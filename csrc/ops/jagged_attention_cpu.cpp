@@ -116,21 +116,23 @@ class Head {
   }
 
   void score(const Tile& tile) {
-    const std::int64_t first = tile.from / panel_width, last = (tile.until + panel_width - 1) / panel_width;
+    const std::int64_t first = tile.from / panel_width * panel_vecs, last = num_vectors(tile.until);
     Keep ending{scratch_.weights, scratch_.line};
     if constexpr (sizeof(Element) == 4) {
       const float* q = static_cast<const float*>(args_.q) + (first_query_ + tile.first) * args_.q_stride;
-      product(q + head_ * args_.width, args_.q_stride, tile.count, static_cast<const float*>(scratch_.keys), first,
-              last, args_.width, ending);
+      product_of_vectors<Order::by_row>(q + head_ * args_.width, args_.q_stride, tile.count,
+                                        static_cast<const float*>(scratch_.keys), args_.width * panel_width, first,
+                                        last, args_.width, ending);
     }
   }
 
   // Weights with values, over the keys that the tile sees.
   void combine(const Tile& tile, std::int64_t, std::int64_t, Output<Element>& ending) {
     if constexpr (sizeof(Element) == 4) {
-      product<Order::by_row>(scratch_.weights + tile.from, scratch_.line, tile.count,
-                             static_cast<const float*>(scratch_.values) + tile.from * panel_width, count_ * panel_width,
-                             0, num_panels(args_.value_width), tile.until - tile.from, ending);
+      product_of_vectors<Order::by_row>(scratch_.weights + tile.from, scratch_.line, tile.count,
+                                        static_cast<const float*>(scratch_.values) + tile.from * panel_width,
+                                        count_ * panel_width, 0, num_vectors(args_.value_width), tile.until - tile.from,
+                                        ending);
     }
   }
 
