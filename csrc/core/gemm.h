@@ -74,6 +74,10 @@ static inline std::uint16_t bfloat16_of(float x) {
 }
 
 #if GENREC_BF16
+static inline void store_bfloat16(std::uint16_t* out, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+
 // 16 floats as bfloat16_of rounds them, stored; their rounding errors.
 static inline Vec round_to_bfloat16(const float* x, std::uint16_t* out) {
   const __m512 wide = _mm512_loadu_ps(x);

@@ -165,6 +165,10 @@ std::vector<AttentionTask> make_tasks(const AttentionArgs& args) {
 void jagged_attention(const AttentionArgs& args, void* out, float* log_sums) {
   const std::int64_t longest = check_values(args);
   const AttentionSizes sizes = GENREC_DISPATCH(attention_sizes());
+  if (args.element_size == 2 && (!sizes.bfloat16 || (args.width | args.q_stride | args.k_stride) % 2))
+    throw UnsupportedError(
+        message("jagged_attention: bfloat16 needs an instruction set that multiplies it (avx512_bf16) ",
+                "and an even width, got ", isa_name(active_isa()), " and ", args.width));
   const PaddedDistance distance(args);
   const AttentionPlan plan = make_plan(args, longest, distance);
   std::vector<AttentionTask> tasks = make_tasks(args);
@@ -189,7 +193,6 @@ void jagged_attention(const AttentionArgs& args, void* out, float* log_sums) {
     parts.add(one.seen, most_queries);
     parts.add(one.keys, round_up(longest, sizes.panel_width) * even * args.element_size);
     parts.add(one.values, round_up(longest, 2) * round_up(args.value_width, sizes.panel_width) * args.element_size);
-    parts.add(one.queries, args.element_size == 2 ? sizes.tile_rows * even : 0);
     parts.add(one.weights, sizes.tile_rows * line);
     parts.add(one.rounded, args.element_size == 2 ? sizes.tile_rows * line : 0);
     parts.add(one.buckets, args.time ? most_queries * line : 0);

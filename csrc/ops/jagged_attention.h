@@ -7,7 +7,8 @@ namespace genrec {
 struct AttentionArgs {
   // [rows, num_heads, width]: element (e, h, d) at [e * stride + h * width + d], strides in elements.
   const void *q, *k, *v;
-  int element_size;  // 4 (float32) or 2 (bfloat16: forward alone), of q, k, v and out
+  // Of q, k, v and out: 4 (float32), or forward 2 (bfloat16, on a set that multiplies it; width and strides even).
+  int element_size;
   std::int64_t q_stride, k_stride, v_stride;
   std::int64_t num_queries, num_keys;  // rows of q, and of k and v
   std::int64_t num_heads, width, value_width;
@@ -79,7 +80,6 @@ struct AttentionScratch {
   std::int64_t line;
   AttentionSeen* seen;       // [queries of a task]
   void *keys, *values;       // packed panels: keys as columns over their width, value columns over keys
-  std::uint16_t* queries;    // bfloat16 queries of odd width, padded
   float* weights;            // [tile_rows][line], backward [attention_query_block][line]
   std::uint16_t* rounded;    // the same as bfloat16
   std::uint16_t* buckets;    // [queries of a task][line]

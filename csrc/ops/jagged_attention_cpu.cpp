@@ -39,11 +39,14 @@ struct Output {
     store(line, x);
     for (int i = 0; i < room; ++i) to[i] = line[i];
   }
+#if GENREC_BF16
   static GENREC_INLINE void write(std::uint16_t* to, const Vec& x, std::int64_t room) {
-    float line[lanes];
-    store(line, x);
-    for (int i = 0; i < lanes && i < room; ++i) to[i] = bfloat16_of(line[i]);
+    if (room >= lanes) return store_bfloat16(to, x);
+    std::uint16_t line[lanes];
+    store_bfloat16(line, x);
+    for (int i = 0; i < room; ++i) to[i] = line[i];
   }
+#endif
 };
 
 struct Tile {
@@ -62,6 +65,7 @@ class Head {
         head_(head),
         begin_(begin),
         count_(end - begin),
+        padded_(sizeof(Element) == 4 ? count_ : (count_ + 1) / 2 * 2),
         scratch_(scratch),
         first_query_(args_.offsets[task.row]),
         first_key_(args_.kv_offsets[task.row]),
@@ -111,35 +115,51 @@ class Head {
 
  private:
   void pack_keys(const float* k, float* panels) { pack(k, args_.k_stride, 0, count_, args_.width, panels); }
-  void pack_values(const float* v, float* panels) {
-    pack_rows(v, args_.v_stride, count_, count_, args_.value_width, panels);
+  void pack_keys(const std::uint16_t* k, std::uint16_t* panels) {  // pairs of bfloat16 move as one word
+    pack(reinterpret_cast<const float*>(k), args_.k_stride / 2, 0, count_, args_.width / 2,
+         reinterpret_cast<float*>(panels));
+  }
+  template <class E>
+  void pack_values(const E* v, E* panels) {
+    pack_rows(v, args_.v_stride, count_, padded_, args_.value_width, panels);
   }
 
   void score(const Tile& tile) {
     const std::int64_t first = tile.from / panel_width * panel_vecs, last = num_vectors(tile.until);
     Keep ending{scratch_.weights, scratch_.line};
-    if constexpr (sizeof(Element) == 4) {
-      const float* q = static_cast<const float*>(args_.q) + (first_query_ + tile.first) * args_.q_stride;
-      product_of_vectors<Order::by_row>(q + head_ * args_.width, args_.q_stride, tile.count,
-                                        static_cast<const float*>(scratch_.keys), args_.width * panel_width, first,
-                                        last, args_.width, ending);
-    }
+    const Element* q = static_cast<const Element*>(args_.q) + (first_query_ + tile.first) * args_.q_stride;
+    product_of_vectors<Order::by_row>(q + head_ * args_.width, args_.q_stride, tile.count,
+                                      static_cast<const Element*>(scratch_.keys), args_.width * panel_width, first,
+                                      last, args_.width, ending);
   }
 
-  // Weights with values, over the keys that the tile sees.
-  void combine(const Tile& tile, std::int64_t, std::int64_t, Output<Element>& ending) {
+  // Weights with values, over the keys that the tile sees. Columns [from, until) of the weights are written.
+  void combine(const Tile& tile, [[maybe_unused]] std::int64_t from, [[maybe_unused]] std::int64_t until,
+               Output<Element>& ending) {
+    const Element* values = static_cast<const Element*>(scratch_.values);
+    const std::int64_t next = padded_ * panel_width, vectors = num_vectors(args_.value_width);
     if constexpr (sizeof(Element) == 4) {
       product_of_vectors<Order::by_row>(scratch_.weights + tile.from, scratch_.line, tile.count,
-                                        static_cast<const float*>(scratch_.values) + tile.from * panel_width,
-                                        count_ * panel_width, 0, num_vectors(args_.value_width), tile.until - tile.from,
+                                        values + tile.from * panel_width, next, 0, vectors, tile.until - tile.from,
                                         ending);
     }
+#if GENREC_BF16
+    if constexpr (sizeof(Element) == 2) {
+      for (std::int64_t r = 0; r < tile.count; ++r)
+        for (std::int64_t c = from; c < until; c += lanes)
+          store_bfloat16(scratch_.rounded + r * scratch_.line + c, load(scratch_.weights + r * scratch_.line + c));
+      const std::int64_t first = tile.from / 2 * 2, last = (tile.until + 1) / 2 * 2;
+      product_of_vectors<Order::by_row>(scratch_.rounded + first, scratch_.line, tile.count,
+                                        values + first * panel_width, next, 0, vectors, last - first, ending);
+    }
+#endif
   }
 
   const AttentionPlan& plan_;
   const AttentionArgs& args_;
   const AttentionTask& task_;
   std::int64_t head_, begin_, count_;
+  std::int64_t padded_;  // rows of values: bfloat16 goes in pairs
   const AttentionScratch& scratch_;
   std::int64_t first_query_, first_key_;
   std::int64_t position_;  // of the row's first query
@@ -184,6 +204,9 @@ AttentionSizes attention_sizes() { return {panel_width, tile_rows, GENREC_BF16 !
 
 void attention_forward(const AttentionPlan& plan, const AttentionTask& task, const AttentionScratch& scratch, void* out,
                        float* log_sums) {
+#if GENREC_BF16
+  if (plan.args.element_size == 2) return run<std::uint16_t>(plan, task, scratch, out, log_sums);
+#endif
   run<float>(plan, task, scratch, out, log_sums);
 }
 

@@ -171,9 +171,12 @@ def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None,
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     q, v, softmax = args[0], args[2], args[11]
-    # Where the processor does not multiply bfloat16, float32 is as fast and exact.
-    dtype = torch.float32
-    tensors = _prepared(args, dtype)
+    tensors = _prepared(args, q.dtype)
+    pairs = all(x is not None and x.stride(0) % 2 == 0 for x in tensors[:2]) and q.shape[2] % 2 == 0
+    if q.dtype == torch.bfloat16 and not (pairs and core.active_isa() == "avx512_bf16"):
+        # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
+        tensors = _prepared(args, torch.float32)
+    dtype = q.dtype if tensors[0] is None else tensors[0].dtype
     out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
     sums = torch.empty(q.shape[0] if softmax else 0, q.shape[1])
     core.jagged_attention(out=out.data_ptr(), log_sums=sums.data_ptr(), **_arguments(tensors, args[11:]))
