@@ -84,10 +84,12 @@ static inline std::int64_t bucket(const AttentionArgs& args, std::int64_t g) {
 }
 
 // Buckets of queries [first, last) of a row and its keys [begin, end), into buckets[(query - first) * line + key -
-// begin]. Where times ascend, as they do in histories, a key's bucket only grows from query to query: it is kept with
-// the time at which it will next grow, so that a pair costs a comparison. Other times cost a search per pair.
-static inline void fill_buckets(const AttentionArgs& args, std::int64_t row, std::int64_t first, std::int64_t last,
-                                std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
+// begin]; returns a number that all of them are below. Where times ascend, as they do in histories, a key's bucket only
+// grows from query to query: it is kept with the time at which it will next grow, so that a pair costs a comparison.
+// Other times cost a search per pair.
+static inline std::int64_t fill_buckets(const AttentionArgs& args, std::int64_t row, std::int64_t first,
+                                        std::int64_t last, std::int64_t begin, std::int64_t end,
+                                        const AttentionScratch& scratch) {
   const std::int64_t num_keys = args.kv_offsets[row + 1] - args.kv_offsets[row];
   const std::int64_t* keys = args.key_times + args.kv_offsets[row];
   const std::int64_t* queries = args.query_times ? args.query_times + args.offsets[row] : nullptr;
@@ -95,6 +97,15 @@ static inline void fill_buckets(const AttentionArgs& args, std::int64_t row, std
     return queries ? queries[query] : keys[query + 1 < num_keys ? query + 1 : query];
   };
   constexpr std::int64_t never = INT64_MAX;
+  if (first >= last || begin >= end) return 1;
+  std::int64_t earliest = asked(first), latest = earliest;
+  const auto widen = [&](std::int64_t time) {
+    earliest = time < earliest ? time : earliest;
+    latest = time > latest ? time : latest;
+  };
+  for (std::int64_t j = begin; j < end; ++j) widen(keys[j]);
+  for (std::int64_t i = first; i < last; ++i) widen(asked(i));
+  const std::int64_t met = bucket(args, latest - earliest) + 1;
   bool ascending = true;
   for (std::int64_t j = begin + 1; j < end; ++j) ascending &= keys[j - 1] <= keys[j];
   for (std::int64_t i = first + 1; i < last; ++i) ascending &= asked(i - 1) <= asked(i);
@@ -111,7 +122,7 @@ static inline void fill_buckets(const AttentionArgs& args, std::int64_t row, std
       for (std::int64_t j = 0; j < count; ++j)
         scratch.buckets[(i - first) * scratch.line + j] =
             static_cast<std::uint16_t>(bucket(args, gap(asked(i), keys[begin + j])));
-    return;
+    return met;
   }
   const auto grows_at = [&](std::int64_t j, std::int64_t found) {
     return found < args.num_thresholds ? keys[begin + j] + args.thresholds[found] : never;
@@ -142,6 +153,7 @@ static inline void fill_buckets(const AttentionArgs& args, std::int64_t row, std
       }
     }
   }
+  return met;
 }
 
 }  // namespace genrec::GENREC_ISA

@@ -111,35 +111,38 @@ class Parts {
   std::int64_t bytes_ = 0;
 };
 
-// The distance table with room for whole vectors behind each head's last entry.
-struct PaddedDistance {
+// A bias' table with room for whole vectors behind each head's last entry.
+struct PaddedTable {
   Memory memory;
-  const float* centre = nullptr;
-  std::int64_t step = 0;
+  const float* data = nullptr;
+  std::int64_t step = 0;  // floats from head to head, 0 where they share one
 
-  explicit PaddedDistance(const AttentionArgs& args) {
-    if (!args.distance) return;
-    const std::int64_t padded = args.distance_size + 2 * vector_lanes;
-    memory = Memory(args.distance_heads * padded * 4);
+  PaddedTable(const float* table, std::int64_t heads, std::int64_t size) {
+    if (!table) return;
+    const std::int64_t padded = round_up(size, 2 * vector_lanes) + 2 * vector_lanes;
+    memory = Memory(heads * padded * 4);
     float* to = memory.as<float>();
-    for (std::int64_t head = 0; head < args.distance_heads; ++head, to += padded) {
-      std::memcpy(to, args.distance + head * args.distance_size, static_cast<std::size_t>(args.distance_size) * 4);
-      std::fill(to + args.distance_size, to + padded, 0.0f);
+    for (std::int64_t head = 0; head < heads; ++head, to += padded) {
+      std::memcpy(to, table + head * size, static_cast<std::size_t>(size) * 4);
+      std::fill(to + size, to + padded, 0.0f);
     }
-    centre = memory.as<float>() + args.distance_size / 2;
-    step = args.distance_heads > 1 ? padded : 0;
+    data = memory.as<float>();
+    step = heads > 1 ? padded : 0;
   }
 };
 
-AttentionPlan make_plan(const AttentionArgs& args, std::int64_t longest, const PaddedDistance& distance) {
+AttentionPlan make_plan(const AttentionArgs& args, std::int64_t longest, const PaddedTable& distance,
+                        const PaddedTable& time) {
   const std::int64_t whole = args.max_seq_len ? args.max_seq_len : std::max<std::int64_t>(longest, 1);
   const float scale = args.softmax || !args.divide ? 1.0f : static_cast<float>(1.0 / static_cast<double>(whole));
   return {args,
           scale,
           static_cast<float>(1.0 / (1.0 - args.dropout)),
           static_cast<std::uint32_t>(std::floor(args.dropout * 4294967296.0)),
-          distance.centre,
-          distance.step};
+          distance.data ? distance.data + args.distance_size / 2 : nullptr,
+          distance.step,
+          time.data,
+          time.step};
 }
 
 double pairs_of(const AttentionArgs& args) {
@@ -169,8 +172,9 @@ void jagged_attention(const AttentionArgs& args, void* out, float* log_sums) {
     throw UnsupportedError(
         message("jagged_attention: bfloat16 needs an instruction set that multiplies it (avx512_bf16) ",
                 "and an even width, got ", isa_name(active_isa()), " and ", args.width));
-  const PaddedDistance distance(args);
-  const AttentionPlan plan = make_plan(args, longest, distance);
+  const PaddedTable distance(args.distance, args.distance_heads, args.distance_size);
+  const PaddedTable time(args.time, args.time_heads, args.time_size);
+  const AttentionPlan plan = make_plan(args, longest, distance, time);
   std::vector<AttentionTask> tasks = make_tasks(args);
   if (tasks.empty()) return;
   const double flops = 2 * pairs_of(args) * static_cast<double>(args.num_heads * (args.width + args.value_width));
@@ -321,8 +325,9 @@ class TaskSums {
 void jagged_attention_backward(const AttentionArgs& args, const AttentionGradients& gradients) {
   const std::int64_t longest = check_values(args);
   const AttentionSizes sizes = GENREC_DISPATCH(attention_sizes());
-  const PaddedDistance distance(args);
-  const AttentionPlan plan = make_plan(args, longest, distance);
+  const PaddedTable distance(args.distance, args.distance_heads, args.distance_size);
+  const PaddedTable time(args.time, args.time_heads, args.time_size);
+  const AttentionPlan plan = make_plan(args, longest, distance, time);
   const double flops = 5 * pairs_of(args) * static_cast<double>(args.num_heads * (args.width + args.value_width));
   int threads = flops < flops_per_fork ? 1 : args.num_threads;
   const std::vector<AttentionTask> tasks = make_backward_tasks(args, threads);

@@ -58,6 +58,8 @@ struct AttentionPlan {
   std::uint32_t threshold;     // weights whose number is below it become 0
   const float* distance;       // at key position = query position, of head 0
   std::int64_t distance_step;  // floats from head to head, or 0
+  const float* time;           // of head 0
+  std::int64_t time_step;
 };
 
 struct AttentionSizes {

@@ -92,8 +92,9 @@ class Block {
  public:
   Block(const AttentionPlan& plan, const AttentionTask& task, const AttentionGradients& gradients,
         const AttentionTaskSums& sums, const AttentionBackwardScratch& scratch, std::int64_t head, std::int64_t begin,
-        std::int64_t count)
+        std::int64_t count, std::int64_t num_buckets)
       : plan_(plan),
+        num_buckets_(num_buckets),
         args_(plan.args),
         gradients_(gradients),
         sums_(sums),
@@ -217,8 +218,8 @@ class Block {
       clear(weights + until, line_ - until), clear(slopes + until, line_ - until);
       if (from >= until) continue;
       const std::int64_t query = first + r, at = (first_query_ + query) * args_.num_heads + head_;
-      const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_,
-                          buckets + r * line_);
+      const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_, buckets + r * line_,
+                          num_buckets_);
       SiluSlopes body{weights, slopes, fill(args_.alpha), fill(args_.softmax ? plan_.kept_scale : factor_), bias};
       if (args_.softmax) {
         float mean = 0;
@@ -274,6 +275,7 @@ class Block {
   }
 
   const AttentionPlan& plan_;
+  std::int64_t num_buckets_;
   const AttentionArgs& args_;
   const AttentionGradients& gradients_;
   const AttentionTaskSums& sums_;
@@ -305,9 +307,10 @@ void attention_backward(const AttentionPlan& plan, const AttentionTask& task, co
     }
     AttentionScratch buckets = scratch.base;
     buckets.seen += first < last ? first : 0;
-    if (args.time && first < last) fill_buckets(args, task.row, first, last, begin, end, buckets);
+    const std::int64_t num_buckets =
+        args.time && first < last ? fill_buckets(args, task.row, first, last, begin, end, buckets) : 0;
     for (std::int64_t head = task.head; head < task.last_head; ++head) {
-      Block block(plan, task, gradients, sums, scratch, head, begin, end - begin);
+      Block block(plan, task, gradients, sums, scratch, head, begin, end - begin, num_buckets);
       for (std::int64_t i = first; i < last; i += query_block)
         block.pass(i, last - i < query_block ? last : i + query_block, seen + i,
                    scratch.base.buckets + (i - first) * scratch.base.line);

@@ -58,8 +58,9 @@ template <class Element>
 class Head {
  public:
   Head(const AttentionPlan& plan, const AttentionTask& task, std::int64_t head, std::int64_t begin, std::int64_t end,
-       const AttentionScratch& scratch, void* out, float* log_sums)
+       std::int64_t num_buckets, const AttentionScratch& scratch, void* out, float* log_sums)
       : plan_(plan),
+        num_buckets_(num_buckets),
         args_(plan.args),
         task_(task),
         head_(head),
@@ -97,7 +98,8 @@ class Head {
       float* line = scratch_.weights + r * scratch_.line;
       const AttentionSeen& seen = scratch_.seen[query - task_.first];
       const std::uint16_t* buckets = scratch_.buckets + (query - task_.first) * scratch_.line;
-      const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_, buckets);
+      const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_, buckets,
+                          num_buckets_);
       if (args_.softmax) {
         float highest;
         const float total = softmax_line(line, from, until, begin_, seen, args_.alpha, bias, &highest);
@@ -156,6 +158,7 @@ class Head {
   }
 
   const AttentionPlan& plan_;
+  std::int64_t num_buckets_;
   const AttentionArgs& args_;
   const AttentionTask& task_;
   std::int64_t head_, begin_, count_;
@@ -182,9 +185,10 @@ void run(const AttentionPlan& plan, const AttentionTask& task, const AttentionSc
     end = seen_until(seen) > end ? seen_until(seen) : end;
   }
   if (end <= begin) begin = end = 0;
-  if (args.time) fill_buckets(args, task.row, task.first, task.last, begin, end, scratch);
+  const std::int64_t num_buckets =
+      args.time ? fill_buckets(args, task.row, task.first, task.last, begin, end, scratch) : 0;
   for (std::int64_t head = task.head; head < task.last_head; ++head) {
-    Head<Element> work(plan, task, head, begin, end, scratch, out, log_sums);
+    Head<Element> work(plan, task, head, begin, end, num_buckets, scratch, out, log_sums);
     for (std::int64_t first = task.first; first < task.last; first += tile_rows) {
       Tile tile{first, task.last - first < tile_rows ? task.last - first : tile_rows, end - begin, 0};
       for (std::int64_t i = first; i < first + tile.count; ++i) {
