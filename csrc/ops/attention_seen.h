@@ -136,7 +136,9 @@ static inline std::int64_t fill_buckets(const AttentionArgs& args, std::int64_t 
   for (std::int64_t i = first; i < last; ++i) {
     const std::int64_t now = asked(i);
     std::uint16_t* line = scratch.buckets + (i - first) * scratch.line;
-    for (std::int64_t from = 0; from < count; from += lanes) {
+    const std::int64_t last_seen = seen_until(scratch.seen[i - first]) - begin,
+                       stop = last_seen < count ? last_seen : count;
+    for (std::int64_t from = 0; from < stop; from += lanes) {
       const std::int64_t until = from + lanes < count ? from + lanes : count;
       if (until - from == lanes) {
         std::int64_t any = 0;

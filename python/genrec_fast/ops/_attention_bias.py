@@ -27,7 +27,7 @@ class BiasTables(NamedTuple):
 
 
 @functools.cache
-def _log_thresholds(num_buckets: int, divisor: float) -> tuple[int, ...]:
+def _log_thresholds(num_buckets: int, divisor: float) -> Tensor:
     found: list[int] = []
     for bucket in range(1, num_buckets + 1):
         # floor(ln(g) / divisor) in float32, as the research code computes it, reaches the bucket at the least such g.
@@ -41,7 +41,7 @@ def _log_thresholds(num_buckets: int, divisor: float) -> tuple[int, ...]:
             else:
                 low = middle + 1
         found.append(low)
-    return tuple(found)
+    return torch.tensor(found, dtype=torch.int64)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -57,7 +57,7 @@ def log_time_thresholds(num_buckets: int = 128, divisor: float = 0.301) -> Tenso
         raise InvalidValueError(
             f"log_time_thresholds: num_buckets must be at least 1 and divisor above 0, got {num_buckets}, {divisor}"
         )
-    return torch.tensor(_log_thresholds(num_buckets, divisor), dtype=torch.int64)
+    return _log_thresholds(num_buckets, divisor).clone()
 
 
 def t5_buckets(distances: Tensor, num_buckets: int, max_distance: int, *, bidirectional: bool) -> Tensor:
