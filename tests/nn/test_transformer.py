@@ -5,28 +5,32 @@ import torch
 import torch.nn.functional as F
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.nn.transformer import SHORT, Block, causal_attention
+from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
+from genrec_fast.nn.transformer import Block
 
 
-@pytest.mark.parametrize("length", [1, 3, SHORT, SHORT + 1])
-def test_causal_attention_equals_torch(length):
+def test_a_block_is_the_formula_on_each_row():
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, length, 8) for _ in range(3))
-    torch.testing.assert_close(causal_attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    block, x, offsets = Block(16, 2, 32, 0.1).eval(), torch.randn(9, 16), torch.tensor([0, 4, 4, 9])
+    found = block(x, Packing(offsets, row_positions(offsets), 5))
+    for begin, end in ((0, 4), (4, 9)):
+        row = x[begin:end]
+        q, k, v = block.qkv(block.attention_norm(row)).view(-1, 3, 2, 8).permute(1, 2, 0, 3)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).reshape(-1, 16)
+        row = row + block.attention_out(seen)
+        row = row + block.mlp_out(F.relu(block.mlp_in(block.mlp_norm(row))))
+        torch.testing.assert_close(found[begin:end], row)
 
 
-def test_later_queries_see_all_earlier_keys():
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, 6, 8) for _ in range(3))
-    torch.testing.assert_close(causal_attention(q[:, :, 4:], k, v), causal_attention(q, k, v)[:, :, 4:])
-
-
-def test_a_block_can_go_on_from_its_past():
+def test_rows_can_go_on_from_their_past():
     torch.manual_seed(0)
     block, x = Block(16, 2, 32, 0.1).eval(), torch.randn(3, 5, 16)
-    whole, _ = block(x)
-    first, past = block(x[:, :3])
-    rest, _ = block(x[:, 3:], past)
+    whole = block(x.flatten(0, 1), equal_rows(3, 5, x.device)).view(3, 5, 16)
+    past = EqualPast((), 3)
+    first = block(x[:, :3].flatten(0, 1), equal_rows(3, 3, x.device, past)).view(3, 3, 16)
+    past = EqualPast(past.known, 3)
+    assert past.lengths.tolist() == [3, 3, 3]
+    rest = block(x[:, 3:].flatten(0, 1), equal_rows(3, 2, x.device, past)).view(3, 2, 16)
     torch.testing.assert_close(torch.cat([first, rest], 1), whole)
 
 

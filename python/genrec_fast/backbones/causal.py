@@ -59,13 +59,13 @@ class Causal(nn.Module):
         nn.init.normal_(self.start, std=1.0)
 
     def _states(self, batch: Batch) -> Tensor:
-        """``[B, S + 1, D]``: the start's state, then the state after each item."""
+        """``[E + B, D]``: each row's start, then its state after each item."""
         check_length("causal", batch, self.config.max_items)
         embedded = self.items(batch.items.values) * math.sqrt(self.config.width)
-        x = with_start(embedded, batch.items, self.start)
-        x = self.input_dropout(x + self.positions.weight[: x.shape[1]])
+        x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
+        x = self.input_dropout(x + self.positions(rows.positions))
         for block in self.blocks:
-            x, _ = block(x)
+            x = block(x, rows)
         normed: Tensor = self.norm(x)
         return normed
 

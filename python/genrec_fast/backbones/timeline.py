@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.packed import EqualPast, equal_rows
 from genrec_fast.nn.sizes import check_sizes
-from genrec_fast.nn.transformer import Block, KeyValue, init_weights
+from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
 
 __all__ = ["Timeline", "TimelineConfig", "TimelineState"]
@@ -41,11 +42,11 @@ class TimelineConfig:
 
 @dataclass(frozen=True)
 class TimelineState:
-    """Where a search stands: the number of levels written, and per depth block its keys and values [B * W, H, t, D]."""
+    """Where a search stands: the number of levels written, and per depth block its keys and values [B * W, t, H, D]."""
 
     num_beams: int
     level: int
-    caches: tuple[KeyValue, ...]
+    caches: tuple[tuple[Tensor, Tensor], ...]
     user_states: Tensor  # [B, D]
 
 
@@ -87,7 +88,7 @@ class Timeline(nn.Module):
         nn.init.normal_(self.start, std=0.02)
 
     def _states(self, batch: Batch) -> Tensor:
-        """``[B, S + 1, D]``: the start's state, then the state after each item."""
+        """``[E + B, D]``: each row's start, then its state after each item."""
         check_length("timeline", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("timeline: batch must have codes (let it pass a layout first), got None")
@@ -97,10 +98,10 @@ class Timeline(nn.Module):
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")
             embedded = embedded + self.features(self.feature_norm(batch.features))
         assert isinstance(embedded, Tensor)
-        x = with_start(embedded, batch.items, self.start)
-        x = self.input_dropout(x + self.positions.weight[: x.shape[1]])
+        x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
+        x = self.input_dropout(x + self.positions(rows.positions))
         for block in self.blocks:
-            x, _ = block(x)
+            x = block(x, rows)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -111,9 +112,12 @@ class Timeline(nn.Module):
         written = [at_targets(self._states(batch), batch)]
         written += [table(batch.target_codes[:, level]) for level, table in enumerate(self.depth_embeddings)]
         x = torch.stack([part.to(written[0].dtype) for part in written], 1) + self.depth_positions.weight
+        targets, levels, width = x.shape
+        rows = equal_rows(targets, levels, x.device)
+        x = x.view(-1, width)
         for block in self.depth_blocks:
-            x, _ = block(x)
-        x = self.depth_norm(x)
+            x = block(x, rows)
+        x = self.depth_norm(x).view(targets, levels, width)
         return [head(x[:, level]) for level, head in enumerate(self.heads)]
 
     def prefill(self, batch: Batch) -> TimelineState:
@@ -123,22 +127,21 @@ class Timeline(nn.Module):
     def step(self, state: TimelineState, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, TimelineState]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
         num_users = state.user_states.shape[0]
-        caches: tuple[KeyValue | None, ...]
+        known: tuple[tuple[Tensor, Tensor], ...] = ()
         if codes is None or parents is None:
             if state.level:
                 raise InvalidValueError(f"timeline: codes must be given from level 1 on, got None at {state.level}")
-            num_beams, level = 1, 0
-            x, caches = state.user_states, (None,) * len(self.depth_blocks)
+            num_beams, level, x = 1, 0, state.user_states
         else:
             num_beams, level = codes.shape[1], state.level
             first = torch.arange(num_users, device=codes.device)[:, None] * state.num_beams
-            rows = (first + parents).flatten()
+            beams = (first + parents).flatten()
             x = self.depth_embeddings[level - 1](codes.flatten())
-            caches = tuple((keys[rows], values[rows]) for keys, values in state.caches)
-        x = (x + self.depth_positions.weight[level])[:, None]
-        kept: list[KeyValue] = []
-        for block, past in zip(self.depth_blocks, caches, strict=True):
-            x, cache = block(x, past)
-            kept.append(cache)
-        logits = self.heads[level](self.depth_norm(x[:, 0])).view(num_users, num_beams, self.codebook_sizes[level])
-        return logits, TimelineState(num_beams, level + 1, tuple(kept), state.user_states)
+            known = tuple((keys[beams], values[beams]) for keys, values in state.caches)
+        x = x + self.depth_positions.weight[level]
+        past = EqualPast(known, x.shape[0])
+        rows = equal_rows(x.shape[0], 1, x.device, past)
+        for number, block in enumerate(self.depth_blocks):
+            x = block(x, rows, number)
+        logits = self.heads[level](self.depth_norm(x)).view(num_users, num_beams, self.codebook_sizes[level])
+        return logits, TimelineState(num_beams, level + 1, past.known, state.user_states)

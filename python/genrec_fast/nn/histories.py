@@ -1,4 +1,4 @@
-"""From jagged histories to padded rows and back: what every backbone over items does at its borders."""
+"""What every backbone over items does at its borders: a start in front of each history, states picked at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.nn.packed import Packing, row_positions
 from genrec_fast.types import Batch, Jagged
 
 __all__ = ["at_last", "at_targets", "check_length", "with_start"]
@@ -18,34 +19,33 @@ def check_length(op: str, batch: Batch, max_items: int) -> None:
         raise InvalidValueError(f"{op}: histories must have at most max_items = {max_items} items, got {lengths.max()}")
 
 
-def with_start(values: Tensor, items: Jagged, start: Tensor) -> Tensor:
-    """Pads and puts a start vector in front, so that an empty history has a state, too.
+def with_start(values: Tensor, items: Jagged, start: Tensor, max_items: int) -> tuple[Tensor, Packing]:
+    """Packed rows with a start vector in front of each, so that an empty history has a state, too.
 
     Args:
         values: ``[E, D]``, aligned with ``items.values``.
-        items: B rows, the longest of length S.
+        items: B rows.
         start: ``[D]``.
+        max_items: the longest history that can be.
 
     Returns:
-        ``[B, S + 1, D]``, zeros behind each row's end. Causal blocks may run over it as it is: no real position sees
-        what stands behind it.
+        ``[E + B, D]`` and its rows.
     """
-    lengths = items.lengths
-    longest = int(lengths.max()) if lengths.numel() else 0
-    rows = items.row_index()
-    columns = torch.arange(values.shape[0], device=values.device) - items.offsets[rows] + 1
-    padded = values.new_zeros(len(items), longest + 1, values.shape[1])
-    padded[:, 0] = start.to(values.dtype)
-    return padded.index_put((rows, columns), values)
+    starts = torch.arange(len(items) + 1, device=values.device)
+    offsets = items.offsets + starts
+    places = torch.arange(values.shape[0], device=values.device) + 1
+    places = places + torch.repeat_interleave(starts[:-1], items.lengths, output_size=values.shape[0])
+    out = values.new_empty(values.shape[0] + len(items), values.shape[1]).index_copy(0, places, values)
+    out = out.index_copy(0, offsets[:-1], start.to(values.dtype).expand(len(items), -1))
+    return out, Packing(offsets, row_positions(offsets), max_items + 1)
 
 
 def at_targets(states: Tensor, batch: Batch) -> Tensor:
-    """``states [B, S + 1, D]`` of ``with_start`` -> ``[M, D]`` at the positions that are asked for."""
+    """``states [E + B, D]`` of ``with_start`` -> ``[M, D]`` at the positions that are asked for."""
     positions = batch.target_positions
-    rows = torch.searchsorted(batch.items.offsets, positions, right=True) - 1
-    return states[rows, positions - batch.items.offsets[rows] + 1]
+    return states[positions + torch.searchsorted(batch.items.offsets, positions, right=True)]
 
 
 def at_last(states: Tensor, batch: Batch) -> Tensor:
-    """``states [B, S + 1, D]`` of ``with_start`` -> ``[B, D]`` after each whole history."""
-    return states[torch.arange(len(batch), device=states.device), batch.items.lengths]
+    """``states [E + B, D]`` of ``with_start`` -> ``[B, D]`` after each whole history."""
+    return states[batch.items.offsets[1:] + torch.arange(len(batch), device=states.device)]
