@@ -13,7 +13,7 @@ from genrec_fast._version import __version__
 if TYPE_CHECKING:
     import genrec_fast.recipes as recipes
     from genrec_fast import data, metrics, ops, tokenizers
-    from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
+    from genrec_fast.backbones import BidirectionalConfig, CausalConfig, GRUConfig, HSTUConfig, T5Config, TimelineConfig
     from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig
     from genrec_fast.errors import (
         CorruptFileError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from genrec_fast.objectives import (
         FullSoftmaxConfig,
         InBatchConfig,
+        MaskedItemsConfig,
         NextCodeConfig,
         SampledBCEConfig,
         SampledSoftmaxConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "Batch",
     "BatchingConfig",
     "BeamConfig",
+    "BidirectionalConfig",
     "CausalConfig",
     "CoOccurrenceConfig",
     "CollaborativeConfig",
@@ -75,6 +77,7 @@ __all__ = [
     "Evaluated",
     "FSQConfig",
     "FullSoftmaxConfig",
+    "GRUConfig",
     "GenrecError",
     "GreedyConfig",
     "HSTUConfig",
@@ -84,6 +87,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "Jagged",
+    "MaskedItemsConfig",
     "NextCodeConfig",
     "OPQConfig",
     "PQConfig",
@@ -120,7 +124,9 @@ __all__ = [
 
 _MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
+    "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
+    "GRUConfig": "genrec_fast.backbones",
     "HSTUConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",
     "TimelineConfig": "genrec_fast.backbones",
@@ -143,6 +149,7 @@ _HOMES = {
     "load": "genrec_fast.model",
     "FullSoftmaxConfig": "genrec_fast.objectives",
     "InBatchConfig": "genrec_fast.objectives",
+    "MaskedItemsConfig": "genrec_fast.objectives",
     "NextCodeConfig": "genrec_fast.objectives",
     "SampledBCEConfig": "genrec_fast.objectives",
     "SampledSoftmaxConfig": "genrec_fast.objectives",

@@ -23,6 +23,7 @@ __all__ = [
     "Embedding",
     "Jagged",
     "Loss",
+    "MaskedEmbedding",
     "Ranked",
     "State",
     "TeacherForced",
@@ -330,6 +331,19 @@ class Embedding(Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        ...
+
+
+@runtime_checkable
+class MaskedEmbedding(Protocol):
+    """A backbone that tells hidden items from the rest of their row."""
+
+    def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
+        """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""
         ...
 
     def item_table(self) -> Tensor:

@@ -18,11 +18,18 @@ from genrec_fast.types import Jagged
 
 
 def test_the_registry():
-    assert recipes.names() == ["hstu", "marius", "sasrec", "tiger"]
+    assert recipes.names() == [
+        "bert4rec",
+        "gru4rec",
+        "hstu",
+        "marius",
+        "sasrec",
+        "sasrec_bce",
+        "tiger",
+    ]
     assert recipes.get("tiger") == recipes.tiger()
-    with pytest.raises(
-        InvalidValueError, match=r"^recipes: name must be one of hstu, marius, sasrec, tiger, got 'bert'"
-    ):
+    known = ", ".join(recipes.names())
+    with pytest.raises(InvalidValueError, match=f"^recipes: name must be one of {known}, got 'bert'"):
         recipes.get("bert")
 
 

@@ -1,8 +1,23 @@
 """Backbones: the networks. None knows the catalog; each speaks a protocol of ``genrec_fast.types``."""
 
+from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
+from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 
-__all__ = ["HSTU", "T5", "Causal", "CausalConfig", "HSTUConfig", "T5Config", "Timeline", "TimelineConfig"]
+__all__ = [
+    "GRU",
+    "HSTU",
+    "T5",
+    "Bidirectional",
+    "BidirectionalConfig",
+    "Causal",
+    "CausalConfig",
+    "GRUConfig",
+    "HSTUConfig",
+    "T5Config",
+    "Timeline",
+    "TimelineConfig",
+]

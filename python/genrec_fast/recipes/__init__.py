@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.recipe import Recipe
+from genrec_fast.recipes.bert4rec import bert4rec
+from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.sasrec import sasrec
+from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.tiger import tiger
 
-__all__ = ["get", "hstu", "marius", "names", "sasrec", "tiger"]
+__all__ = [
+    "bert4rec",
+    "get",
+    "gru4rec",
+    "hstu",
+    "marius",
+    "names",
+    "sasrec",
+    "sasrec_bce",
+    "tiger",
+]
 
-_RECIPES = {"hstu": hstu, "marius": marius, "sasrec": sasrec, "tiger": tiger}
+_ALL = (
+    bert4rec,
+    gru4rec,
+    hstu,
+    marius,
+    sasrec,
+    sasrec_bce,
+    tiger,
+)
+_RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 
 
 def names() -> list[str]:

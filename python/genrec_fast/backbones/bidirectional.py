@@ -1,0 +1,115 @@
+"""BERT4Rec: every item sees the whole row, and items that are masked are to be told from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.packed import offsets_of, row_positions
+from genrec_fast.nn.packed_block import PackedBlock, appended
+from genrec_fast.nn.sizes import check_sizes
+from genrec_fast.nn.transformer import init_weights
+from genrec_fast.types import Batch, Jagged
+
+__all__ = ["Bidirectional", "BidirectionalConfig"]
+
+MASKED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidirectionalConfig:
+    """Settings of ``Bidirectional``."""
+
+    width: int = 128  # channels
+    num_heads: int = 2  # a divisor of width; BERT4Rec, section 4.4
+    num_layers: int = 2  # same
+    hidden: int = 512  # channels inside the MLP of a block
+    dropout: float = 0.2  # rate
+    max_items: int = 50  # longest history, items; a row has one token more
+
+    def __post_init__(self) -> None:
+        check_sizes(self, zero=("num_layers",))
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Bidirectional:
+        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
+        return Bidirectional(self, num_items)
+
+
+class Bidirectional(nn.Module):
+    """Item embeddings, learned positions from the start of the row, blocks in which every token sees its whole row.
+
+    A user is asked by a masked item behind the history: its state is the user's. Speaks ``types.MaskedEmbedding``,
+    and ``types.Embedding``, where each target costs a row of its own: the items before it and a mask.
+
+    Source: BERT4Rec (arXiv:1904.06690).
+    """
+
+    def __init__(self, config: BidirectionalConfig, num_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(num_items, config.width)
+        self.mask = nn.Parameter(torch.empty(config.width))
+        self.positions = nn.Embedding(config.max_items + 1, config.width)
+        self.input_norm = nn.LayerNorm(config.width)
+        self.input_dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            PackedBlock(config.width, config.num_heads, config.hidden, config.dropout, causal=False, form="bert")
+            for _ in range(config.num_layers)
+        )
+        self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width))
+        self.apply(init_weights)
+        nn.init.normal_(self.mask, std=0.02)
+
+    def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
+        """The states of some positions of rows in which items are masked.
+
+        Args:
+            items: int64 ids; -1: a masked item. Rows of at most ``max_items + 1``.
+            at: int64 ``[M]``: which positions of ``items.values``.
+
+        Returns:
+            ``[M, D]``.
+
+        Raises:
+            InvalidValueError: a row that is too long.
+        """
+        lengths, longest = items.lengths, self.config.max_items + 1
+        if lengths.numel() and int(lengths.max()) > longest:
+            raise InvalidValueError(
+                f"bidirectional: rows must have at most max_items + 1 = {longest} tokens, got {int(lengths.max())}"
+            )
+        known = self.items(items.values.clamp(min=0))
+        x = torch.where((items.values == MASKED)[:, None], self.mask.to(known.dtype), known)
+        x = self.input_dropout(self.input_norm(x + self.positions(row_positions(items.offsets))))
+        for block in self.blocks:
+            x = block(x, items.offsets)
+        states: Tensor = self.head(x[at])
+        return states
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the state of a masked item behind each history."""
+        check_length("bidirectional", batch, self.config.max_items)
+        return self._next(batch.items)
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the state of a masked item in each target's place, behind what came before it."""
+        check_length("bidirectional", batch, self.config.max_items)
+        positions, offsets = batch.target_positions, batch.items.offsets
+        starts = offsets[torch.searchsorted(offsets, positions, right=True) - 1]
+        before = offsets_of(positions - starts + 1)
+        index = row_positions(before) + torch.repeat_interleave(starts, before.diff())
+        return self._next(Jagged(batch.items.values[index], before))
+
+    def _next(self, rows: Jagged) -> Tensor:
+        mask = torch.full((1,), MASKED, dtype=rows.values.dtype, device=rows.values.device)
+        longer = Jagged(*appended(rows.values, rows.offsets, mask))
+        return self.embed_masked(longer, longer.offsets[1:] - 1)
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        return self.items.weight

@@ -1,0 +1,39 @@
+"""GRU4Rec: a recurrent network, the oldest of the sequential baselines."""
+
+from __future__ import annotations
+
+from genrec_fast.backbones import GRUConfig
+from genrec_fast.decoders import RetrieveConfig
+from genrec_fast.layouts import PlainConfig
+from genrec_fast.objectives import FullSoftmaxConfig
+from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+
+__all__ = ["gru4rec"]
+
+
+def gru4rec() -> Recipe:
+    """One layer of gated recurrent units over item embeddings, a softmax over the whole catalog."""
+    return Recipe(
+        name="gru4rec",
+        source="GRU4Rec, arXiv:1511.06939; constrained embeddings and cross-entropy as in arXiv:1706.03847",
+        deviations=(
+            "cross-entropy over all items in place of the batch's and 2,048 sampled ones",
+            "whole histories of a user in place of anonymous sessions in parallel, whose state runs on between batches",
+            "a projection and a layer norm between the units and the scores; no bias per item",
+            "AdamW with warm-up and cosine decay in place of Adagrad",
+        ),
+        tokenizer=None,
+        layout=PlainConfig(),
+        backbone=GRUConfig(width=128, hidden=128, num_layers=1, dropout=0.5, max_items=20),
+        objective=FullSoftmaxConfig(),
+        decoder=RetrieveConfig(),
+        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
+        train=TrainConfig(
+            epochs=12,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=300,
+            weight_decay=0.05,
+            evaluate_every=2,
+        ),
+    )
