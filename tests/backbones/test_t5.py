@@ -6,7 +6,6 @@ import torch
 from baselines import hf_t5
 from genrec_fast.backbones import T5Config
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.nn.t5 import RelativePositionBias
 from shared.backbone_suite import SIZES, AutoregressiveSuite, batch_of
 
 
@@ -37,12 +36,3 @@ def test_network_equals_transformers():
         for level, logits in enumerate(ours.level_logits(batch)):
             begin = ours.level_offsets[level]
             torch.testing.assert_close(logits[0], theirs[level, begin : begin + SIZES[level]], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_relative_buckets_equal_transformers(bidirectional):
-    from transformers.models.t5.modeling_t5 import T5Attention
-
-    ahead = torch.arange(-300, 300)[None]
-    bias = RelativePositionBias(2, bidirectional=bidirectional)
-    assert torch.equal(bias._bucket(ahead), T5Attention._relative_position_bucket(ahead, bidirectional, 32, 128))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.ops import T5Bias
+from genrec_fast.types import Batch
 
 __all__ = ["T5", "T5Config", "T5State"]
 
@@ -44,9 +45,10 @@ class T5State:
     """Where a search stands: what all beams of a user share, and what each beam wrote."""
 
     level: int
-    cross: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B, H, T, head_width] of the history
-    cross_bias: Tensor  # [B, 1, 1, T]: 0, or -inf at padding
-    written: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B, W, H, level, head_width]
+    num_beams: int
+    cross: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [T, H, head_width] of the histories
+    offsets: Tensor  # int64 [B + 1] of the histories' T tokens
+    written: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B * W, level, H, head_width]
 
 
 class _Layer(nn.Module):
@@ -62,14 +64,20 @@ class _Layer(nn.Module):
         self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
         self.dropout = Dropout(config.dropout)
 
-    def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        added: Tensor = self.dropout(self.attention(self.norm(x), keys, values, bias))
+    def attend(self, x: Tensor, rows: Packing, bias: T5Bias, number: int, *, causal: bool) -> Tensor:
+        """Self-attention; ``number``: under which ``rows.past`` knows this layer."""
+        normed = self.norm(x)
+        keys, values = self.attention.project(normed)
+        if rows.past is not None:
+            keys, values = rows.past.join(number, keys, values)
+        added: Tensor = self.dropout(self.attention(normed, keys, values, rows, causal=causal, bias=bias))
         return x + added
 
-    def attend_cross(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    def attend_cross(self, x: Tensor, keys: Tensor, values: Tensor, rows: Packing) -> Tensor:
+        """Every query sees all of its user's history."""
         assert self.cross_norm is not None
         assert self.cross_attention is not None
-        added: Tensor = self.dropout(self.cross_attention(self.cross_norm(x), keys, values, bias))
+        added: Tensor = self.dropout(self.cross_attention(self.cross_norm(x), keys, values, rows, causal=False))
         return x + added
 
     def feed(self, x: Tensor) -> Tensor:
@@ -127,29 +135,42 @@ class T5(nn.Module):
         nn.init.normal_(self.tokens.weight, std=1.0)
         nn.init.normal_(self.head.weight, std=c.width**-0.5)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest history: its codes, the end, and perhaps the user."""
+        return self.config.max_items * len(self.codebook_sizes) + 2
+
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States ``[B, T, D]`` of the history's tokens, and their bias ``[B, 1, 1, T]``."""
+        """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
         check_length("t5", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
         num_levels, device = len(self.codebook_sizes), batch.codes.device
+        before = 1 if self.config.num_user_tokens else 0
+        ends = torch.arange(len(batch) + 1, device=device)
+        offsets = batch.items.offsets * num_levels + ends * (before + 1)
         flat = (batch.codes + torch.tensor(self.level_offsets[:-1], device=device)).flatten()
-        body = Jagged(flat, batch.items.offsets * num_levels).padded(-1).long()
-        columns = [body, torch.full((len(batch), 1), -1, device=device)]
-        if self.config.num_user_tokens:
-            users = torch.zeros(len(batch), dtype=torch.int64, device=device) if batch.users is None else batch.users
-            columns.insert(0, (self.end_token + 1 + users % self.config.num_user_tokens)[:, None])
-        tokens = torch.cat(columns, 1)
-        ends = batch.items.lengths * num_levels + (1 if self.config.num_user_tokens else 0)
-        tokens[torch.arange(len(batch), device=device), ends] = self.end_token
-        x = self.dropout(self.tokens(tokens.clamp(min=0)))
-        padding = torch.zeros(tokens.shape, dtype=x.dtype, device=device).masked_fill_(tokens < 0, -math.inf)
-        padding = padding[:, None, None, :]
-        bias = self.encoder_bias(tokens.shape[1], tokens.shape[1]) + padding
-        for layer in self.encoder:
+        rows = torch.repeat_interleave(ends[:-1], batch.items.lengths * num_levels, output_size=flat.shape[0])
+        places = torch.arange(flat.shape[0], device=device) + rows * (before + 1) + before
+        tokens = flat.new_full((flat.shape[0] + len(batch) * (before + 1),), self.end_token)
+        tokens[places] = flat
+        if before:
+            users = torch.zeros_like(ends[:-1]) if batch.users is None else batch.users
+            tokens[offsets[:-1]] = self.end_token + 1 + users % self.config.num_user_tokens
+        x = self.dropout(self.tokens(tokens))
+        packing = Packing(offsets, row_positions(offsets), self.longest)
+        bias = self.encoder_bias()
+        for number, layer in enumerate(self.encoder):
             assert isinstance(layer, _Layer)
-            x = layer.feed(layer.attend(x, *layer.attention.project(layer.norm(x)), bias))
-        return self.dropout(self.encoder_norm(x)), padding
+            x = layer.feed(layer.attend(x, packing, bias, number, causal=False))
+        return self.dropout(self.encoder_norm(x)), offsets
+
+    def _over(self, queries: Tensor, offsets: Tensor) -> Packing:
+        """Rows of queries, equally many for each user, over the users' histories."""
+        count = offsets.shape[0] - 1
+        each = queries.shape[0] // max(count, 1)
+        ends = torch.arange(count + 1, device=offsets.device) * each
+        return Packing(ends, row_positions(ends), self.longest, kv_offsets=offsets)
 
     def _logits(self, x: Tensor, level: int) -> Tensor:
         begin, end = self.level_offsets[level], self.level_offsets[level + 1]
@@ -164,55 +185,51 @@ class T5(nn.Module):
                 "t5: every history must have one target, at its last position (train it with targets='last'), "
                 f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
             )
-        states, padding = self._encode(batch)
+        states, offsets = self._encode(batch)
         num_levels, device = len(self.codebook_sizes), states.device
         before = batch.target_codes[:, :-1] + torch.tensor(self.level_offsets[: num_levels - 1], device=device)
         start = torch.full((len(batch), 1), self.start_token, device=device)
-        x = self.dropout(self.tokens(torch.cat([start, before], 1)))
-        future = torch.full((num_levels, num_levels), -math.inf, device=device).triu_(1)
-        bias = self.decoder_bias(num_levels, num_levels) + future
-        for layer in self.decoder:
+        x = self.dropout(self.tokens(torch.cat([start, before], 1).flatten()))
+        rows, bias = equal_rows(len(batch), num_levels, device), self.decoder_bias()
+        over = self._over(x, offsets)
+        for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
-            x = layer.attend(x, *layer.attention.project(layer.norm(x)), bias)
-            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), padding))
-        x = self.dropout(self.decoder_norm(x))
+            x = layer.attend(x, rows, bias, number, causal=True)
+            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over))
+        x = self.dropout(self.decoder_norm(x)).view(len(batch), num_levels, self.config.width)
         return [self._logits(x[:, level], level) for level in range(num_levels)]
 
     def prefill(self, batch: Batch) -> T5State:
         """Encodes each history once and projects its keys and values once."""
-        states, padding = self._encode(batch)
+        states, offsets = self._encode(batch)
         cross = []
         for layer in self.decoder:
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
             cross.append(layer.cross_attention.project(states))
-        return T5State(0, tuple(cross), padding, ())
+        return T5State(0, 1, tuple(cross), offsets, ())
 
     def step(self, state: T5State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, T5State]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
-        level, num_users = state.level, state.cross_bias.shape[0]
+        level, num_users = state.level, state.offsets.shape[0] - 1
+        known: tuple[tuple[Tensor, Tensor], ...] = ()
         if codes is None or parents is None:
             if level:
                 raise InvalidValueError(f"t5: codes must be given from level 1 on, got None at level {level}")
-            tokens = torch.full((num_users, 1), self.start_token, device=state.cross_bias.device)
-            past: tuple[tuple[Tensor, Tensor], ...] = ()
+            num_beams, tokens = 1, torch.full((num_users,), self.start_token, device=state.offsets.device)
         else:
-            tokens = codes.long() + self.level_offsets[level - 1]
-            users = torch.arange(num_users, device=codes.device)[:, None]
-            past = tuple((keys[users, parents], values[users, parents]) for keys, values in state.written)
-        x = self.tokens(tokens)  # [B, W, D]
-        bias = self.decoder_bias(1, level + 1)
-        written: list[tuple[Tensor, Tensor]] = []
-        for index, layer in enumerate(self.decoder):
+            num_beams, tokens = codes.shape[1], codes.flatten().long() + self.level_offsets[level - 1]
+            first = torch.arange(num_users, device=codes.device)[:, None] * state.num_beams
+            beams = (first + parents).flatten()
+            known = tuple((keys[beams], values[beams]) for keys, values in state.written)
+        x = self.tokens(tokens)  # [B * W, D]
+        # Each beam is a row of its own, and the beams of a user are the queries of one row over the history they share.
+        past = EqualPast(known, x.shape[0])
+        rows, over, bias = equal_rows(x.shape[0], 1, x.device, past), self._over(x, state.offsets), self.decoder_bias()
+        for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
-            row = x.unsqueeze(2)  # [B, W, 1, D]: each beam is a sequence of its own...
-            keys, values = layer.attention.project(layer.norm(row))
-            if past:
-                keys, values = torch.cat([past[index][0], keys], 3), torch.cat([past[index][1], values], 3)
-            written.append((keys, values))
-            x = layer.attend(row, keys, values, bias).squeeze(2)
-            # ... and the beams of a user are the queries of one sequence over the history they share.
-            x = layer.feed(layer.attend_cross(x, *state.cross[index], state.cross_bias))
-        logits = self._logits(self.decoder_norm(x), level)
-        return logits, T5State(level + 1, state.cross, state.cross_bias, tuple(written))
+            x = layer.attend(x, rows, bias, number, causal=True)
+            x = layer.feed(layer.attend_cross(x, *state.cross[number], over))
+        logits = self._logits(self.decoder_norm(x), level).view(num_users, num_beams, self.codebook_sizes[level])
+        return logits, T5State(level + 1, num_beams, state.cross, state.offsets, past.known)

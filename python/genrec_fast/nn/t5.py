@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.packed import Packing
+from genrec_fast.ops import T5Bias, jagged_attention
 
 __all__ = ["Attention", "FeedForward", "RMSNorm", "RelativePositionBias"]
 
@@ -40,26 +40,9 @@ class RelativePositionBias(nn.Module):
         self.bidirectional, self.num_buckets, self.max_distance = bidirectional, num_buckets, max_distance
         self.table = nn.Embedding(num_buckets, num_heads)
 
-    def forward(self, num_queries: int, num_keys: int) -> Tensor:
-        """``[1, H, S, T]``; the queries are the last S of the T positions."""
-        device = self.table.weight.device
-        queries = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-        ahead = torch.arange(num_keys, device=device)[None, :] - queries
-        bias: Tensor = self.table(self._bucket(ahead))
-        return bias.permute(2, 0, 1).unsqueeze(0)
-
-    def _bucket(self, ahead: Tensor) -> Tensor:
-        buckets, base = self.num_buckets, torch.zeros_like(ahead)
-        if self.bidirectional:
-            buckets //= 2
-            base = (ahead > 0).to(ahead.dtype) * buckets
-            distance = ahead.abs()
-        else:
-            distance = (-ahead).clamp(min=0)
-        exact = buckets // 2
-        scale = (buckets - exact) / math.log(self.max_distance / exact)
-        grown = exact + (torch.log(distance.clamp(min=1).float() / exact) * scale).to(ahead.dtype)
-        return base + torch.where(distance < exact, distance, grown.clamp(max=buckets - 1))
+    def forward(self) -> T5Bias:
+        """What ``ops.jagged_attention`` adds to its scores."""
+        return T5Bias(self.table.weight, self.bidirectional, self.max_distance)
 
 
 class Attention(nn.Module):
@@ -77,18 +60,35 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, width, bias=False)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[..., T, D]`` -> keys and values ``[..., H, T, head_width]``."""
-        keys, values = self.keys_values(x).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        return keys.transpose(-3, -2), values.transpose(-3, -2)
+        """``[E, D]`` -> keys and values ``[E, H, head_width]``."""
+        keys, values = self.keys_values(x).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+        return keys, values
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """``x [..., S, D]`` over keys and values ``[..., H, T, head_width]``; bias broadcasts to ``[..., H, S, T]``."""
-        queries = self.queries(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
-        # Plain products: over histories of a hundred tokens a CPU's fused kernel, which must read the bias, is slower.
-        exact = torch.promote_types(queries.dtype, torch.float32)
-        scores = torch.matmul(queries, keys.transpose(-1, -2)).to(exact)
-        seen = torch.matmul((scores if bias is None else scores + bias).softmax(-1).to(values.dtype), values)
-        out: Tensor = self.out(seen.transpose(-3, -2).flatten(-2))
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rows: Packing,
+        *,
+        causal: bool,
+        bias: T5Bias | None = None,
+    ) -> Tensor:
+        """``x [E, D]`` over its rows' keys and values ``[E_kv, H, head_width]`` -> ``[E, D]``."""
+        queries = self.queries(x).unflatten(-1, (self.num_heads, -1))
+        seen = jagged_attention(
+            queries,
+            keys,
+            values,
+            rows.offsets,
+            kind="softmax",
+            causal=causal,
+            alpha=1.0,
+            max_seq_len=rows.max_seq_len,
+            bias=bias,
+            kv_offsets=rows.kv_offsets,
+        )
+        out: Tensor = self.out(seen.flatten(1))
         return out
 
 
