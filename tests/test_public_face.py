@@ -60,6 +60,7 @@ def test_the_public_list():
         "TrainConfig",
         "Trie",
         "UnsupportedError",
+        "UserCache",
         "__version__",
         "build_trie",
         "data",

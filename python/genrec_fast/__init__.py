@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from genrec_fast.training import train
     from genrec_fast.trie import Trie, build_trie
     from genrec_fast.types import Batch, Jagged, Ranked
+    from genrec_fast.user_cache import UserCache
 
 __all__ = [
     "AlignmentConfig",
@@ -109,6 +110,7 @@ __all__ = [
     "TrainConfig",
     "Trie",
     "UnsupportedError",
+    "UserCache",
     "__version__",
     "build_trie",
     "data",
@@ -178,6 +180,7 @@ _HOMES = {
     "Batch": "genrec_fast.types",
     "Jagged": "genrec_fast.types",
     "Ranked": "genrec_fast.types",
+    "UserCache": "genrec_fast.user_cache",
 }
 
 

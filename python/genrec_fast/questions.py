@@ -13,49 +13,53 @@ from genrec_fast.data.interactions import following, span_indices, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
-__all__ = ["joined", "question", "slice_rows", "to_histories", "to_times"]
+__all__ = ["joined", "question", "slice_rows", "to_histories", "to_rows", "to_times"]
+
+
+def to_rows(op: str, name: str, rows: Jagged | Sequence[Sequence[int]], num_items: int) -> Jagged:
+    """Checked rows of item ids, int64; rows may be empty, and there may be none.
+
+    Raises:
+        InvalidTypeError: not lists of whole numbers.
+        InvalidValueError: an item outside ``[0, num_items)``.
+    """
+    if not isinstance(rows, Jagged):
+        if not _are_rows_of_ids(rows):
+            raise InvalidTypeError(
+                f"{op}: {name} must be lists of item ids (whole numbers, one list per user), "
+                f"got {rows!r:.80}; Recommender.numbers() turns names into ids"
+            )
+        try:
+            rows = Jagged.from_rows(rows)
+        except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
+            raise InvalidValueError(f"{op}: {name} must hold item ids in [0, {num_items}), got {rows!r:.80}") from error
+    values = rows.values
+    if values.dtype != torch.int64 or values.dim() != 1:
+        raise InvalidTypeError(f"{op}: {name} must be int64 [E], got {values.dtype} {list(values.shape)}")
+    outside = (values < 0) | (values >= num_items)
+    if bool(outside.any()):
+        raise InvalidValueError(f"{op}: {name} must hold item ids in [0, {num_items}), got {int(values[outside][0])}")
+    return rows
 
 
 def to_histories(histories: Jagged | Sequence[Sequence[int]], num_items: int) -> Jagged:
-    """Checked histories, int64.
-
-    Raises:
-    InvalidTypeError: not lists of whole numbers.
-    InvalidValueError: no rows, an empty row, or an item outside ``[0, num_items)``.
-    """
-    if not isinstance(histories, Jagged):
-        if not _are_rows_of_ids(histories):
-            raise InvalidTypeError(
-                "recommend: histories must be lists of item ids (whole numbers, one list per user), "
-                f"got {histories!r:.80}; Recommender.numbers() turns names into ids"
-            )
-        try:
-            histories = Jagged.from_rows(histories)
-        except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
-            rule = f"histories must hold item ids in [0, {num_items})"
-            raise InvalidValueError(f"recommend: {rule}, got {histories!r:.80}") from error
-    values = histories.values
-    if values.dtype != torch.int64 or values.dim() != 1:
-        raise InvalidTypeError(f"recommend: histories must be int64 [E], got {values.dtype} {list(values.shape)}")
-    if len(histories) == 0:
+    """Checked histories: at least one row, none of them empty; see ``to_rows``."""
+    rows = to_rows("recommend", "histories", histories, num_items)
+    if len(rows) == 0:
         raise InvalidValueError("recommend: histories must have at least one row, got none")
-    empty = (histories.lengths == 0).nonzero()
+    empty = (rows.lengths == 0).nonzero()
     if empty.numel():
         raise InvalidValueError(f"recommend: histories must not be empty, but row {int(empty[0])} is")
-    outside = (values < 0) | (values >= num_items)
-    if bool(outside.any()):
-        raise InvalidValueError(
-            f"recommend: histories must hold item ids in [0, {num_items}), got {int(values[outside][0])}"
-        )
-    return histories
+    return rows
 
 
 def to_times(
     histories: Jagged,
     timestamps: Jagged | Sequence[Sequence[float]] | None,
     target_timestamps: Sequence[float] | Tensor | None,
+    op: str = "recommend",
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Checked times of the events, float64 ``[E]``, and of the questions, float64 ``[B]``.
+    """Checked times of the events, float64 ``[E]``, and of the questions, float64 ``[B]``; ``None`` where not given.
 
     Raises:
         InvalidTypeError: not lists of numbers.
@@ -63,7 +67,7 @@ def to_times(
     """
     if timestamps is None:
         if target_timestamps is not None:
-            raise InvalidValueError("recommend: target_timestamps must come with timestamps, got timestamps None")
+            raise InvalidValueError(f"{op}: target_timestamps must come with timestamps, got timestamps None")
         return None, None
     try:
         if not isinstance(timestamps, Jagged):
@@ -71,26 +75,28 @@ def to_times(
         times = timestamps.values.to(torch.float64)
         at = None if target_timestamps is None else torch.as_tensor(target_timestamps, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"recommend: timestamps must be lists of numbers, got {timestamps!r:.80}") from error
+        raise InvalidTypeError(f"{op}: timestamps must be lists of numbers, got {timestamps!r:.80}") from error
     if not torch.equal(timestamps.offsets, histories.offsets) or times.dim() != 1:
-        raise InvalidValueError("recommend: timestamps must have rows as long as the histories', got other lengths")
+        raise InvalidValueError(f"{op}: timestamps must have rows as long as the histories', got other lengths")
     if at is not None and tuple(at.shape) != (len(histories),):
         raise InvalidValueError(
-            f"recommend: target_timestamps must be [{len(histories)}], one per history, got {list(at.shape)}"
+            f"{op}: target_timestamps must be [{len(histories)}], one per history, got {list(at.shape)}"
         )
     for name, value in (("timestamps", times), ("target_timestamps", at)):
         if value is not None and not bool((value.abs() < 2**62).all()):
-            raise InvalidValueError(f"recommend: {name} must be numbers below 2^62, got NaN or more")
+            raise InvalidValueError(f"{op}: {name} must be numbers below 2^62, got NaN or more")
     rows = histories.row_index()
     if bool(((times[1:] < times[:-1]) & (rows[1:] == rows[:-1])).any()):
-        raise InvalidValueError("recommend: timestamps must not decrease within a history")
-    return times, times[histories.offsets[1:] - 1] if at is None else at
+        raise InvalidValueError(f"{op}: timestamps must not decrease within a history")
+    return times, at
 
 
 def question(asked: Evaluation) -> Batch:
-    """A batch without its answers."""
-    times = whole_times(asked.timestamps)
-    asked_at = following(times, whole_times(asked.target_timestamps), asked.histories.offsets)
+    """A batch without its answers; where it is not known when it is asked, at the last event."""
+    times, now = whole_times(asked.timestamps), whole_times(asked.target_timestamps)
+    if times is not None and now is None:
+        now = times[asked.histories.offsets[1:] - 1]
+    asked_at = following(times, now, asked.histories.offsets)
     return Batch(asked.histories, users=asked.users, timestamps=times, target_timestamps=asked_at)
 
 

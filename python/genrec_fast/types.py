@@ -25,6 +25,7 @@ __all__ = [
     "Loss",
     "MaskedEmbedding",
     "Ranked",
+    "Resumable",
     "State",
     "TeacherForced",
     "Tokens",
@@ -318,6 +319,38 @@ class ActionScoring(Protocol):
 
     def action_logits(self, batch: Batch) -> Tensor:
         """``[M, A]``, one row per ``batch.tokens.asked``, in its order."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An ``Embedding`` over packed rows that can read new events of a history alone, given what it knew of the past."""
+
+    @property
+    def cache_shapes(self) -> list[tuple[int, int, int]]:
+        """Per layer: heads, channels of a key and of a value."""
+        ...
+
+    @property
+    def open_events(self) -> int:
+        """How many last events of a row may still change, as they depend on what comes next (0 or 1)."""
+        ...
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether batches must have timestamps."""
+        ...
+
+    def states(self, batch: Batch, past: Any = None) -> Tensor:
+        """``[E, D]``: the state at each event of the batch; ``past``: a ``nn.packed.Past`` of its rows."""
+        ...
+
+    def user_vectors(self, states: Tensor) -> Tensor:
+        """What is multiplied with ``item_table``, from states."""
+        ...
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
         ...
 
 

@@ -107,7 +107,9 @@ def test_a_question_has_the_callers_times():
     assert asked.target_timestamps.tolist() == [20, 25, 7]
     assert asked.targets is None
     times, asked_at = to_times(rows, Jagged.from_rows([[10, 20, 30], [5]]), None)
-    assert asked_at.tolist() == [30, 5]  # at the last event
+    assert asked_at is None
+    late = question(Evaluation(rows, torch.zeros(2).long(), torch.arange(2), times))
+    assert late.target_timestamps.tolist() == [20, 30, 30, 5]  # at the last event
     assert to_times(rows, None, None) == (None, None)
 
 

@@ -1,0 +1,323 @@
+"""Users whose histories go on: a new event costs itself, not the history before it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.data.interactions import following, whole_times
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.model import Recommender
+from genrec_fast.nn.pages import PagedPast, PagePool
+from genrec_fast.questions import to_rows, to_times
+from genrec_fast.types import Batch, Jagged, Ranked, Resumable
+
+__all__ = ["UserCache"]
+
+
+@dataclass
+class _Entry:
+    """One user: the last events (at most max_items), how many of them are in the pages, and the state after them."""
+
+    items: Tensor
+    times: Tensor | None
+    pages: list[int] = field(default_factory=list)
+    known: int = 0
+    state: Tensor | None = None
+
+
+class UserCache:
+    """Keys and values of users' histories, kept between questions, in pages of one pool.
+
+    ``extend`` reads new events and gives the states after them, equal (up to rounding) to reading each user's last
+    ``max_items`` events anew.
+
+    What is kept, exactly: the keys and values of an event in every layer once nothing can change them any more. They
+    depend on the events before it and on its query time. A backbone whose bias reads times asks position i at the time
+    of event i + 1, so its last event is open until the next one comes: it is kept as an item and a time only, and read
+    again (one token) with every question, at the question's time. Other backbones have no open event. Inputs counted
+    from the end of a history change with every event: such settings are refused.
+
+    A history beyond ``max_items`` loses its oldest event with every new one, so all its positions move: it is read
+    anew each time.
+
+    Args:
+        model: its backbone must be a ``types.Resumable`` (``HSTU``). Clear the cache when its weights change.
+        num_pages: pages in the pool.
+        page_size: events on a page.
+        evict: where pages run out, forget the users that were asked for longest ago; else that is an error.
+
+    Raises:
+        UnsupportedError: a backbone that cannot go on, or not with its settings.
+
+    Notes:
+        Memory: all pages at once, ``4 num_pages page_size sum over layers of H (Dqk + Dv)`` bytes; per user its item
+        ids and times. One call at a time (a lock). Not differentiable.
+
+    Source: paged keys and values: arXiv:2309.06180; HSTU's caching across requests: arXiv:2402.17152, section 3.4.
+
+    Example:
+        ``cache = UserCache(model); cache.recommend(["ann"], 10, items=[[3, 14]]); cache.extend(["ann"], [[15]])``
+    """
+
+    def __init__(self, model: Recommender, *, num_pages: int = 4096, page_size: int = 16, evict: bool = True) -> None:
+        backbone: Any = model.backbone
+        if not isinstance(backbone, Resumable):
+            raise UnsupportedError(
+                f"UserCache: model must have a backbone whose state goes on (HSTU), got {type(backbone).__name__}"
+            )
+        self.model, self.backbone, self.evict = model, backbone, evict
+        self.max_items = model.recipe.batching.max_items
+        weights = next(model.backbone.parameters())
+        self.pool = PagePool(
+            backbone.cache_shapes, num_pages=num_pages, page_size=page_size, dtype=weights.dtype, device=weights.device
+        )
+        self._open = backbone.open_events
+        self._entries: dict[Hashable, _Entry] = {}  # in the order of use, the longest unused first
+        self._lock = threading.Lock()
+
+    def __contains__(self, user: Hashable) -> bool:
+        return user in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def users(self) -> list[Hashable]:
+        """Who is known, the longest unused first."""
+        return list(self._entries)
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages that nobody holds."""
+        return self.pool.num_free
+
+    def history(self, user: Hashable) -> Tensor:
+        """int64: the last events of a user, at most ``max_items``; empty for one that is not known."""
+        entry = self._entries.get(user)
+        return torch.zeros(0, dtype=torch.int64) if entry is None else entry.items
+
+    def free(self, users: Iterable[Hashable]) -> None:
+        """Forgets users; those that are not known already are."""
+        with self._lock:
+            for user in list(users):
+                self._forget(user)
+
+    def clear(self) -> None:
+        """Forgets everybody."""
+        self.free(self.users)
+
+    def extend(
+        self,
+        users: Sequence[Hashable],
+        items: Jagged | Sequence[Sequence[int]],
+        *,
+        timestamps: Jagged | Sequence[Sequence[float]] | None = None,
+        target_timestamps: Sequence[float] | Tensor | None = None,
+    ) -> Tensor:
+        """Reads new events; users that are not known begin with them.
+
+        Args:
+            users: B names, all different.
+            items: the new events of each, oldest first, as item ids; rows may be empty.
+            timestamps: when they were, not before the user's last event; needed if the backbone reads times.
+            target_timestamps: ``[B]``: when each state is asked for; ``None``: at the last event.
+
+        Returns:
+            ``[B, D]``, what is multiplied with ``item_table``; zeros for a user without events.
+
+        Raises:
+            InvalidTypeError: items or times of the wrong kind.
+            InvalidValueError: a user twice, rows or times that do not fit, an item outside the catalog, or no room.
+        """
+        with self._lock:
+            return self._extend(_names(users), items, timestamps, target_timestamps)
+
+    def recommend(
+        self,
+        users: Sequence[Hashable],
+        k: int = 10,
+        *,
+        items: Jagged | Sequence[Sequence[int]] | None = None,
+        timestamps: Jagged | Sequence[Sequence[float]] | None = None,
+        target_timestamps: Sequence[float] | Tensor | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exclude_seen: bool = False,
+    ) -> Ranked:
+        """The k best items for each user, after reading ``items`` (``None``: nothing new); see ``extend``.
+
+        Args:
+            users: B names, all different.
+            k: how many items.
+            items: see ``extend``.
+            timestamps: see ``extend``.
+            target_timestamps: see ``extend``.
+            allowed: bool ``[N]`` or ``[B, N]``: nothing else is recommended.
+            exclude: int64 Jagged of item ids per user that are not recommended.
+            exclude_seen: do not recommend the last ``max_items`` events; not together with ``exclude``.
+
+        Raises:
+            InvalidValueError: as ``extend``, and a filter that does not fit.
+        """
+        users = _names(users)
+        if exclude_seen and exclude is not None:
+            raise InvalidValueError("UserCache: exclude must be None with exclude_seen, got both")
+        vectors = self.extend(
+            users,
+            [[] for _ in users] if items is None else items,
+            timestamps=timestamps,
+            target_timestamps=target_timestamps,
+        )
+        if exclude_seen:
+            exclude = Jagged.from_rows([self.history(user) for user in users])
+        nothing = Batch(Jagged.from_rows([[] for _ in users])).to(self.model.device)
+        with self.model.answering():
+            return self.model.decoder.search(
+                _Known(vectors, self.backbone), nothing, self.model.trie, k, allowed=allowed, exclude=exclude
+            )
+
+    def _forget(self, user: Hashable) -> None:
+        entry = self._entries.pop(user, None)
+        if entry is not None:
+            self.pool.give_back(entry.pages)
+
+    def _new_events(
+        self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any
+    ) -> tuple[list[_Entry], Tensor | None]:
+        """Each user's entry with its new events and the old pages, not yet stored; int64 times of the questions."""
+        op = "UserCache"
+        rows = to_rows(op, "items", items, self.model.num_items)
+        if len(rows) != len(users):
+            raise InvalidValueError(f"{op}: items must have one row for each of {len(users)} users, got {len(rows)}")
+        reads = self.backbone.reads_times
+        if reads and timestamps is None and rows.values.numel():
+            raise InvalidValueError(f"{op}: timestamps must be given, as the backbone reads times, got None")
+        if not reads:
+            timestamps = target_timestamps = None
+        elif timestamps is None:
+            timestamps = Jagged(torch.zeros(0, dtype=torch.float64), rows.offsets)
+        times, asked = to_times(rows, timestamps, target_timestamps, op=op)
+        whole, asked = whole_times(times), whole_times(asked)
+        entries = []
+        for row, user in enumerate(users):
+            span = slice(int(rows.offsets[row]), int(rows.offsets[row + 1]))
+            new, when = rows.values[span], None if whole is None else whole[span]
+            old = self._entries.get(user)
+            if old is None:
+                old = _Entry(new[:0], None if when is None else when[:0])
+            if old.times is not None and when is not None:
+                if when.numel() and old.times.numel() and int(when[0]) < int(old.times[-1]):
+                    raise InvalidValueError(
+                        f"{op}: timestamps must not be before the user's last event at {int(old.times[-1])}, "
+                        f"got {int(when[0])} for user {user!r:.40}"
+                    )
+                when = torch.cat([old.times, when])
+            entry = _Entry(torch.cat([old.items, new]), when, old.pages, old.known, old.state)
+            if entry.items.numel() > self.max_items:  # positions move: nothing that is known is of use
+                entry.items = entry.items[-self.max_items :]
+                entry.times = None if entry.times is None else entry.times[-self.max_items :]
+                entry.known = 0
+            entries.append(entry)
+        return entries, asked
+
+    def _make_room(self, users: list[Hashable], needed: int) -> None:
+        """Evicts until ``needed`` pages are free, or changes nothing and raises."""
+        asked = set(users)
+        others = [user for user in self._entries if user not in asked] if self.evict else []
+        room = self.pool.num_free + sum(len(self._entries[user].pages) for user in others)
+        if room < needed:
+            raise InvalidValueError(
+                f"UserCache: num_pages must be enough for the users of a call: {needed} more pages are needed and "
+                f"{room} of {self.pool.num_pages} can be had"
+            )
+        for user in others:
+            if self.pool.num_free >= needed:
+                return
+            self._forget(user)
+
+    def _extend(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Tensor:
+        entries, asked = self._new_events(users, items, timestamps, target_timestamps)
+        device = self.model.device
+        known = torch.tensor([entry.known for entry in entries], dtype=torch.int64)
+        totals = torch.tensor([entry.items.numel() for entry in entries], dtype=torch.int64)
+        final = torch.maximum(totals - self._open, known)  # in the pages after this call
+        wanted = [self.pool.pages_for(count) for count in final.tolist()]
+        needed = sum(max(want - len(entry.pages), 0) for want, entry in zip(wanted, entries, strict=True))
+        self._make_room(users, needed)
+        batch = self._batch(entries, known, asked)
+        with self.model.answering():
+            past = PagedPast(self.pool, [e.pages for e in entries], known.to(device), (totals - known).to(device))
+            batch = self.model.layout(batch.to(device))
+            states = self.backbone.states(batch, past)
+            vectors = self._last(entries, batch, states)
+            for want, entry in zip(wanted, entries, strict=True):
+                entry.pages = entry.pages + self.pool.take(max(want - len(entry.pages), 0))
+            past.keep([entry.pages for entry in entries], (final - known).to(device))
+            vectors = self.backbone.user_vectors(vectors)
+        for user, entry, count in zip(users, entries, final.tolist(), strict=True):
+            entry.known = count
+            self._entries.pop(user, None)  # to the end: the last one used
+            self._entries[user] = entry
+        return vectors
+
+    def _batch(self, entries: list[_Entry], known: Tensor, asked: Tensor | None) -> Batch:
+        """What has to be read: the events of each user that are not in the pages."""
+        marks = known.tolist()
+        new = [entry.items[mark:] for entry, mark in zip(entries, marks, strict=True)]
+        rows = Jagged.from_rows(new)
+        if not self.backbone.reads_times:
+            return Batch(rows)
+        late = [entry.times[mark:] for entry, mark in zip(entries, marks, strict=True) if entry.times is not None]
+        times = torch.cat(late) if late else torch.zeros(0, dtype=torch.int64)
+        newest = [int(e.times[-1]) if e.times is not None and e.times.numel() else 0 for e in entries]
+        last = torch.tensor(newest, dtype=torch.int64)
+        return Batch(
+            rows,
+            timestamps=times,
+            target_timestamps=following(times, last if asked is None else asked, rows.offsets),
+        )
+
+    def _last(self, entries: list[_Entry], batch: Batch, states: Tensor) -> Tensor:
+        """``[B, D]``: the state after each user's last event, which becomes the entry's."""
+        out = states.new_zeros(len(entries), states.shape[1])
+        for row, entry in enumerate(entries):
+            begin, end = int(batch.items.offsets[row]), int(batch.items.offsets[row + 1])
+            if end > begin:
+                entry.state = states[end - 1].clone()
+            if entry.state is not None:
+                out[row] = entry.state
+        return out
+
+
+def _names(users: Sequence[Hashable]) -> list[Hashable]:
+    if isinstance(users, (str, bytes)) or not isinstance(users, Sequence):
+        raise InvalidTypeError(f"UserCache: users must be a list of names, got {users!r:.80}")
+    for user in users:
+        if not isinstance(user, Hashable):
+            raise InvalidTypeError(f"UserCache: users must be hashable, got {user!r:.80}")
+    if len(set(users)) < len(users):
+        raise InvalidValueError(f"UserCache: users must be different, got {len(set(users))} names for {len(users)}")
+    return list(users)
+
+
+class _Known:
+    """An ``Embedding`` whose users were embedded before."""
+
+    def __init__(self, vectors: Tensor, backbone: Any) -> None:
+        self._vectors, self._backbone = vectors, backbone
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        return self._vectors
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        raise UnsupportedError("UserCache: a cached user has no targets")
+
+    def item_table(self) -> Tensor:
+        table: Tensor = self._backbone.item_table()
+        return table
