@@ -139,3 +139,45 @@ VECTORS = {
         num_rows=12_101, depth=384, codebook_size=256, source="Amazon Beauty by a small sentence encoder"
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A batch of histories for attention.
+
+    Args:
+        users: B.
+        mean: of the lengths, drawn from a log-normal law and cut at ``longest``.
+        longest: of the rows; N of HSTU.
+        heads: H.
+        width: channels of a query, key and value per head.
+        source: where the shape comes from.
+    """
+
+    users: int
+    mean: int
+    longest: int
+    heads: int = 4
+    width: int = 64
+    source: str
+
+    def offsets(self) -> Tensor:
+        """int64 ``[B + 1]``, the same on every call; one row is as long as rows may be."""
+        lengths = torch.exp(torch.randn(self.users, generator=torch.Generator().manual_seed(0)) * 0.9)
+        for _ in range(50):  # cutting lowers the mean: stretch until it is met
+            lengths = (lengths / lengths.mean() * self.mean).clamp(1, self.longest)
+        whole = lengths.round().long()
+        whole[whole.argmax()] = self.longest
+        return torch.cat([torch.zeros(1, dtype=torch.int64), whole.cumsum(0)])
+
+    def vectors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """q, k, v and a gradient, ``[E, H, width]`` each."""
+        generator, rows = torch.Generator().manual_seed(1), int(self.offsets()[-1])
+        return [torch.randn(rows, self.heads, self.width, generator=generator).to(dtype) for _ in range(4)]
+
+
+_ATTENTION = "shared design notes, 'What stands today', section 4"
+ROWS = {
+    "s": Rows(users=32, mean=50, longest=200, source=_ATTENTION),
+    "l": Rows(users=32, mean=200, longest=1024, source=_ATTENTION),
+}
