@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genrec_fast import UserCache, recipes
-from genrec_fast.backbones import CausalConfig, HSTUConfig
+from genrec_fast.backbones import CausalConfig, GRUConfig, HSTUConfig
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.model import Recommender
@@ -25,6 +25,7 @@ FORMS = {
     "rotary softmax": HSTUConfig(
         bias="none", positions="none", rotary=True, attention="softmax", alpha=None, max_attn_len=4, **SMALL
     ),
+    "sasrec": CausalConfig(width=16, num_heads=2, num_layers=3, hidden=24, max_items=MOST),
     "both, softmax": HSTUConfig(bias="both", attention="softmax", alpha=None, **SMALL),
 }
 
@@ -49,11 +50,11 @@ def recommender(config, features: bool = False) -> Recommender:
 def anew(model: Recommender, history: list[int], times: list[int], asked: int | None) -> torch.Tensor:
     """``[D]``: the whole history, read at once."""
     history, times = history[-MOST:], times[-MOST:]
-    if not history:
-        return torch.zeros(model.backbone.config.width)
-    following = [*times[1:], times[-1] if asked is None else asked]
+    following = [*times[1:], times[-1] if asked is None else asked] if times else []
     batch = Batch(
-        Jagged.from_rows([history]), timestamps=torch.tensor(times), target_timestamps=torch.tensor(following)
+        Jagged.from_rows([history]),
+        timestamps=torch.tensor(times, dtype=torch.int64),
+        target_timestamps=torch.tensor(following, dtype=torch.int64),
     )
     with model.answering():
         return model.backbone.embed_users(model.layout(batch))[0]
@@ -64,7 +65,7 @@ def anew(model: Recommender, history: list[int], times: list[int], asked: int | 
 def test_extending_equals_reading_anew(form, seed):
     """Several users, different numbers of new events, a window that slides, pages that run out."""
     model = recommender(FORMS[form], features=seed == 1)
-    cache = UserCache(model, num_pages=14, page_size=3)
+    cache = UserCache(model, num_pages=15, page_size=3)
     generator = torch.Generator().manual_seed(seed)
 
     def number(high: int) -> int:
@@ -98,7 +99,7 @@ def test_extending_equals_reading_anew(form, seed):
             assert cache.history(user).tolist() == told[user][0][-MOST:]
     assert forgotten > 0
     cache.clear()
-    assert (len(cache), cache.num_free_pages) == (0, 14)
+    assert (len(cache), cache.num_free_pages) == (0, 15)
 
 
 def test_a_question_later_is_another_one_where_times_are_read():
@@ -180,8 +181,8 @@ def test_nobody_and_users_without_events():
 
 
 def test_other_networks_and_settings_are_refused():
-    with pytest.raises(UnsupportedError, match=r"model must have a backbone whose state goes on .*, got Causal"):
-        UserCache(recommender(CausalConfig(max_items=MOST)))
+    with pytest.raises(UnsupportedError, match=r"model must have a backbone whose state goes on .*, got GRU"):
+        UserCache(recommender(GRUConfig(max_items=MOST)))
     with pytest.raises(UnsupportedError, match="positions and times must not be counted from the end"):
         UserCache(recommender(HSTUConfig.production(**SMALL)))
 

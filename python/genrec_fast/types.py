@@ -332,6 +332,11 @@ class Resumable(Protocol):
         ...
 
     @property
+    def first_tokens(self) -> int:
+        """How many tokens stand in front of a row's first event (a start: 1)."""
+        ...
+
+    @property
     def open_events(self) -> int:
         """How many last events of a row may still change, as they depend on what comes next (0 or 1)."""
         ...
@@ -341,8 +346,13 @@ class Resumable(Protocol):
         """Whether batches must have timestamps."""
         ...
 
-    def states(self, batch: Batch, past: Any = None) -> Tensor:
-        """``[E, D]``: the state at each event of the batch; ``past``: a ``nn.packed.Past`` of its rows."""
+    def last_states(self, batch: Batch, past: Any = None) -> Tensor:
+        """``[B, D]``: the state after each row's last token of this pass, 0 where it has none.
+
+        Args:
+            batch: the new events of each row; a row may have none.
+            past: ``nn.packed.Past``, what is known of the rows; a row that it does not know begins here.
+        """
         ...
 
     def user_vectors(self, states: Tensor) -> Tensor:

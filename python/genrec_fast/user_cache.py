@@ -22,12 +22,12 @@ __all__ = ["UserCache"]
 
 @dataclass
 class _Entry:
-    """One user: the last events (at most max_items), how many of them are in the pages, and the state after them."""
+    """One user: the last events (at most max_items), what of them is in the pages, and the state after them."""
 
     items: Tensor
     times: Tensor | None
     pages: list[int] = field(default_factory=list)
-    known: int = 0
+    known: int = 0  # tokens in the pages
     state: Tensor | None = None
 
 
@@ -47,7 +47,7 @@ class UserCache:
     anew each time.
 
     Args:
-        model: its backbone must be a ``types.Resumable`` (``HSTU``). Clear the cache when its weights change.
+        model: its backbone must be a ``types.Resumable`` (``HSTU``, ``Causal``). Clear the cache when weights change.
         num_pages: pages in the pool.
         page_size: events on a page.
         evict: where pages run out, forget the users that were asked for longest ago; else that is an error.
@@ -68,8 +68,9 @@ class UserCache:
     def __init__(self, model: Recommender, *, num_pages: int = 4096, page_size: int = 16, evict: bool = True) -> None:
         backbone: Any = model.backbone
         if not isinstance(backbone, Resumable):
+            kind = type(backbone).__name__
             raise UnsupportedError(
-                f"UserCache: model must have a backbone whose state goes on (HSTU), got {type(backbone).__name__}"
+                f"UserCache: model must have a backbone whose state goes on (HSTU, Causal), got {kind}"
             )
         self.model, self.backbone, self.evict = model, backbone, evict
         self.max_items = model.recipe.batching.max_items
@@ -77,7 +78,7 @@ class UserCache:
         self.pool = PagePool(
             backbone.cache_shapes, num_pages=num_pages, page_size=page_size, dtype=weights.dtype, device=weights.device
         )
-        self._open = backbone.open_events
+        self._open, self._head = backbone.open_events, backbone.first_tokens
         self._entries: dict[Hashable, _Entry] = {}  # in the order of use, the longest unused first
         self._lock = threading.Lock()
 
@@ -129,7 +130,7 @@ class UserCache:
             target_timestamps: ``[B]``: when each state is asked for; ``None``: at the last event.
 
         Returns:
-            ``[B, D]``, what is multiplied with ``item_table``; zeros for a user without events.
+            ``[B, D]``, what is multiplied with ``item_table``; of a user without events, as of an empty history.
 
         Raises:
             InvalidTypeError: items or times of the wrong kind.
@@ -245,7 +246,7 @@ class UserCache:
         entries, asked = self._new_events(users, items, timestamps, target_timestamps)
         device = self.model.device
         known = torch.tensor([entry.known for entry in entries], dtype=torch.int64)
-        totals = torch.tensor([entry.items.numel() for entry in entries], dtype=torch.int64)
+        totals = torch.tensor([self._head + entry.items.numel() for entry in entries], dtype=torch.int64)
         final = torch.maximum(totals - self._open, known)  # in the pages after this call
         wanted = [self.pool.pages_for(count) for count in final.tolist()]
         needed = sum(max(want - len(entry.pages), 0) for want, entry in zip(wanted, entries, strict=True))
@@ -253,9 +254,10 @@ class UserCache:
         batch = self._batch(entries, known, asked)
         with self.model.answering():
             past = PagedPast(self.pool, [e.pages for e in entries], known.to(device), (totals - known).to(device))
-            batch = self.model.layout(batch.to(device))
-            states = self.backbone.states(batch, past)
-            vectors = self._last(entries, batch, states)
+            states = self.backbone.last_states(self.model.layout(batch.to(device)), past)
+            for row in (totals > known).nonzero().flatten().tolist():
+                entries[row].state = states[row].clone()
+            vectors = torch.stack([_state(entry, states) for entry in entries]) if entries else states
             for want, entry in zip(wanted, entries, strict=True):
                 entry.pages = entry.pages + self.pool.take(max(want - len(entry.pages), 0))
             past.keep([entry.pages for entry in entries], (final - known).to(device))
@@ -268,7 +270,7 @@ class UserCache:
 
     def _batch(self, entries: list[_Entry], known: Tensor, asked: Tensor | None) -> Batch:
         """What has to be read: the events of each user that are not in the pages."""
-        marks = known.tolist()
+        marks = (known - self._head).clamp(min=0).tolist()
         new = [entry.items[mark:] for entry, mark in zip(entries, marks, strict=True)]
         rows = Jagged.from_rows(new)
         if not self.backbone.reads_times:
@@ -283,16 +285,9 @@ class UserCache:
             target_timestamps=following(times, last if asked is None else asked, rows.offsets),
         )
 
-    def _last(self, entries: list[_Entry], batch: Batch, states: Tensor) -> Tensor:
-        """``[B, D]``: the state after each user's last event, which becomes the entry's."""
-        out = states.new_zeros(len(entries), states.shape[1])
-        for row, entry in enumerate(entries):
-            begin, end = int(batch.items.offsets[row]), int(batch.items.offsets[row + 1])
-            if end > begin:
-                entry.state = states[end - 1].clone()
-            if entry.state is not None:
-                out[row] = entry.state
-        return out
+
+def _state(entry: _Entry, like: Tensor) -> Tensor:
+    return like.new_zeros(like.shape[1]) if entry.state is None else entry.state
 
 
 def _names(users: Sequence[Hashable]) -> list[Hashable]:

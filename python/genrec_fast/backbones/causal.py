@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.histories import at_targets, check_length, with_start
+from genrec_fast.nn.packed import Packing, Past, last_of_rows
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
@@ -39,7 +40,8 @@ class CausalConfig:
 class Causal(nn.Module):
     """Item embeddings, learned positions counted from the start of the history, pre-norm causal blocks.
 
-    Speaks ``types.Embedding``. An empty history has the state of a start vector that stands in front of every one.
+    Speaks ``types.Embedding`` and ``types.Resumable``. An empty history has the state of a start vector that stands in
+    front of every one.
 
     Source: SASRec (arXiv:1808.09781).
     """
@@ -58,24 +60,44 @@ class Causal(nn.Module):
         self.apply(init_weights)
         nn.init.normal_(self.start, std=1.0)
 
-    def _states(self, batch: Batch) -> Tensor:
-        """``[E + B, D]``: each row's start, then its state after each item."""
+    @property
+    def cache_shapes(self) -> list[tuple[int, int, int]]:
+        """Per block: heads, channels of a key and of a value."""
+        per_head = self.config.width // self.config.num_heads
+        return [(self.config.num_heads, per_head, per_head)] * len(self.blocks)
+
+    first_tokens = 1
+    """the start"""
+    open_events = 0
+    reads_times = False
+
+    def _states(self, batch: Batch, past: Past | None = None) -> tuple[Tensor, Packing]:
+        """``[E + B, D]``: each row's start, then its state after each item; and its rows."""
         check_length("causal", batch, self.config.max_items)
         embedded = self.items(batch.items.values) * math.sqrt(self.config.width)
-        x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
+        x, rows = with_start(embedded, batch.items, self.start, self.config.max_items, past)
         x = self.input_dropout(x + self.positions(rows.positions))
-        for block in self.blocks:
-            x = block(x, rows)
+        for number, block in enumerate(self.blocks):
+            x = block(x, rows, number)
         normed: Tensor = self.norm(x)
-        return normed
+        return normed, rows
+
+    def last_states(self, batch: Batch, past: Past | None = None) -> Tensor:
+        """``[B, D]``: the state after each row's last token of this pass; 0 for a row without any."""
+        states, rows = self._states(batch, past)
+        return last_of_rows(states, rows.offsets)
+
+    def user_vectors(self, states: Tensor) -> Tensor:
+        """What is multiplied with ``item_table``: the states."""
+        return states
 
     def embed_targets(self, batch: Batch) -> Tensor:
         """``[M, D]``: the state that predicts each target."""
-        return at_targets(self._states(batch), batch)
+        return at_targets(self._states(batch)[0], batch)
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
-        return at_last(self._states(batch), batch)
+        return self.last_states(batch)
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""

@@ -15,7 +15,7 @@ from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.hstu import HSTULayer, RelativeBias
-from genrec_fast.nn.packed import Packing, Past, offsets_of, row_positions, successors
+from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch
@@ -104,9 +104,9 @@ class HSTUConfig:
 class HSTU(nn.Module):
     """Item embeddings and what stands beside them, ``HSTULayer`` after layer, over packed rows: nothing is padded.
 
-    Speaks ``types.Embedding``, and with ``num_actions`` ``types.ActionScoring``. Reads ``batch.tokens`` where a layout
-    made a stream (contexts, items with actions, candidates), else the items alone. A row without tokens has the state
-    0: nothing is known of it.
+    Speaks ``types.Embedding``, ``types.Resumable`` and, with ``num_actions``, ``types.ActionScoring``. Reads
+    ``batch.tokens`` where a layout made a stream (contexts, items with actions, candidates), else the items alone. A
+    row without tokens has the state 0: nothing is known of it.
 
     A score is the inner product of states and item table, with ``normalize`` their cosine over the temperature.
 
@@ -159,6 +159,8 @@ class HSTU(nn.Module):
     def num_actions(self) -> int:
         """A."""
         return self.config.num_actions
+
+    first_tokens = 0
 
     @property
     def reads_times(self) -> bool:
@@ -342,16 +344,20 @@ class HSTU(nn.Module):
             positions = (tokens.actions_at if tokens.actions_at.numel() else tokens.items_at)[positions]
         return self.user_vectors(self.states(batch)[positions])
 
+    def last_states(self, batch: Batch, past: Past | None = None) -> Tensor:
+        """``[B, D]``: the state after each row's last event of this pass, candidates not counted; 0 without any."""
+        states, tokens = self.states(batch, past), batch.tokens
+        if tokens is None:
+            return last_of_rows(states, batch.items.offsets)
+        if tokens.candidates_at.numel():  # leave them out
+            kept = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
+            kept[tokens.candidates_at] = False
+            states = states[kept]
+        return last_of_rows(states, offsets_of(tokens.offsets.diff() - tokens.num_targets))
+
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history, candidates not counted."""
-        states = self.states(batch)
-        offsets = batch.items.offsets if batch.tokens is None else batch.tokens.offsets
-        lengths, ends = offsets.diff(), offsets[1:]
-        if batch.tokens is not None:
-            lengths, ends = lengths - batch.tokens.num_targets, ends - batch.tokens.num_targets
-        some = (lengths > 0).nonzero().squeeze(1)
-        last = states.new_zeros(len(batch), states.shape[1]).index_copy(0, some, states[ends[some] - 1])
-        return self.user_vectors(last)
+        return self.user_vectors(self.last_states(batch))
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""

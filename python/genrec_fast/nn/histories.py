@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.nn.packed import Packing, row_positions
+from genrec_fast.nn.packed import Packing, Past, offsets_of, row_positions
 from genrec_fast.types import Batch, Jagged
 
 __all__ = ["at_last", "at_targets", "check_length", "with_start"]
@@ -19,7 +19,9 @@ def check_length(op: str, batch: Batch, max_items: int) -> None:
         raise InvalidValueError(f"{op}: histories must have at most max_items = {max_items} items, got {lengths.max()}")
 
 
-def with_start(values: Tensor, items: Jagged, start: Tensor, max_items: int) -> tuple[Tensor, Packing]:
+def with_start(
+    values: Tensor, items: Jagged, start: Tensor, max_items: int, past: Past | None = None
+) -> tuple[Tensor, Packing]:
     """Packed rows with a start vector in front of each, so that an empty history has a state, too.
 
     Args:
@@ -27,17 +29,29 @@ def with_start(values: Tensor, items: Jagged, start: Tensor, max_items: int) -> 
         items: B rows.
         start: ``[D]``.
         max_items: the longest history that can be.
+        past: what is known of the rows, their starts included; rows that it knows get no other start.
 
     Returns:
-        ``[E + B, D]`` and its rows.
+        ``[E + B, D]`` (fewer by the rows that are known) and its rows.
+
+    Raises:
+        InvalidValueError: a row that is longer than ``max_items`` with its past.
     """
-    starts = torch.arange(len(items) + 1, device=values.device)
+    begun = torch.zeros_like(items.lengths) if past is None else (past.lengths > 0).long()
+    starts = offsets_of(1 - begun)  # how many stand before row b and its items
     offsets = items.offsets + starts
-    places = torch.arange(values.shape[0], device=values.device) + 1
-    places = places + torch.repeat_interleave(starts[:-1], items.lengths, output_size=values.shape[0])
-    out = values.new_empty(values.shape[0] + len(items), values.shape[1]).index_copy(0, places, values)
-    out = out.index_copy(0, offsets[:-1], start.to(values.dtype).expand(len(items), -1))
-    return out, Packing(offsets, row_positions(offsets), max_items + 1)
+    places = torch.arange(values.shape[0], device=values.device)
+    places = places + torch.repeat_interleave(starts[1:], items.lengths, output_size=values.shape[0])
+    fresh = offsets[:-1][begun == 0]
+    out = values.new_empty(values.shape[0] + fresh.shape[0], values.shape[1]).index_copy(0, places, values)
+    out = out.index_copy(0, fresh, start.to(values.dtype).expand(fresh.shape[0], -1))
+    if past is None:
+        return out, Packing(offsets, row_positions(offsets), max_items + 1)
+    whole = offsets.diff() + past.lengths
+    if whole.numel() and int(whole.max()) > max_items + 1:
+        raise InvalidValueError(f"with_start: rows must have at most {max_items} items, got {int(whole.max()) - 1}")
+    positions = row_positions(offsets, past.lengths)
+    return out, Packing(offsets, positions, max_items + 1, past=past, kv_offsets=offsets_of(whole))
 
 
 def at_targets(states: Tensor, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["EqualPast", "Packing", "Past", "equal_rows", "offsets_of", "row_positions", "successors"]
+__all__ = ["EqualPast", "Packing", "Past", "equal_rows", "last_of_rows", "offsets_of", "row_positions", "successors"]
 
 
 class Past(Protocol):
@@ -129,3 +129,10 @@ def equal_rows(count: int, length: int, device: torch.device, past: EqualPast | 
         past=past,
         kv_offsets=None if past is None else ends * (known + length),
     )
+
+
+def last_of_rows(states: Tensor, offsets: Tensor) -> Tensor:
+    """``[E, D]`` -> ``[B, D]``: the last token of each row; 0 for a row without tokens."""
+    some = (offsets.diff() > 0).nonzero().squeeze(1)
+    out = states.new_zeros(offsets.shape[0] - 1, states.shape[1])
+    return out.index_copy(0, some, states[offsets[1:][some] - 1])
