@@ -5,6 +5,17 @@ from __future__ import annotations
 from genrec_fast.ops._attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.jagged_attention import jagged_attention
+from genrec_fast.ops.jagged_pack import (
+    deinterleave,
+    from_padded,
+    interleave,
+    jagged_concat,
+    jagged_split,
+    segment_mean,
+    segment_sum,
+    to_padded,
+)
+from genrec_fast.ops.jagged_products import embedding, jagged_dense_matmul, jagged_gather, jagged_jagged_matmul
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
@@ -20,12 +31,24 @@ __all__ = [
     "T5Bias",
     "TrieFilter",
     "TrieStep",
+    "deinterleave",
+    "embedding",
+    "from_padded",
     "gemm",
     "gemm_pack",
+    "interleave",
     "jagged_attention",
+    "jagged_concat",
+    "jagged_dense_matmul",
+    "jagged_gather",
+    "jagged_jagged_matmul",
+    "jagged_split",
     "kmeans_step",
     "rq_decode",
     "rq_encode",
+    "segment_mean",
+    "segment_sum",
+    "to_padded",
     "trie_build",
     "trie_filter",
     "trie_lookup",

@@ -1,0 +1,393 @@
+"""Jagged rows moved, joined, added up and multiplied: what stands between kernels that work on packed sequences.
+
+Everywhere: ``values`` ``[E, ...]`` hold the elements of all rows end to end; ``offsets``, int64 or int32 ``[B + 1]``,
+run from 0 to E without decreasing (checked, always, before anything is read through them); row r is
+``values[offsets[r] : offsets[r + 1]]``. Names beside fbgemm's and torchrec's: docs/jagged.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops import _jagged_pack as _ops
+from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._offsets import require_offsets
+
+__all__ = [
+    "deinterleave",
+    "from_padded",
+    "interleave",
+    "jagged_concat",
+    "jagged_split",
+    "segment_mean",
+    "segment_sum",
+    "to_padded",
+]
+
+_SUMMED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _values(op: str, name: str, values: Any, dims: int, shape: str, device: torch.device | None = None) -> Tensor:
+    require_tensors(op, None, **{name: values})
+    checked: Tensor = values
+    if checked.dim() < dims:
+        raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(checked.shape)}")
+    if device is not None and checked.device != device:
+        raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {checked.device}")
+    return checked
+
+
+def _size(op: str, name: str, value: Any) -> int:
+    number = whole_number(op, name, value)
+    if number < 0:
+        raise InvalidValueError(f"{op}: {name} must be at least 0, got {number}")
+    return number
+
+
+def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: float = 0) -> Tensor:
+    """Rows side by side: ``out[r, i] = values[offsets[r] + i]``, ``padding_value`` behind a row's end.
+
+    Args:
+        values: ``[E, ...]``, any dtype.
+        offsets: see above.
+        max_len: N of the result, at least 0; what a longer row has beyond it is left out (and its gradient 0).
+        padding_value: a number that values' dtype holds.
+
+    Returns:
+        ``[B, N, ...]`` in values' dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a wrong shape, device, max_len, padding_value, or offsets that break their rules.
+
+    Notes:
+        Writes the result once. Differentiable, to any order.
+
+    Source:
+        A layout, no publication; fbgemm's ``jagged_to_padded_dense``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> gf.ops.to_padded(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3]), 2, padding_value=-1).tolist()
+        [[1, -1], [2, 3]]
+    """
+    op = "to_padded"
+    values = _values(op, "values", values, 1, "[E, ...]")
+    rows = require_offsets(op, "offsets", offsets, values.device)
+    if not isinstance(padding_value, int | float):
+        raise InvalidTypeError(f"{op}: padding_value must be a number, got {padding_value!r:.40}")
+    if not values.dtype.is_floating_point and not values.dtype.is_complex:
+        low, high = (0, 1) if values.dtype == torch.bool else _limits(values.dtype)
+        if padding_value != padding_value or not low <= padding_value <= high or int(padding_value) != padding_value:
+            raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {padding_value}")
+    out: Tensor = _ops.to_padded(values, rows, _size(op, "max_len", max_len), padding_value)
+    return out
+
+
+def _limits(dtype: torch.dtype) -> tuple[int, int]:
+    limits = torch.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def from_padded(dense: Tensor, offsets: Tensor, *, total: int | None = None) -> Tensor:
+    """Rows end to end: element i of row r is ``dense[r, i]``; what stands behind a row's end is left out.
+
+    Args:
+        dense: ``[B, N, ...]``, any dtype.
+        offsets: see above; no row longer than N.
+        total: E, where the op is compiled into a graph that must not wait for values; ``None``: ``offsets[-1]``.
+
+    Returns:
+        ``[E, ...]`` in dense's dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a wrong shape or device, a row longer than N, or offsets that break their rules.
+
+    Notes:
+        Reads E elements. Differentiable, to any order.
+
+    Source:
+        A layout, no publication; fbgemm's ``dense_to_jagged`` (which writes beyond its result where ``total`` is too
+        small: here that is an error).
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> gf.ops.from_padded(torch.tensor([[1, 0], [2, 3]]), torch.tensor([0, 1, 3])).tolist()
+        [1, 2, 3]
+    """
+    op = "from_padded"
+    dense = _values(op, "dense", dense, 2, "[B, N, ...]")
+    rows = require_offsets(op, "offsets", offsets, dense.device)
+    if dense.shape[0] != rows.shape[0] - 1:
+        raise InvalidValueError(f"{op}: dense must be [{rows.shape[0] - 1}, N, ...], got {list(dense.shape)}")
+    size = max(int(rows[-1]), 0) if total is None else _size(op, "total", total)
+    out: Tensor = _ops.from_padded(dense, rows, size, True)
+    return out
+
+
+def _dense_offsets(num_rows: int, length: int, device: torch.device) -> Tensor:
+    return torch.arange(num_rows + 1, device=device) * length
+
+
+def _num_rows(op: str, found: Sequence[Tensor | None]) -> int:
+    sizes = {i: x.shape[0] - 1 for i, x in enumerate(found) if x is not None}
+    if not sizes:
+        raise InvalidValueError(f"{op}: offsets_list must hold at least one tensor of offsets, got none")
+    first = next(iter(sizes.values()))
+    for i, size in sizes.items():
+        if size != first:
+            raise InvalidValueError(f"{op}: offsets_list[{i}] must be [{first + 1}] like the others, got [{size + 1}]")
+    return first
+
+
+def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Row r of the result is row r of every part, one after the other.
+
+    Args:
+        values_list: at least one part ``[E_i, ...]`` of one dtype and trailing shape; or, where its offsets are
+            ``None``, dense ``[B, n, ...]``: n elements for every row.
+        offsets_list: of each part, see above; all of one B.
+
+    Returns:
+        The values ``[sum of E_i, ...]`` and their offsets, int64 ``[B + 1]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind, parts of different dtypes.
+        InvalidValueError: wrong shapes or devices, or offsets that break their rules.
+
+    Notes:
+        One pass. Differentiable in the values, to any order.
+
+    Source:
+        A layout, no publication; fbgemm's and HSTU's ``concat_2D_jagged``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> past, asked = torch.tensor([1, 2, 3]), torch.tensor([[7], [8]])
+        >>> values, offsets = gf.ops.jagged_concat([past, asked], [torch.tensor([0, 1, 3]), None])
+        >>> values.tolist(), offsets.tolist()
+        ([1, 7, 2, 3, 8], [0, 2, 5])
+    """
+    op = "jagged_concat"
+    parts, starts = list(values_list), list(offsets_list)
+    if not parts or len(parts) != len(starts):
+        raise InvalidValueError(
+            f"{op}: offsets_list must hold one entry for each of at least one part, got {len(starts)} for {len(parts)}"
+        )
+    device = _values(op, "values_list[0]", parts[0], 1, "[E, ...]").device
+    found: list[Tensor | None] = [
+        None if x is None else require_offsets(op, f"offsets_list[{i}]", x, device) for i, x in enumerate(starts)
+    ]
+    num_rows = _num_rows(op, found)
+    flat, offsets = [], []
+    for i, (part, start) in enumerate(zip(parts, found, strict=True)):
+        shape = "[B, n, ...]" if start is None else "[E, ...]"
+        values = _values(op, f"values_list[{i}]", part, 2 if start is None else 1, shape, device)
+        if start is None:
+            if values.shape[0] != num_rows:
+                raise InvalidValueError(
+                    f"{op}: values_list[{i}] must be [{num_rows}, n, ...] without offsets, got {list(values.shape)}"
+                )
+            start = _dense_offsets(num_rows, values.shape[1], device)
+            values = values.reshape(num_rows * values.shape[1], *values.shape[2:])
+        if values.dtype != parts[0].dtype:
+            raise InvalidTypeError(f"{op}: values_list[{i}] must be {parts[0].dtype} like part 0, got {values.dtype}")
+        if flat and values.shape[1:] != flat[0].shape[1:]:
+            raise InvalidValueError(
+                f"{op}: values_list[{i}] must hold elements {list(flat[0].shape[1:])} like part 0, "
+                f"got {list(values.shape[1:])}"
+            )
+        flat.append(values)
+        offsets.append(start)
+    return _ops.join(flat, offsets), torch.stack(offsets).sum(0)
+
+
+def jagged_split(
+    values: Tensor, offsets_list: Sequence[Tensor | int], *, totals: Sequence[int] | None = None
+) -> list[Tensor]:
+    """The parts of which ``jagged_concat`` made ``values``.
+
+    Args:
+        values: ``[sum of E_i, ...]``, any dtype.
+        offsets_list: of every part, as given to ``jagged_concat``; for a dense part its n, an int.
+        totals: E_i of every part, where the op is compiled into a graph that must not wait for values.
+
+    Returns:
+        Every part: ``[E_i, ...]``, or ``[B, n, ...]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: wrong shapes or devices, or offsets that break their rules.
+
+    Notes:
+        One pass. Differentiable, to any order.
+
+    Source:
+        As ``jagged_concat``; fbgemm's and HSTU's ``split_2D_jagged``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> past, asked = gf.ops.jagged_split(torch.tensor([1, 7, 2, 3, 8]), [torch.tensor([0, 1, 3]), 1])
+        >>> past.tolist(), asked.tolist()
+        ([1, 2, 3], [[7], [8]])
+    """
+    op = "jagged_split"
+    values = _values(op, "values", values, 1, "[E, ...]")
+    given = list(offsets_list)
+    if not given or (totals is not None and len(totals) != len(given)):
+        count = "none" if totals is None else f"{len(given)} for {len(totals)} totals"
+        raise InvalidValueError(f"{op}: offsets_list must hold one entry for each of at least one part, got {count}")
+    found: list[Tensor | None] = [
+        None if isinstance(x, int) else require_offsets(op, f"offsets_list[{i}]", x, values.device)
+        for i, x in enumerate(given)
+    ]
+    num_rows = _num_rows(op, found)
+    offsets, sizes, lengths = [], [], []
+    for i, (start, one) in enumerate(zip(found, given, strict=True)):
+        length = _size(op, f"offsets_list[{i}]", one) if start is None else None
+        offsets.append(start if start is not None else _dense_offsets(num_rows, length or 0, values.device))
+        if start is None:
+            sizes.append(num_rows * (length or 0))
+        else:
+            sizes.append(max(int(start[-1]), 0) if totals is None else _size(op, f"totals[{i}]", totals[i]))
+        lengths.append(length)
+    parts = _ops.part(values, offsets, sizes)
+    return [
+        part if length is None else part.reshape(num_rows, length, *part.shape[1:])
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def interleave(values_list: Sequence[Tensor], offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Element i of every part in turn: item, action, item, action, ...
+
+    Args:
+        values_list: n parts, at least one, ``[E, ...]`` of one shape and dtype (any).
+        offsets: of every part, see above.
+
+    Returns:
+        The values ``[n E, ...]`` and their offsets, int64 ``[B + 1]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind, parts of different dtypes.
+        InvalidValueError: wrong shapes or devices, or offsets that break their rules.
+
+    Notes:
+        One pass. Differentiable in the values, to any order.
+
+    Source:
+        HSTU (arXiv:2402.17152, section 2.2): a user as one sequence of items and actions.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> items, actions = torch.tensor([1, 2, 3]), torch.tensor([10, 20, 30])
+        >>> values, offsets = gf.ops.interleave([items, actions], torch.tensor([0, 1, 3]))
+        >>> values.tolist(), offsets.tolist()
+        ([1, 10, 2, 20, 3, 30], [0, 2, 6])
+    """
+    op = "interleave"
+    parts = list(values_list)
+    if not parts:
+        raise InvalidValueError(f"{op}: values_list must hold at least one part, got none")
+    first = _values(op, "values_list[0]", parts[0], 1, "[E, ...]")
+    for i, part in enumerate(parts):
+        _values(op, f"values_list[{i}]", part, 1, "[E, ...]", first.device)
+        if part.dtype != first.dtype:
+            raise InvalidTypeError(f"{op}: values_list[{i}] must be {first.dtype} like part 0, got {part.dtype}")
+        if part.shape != first.shape:
+            raise InvalidValueError(
+                f"{op}: values_list[{i}] must be {list(first.shape)} like part 0, got {list(part.shape)}"
+            )
+    rows = _ops.checked_offsets(require_offsets(op, "offsets", offsets, first.device), op, "offsets", first.shape[0])
+    return torch.stack(parts, 1).reshape(len(parts) * first.shape[0], *first.shape[1:]), rows * len(parts)
+
+
+def deinterleave(values: Tensor, num_parts: int) -> list[Tensor]:
+    """The parts that ``interleave`` joined: views of ``values``, which stay jagged by the old offsets.
+
+    Args:
+        values: ``[n E, ...]``, any dtype.
+        num_parts: n, at least 1.
+
+    Returns:
+        n tensors ``[E, ...]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a number of elements that n does not divide.
+
+    Notes:
+        Copies nothing. Differentiable.
+
+    Source:
+        As ``interleave``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> [part.tolist() for part in gf.ops.deinterleave(torch.tensor([1, 10, 2, 20]), 2)]
+        [[1, 2], [10, 20]]
+    """
+    op = "deinterleave"
+    values = _values(op, "values", values, 1, "[n E, ...]")
+    count = whole_number(op, "num_parts", num_parts)
+    if count < 1 or values.shape[0] % count:
+        raise InvalidValueError(
+            f"{op}: num_parts must be at least 1 and divide {values.shape[0]} elements, got {count}"
+        )
+    return list(values.reshape(values.shape[0] // count, count, *values.shape[1:]).unbind(1))
+
+
+def _summed(op: str, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    values = _values(op, "values", values, 1, "[E, ...]")
+    if values.dtype not in _SUMMED:
+        raise InvalidTypeError(f"{op}: values must be float32, bfloat16 or float16 [E, ...], got {values.dtype}")
+    rows = require_offsets(op, "offsets", offsets, values.device)
+    return _ops.segment_sum(values, rows, op), rows
+
+
+def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
+    """``out[r]`` is the sum of row r's elements; of an empty row 0.
+
+    Args:
+        values: float32, bfloat16 or float16 ``[E, ...]`` (float64: the plain twin runs, for gradient checks).
+        offsets: see above.
+
+    Returns:
+        ``[B, ...]`` in values' dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind or dtype.
+        InvalidValueError: a wrong shape or device, or offsets that break their rules.
+
+    Notes:
+        One pass; every sum runs in float32 in the order of its elements: equal bits on every instruction set and number
+        of threads. Differentiable, to any order.
+
+    Source:
+        A reduction, no publication; fbgemm's ``segment_sum_csr``, torch's ``segment_reduce``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> gf.ops.segment_sum(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 1, 3])).tolist()
+        [1.0, 0.0, 5.0]
+    """
+    return _summed("segment_sum", values, offsets)[0].to(values.dtype)
+
+
+def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
+    """``out[r]`` is the mean of row r's elements; of an empty row 0. All else as ``segment_sum``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> gf.ops.segment_mean(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 1, 3])).tolist()
+        [1.0, 0.0, 3.0]
+    """
+    sums, rows = _summed("segment_mean", values, offsets)
+    counts = rows.diff().clamp(min=1).view(-1, *(1,) * (sums.dim() - 1))
+    return (sums / counts).to(values.dtype)

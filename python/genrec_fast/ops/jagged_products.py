@@ -1,0 +1,212 @@
+"""Products of jagged rows with matrices, and rows taken out of tables and out of jagged rows.
+
+``values``, ``offsets`` and their rules as in ``jagged_pack``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops import _jagged_pack as _pack
+from genrec_fast.ops import _jagged_products as _ops
+from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._offsets import require_offsets
+
+__all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _floats(op: str, dims: dict[str, tuple[int, str]], **tensors: Tensor) -> None:
+    """Raises unless all are dense floats of one dtype and device, of so many dimensions."""
+    first: Tensor | None = None
+    for name, tensor in tensors.items():
+        require_tensors(op, None, **{name: tensor})
+        number, shape = dims[name]
+        if tensor.dtype not in _FLOATS:
+            raise InvalidTypeError(f"{op}: {name} must be float32, bfloat16 or float16 {shape}, got {tensor.dtype}")
+        if tensor.dim() != number:
+            raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(tensor.shape)}")
+        first = tensor if first is None else first
+        if tensor.dtype != first.dtype:
+            raise InvalidTypeError(f"{op}: {name} must be {first.dtype} like the rest, got {tensor.dtype}")
+        if tensor.device != first.device:
+            raise InvalidValueError(f"{op}: {name} must be on {first.device} like the rest, got {tensor.device}")
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def jagged_dense_matmul(values: Tensor, offsets: Tensor, dense: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Every row times its own matrix: ``out[e] = values[e] @ dense[r] + bias[r]`` for each element e of row r.
+
+    Args:
+        values: float32, bfloat16 or float16 ``[E, D]`` (float64: the plain twin runs, for gradient checks).
+        offsets: int64 or int32 ``[B + 1]``, from 0 to E, non-decreasing.
+        dense: ``[B, D, M]`` in values' dtype.
+        bias: ``[B, M]`` in values' dtype, or ``None``.
+
+    Returns:
+        ``[E, M]`` in values' dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind or dtype.
+        InvalidValueError: a wrong shape or device, or offsets that break their rules.
+
+    Notes:
+        2 E D M flops on the micro-kernel of ``gemm``, in float32; half-width inputs are copied to float32 first. Equal
+        bits for any number of threads. Differentiable, to any order.
+
+    Source:
+        A product, no publication; fbgemm's ``jagged_dense_bmm`` and ``jagged_dense_bmm_broadcast_add``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> values, dense = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[[10.0]], [[100.0]]])
+        >>> gf.ops.jagged_dense_matmul(values, torch.tensor([0, 1, 3]), dense).flatten().tolist()
+        [10.0, 200.0, 300.0]
+    """
+    op = "jagged_dense_matmul"
+    given = {"values": values, "dense": dense} | ({} if bias is None else {"bias": bias})
+    _floats(op, {"values": (2, "[E, D]"), "dense": (3, "[B, D, M]"), "bias": (2, "[B, M]")}, **given)
+    rows = require_offsets(op, "offsets", offsets, values.device)
+    num_rows = rows.shape[0] - 1
+    if dense.shape[0] != num_rows or dense.shape[1] != values.shape[1]:
+        raise InvalidValueError(f"{op}: dense must be [{num_rows}, {values.shape[1]}, M], got {list(dense.shape)}")
+    if bias is not None and bias.shape != (num_rows, dense.shape[2]):
+        raise InvalidValueError(f"{op}: bias must be [{num_rows}, {dense.shape[2]}], got {list(bias.shape)}")
+    out: Tensor = _ops.dense_matmul(_exact(values), _exact(dense), rows, None if bias is None else _exact(bias), False)
+    return out.to(values.dtype)
+
+
+def jagged_jagged_matmul(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    """Every row's sum of outer products: ``out[r] = sum over elements e of row r of a[e] b[e]^T``; empty rows give 0.
+
+    Args:
+        a: float32, bfloat16 or float16 ``[E, D]`` (float64: the plain twin runs, for gradient checks).
+        b: ``[E, M]`` in a's dtype.
+        offsets: int64 or int32 ``[B + 1]``, from 0 to E, non-decreasing.
+
+    Returns:
+        ``[B, D, M]`` in a's dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind or dtype.
+        InvalidValueError: a wrong shape or device, or offsets that break their rules.
+
+    Notes:
+        As ``jagged_dense_matmul``, whose gradient in ``dense`` it is.
+
+    Source:
+        A product, no publication; fbgemm's ``jagged_jagged_bmm``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> a = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> gf.ops.jagged_jagged_matmul(a, a, torch.tensor([0, 1, 3])).flatten().tolist()
+        [1.0, 13.0]
+    """
+    op = "jagged_jagged_matmul"
+    _floats(op, {"a": (2, "[E, D]"), "b": (2, "[E, M]")}, a=a, b=b)
+    rows = require_offsets(op, "offsets", offsets, a.device)
+    if a.shape[0] != b.shape[0]:
+        raise InvalidValueError(f"{op}: b must be [{a.shape[0]}, M] like a, got {list(b.shape)}")
+    out: Tensor = _ops.jagged_matmul(_exact(a), _exact(b), rows)
+    return out.to(a.dtype)
+
+
+def _ids(op: str, name: str, ids: Tensor, device: torch.device) -> Tensor:
+    require_tensors(op, None, **{name: ids})
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise InvalidTypeError(f"{op}: {name} must be int64 or int32, got {ids.dtype}")
+    if ids.device != device:
+        raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {ids.device}")
+    return ids.long()
+
+
+def embedding(table: Tensor, ids: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """Rows of a table: ``out[i] = table[ids[i]]``.
+
+    Args:
+        table: ``[V, ...]``, any dtype.
+        ids: int64 or int32 of any shape, each in [0, V).
+        sparse_grad: the table's gradient is a coalesced sparse tensor of the rows that were read (for
+            ``torch.optim.SparseAdam`` and SGD; not inside ``torch.compile``) instead of a dense one.
+
+    Returns:
+        ``[*ids.shape, ...]`` in table's dtype.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a wrong shape or device, or an id outside [0, V), naming it and its place.
+
+    Notes:
+        The gradient sorts the ids (radix) and adds the parts of every row in the order of their places, in float32:
+        equal bits on every instruction set and number of threads. Dense: to any order; sparse: once.
+
+    Source:
+        A look-up, no publication; torch's ``embedding``, fbgemm's table-batched embedding of one table.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> table = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
+        >>> gf.ops.embedding(table, torch.tensor([2, 0, 2]), sparse_grad=True).sum().backward()
+        >>> table.grad.indices().tolist(), table.grad.values().tolist()
+        ([[0, 2]], [[1.0], [2.0]])
+    """
+    op = "embedding"
+    require_tensors(op, None, table=table)
+    if table.dim() < 1:
+        raise InvalidValueError(f"{op}: table must be [V, ...], got {list(table.shape)}")
+    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), bool(sparse_grad))
+    return out
+
+
+def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int | None = None) -> tuple[Tensor, Tensor]:
+    """Whole rows, in any order and any number of times: row i of the result is row ``rows[i]``.
+
+    Args:
+        values: ``[E, ...]``, any dtype.
+        offsets: int64 or int32 ``[B + 1]``, from 0 to E, non-decreasing.
+        rows: int64 or int32 ``[R]``, each in [0, B).
+        total: elements of the result, where the op is compiled into a graph that must not wait for values.
+
+    Returns:
+        The values ``[total, ...]`` and their offsets, int64 ``[R + 1]``.
+
+    Raises:
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a wrong shape, device, row or total, or offsets that break their rules.
+
+    Notes:
+        One index per element, then ``embedding``, whose gradient it has (dense). Differentiable, to any order.
+
+    Source:
+        A look-up, no publication; fbgemm's ``jagged_index_select``.
+
+    Example:
+        >>> import torch, genrec_fast as gf
+        >>> values, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 3])
+        >>> values, offsets = gf.ops.jagged_gather(values, offsets, torch.tensor([1, 0, 1]))
+        >>> values.tolist(), offsets.tolist()
+        ([2, 3, 1, 2, 3], [0, 2, 3, 5])
+    """
+    op = "jagged_gather"
+    require_tensors(op, None, values=values)
+    if values.dim() < 1:
+        raise InvalidValueError(f"{op}: values must be [E, ...], got {list(values.shape)}")
+    starts = require_offsets(op, "offsets", offsets, values.device)
+    starts = _pack.checked_offsets(starts, op, "offsets", values.shape[0])
+    picked = _ids(op, "rows", rows, values.device)
+    if picked.dim() != 1:
+        raise InvalidValueError(f"{op}: rows must be [R], got {list(picked.shape)}")
+    picked = _pack.checked_ids(picked, op, "rows", starts.shape[0] - 1)
+    lengths = starts.diff()[picked]
+    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    size = int(ends[-1]) if total is None else whole_number(op, "total", total)
+    shift = _pack.spread(starts[:-1][picked] - ends[:-1], ends, size, op)
+    place = torch.arange(size, device=values.device) + shift
+    return _ops.embedding(values, place, False), ends
