@@ -185,7 +185,8 @@ def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor |
         None if x is None else require_offsets(op, f"offsets_list[{i}]", x, device) for i, x in enumerate(starts)
     ]
     num_rows = _num_rows(op, found)
-    flat, offsets = [], []
+    flat: list[Tensor] = []
+    offsets: list[Tensor] = []
     for i, (part, start) in enumerate(zip(parts, found, strict=True)):
         shape = "[B, n, ...]" if start is None else "[E, ...]"
         values = _values(op, f"values_list[{i}]", part, 2 if start is None else 1, shape, device)
