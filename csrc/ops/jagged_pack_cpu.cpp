@@ -149,8 +149,8 @@ void jagged_part_product(const JaggedProduct& args, std::int64_t row, const floa
     const std::int64_t here = end - first < product_depth_block ? end - first : product_depth_block;
     pack_rows(b + first * columns, columns, here, here, columns, panels);
     Sums ending{nullptr, first > begin, matrix, columns, columns};
-    product<Order::by_depth>(a + first * depth, depth, depth, panels, here * panel_width, 0, num_panels(columns), here,
-                             ending);
+    product_of_vectors<Order::by_depth>(a + first * depth, depth, depth, panels, here * panel_width, 0,
+                                        (columns + lanes - 1) / lanes, here, ending);
   }
 }
 
