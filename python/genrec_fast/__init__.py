@@ -13,8 +13,17 @@ from genrec_fast._version import __version__
 if TYPE_CHECKING:
     import genrec_fast.recipes as recipes
     from genrec_fast import data, metrics, ops, tokenizers
-    from genrec_fast.backbones import BidirectionalConfig, CausalConfig, GRUConfig, HSTUConfig, T5Config, TimelineConfig
-    from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig
+    from genrec_fast.backbones import (
+        BidirectionalConfig,
+        CausalConfig,
+        GRUConfig,
+        HSTUConfig,
+        KuaiFormerConfig,
+        SessionsConfig,
+        T5Config,
+        TimelineConfig,
+    )
+    from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig, RetrieveInterestsConfig
     from genrec_fast.errors import (
         CorruptFileError,
         DataError,
@@ -88,6 +97,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "Jagged",
+    "KuaiFormerConfig",
     "MaskedItemsConfig",
     "NextCodeConfig",
     "OPQConfig",
@@ -101,8 +111,10 @@ __all__ = [
     "Recipe",
     "Recommender",
     "RetrieveConfig",
+    "RetrieveInterestsConfig",
     "SampledBCEConfig",
     "SampledSoftmaxConfig",
+    "SessionsConfig",
     "SlowPathWarning",
     "T5Config",
     "TagSupervisionConfig",
@@ -130,11 +142,14 @@ _HOMES = {
     "CausalConfig": "genrec_fast.backbones",
     "GRUConfig": "genrec_fast.backbones",
     "HSTUConfig": "genrec_fast.backbones",
+    "KuaiFormerConfig": "genrec_fast.backbones",
+    "SessionsConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",
     "TimelineConfig": "genrec_fast.backbones",
     "BeamConfig": "genrec_fast.decoders",
     "GreedyConfig": "genrec_fast.decoders",
     "RetrieveConfig": "genrec_fast.decoders",
+    "RetrieveInterestsConfig": "genrec_fast.decoders",
     "CorruptFileError": "genrec_fast.errors",
     "DataError": "genrec_fast.errors",
     "DivergedError": "genrec_fast.errors",

@@ -281,6 +281,7 @@ _PROTOCOLS = {
     "TeacherForced": ("level_logits",),
     "ActionScoring": ("num_actions", "action_logits"),
     "Embedding": ("embed_targets", "embed_users", "item_table"),
+    "Interests": ("embed_interests", "item_table"),
     "MaskedEmbedding": ("embed_masked", "item_table"),
 }
 

@@ -21,6 +21,7 @@ __all__ = [
     "Autoregressive",
     "Batch",
     "Embedding",
+    "Interests",
     "Jagged",
     "Loss",
     "MaskedEmbedding",
@@ -374,6 +375,19 @@ class Embedding(Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        ...
+
+
+@runtime_checkable
+class Interests(Protocol):
+    """A backbone that places a user in several places; a score is the largest of their inner products."""
+
+    def embed_interests(self, batch: Batch) -> Tensor:
+        """``[B, I, D]``."""
         ...
 
     def item_table(self) -> Tensor:

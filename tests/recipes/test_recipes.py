@@ -22,9 +22,12 @@ def test_the_registry():
         "bert4rec",
         "gru4rec",
         "hstu",
+        "kuaiformer",
         "marius",
         "sasrec",
         "sasrec_bce",
+        "sessionrec",
+        "tbgrecall",
         "tiger",
     ]
     assert recipes.get("tiger") == recipes.tiger()

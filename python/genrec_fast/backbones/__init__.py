@@ -4,6 +4,8 @@ from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConf
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
+from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
+from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 
@@ -17,6 +19,10 @@ __all__ = [
     "CausalConfig",
     "GRUConfig",
     "HSTUConfig",
+    "KuaiFormer",
+    "KuaiFormerConfig",
+    "Sessions",
+    "SessionsConfig",
     "T5Config",
     "Timeline",
     "TimelineConfig",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
-from genrec_fast.nn.packed import offsets_of, row_positions
-from genrec_fast.nn.packed_block import PackedBlock, appended
+from genrec_fast.nn.packed import row_positions
+from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch, Jagged
@@ -99,11 +99,7 @@ class Bidirectional(nn.Module):
     def embed_targets(self, batch: Batch) -> Tensor:
         """``[M, D]``: the state of a masked item in each target's place, behind what came before it."""
         check_length("bidirectional", batch, self.config.max_items)
-        positions, offsets = batch.target_positions, batch.items.offsets
-        starts = offsets[torch.searchsorted(offsets, positions, right=True) - 1]
-        before = offsets_of(positions - starts + 1)
-        index = row_positions(before) + torch.repeat_interleave(starts, before.diff())
-        return self._next(Jagged(batch.items.values[index], before))
+        return self._next(before_targets(batch))
 
     def _next(self, rows: Jagged) -> Tensor:
         mask = torch.full((1,), MASKED, dtype=rows.values.dtype, device=rows.values.device)

@@ -1,10 +1,21 @@
 """Search procedures: how the k best items of the catalog are found; never a network.
 
-``beam`` and ``greedy`` write semantic IDs over a trie, ``retrieve`` compares embeddings.
+``beam`` and ``greedy`` write semantic IDs over a trie, ``retrieve`` compares embeddings, ``interests``
+several of them per user.
 """
 
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
+from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 
-__all__ = ["Beam", "BeamConfig", "Greedy", "GreedyConfig", "Retrieve", "RetrieveConfig"]
+__all__ = [
+    "Beam",
+    "BeamConfig",
+    "Greedy",
+    "GreedyConfig",
+    "Retrieve",
+    "RetrieveConfig",
+    "RetrieveInterests",
+    "RetrieveInterestsConfig",
+]

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from genrec_fast import ops
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.packed import offsets_of, row_positions
+from genrec_fast.types import Batch, Jagged
 
-__all__ = ["PackedBlock", "appended", "last_states"]
+__all__ = ["PackedBlock", "appended", "before_targets", "last_states"]
 
 
 class PackedBlock(nn.Module):
@@ -118,3 +120,12 @@ def last_states(states: Tensor, offsets: Tensor) -> Tensor:
     some = (offsets.diff() > 0).nonzero().squeeze(1)
     zeros = states.new_zeros(offsets.shape[0] - 1, states.shape[1])
     return zeros.index_copy(0, some, states[offsets[1:][some] - 1])
+
+
+def before_targets(batch: Batch) -> Jagged:
+    """M rows: for each target what came before it, for networks in which a whole row makes one state."""
+    positions, offsets = batch.target_positions, batch.items.offsets
+    starts = offsets[torch.searchsorted(offsets, positions, right=True) - 1]
+    before = offsets_of(positions - starts + 1)
+    index = row_positions(before) + torch.repeat_interleave(starts, before.diff())
+    return Jagged(batch.items.values[index], before)

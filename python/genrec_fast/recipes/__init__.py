@@ -7,9 +7,12 @@ from genrec_fast.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
+from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
+from genrec_fast.recipes.sessionrec import sessionrec
+from genrec_fast.recipes.tbgrecall import tbgrecall
 from genrec_fast.recipes.tiger import tiger
 
 __all__ = [
@@ -17,10 +20,13 @@ __all__ = [
     "get",
     "gru4rec",
     "hstu",
+    "kuaiformer",
     "marius",
     "names",
     "sasrec",
     "sasrec_bce",
+    "sessionrec",
+    "tbgrecall",
     "tiger",
 ]
 
@@ -28,9 +34,12 @@ _ALL = (
     bert4rec,
     gru4rec,
     hstu,
+    kuaiformer,
     marius,
     sasrec,
     sasrec_bce,
+    sessionrec,
+    tbgrecall,
     tiger,
 )
 _RECIPES = {recipe.__name__: recipe for recipe in _ALL}

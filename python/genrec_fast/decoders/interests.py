@@ -1,0 +1,151 @@
+"""Exact search with several embeddings of a user: an item's score is that of the best of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genrec_fast.decoders._users import check_filter, check_k
+from genrec_fast.decoders.retrieve import search as search_one
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Batch, Interests, Jagged, Ranked
+
+__all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "search_interests"]
+
+
+@torch.inference_mode()
+def search_interests(
+    backbone: Interests,
+    batch: Batch,
+    k: int,
+    *,
+    items_per_block: int = 65536,
+    allowed: Tensor | None = None,
+    exclude: Jagged | None = None,
+) -> Ranked:
+    """The k items with the highest ``max over i of interest[i] . item``.
+
+    Every interest's own k best are found exactly; the k best of the user are among them.
+
+    Args:
+        backbone: speaks ``types.Interests``, in evaluation mode.
+        batch: B users.
+        k: items per user.
+        items_per_block: scores held at once per interest.
+        allowed: bool ``[N]`` or ``[B, N]``: items that may appear; ``None``: all.
+        exclude: item ids per user that may not appear; ``None``: none.
+
+    Returns:
+        As ``decoders.retrieve.search``; every result is exact.
+
+    Raises:
+        InvalidTypeError: the backbone does not speak ``Interests``, or a filter has the wrong dtype.
+        InvalidValueError: k or a filter does not fit, or a score is NaN.
+
+    Notes:
+        B I N D multiplications.
+
+    Source: KuaiFormer (arXiv:2411.10057), section 3.4.
+    """
+    if not isinstance(backbone, Interests):
+        raise InvalidTypeError(f"retrieve_interests: backbone must be Interests, got {type(backbone).__name__}")
+    check_k("retrieve_interests", k)
+    interests, table = backbone.embed_interests(batch), backbone.item_table()
+    users, per_user, width = interests.shape
+    check_filter("retrieve_interests", users, table.shape[0], allowed, exclude)
+    if allowed is not None and allowed.dim() == 2:
+        allowed = allowed.repeat_interleave(per_user, 0)
+    if exclude is not None:
+        exclude = Jagged.from_rows([row for row in exclude.rows() for _ in range(per_user)]).to(interests.device)
+    rows = Jagged(batch.items.values[:0], batch.items.offsets.new_zeros(users * per_user + 1))
+    found = search_one(
+        _Vectors(interests.reshape(users * per_user, width), table),
+        Batch(rows),
+        k,
+        items_per_block=items_per_block,
+        allowed=allowed,
+        exclude=exclude,
+    )
+    items, scores = found.items.view(users, per_user * k), found.scores.view(users, per_user * k)
+    # Lower ids first, then higher scores first, stable: the order of the answer; of an item the best place stays.
+    order = torch.argsort(items, dim=1, stable=True)
+    items, scores = items.gather(1, order), scores.gather(1, order)
+    order = torch.argsort(scores, dim=1, descending=True, stable=True)
+    items, scores = items.gather(1, order), scores.gather(1, order)
+    by_item = torch.argsort(items, dim=1, stable=True)
+    grouped = items.gather(1, by_item)
+    again = torch.zeros_like(grouped, dtype=torch.bool)
+    again[:, 1:] = grouped[:, 1:] == grouped[:, :-1]
+    repeated = torch.zeros_like(again).scatter(1, by_item, again) | (items < 0)
+    keep = torch.argsort(repeated.to(torch.int8), dim=1, stable=True)[:, :k]
+    gone = repeated.gather(1, keep)
+    items = items.gather(1, keep).masked_fill(gone, -1)
+    scores = scores.gather(1, keep).masked_fill(gone, -torch.inf)
+    return Ranked(
+        items,
+        items.to(torch.int32).unsqueeze(2),
+        scores,
+        torch.ones(users, dtype=torch.bool, device=items.device),
+        torch.full((users,), -torch.inf, device=items.device),
+    )
+
+
+class _Vectors:
+    """Embeddings that are there already, as the backbone of a search."""
+
+    def __init__(self, users: Tensor, table: Tensor) -> None:
+        self._users, self._table = users, table
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        return self._users
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        return self._users
+
+    def item_table(self) -> Tensor:
+        return self._table
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveInterestsConfig:
+    """Settings of the exact search with several embeddings of a user."""
+
+    needs: ClassVar[str] = "Interests"
+
+    items_per_block: int = 65536
+    """items scored at once"""
+
+    def __post_init__(self) -> None:
+        if self.items_per_block < 1:
+            raise InvalidValueError(
+                f"RetrieveInterestsConfig: items_per_block must be at least 1, got {self.items_per_block}"
+            )
+
+    def build(self) -> RetrieveInterests:
+        return RetrieveInterests(self)
+
+
+class RetrieveInterests:
+    """A configured exact search with several embeddings of a user."""
+
+    def __init__(self, config: RetrieveInterestsConfig) -> None:
+        self.config = config
+
+    def search(
+        self,
+        backbone: Interests,
+        batch: Batch,
+        trie: Any,
+        k: int,
+        *,
+        num_beams: int | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exact: bool = False,
+    ) -> Ranked:
+        """See ``search_interests``; ``trie`` and ``num_beams`` are not read, and every result is exact."""
+        block = self.config.items_per_block
+        return search_interests(backbone, batch, k, items_per_block=block, allowed=allowed, exclude=exclude)
