@@ -73,7 +73,7 @@ class Sessions(nn.Module):
         self.apply(init_weights)
         nn.init.normal_(self.start, std=1.0)
         if self.session is not None:
-            nn.init.normal_(self.session, std=1.0)
+            nn.init.normal_(self.session, std=0.02 * math.sqrt(config.width))
 
     def _times(self, batch: Batch) -> Tensor:
         if batch.timestamps is None:
