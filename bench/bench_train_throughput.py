@@ -1,7 +1,7 @@
 """Users per second in training: our packed SASRec against the same network, same weights, on padded torch SDPA.
 
 Both sides take a batch of users drawn at random, as trainers do, and make the same step: forward, loss, backward,
-AdamW. Losses and gradients are equal, asserted before the steps are timed in turn in one process; dropout is off for that.
+AdamW. Losses and gradients are equal, asserted before the steps are timed in turn in one process; dropout is off.
 `pytest bench/bench_train_throughput.py -s --benchmark-json=run.json && python bench/report.py run.json`
 """
 
