@@ -171,6 +171,9 @@ def test_bad_settings_are_named(changes, text):
 def test_what_a_batch_lacks_is_named():
     with pytest.raises(InvalidValueError, match="hstu: batch must have timestamps, got None"):
         hstu(bias="time").embed_users(batch_of([2]))
+    for times in (torch.zeros(3).long(), torch.zeros(2)):
+        with pytest.raises(InvalidValueError, match=r"hstu: timestamps must be int64 \[2\], got torch"):
+            hstu(times="gap", bias="none").embed_users(dataclasses.replace(batch_of([2]), timestamps=times))
     with pytest.raises(InvalidValueError, match="hstu: num_actions must be above 0 to predict actions, got 0"):
         hstu(bias="none").action_logits(batch_of([2]))
     with pytest.raises(InvalidValueError, match=r"hstu: batch must have tokens with asked"):

@@ -240,6 +240,8 @@ def test_a_stream_of_nobody():
         ({}, {"targets": None, "candidates": Jagged.from_rows([[1]])}, "candidates must have 2 rows, got 1"),
         ({}, {"targets": None, "candidates": Jagged.from_rows([[1], [99]])}, r"candidates must be item ids .*, got 99"),
         ({}, {"targets": torch.full((3,), 20)}, r"targets must be item ids in \[0, 20\), got 20"),
+        ({}, {"timestamps": torch.zeros(2).long()}, "timestamps must have one row per item = 3, got 2"),
+        ({}, {"target_actions": None, "actions": torch.zeros(4, 2).bool()}, "actions must have one row per item = 3"),
         ({}, {"contexts": torch.zeros(3, 1).long()}, r"contexts must be \[2, C\], got \[3, 1\]"),
         ({}, {"items": Jagged.from_rows([[1, 2], [-3]])}, r"items must be item ids in \[0, 20\), got -3"),
     ],

@@ -219,6 +219,11 @@ class HSTU(nn.Module):
             )
         else:
             asked = successors(times, offsets) if asked is None else asked
+            for name, column in (("timestamps", times), ("target_timestamps", asked)):
+                if column.dtype != torch.int64 or column.shape != positions.shape:
+                    raise InvalidValueError(
+                        f"hstu: {name} must be int64 {list(positions.shape)}, got {column.dtype} {list(column.shape)}"
+                    )
             times = times if past is None else past.join_times(times)
         return Packing(
             offsets,

@@ -101,6 +101,13 @@ class Interleave(nn.Module):
                 candidates that do not fit.
         """
         self._check("items", batch.items.values)
+        for name in ("targets", "timestamps", "target_timestamps", "actions", "target_actions"):
+            column = getattr(batch, name)
+            if column is not None and column.shape[0] != batch.items.values.shape[0]:
+                raise InvalidValueError(
+                    f"Interleave: {name} must have one row per item = {batch.items.values.shape[0]}, "
+                    f"got {column.shape[0]}"
+                )
         batch = self._with_contexts(batch)
         if self.config.actions == "none":
             batch = dataclasses.replace(batch, actions=None)

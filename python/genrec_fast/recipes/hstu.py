@@ -29,7 +29,7 @@ def hstu() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=50, targets="every", items_per_batch=2048),
         train=TrainConfig(
-            epochs=40,
+            epochs=16,
             learning_rate=1e-3,
             schedule="cosine",
             warmup_steps=300,
