@@ -40,6 +40,7 @@ def test_the_public_list():
         "Jagged",
         "KuaiFormerConfig",
         "MaskedItemsConfig",
+        "MultiTaskConfig",
         "NextCodeConfig",
         "OPQConfig",
         "PQConfig",

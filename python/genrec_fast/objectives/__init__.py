@@ -3,6 +3,7 @@
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
+from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
 from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
 from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
@@ -14,6 +15,8 @@ __all__ = [
     "InBatchConfig",
     "MaskedItems",
     "MaskedItemsConfig",
+    "MultiTask",
+    "MultiTaskConfig",
     "NextCode",
     "NextCodeConfig",
     "SampledBCE",
