@@ -19,6 +19,7 @@ from genrec_fast.ops.jagged_products import embedding, jagged_dense_matmul, jagg
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
+from genrec_fast.ops.topk_inner_product import topk_inner_product
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -49,6 +50,7 @@ __all__ = [
     "segment_mean",
     "segment_sum",
     "to_padded",
+    "topk_inner_product",
     "trie_build",
     "trie_filter",
     "trie_lookup",

@@ -1,0 +1,46 @@
+"""The twin of ``ops.topk_inner_product``: plain torch, slow, and the specification of every bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.ops.reference.rq_encode import lane_sum
+
+__all__ = ["inner_products", "topk_inner_product"]
+
+_BLOCK = 1 << 22  # float64 products held at once
+
+
+def inner_products(queries: Tensor, table: Tensor, bias: Tensor | None) -> Tensor:
+    """float32 ``[B, N]``: float64 products, summed in 16 lanes, plus the bias, rounded once."""
+    wide = table.double()
+    rows = max(1, _BLOCK // max(1, table.numel()))
+    blocks = [lane_sum(block.double().unsqueeze(1) * wide) for block in queries.split(rows)]
+    exact = torch.cat(blocks) if blocks else wide.new_empty(0, len(table))
+    return (exact if bias is None else exact + bias.double()).float()
+
+
+def topk_inner_product(
+    queries: Tensor,
+    table: Tensor,
+    k: int,
+    bias: Tensor | None = None,
+    allowed: Tensor | None = None,
+    exclude_ids: Tensor | None = None,
+    exclude_offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See ``ops.topk_inner_product``: a stable sort of all scores."""
+    scores = inner_products(queries.float(), table.float(), bias)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if exclude_ids is not None and exclude_offsets is not None:
+        lengths = exclude_offsets[1:] - exclude_offsets[:-1]
+        rows = torch.repeat_interleave(torch.arange(len(queries), device=scores.device), lengths)
+        inside = exclude_ids < table.shape[0]
+        scores[rows[inside], exclude_ids[inside]] = -torch.inf
+    best, ids = torch.sort(scores, dim=1, descending=True, stable=True)
+    short = max(0, k - table.shape[0])
+    best = torch.nn.functional.pad(best[:, :k], (0, short), value=-torch.inf).contiguous()
+    ids = torch.nn.functional.pad(ids[:, :k], (0, short))
+    return best, torch.where(best > -torch.inf, ids, -1)
