@@ -174,7 +174,7 @@ def test_messages_name_argument_rule_and_value():
         topk_inner_product(x, table[:, :2], 1)
     with pytest.raises(InvalidValueError, match="k must be at least 1, got 0"):
         topk_inner_product(x, table, 0)
-    with pytest.raises(InvalidTypeError, match="k must be an int, got 1.5"):
+    with pytest.raises(InvalidTypeError, match=r"k must be an int, got 1\.5"):
         topk_inner_product(x, table, 1.5)
     with pytest.raises(InvalidValueError, match=r"bias must be float32 \[5\], got torch.float32 \[4\]"):
         topk_inner_product(x, table, 1, bias=torch.ones(4))
