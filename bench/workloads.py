@@ -180,6 +180,8 @@ _ATTENTION = "shared design notes, 'What stands today', section 4"
 ROWS = {
     "s": Rows(users=32, mean=50, longest=200, source=_ATTENTION),
     "l": Rows(users=32, mean=200, longest=1024, source=_ATTENTION),
+}
+
 TABLES = {
     "12,101 x 128": Vectors(
         num_rows=12_101, depth=128, codebook_size=1, source="Amazon Beauty with the item table of `sasrec`"

@@ -5,6 +5,7 @@ several of them per user.
 """
 
 from genrec_fast.decoders.beam import Beam, BeamConfig
+from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
@@ -18,4 +19,5 @@ __all__ = [
     "RetrieveConfig",
     "RetrieveInterests",
     "RetrieveInterestsConfig",
+    "score_candidates",
 ]

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.decoders._index import is_flat, search_index
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops import topk_inner_product
 from genrec_fast.types import Batch, Embedding, Jagged, Ranked
 
 __all__ = ["Retrieve", "RetrieveConfig", "search"]
@@ -24,36 +26,32 @@ def search(
     items_per_block: int = 65536,
     allowed: Tensor | None = None,
     exclude: Jagged | None = None,
+    index: Any = None,
 ) -> Ranked:
     """The k items with the highest inner product with the user's embedding.
-
-    ::
-
-        for block of items: best = top k of (best, users @ block.T)
 
     Args:
         backbone: an ``Embedding``, in evaluation mode.
         batch: B users.
         k: items per user.
-        items_per_block: scores held at once per user; ``[B, N]`` is never formed for a larger N.
+        items_per_block: scores held at once per user on devices that have no kernel; the CPU's holds none.
         allowed: bool ``[N]`` or ``[B, N]``: items that may appear; ``None``: all.
         exclude: item ids per user that may not appear; ``None``: none.
+        index: a faiss index of the item table under the inner product, item n its vector n; ``None``: the table.
 
     Returns:
-        ``Ranked``: higher score first, then lower item id; ``exact`` is true and ``bound`` -inf everywhere, as every
-        item was scored; ``codes`` ``[B, k, 1]`` holds the item id, the semantic ID that ``tokenizers.atomic`` gives.
+        ``Ranked``: higher score first, then lower item id; ``codes`` ``[B, k, 1]`` holds the item id, the semantic ID
+        that ``tokenizers.atomic`` gives. ``exact`` is true and ``bound`` -inf, as every item was scored; with an
+        index only where it is flat (faiss rounds in float32), else false and inf.
 
     Raises:
-        InvalidTypeError: the backbone is not an ``Embedding``, or a filter has the wrong dtype.
-        InvalidValueError: k or a filter does not fit, or a score is NaN.
+        InvalidTypeError: the backbone is no ``Embedding``, allowed is not bool, or the index cannot be searched.
+        InvalidValueError: k below 1, filters or an index that do not fit, or embeddings that are not finite.
 
     Notes:
-        B N D multiplications in float32; B items_per_block floats of workspace. Deterministic.
-
-    Source: ours.
-
-    Example:
-        ``search(backbone, batch, k=10).items``
+        On the CPU ``ops.topk_inner_product``: 2 B N D flops, the table read once, no matrix of scores; the scores are
+        float64 sums rounded once. Elsewhere products in blocks and ``topk``. With an index, what a filter removes is
+        fetched anew, more at a time, until k are left; scores are those of the table.
     """
     if not isinstance(backbone, Embedding):
         raise InvalidTypeError(f"retrieve: backbone must be Embedding, got {type(backbone).__name__}")
@@ -67,11 +65,33 @@ def search(
         if low < 0 or high >= num_items:
             wrong = low if low < 0 else high
             raise InvalidValueError(f"retrieve: exclude must hold item ids in [0, {num_items}), got {wrong}")
-    owner = None if exclude is None else exclude.row_index()
+    exact, bound = True, -torch.inf
+    if index is not None:
+        best, ids = search_index(index, users, table, k, allowed, exclude)
+        exact = is_flat(index)
+        bound = -torch.inf if exact else torch.inf
+    elif device.type == "cpu":
+        best, ids = topk_inner_product(users, table.float(), k, allowed=allowed, exclude=exclude)
+    else:
+        best, ids = _in_blocks(users, table, k, items_per_block, allowed, exclude)
+    return Ranked(
+        ids,
+        ids.to(torch.int32).unsqueeze(2),
+        best,
+        torch.full((count,), exact, dtype=torch.bool, device=device),
+        torch.full((count,), bound, device=device),
+    )
 
+
+def _in_blocks(
+    users: Tensor, table: Tensor, k: int, items_per_block: int, allowed: Tensor | None, exclude: Jagged | None
+) -> tuple[Tensor, Tensor]:
+    """``for block of items: best = top k of (best, users @ block.T)``: scores ``[B, k]`` and ids ``[B, k]``."""
+    count, device = users.shape[0], users.device
+    owner = None if exclude is None else exclude.row_index()
     best = torch.full((count, k), -torch.inf, device=device)
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
-    for first in range(0, num_items, items_per_block):
+    for first in range(0, table.shape[0], items_per_block):
         block = table[first : first + items_per_block].float()
         scores = users @ block.T
         if bool(scores.isnan().any()):
@@ -86,14 +106,7 @@ def search(
         # Earlier blocks stand first and hold the lower ids, so a stable sort breaks ties as promised.
         best, order = torch.sort(torch.cat([best, value], 1), dim=1, descending=True, stable=True)
         best, ids = best[:, :k].contiguous(), torch.cat([ids, place + first], 1).gather(1, order[:, :k])
-    ids = torch.where(best > -torch.inf, ids, -1)
-    return Ranked(
-        ids,
-        ids.to(torch.int32).unsqueeze(2),
-        best,
-        torch.ones(count, dtype=torch.bool, device=device),
-        torch.full((count,), -torch.inf, device=device),
-    )
+    return best, torch.where(best > -torch.inf, ids, -1)
 
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +131,7 @@ class RetrieveConfig:
     needs: ClassVar[str] = "Embedding"
 
     items_per_block: int = 65536
-    """items scored at once (65536: 64 MiB of scores for 256 users)"""
+    """items scored at once where there is no kernel, on a GPU (65536: 64 MiB of scores for 256 users)"""
 
     def __post_init__(self) -> None:
         if self.items_per_block < 1:
@@ -129,10 +142,17 @@ class RetrieveConfig:
 
 
 class Retrieve:
-    """A configured exact search with an embedding."""
+    """A configured search with an embedding: exact, unless ``index`` is set to a faiss index that is not flat.
+
+    The index is the caller's to make over ``item_table()`` once training is over, and is not saved with the model::
+
+        model.decoder.index = faiss.index_factory(64, "HNSW32", faiss.METRIC_INNER_PRODUCT)
+        model.decoder.index.add(model.backbone.item_table().detach().numpy())
+    """
 
     def __init__(self, config: RetrieveConfig) -> None:
         self.config = config
+        self.index: Any = None
 
     def search(
         self,
@@ -146,6 +166,13 @@ class Retrieve:
         exclude: Jagged | None = None,
         exact: bool = False,
     ) -> Ranked:
-        """See ``search``; ``trie`` and ``num_beams`` are not read, and every result is exact."""
-        block = self.config.items_per_block
-        return search(backbone, batch, k, items_per_block=block, allowed=allowed, exclude=exclude)
+        """See ``search``; ``trie`` and ``num_beams`` are not read; with ``exact`` nor is the index."""
+        return search(
+            backbone,
+            batch,
+            k,
+            items_per_block=self.config.items_per_block,
+            allowed=allowed,
+            exclude=exclude,
+            index=None if exact else self.index,
+        )

@@ -1,0 +1,78 @@
+"""Scores of given items: a few candidates per user instead of the whole catalog."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops.reference.rq_encode import lane_sum
+from genrec_fast.types import Batch, Embedding, Jagged
+
+__all__ = ["score_candidates", "scores_of_pairs"]
+
+_BLOCK = 1 << 20  # float64 products held at once: 8 MiB
+
+
+def scores_of_pairs(users: Tensor, table: Tensor, rows: Tensor, items: Tensor) -> Tensor:
+    """float32 ``[T]``: inner products of ``users[rows]`` and ``table[items]``, as ``ops.topk_inner_product`` has them.
+
+    Args:
+        users: float ``[B, D]``.
+        table: float ``[N, D]``.
+        rows: int64 ``[T]`` in ``[0, B)``.
+        items: int64 ``[T]`` in ``[0, N)``.
+    """
+    step = max(1, _BLOCK // max(1, table.shape[1]))
+    out = torch.empty(items.numel(), device=users.device)
+    for begin in range(0, items.numel(), step):
+        part = slice(begin, begin + step)
+        out[part] = lane_sum(users[rows[part]].float().double() * table[items[part]].float().double()).float()
+    return out
+
+
+@torch.inference_mode()
+def score_candidates(backbone: Embedding, batch: Batch, candidates: Jagged) -> Jagged:
+    """The inner product of each user's embedding with that of each of the user's candidates.
+
+    Args:
+        backbone: an ``Embedding``, in evaluation mode.
+        batch: B users, through the backbone's layout.
+        candidates: int64 item ids, B rows, in any order; rows may be empty, and an item may stand twice.
+
+    Returns:
+        float32 Jagged of the candidates' rows and order: the scores that ``retrieve`` gives the same items, bit for
+        bit on the CPU.
+
+    Raises:
+        InvalidTypeError: the backbone is no ``Embedding``, or candidates are not int64 Jagged.
+        InvalidValueError: another number of rows, an item outside ``[0, N)``, or embeddings that are not finite.
+
+    Notes:
+        Every history is read once, however many candidates there are: O(T D) beyond ``embed_users``.
+    """
+    if not isinstance(backbone, Embedding):
+        raise InvalidTypeError(f"score_candidates: backbone must be Embedding, got {type(backbone).__name__}")
+    if not isinstance(candidates, Jagged) or candidates.values.dtype != torch.int64 or candidates.values.dim() != 1:
+        what = candidates.values.dtype if isinstance(candidates, Jagged) else type(candidates).__name__
+        raise InvalidTypeError(f"score_candidates: candidates must be int64 Jagged, got {what}")
+    if len(candidates) != len(batch):
+        raise InvalidValueError(
+            f"score_candidates: candidates must have one row for each of {len(batch)} users, got {len(candidates)}"
+        )
+    table = backbone.item_table()
+    if candidates.values.numel():
+        low, high = (int(v) for v in candidates.values.aminmax())
+        if low < 0 or high >= table.shape[0]:
+            raise InvalidValueError(
+                f"score_candidates: candidates must be item ids in [0, {table.shape[0]}), "
+                f"got {low if low < 0 else high}"
+            )
+    users = backbone.embed_users(batch)
+    scores = scores_of_pairs(users, table, candidates.row_index(), candidates.values)
+    if bool(scores.isnan().any()):
+        place = int(scores.isnan().nonzero()[0])
+        raise InvalidValueError(
+            f"score_candidates: embeddings must be finite, got NaN for item {int(candidates.values[place])}"
+        )
+    return Jagged(scores, candidates.offsets)
