@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_targets, check_length, with_start
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
@@ -27,10 +29,14 @@ class CausalConfig:
     num_layers: int = 2  # SASRec, section 4.1
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.5  # rate; SASRec, section 4.2, on sparse data
+    normalize: bool = False  # users and items of length 1, scored by their cosine / temperature
+    temperature: float = 0.07  # of that score
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
         check_sizes(self, zero=("num_layers",))
+        if not 0 < self.temperature < math.inf:
+            raise InvalidValueError(f"CausalConfig: temperature must be above 0 and finite, got {self.temperature}")
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Causal:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
@@ -88,17 +94,17 @@ class Causal(nn.Module):
         return last_of_rows(states, rows.offsets)
 
     def user_vectors(self, states: Tensor) -> Tensor:
-        """What is multiplied with ``item_table``: the states."""
-        return states
+        """What is multiplied with ``item_table``, from states."""
+        return F.normalize(states, dim=-1) / self.config.temperature if self.config.normalize else states
 
     def embed_targets(self, batch: Batch) -> Tensor:
         """``[M, D]``: the state that predicts each target."""
-        return at_targets(self._states(batch)[0], batch)
+        return self.user_vectors(at_targets(self._states(batch)[0], batch))
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
-        return self.last_states(batch)
+        return self.user_vectors(self.last_states(batch))
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return self.items.weight
+        return F.normalize(self.items.weight, dim=-1) if self.config.normalize else self.items.weight
