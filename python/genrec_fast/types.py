@@ -323,8 +323,14 @@ class ActionScoring(Protocol):
         ...
 
 
+class _ItemTable(Protocol):
+    def item_table(self) -> Tensor:
+        """``[N, D]``: what the vectors of users are multiplied with."""
+        ...
+
+
 @runtime_checkable
-class Resumable(Protocol):
+class Resumable(_ItemTable, Protocol):
     """An ``Embedding`` over packed rows that can read new events of a history alone, given what it knew of the past."""
 
     @property
@@ -360,13 +366,9 @@ class Resumable(Protocol):
         """What is multiplied with ``item_table``, from states."""
         ...
 
-    def item_table(self) -> Tensor:
-        """``[N, D]``."""
-        ...
-
 
 @runtime_checkable
-class Embedding(Protocol):
+class Embedding(_ItemTable, Protocol):
     """A backbone that places users and items in one space; a score is an inner product."""
 
     def embed_targets(self, batch: Batch) -> Tensor:
@@ -377,32 +379,20 @@ class Embedding(Protocol):
         """``[B, D]``: the state after each whole history."""
         ...
 
-    def item_table(self) -> Tensor:
-        """``[N, D]``."""
-        ...
-
 
 @runtime_checkable
-class Interests(Protocol):
+class Interests(_ItemTable, Protocol):
     """A backbone that places a user in several places; a score is the largest of their inner products."""
 
     def embed_interests(self, batch: Batch) -> Tensor:
         """``[B, I, D]``."""
         ...
 
-    def item_table(self) -> Tensor:
-        """``[N, D]``."""
-        ...
-
 
 @runtime_checkable
-class MaskedEmbedding(Protocol):
+class MaskedEmbedding(_ItemTable, Protocol):
     """A backbone that tells hidden items from the rest of their row."""
 
     def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
         """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""
-        ...
-
-    def item_table(self) -> Tensor:
-        """``[N, D]``."""
         ...
