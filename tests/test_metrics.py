@@ -112,3 +112,36 @@ def test_collision_rate_and_codebook_use():
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@given(st.integers(2, 30), st.integers(0, 1000))
+def test_auc_is_the_share_of_pairs_in_order(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-4, 5, (count,), generator=generator).float()
+    labels = torch.rand(count, generator=generator) < 0.5
+    labels[0], labels[1] = True, False
+    pairs = (scores[labels][:, None] - scores[~labels]).sign()
+    assert metrics.auc(scores, labels) == pytest.approx(float((pairs + 1).mean() / 2))
+
+
+def test_normalized_entropy_of_a_constant_guess_is_one():
+    labels = torch.arange(10) < 3
+    constant = torch.full((10,), 0.3).logit()
+    assert metrics.normalized_entropy(constant, labels) == pytest.approx(1.0, abs=1e-6)
+    assert metrics.normalized_entropy(torch.where(labels, 2.0, -2.0), labels) < 0.3
+    assert metrics.normalized_entropy(torch.where(labels, -2.0, 2.0), labels) > 1.0
+
+
+@pytest.mark.parametrize("function", [metrics.auc, metrics.normalized_entropy])
+def test_messages_of_yes_and_no(function):
+    name, labels = function.__name__, torch.tensor([True, False])
+    with pytest.raises(InvalidTypeError, match=rf"{name}: logits must be float \[M\] and labels bool \[M\]"):
+        function(torch.tensor([1, 2]), labels)
+    with pytest.raises(InvalidValueError, match=rf"{name}: logits and labels must be \[M\] and \[M\], got \[3\]"):
+        function(torch.ones(3), labels)
+    with pytest.raises(InvalidValueError, match=f"{name}: logits must not be NaN, got NaN in row 1"):
+        function(torch.tensor([0.0, torch.nan]), labels)
+    with pytest.raises(InvalidValueError, match=f"{name}: labels must hold both yes and no, got 2 yes and 0 no"):
+        function(torch.ones(2), torch.tensor([True, True]))
+    with pytest.raises(InvalidValueError, match="got 0 yes and 0 no"):
+        function(torch.ones(0), torch.zeros(0, dtype=torch.bool))

@@ -49,6 +49,7 @@ def test_the_public_list():
         "RQKMeansConfig",
         "RQVAEConfig",
         "RandomConfig",
+        "RankConfig",
         "Ranked",
         "Recipe",
         "Recommender",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         T5Config,
         TimelineConfig,
     )
-    from genrec_fast.decoders import BeamConfig, GreedyConfig, RetrieveConfig, RetrieveInterestsConfig
+    from genrec_fast.decoders import BeamConfig, GreedyConfig, RankConfig, RetrieveConfig, RetrieveInterestsConfig
     from genrec_fast.errors import (
         CorruptFileError,
         DataError,
@@ -109,6 +109,7 @@ __all__ = [
     "RQKMeansConfig",
     "RQVAEConfig",
     "RandomConfig",
+    "RankConfig",
     "Ranked",
     "Recipe",
     "Recommender",
@@ -150,6 +151,7 @@ _HOMES = {
     "TimelineConfig": "genrec_fast.backbones",
     "BeamConfig": "genrec_fast.decoders",
     "GreedyConfig": "genrec_fast.decoders",
+    "RankConfig": "genrec_fast.decoders",
     "RetrieveConfig": "genrec_fast.decoders",
     "RetrieveInterestsConfig": "genrec_fast.decoders",
     "CorruptFileError": "genrec_fast.errors",

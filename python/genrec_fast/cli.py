@@ -108,7 +108,8 @@ def _run_training(recipe: Any, options: Any) -> None:
         parts["tokenizer"] = PublishedConfig(path=str(options.semantic_ids))
     if any(part != getattr(recipe, name) for name, part in parts.items()):
         parts["measured"] = "not yet measured"  # the figure belongs to the recipe as it is published
-    data = load(options.data)
+    objective = parts.get("objective", recipe.objective)
+    data = load(options.data, actions=getattr(objective, "actions", None) or None)
     model = train(
         dataclasses.replace(recipe, **parts),
         data,

@@ -54,7 +54,8 @@ def evaluate(
         json: one JSON object instead of a table.
     """
     set_threads(threads)
-    recommender, dataset = load(model, device), load_data(data)
+    recommender = load(model, device)
+    dataset = load_data(data, actions=getattr(recommender.recipe.objective, "actions", None) or None)
     if dataset.interactions.item_ids != recommender.item_ids:
         raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
     if num_beams is not None and num_beams < 1:

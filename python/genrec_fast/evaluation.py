@@ -14,8 +14,9 @@ from genrec_fast import metrics
 from genrec_fast.data import Evaluation, evaluation_batches
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.model import Recommender
+from genrec_fast.types import ActionScoring
 
-__all__ = ["Evaluated", "evaluate"]
+__all__ = ["Evaluated", "evaluate", "figure_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class Evaluated:
         exact: share of users whose list is proven to be the best of the whole catalog.
         users_per_second: with this machine and these settings.
         num_users: how many were asked.
+        auc: per action, the area under the ROC curve of the predicted next actions; for models that predict them. 0.5
+            where all answers are alike.
+        normalized_entropy: per action, likewise; 1 where all answers are alike.
     """
 
     recall: dict[int, float]
@@ -37,6 +41,18 @@ class Evaluated:
     exact: float
     users_per_second: float
     num_users: int
+    auc: dict[str, float] = dataclasses.field(default_factory=dict)
+    normalized_entropy: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """What a training chooses its best weights by, and more: recall and NDCG, and means over the actions."""
+        found: dict[str, float] = {}
+        for k in self.recall:
+            found |= {f"recall@{k}": self.recall[k], f"ndcg@{k}": self.ndcg[k]}
+        for name, values in (("auc", self.auc), ("normalized_entropy", self.normalized_entropy)):
+            if values:
+                found[name] = sum(values.values()) / len(values)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -45,6 +61,8 @@ class Evaluated:
     def __str__(self) -> str:
         rows = [(f"recall@{k}", f"{value:.4f}") for k, value in self.recall.items()]
         rows += [(f"ndcg@{k}", f"{value:.4f}") for k, value in self.ndcg.items()]
+        rows += [(f"auc {name}", f"{value:.4f}") for name, value in self.auc.items()]
+        rows += [(f"ne {name}", f"{value:.4f}") for name, value in self.normalized_entropy.items()]
         rows += [("invalid", f"{self.invalid_rate:.4f}"), ("exact", f"{self.exact:.4f}")]
         rows += [("users", f"{self.num_users:,}"), ("users/s", f"{self.users_per_second:,.1f}")]
         wide, high = (max(len(row[i]) for row in rows) for i in (0, 1))
@@ -82,6 +100,8 @@ def evaluate(
         bucketed=True,
     )
     items, targets, exact = [], [], []
+    asks = predicts_actions(model)
+    logits, labels = [], []
     start = time.perf_counter()
     with model.answering():
         for batch in batches:
@@ -91,7 +111,14 @@ def evaluate(
             items.append(ranked.items.cpu())
             exact.append(ranked.exact.cpu())
             targets.append(batch.targets[batch.target_positions])
+            if asks:
+                asked = model.layout(batch.to(model.device))
+                logits.append(model.backbone.action_logits(asked).float().cpu())  # type: ignore[operator]
+                if asked.tokens.labels is None:
+                    raise InvalidValueError("evaluate: evaluation must have actions for a model of actions, got None")
+                labels.append(asked.tokens.labels.cpu())
     seconds = time.perf_counter() - start
+    auc, entropy = _of_actions(model, torch.cat(logits), torch.cat(labels)) if asks else ({}, {})
     found, wanted = torch.cat(items), torch.cat(targets)
     return Evaluated(
         recall={k: metrics.recall(found, wanted, k) for k in ks},
@@ -100,4 +127,32 @@ def evaluate(
         exact=float(torch.cat(exact).double().mean()),
         users_per_second=len(evaluation) / seconds,
         num_users=len(evaluation),
+        auc=auc,
+        normalized_entropy=entropy,
     )
+
+
+def predicts_actions(model: Recommender) -> bool:
+    """Whether the model was trained to predict actions."""
+    needs = getattr(model.recipe.objective.build(), "needs", None)
+    return needs is ActionScoring
+
+
+def figure_names(model: Recommender) -> tuple[str, ...]:
+    """Names of ``Evaluated.figures()`` for ks 5 and 10; the last one is what a training goes by."""
+    names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+    return (*names, "auc", "normalized_entropy") if predicts_actions(model) else names
+
+
+def _of_actions(
+    model: Recommender, logits: torch.Tensor, labels: torch.Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    names = getattr(model.recipe.objective, "actions", ())
+    if len(names) != labels.shape[1]:
+        names = tuple(f"action {number}" for number in range(labels.shape[1]))
+    auc, entropy = {}, {}
+    for number, name in enumerate(names):
+        alike = bool((labels[:, number] == labels[0, number]).all())
+        auc[name] = 0.5 if alike else metrics.auc(logits[:, number], labels[:, number])
+        entropy[name] = 1.0 if alike else metrics.normalized_entropy(logits[:, number], labels[:, number])
+    return auc, entropy

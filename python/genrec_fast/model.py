@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genrec_fast.data import Evaluation
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
-from genrec_fast.questions import joined, question, slice_rows, to_histories, to_times
+from genrec_fast.questions import joined, question, slice_rows, to_actions, to_histories, to_times
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.trie import Trie, build_trie
@@ -171,6 +171,7 @@ class Recommender:
         users: Sequence[int] | Tensor | None = None,
         timestamps: Jagged | Sequence[Sequence[float]] | None = None,
         target_timestamps: Sequence[float] | Tensor | None = None,
+        actions: Jagged | None = None,
         users_per_batch: int = 256,
     ) -> Ranked:
         """The k best items for each history.
@@ -189,6 +190,8 @@ class Recommender:
             timestamps: when each event of the histories was, not decreasing, in the training data's unit (seconds):
                 for backbones that read times; rows as long as the histories'.
             target_timestamps: ``[B]``: when the recommendations are to be shown; ``None``: at the last event.
+            actions: bool ``[E, A]`` Jagged, rows as long as the histories': what the users did with the items, in the
+                order of the training data's actions: for recipes that read actions (``hstu_ranking``).
             users_per_batch: users searched at once: a matter of memory and speed, not of the result.
 
         Returns:
@@ -226,7 +229,9 @@ class Recommender:
         if exclude_seen:
             exclude = rows if exclude is None else joined(exclude, rows)
         times, asked_at = to_times(rows, timestamps, target_timestamps)
-        questions = Evaluation(rows, who, who, times, asked_at)  # the answers are not known and not read
+        questions = Evaluation(
+            rows, who, who, times, asked_at, to_actions(rows, actions)
+        )  # the answers are not known and not read
         parts = []
         with self.answering():
             for begin in range(0, len(rows), users_per_batch):

@@ -13,7 +13,7 @@ from genrec_fast.data.interactions import following, span_indices, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
-__all__ = ["joined", "question", "slice_rows", "to_histories", "to_rows", "to_times"]
+__all__ = ["joined", "question", "slice_rows", "to_actions", "to_histories", "to_rows", "to_times"]
 
 
 def to_rows(op: str, name: str, rows: Jagged | Sequence[Sequence[int]], num_items: int) -> Jagged:
@@ -91,13 +91,32 @@ def to_times(
     return times, at
 
 
+def to_actions(histories: Jagged, actions: Jagged | None) -> Tensor | None:
+    """Checked actions of the events, bool ``[E, A]``.
+
+    Raises:
+        InvalidTypeError: not bool Jagged.
+        InvalidValueError: rows of other lengths than the histories'.
+    """
+    if actions is None:
+        return None
+    if not isinstance(actions, Jagged) or actions.values.dtype != torch.bool or actions.values.dim() != 2:
+        what = f"{actions.values.dtype}" if isinstance(actions, Jagged) else type(actions).__name__
+        raise InvalidTypeError(f"recommend: actions must be bool Jagged [E, A], got {what}")
+    if not torch.equal(actions.offsets, histories.offsets):
+        raise InvalidValueError("recommend: actions must have rows as long as the histories', got other lengths")
+    return actions.values
+
+
 def question(asked: Evaluation) -> Batch:
     """A batch without its answers; where it is not known when it is asked, at the last event."""
     times, now = whole_times(asked.timestamps), whole_times(asked.target_timestamps)
     if times is not None and now is None:
         now = times[asked.histories.offsets[1:] - 1]
     asked_at = following(times, now, asked.histories.offsets)
-    return Batch(asked.histories, users=asked.users, timestamps=times, target_timestamps=asked_at)
+    return Batch(
+        asked.histories, users=asked.users, timestamps=times, target_timestamps=asked_at, actions=asked.actions
+    )
 
 
 def _are_rows_of_ids(histories: object) -> bool:

@@ -22,6 +22,7 @@ def test_the_registry():
         "bert4rec",
         "gru4rec",
         "hstu",
+        "hstu_ranking",
         "kuaiformer",
         "marius",
         "sasrec",
@@ -49,6 +50,11 @@ def test_a_recipe_cites_its_source_and_states_its_deviations(name):
 def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     data = Shop(80).dataset(60)
     recipe = recipes.get(name)
+    if name == "hstu_ranking":
+        events = data.interactions
+        rated = torch.stack([events.items.values % 2 == 0, events.items.values % 6 == 0], 1)
+        events = dataclasses.replace(events, actions=rated, action_names=recipe.objective.actions)
+        data = dataclasses.replace(data, interactions=events)
     parts = {"train": dataclasses.replace(recipe.train, epochs=1, evaluate_beams=10)}
     if recipe.tokenizer is not None:
         parts["tokenizer"] = RQKMeansConfig(codebook_sizes=(8, 8))
@@ -56,11 +62,16 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
         parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
     test = leave_one_out(data.interactions).test
-    histories, times = test.histories, {}
+    histories, times, known = test.histories, {}, {}
+    if name == "hstu_ranking":
+        with pytest.raises(InvalidValueError, match="batch must have actions, got None"):
+            model.recommend(histories, 5)
+        known = {"actions": Jagged(test.actions, histories.offsets)}
     if getattr(model.backbone, "reads_times", False):
         times = {"timestamps": Jagged(test.timestamps, histories.offsets), "target_timestamps": test.target_timestamps}
         with pytest.raises(InvalidValueError, match="batch must have timestamps, got None"):
-            model.recommend(histories, 5)
+            model.recommend(histories, 5, **known)
+    times |= known
     top = model.recommend(histories, 5, num_beams=20, **times)
     again = load(tmp_path).recommend(histories, 5, num_beams=20, users_per_batch=7, **times)
     assert top.items.shape == (60, 5)

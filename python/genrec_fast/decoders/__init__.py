@@ -1,13 +1,14 @@
 """Search procedures: how the k best items of the catalog are found; never a network.
 
 ``beam`` and ``greedy`` write semantic IDs over a trie, ``retrieve`` compares embeddings, ``interests``
-several of them per user.
+several of them per user, ``rank`` asks what the user would do with each candidate.
 """
 
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
+from genrec_fast.decoders.rank import Rank, RankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "BeamConfig",
     "Greedy",
     "GreedyConfig",
+    "Rank",
+    "RankConfig",
     "Retrieve",
     "RetrieveConfig",
     "RetrieveInterests",

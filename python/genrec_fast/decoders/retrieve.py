@@ -14,7 +14,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_inner_product
 from genrec_fast.types import Batch, Embedding, Jagged, Ranked
 
-__all__ = ["Retrieve", "RetrieveConfig", "search"]
+__all__ = ["Retrieve", "RetrieveConfig", "keep_best", "search"]
 
 
 @torch.inference_mode()
@@ -102,10 +102,17 @@ def _in_blocks(
         if exclude is not None and owner is not None:
             inside = (exclude.values >= first) & (exclude.values < first + block.shape[0])
             scores[owner[inside], exclude.values[inside].long() - first] = -torch.inf
-        value, place = _top(scores, min(k, block.shape[0]))
-        # Earlier blocks stand first and hold the lower ids, so a stable sort breaks ties as promised.
-        best, order = torch.sort(torch.cat([best, value], 1), dim=1, descending=True, stable=True)
-        best, ids = best[:, :k].contiguous(), torch.cat([ids, place + first], 1).gather(1, order[:, :k])
+        best, ids = keep_best(best, ids, scores, torch.arange(first, first + block.shape[0], device=device))
+    return best, ids
+
+
+def keep_best(best: Tensor, ids: Tensor, scores: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """The best k of ``[B, k]`` scores and ids, and ``[B, n]`` scores of ascending ``items [n]`` above all those ids."""
+    k = best.shape[1]
+    value, place = _top(scores, min(k, scores.shape[1]))
+    # Earlier items stand first and hold the lower ids, so a stable sort breaks ties as promised.
+    best, order = torch.sort(torch.cat([best, value], 1), dim=1, descending=True, stable=True)
+    best, ids = best[:, :k].contiguous(), torch.cat([ids, items[place]], 1).gather(1, order[:, :k])
     return best, torch.where(best > -torch.inf, ids, -1)
 
 

@@ -18,6 +18,7 @@ __all__ = ["MultiTask", "MultiTaskConfig"]
 class MultiTaskConfig:
     """Settings of ``MultiTask``."""
 
+    actions: tuple[str, ...] = ()  # the rules of data.load(actions=...) that the command line reads data with
     weights: tuple[float, ...] = ()  # one per action, of its cross-entropy; empty: all 1
     positive_weights: tuple[float, ...] = ()  # one per action, of its yes against its no; empty: all 1
 

@@ -7,6 +7,7 @@ from genrec_fast.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
+from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.sasrec import sasrec
@@ -20,6 +21,7 @@ __all__ = [
     "get",
     "gru4rec",
     "hstu",
+    "hstu_ranking",
     "kuaiformer",
     "marius",
     "names",
@@ -34,6 +36,7 @@ _ALL = (
     bert4rec,
     gru4rec,
     hstu,
+    hstu_ranking,
     kuaiformer,
     marius,
     sasrec,

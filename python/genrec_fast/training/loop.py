@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
-from genrec_fast.evaluation import evaluate
+from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.model import Recommender, build_parts, usable_device
 from genrec_fast.recipe import Objective, Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -44,7 +44,7 @@ def train(
     device: str | None = None,
     show_progress: bool = True,
 ) -> Recommender:
-    """Trains ``recipe`` on ``data`` and returns the recommender with the best validation NDCG@10.
+    """Trains ``recipe`` on ``data`` and returns the recommender with the best validation NDCG@10 (of actions: entropy).
 
     Args:
         recipe: what to train and how.
@@ -193,7 +193,7 @@ class _Training:
             self._save()
             self._draw()
             self.model.save(self.out)
-            self.bar.say(f"saved {self.out}: best validation ndcg@10 {state.best_score:.4f}, epoch {state.best_epoch}")
+            self.bar.say(f"saved {self.out}: best validation score {state.best_score:.4f}, epoch {state.best_epoch}")
         return self.model
 
     def _stale(self) -> bool:
@@ -338,7 +338,7 @@ class _Training:
                 figures = self._validation_figures()
         except KeyboardInterrupt:
             self._leave()
-        score = figures["ndcg@10"]
+        score = -figures["normalized_entropy"] if "normalized_entropy" in figures else figures["ndcg@10"]
         better = self.best is None or state.best_score is None or score > state.best_score
         if better:
             self.best = {name: tensor.clone() for name, tensor in module_tensors(self.model.backbone).items()}
@@ -365,16 +365,14 @@ class _Training:
             self._draw()
 
     def _validation_figures(self) -> dict[str, float]:
-        """Recall and NDCG; every process asks its share of the users."""
+        """Recall and NDCG, and of actions; every process asks its share of the users."""
         beams = self.settings.evaluate_beams
         own = self.validation.rows(torch.arange(self.rank, len(self.validation), self.world))
-        names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+        names = figure_names(self.model)
         sums = torch.zeros(len(names), dtype=torch.float64)
         if len(own):
-            result = evaluate(self.model, own, ks=(5, 10), num_beams=beams)
-            sums += len(own) * torch.tensor(
-                [result.recall[5], result.ndcg[5], result.recall[10], result.ndcg[10]], dtype=torch.float64
-            )
+            figures = evaluate(self.model, own, ks=(5, 10), num_beams=beams).figures()
+            sums += len(own) * torch.tensor([figures[name] for name in names], dtype=torch.float64)
         sums = self.processes.sum(sums).cpu()
         return dict(zip(names, (sums / len(self.validation)).tolist(), strict=True))
 

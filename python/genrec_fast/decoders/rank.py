@@ -1,0 +1,160 @@
+"""Ranking: every candidate stands behind the history as a token of its own, and is judged by what the user would do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genrec_fast.decoders._users import check_filter, check_k
+from genrec_fast.decoders.retrieve import keep_best
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.types import ActionScoring, Batch, Jagged, Ranked, Tokens
+
+__all__ = ["Rank", "RankConfig", "with_candidates"]
+
+
+def with_candidates(batch: Batch, candidates: Tensor) -> Batch:
+    """The batch with the same candidates behind every history, asked in their order.
+
+    Args:
+        batch: B users through ``layouts.Interleave``, without targets or candidates.
+        candidates: int64 ``[C]``: item ids.
+
+    Returns:
+        A batch whose ``tokens.asked`` are B * C candidates, user by user.
+
+    Raises:
+        InvalidValueError: no tokens, or candidates that are there already.
+        UnsupportedError: items with features, which a decoder cannot look up for candidates.
+    """
+    tokens = batch.tokens
+    if tokens is None or tokens.candidates_at.numel():
+        raise InvalidValueError("rank: batch must have tokens without candidates (let it pass layouts.Interleave)")
+    if batch.features is not None:
+        raise UnsupportedError("rank: items must have no features, as a decoder knows none of the candidates")
+    count, each = len(batch), candidates.numel()
+    device = tokens.offsets.device
+    before = torch.arange(count + 1, device=device) * each  # candidates in front of each row
+    offsets = tokens.offsets + before
+
+    def moved(at: Tensor) -> Tensor:
+        return at + before[torch.searchsorted(tokens.offsets, at, right=True) - 1]
+
+    candidates_at = (offsets[1:, None] - each + torch.arange(each, device=device)).flatten()
+    times: dict[str, Tensor | None] = {"timestamps": None, "query_timestamps": None}
+    if tokens.timestamps is not None and tokens.query_timestamps is not None:
+        own = moved(torch.arange(int(tokens.offsets[-1]), device=device))
+        now = tokens.offsets.new_zeros(count)
+        some = tokens.offsets.diff() > 0
+        now[some] = tokens.query_timestamps[tokens.offsets[1:][some] - 1]  # when the user asks
+        for name, column in (("timestamps", tokens.timestamps), ("query_timestamps", tokens.query_timestamps)):
+            whole = column.new_zeros(int(offsets[-1]))
+            whole[own], whole[candidates_at] = column, now.repeat_interleave(each)
+            times[name] = whole
+    return dataclasses.replace(
+        batch,
+        candidates=Jagged(candidates.repeat(count), before),
+        tokens=Tokens(
+            offsets,
+            moved(tokens.contexts_at),
+            moved(tokens.items_at),
+            moved(tokens.actions_at),
+            candidates_at,
+            torch.full((count,), each, dtype=torch.int64, device=device),
+            tokens.contextual_seq_len,
+            times["timestamps"],
+            times["query_timestamps"],
+            asked=candidates_at,
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankConfig:
+    """Settings of ``Rank``."""
+
+    needs: ClassVar[str] = "ActionScoring"
+
+    weights: tuple[float, ...] = ()
+    """of the actions' probabilities in an item's score; empty: all 1"""
+    candidates_per_pass: int = 128
+    """candidates behind one reading of the history; with it they must fit into the backbone's max_tokens"""
+
+    def __post_init__(self) -> None:
+        if self.candidates_per_pass < 1:
+            raise InvalidValueError(
+                f"RankConfig: candidates_per_pass must be at least 1, got {self.candidates_per_pass}"
+            )
+        if self.weights and not (all(0.0 <= w < math.inf for w in self.weights) and sum(self.weights) > 0.0):
+            raise InvalidValueError(f"RankConfig: weights must be finite, at least 0 and not all 0, got {self.weights}")
+
+    def build(self) -> Rank:
+        return Rank(self)
+
+
+class Rank:
+    """Scores candidates by ``sum_a weights[a] * P(action a) / sum_a weights[a]`` and gives the k best, exactly.
+
+    The candidates are all items, or those of ``allowed``: a ranking model is asked about a short list. Candidates see
+    the history and themselves, never each other, so the scores do not depend on who else is asked about.
+
+    Notes:
+        The history is read once per ``candidates_per_pass`` candidates.
+
+    Source: HSTU (arXiv:2402.17152), section 2.2; candidates side by side: its production code (M-FALCON).
+    """
+
+    def __init__(self, config: RankConfig) -> None:
+        self.config = config
+
+    @torch.inference_mode()
+    def search(
+        self,
+        backbone: Any,
+        batch: Batch,
+        trie: Any,
+        k: int,
+        *,
+        num_beams: int | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exact: bool = False,
+    ) -> Ranked:
+        """The k candidates with the highest scores; ``trie``, ``num_beams`` and ``exact`` are not read.
+
+        Raises:
+            InvalidTypeError: the backbone does not predict actions and embed items.
+            InvalidValueError: k, a filter, the weights or the length of a row does not fit.
+        """
+        if not isinstance(backbone, ActionScoring) or not hasattr(backbone, "item_table"):
+            raise InvalidTypeError(f"rank: backbone must be ActionScoring, got {type(backbone).__name__}")
+        check_k("rank", k)
+        count, num_items, device = len(batch), backbone.item_table().shape[0], batch.items.offsets.device
+        check_filter("rank", count, num_items, allowed, exclude)
+        weights = torch.tensor(self.config.weights or (1.0,) * backbone.num_actions, device=device)
+        if weights.numel() != backbone.num_actions:
+            raise InvalidValueError(f"rank: weights must give {backbone.num_actions} actions, got {weights.numel()}")
+        hidden = torch.zeros(count, num_items, dtype=torch.bool, device=device)
+        if allowed is not None:
+            hidden |= ~allowed
+        if exclude is not None:
+            hidden[exclude.row_index(), exclude.values] = True
+        asked = (~hidden).any(0).nonzero().squeeze(1)
+        best = torch.full((count, k), -torch.inf, device=device)
+        ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
+        for part in asked.split(self.config.candidates_per_pass) if count else ():
+            logits = backbone.action_logits(with_candidates(batch, part)).float()
+            chances = (logits.sigmoid() @ weights / weights.sum()).view(count, part.numel())
+            best, ids = keep_best(best, ids, chances.masked_fill(hidden[:, part], -torch.inf), part)
+        return Ranked(
+            ids,
+            ids.to(torch.int32).unsqueeze(2),
+            best,
+            torch.ones(count, dtype=torch.bool, device=device),
+            torch.full((count,), -torch.inf, device=device),
+        )
