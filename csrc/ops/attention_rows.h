@@ -12,9 +12,6 @@ namespace genrec::GENREC_ISA {
 
 constexpr float negative_infinity = -HUGE_VALF;
 
-// Vectors that hold `count` columns.
-constexpr std::int64_t num_vectors(std::int64_t count) { return (count + lanes - 1) / lanes; }
-
 // An ending that keeps the sums: out[row * stride + column].
 struct Keep {
   float* out;
@@ -31,47 +28,6 @@ struct Keep {
       for (int v = 0; v < Vecs; ++v) store(out + (row + r) * stride + column + v * lanes, sums[r][v]);
   }
 };
-
-// Rows of `num_columns` elements as panels of their columns: element (j, c) at
-// (c / panel_width * padded + j) * panel_width + c % panel_width, `padded` rows at least num_rows; columns behind the
-// last and rows behind num_rows become 0.
-static inline void pack_rows(const float* rows, std::int64_t stride, std::int64_t num_rows, std::int64_t padded,
-                             std::int64_t num_columns, float* panels) {
-  for (std::int64_t column = 0; column < num_columns; column += panel_width) {
-    float* panel = panels + column * padded;
-    const std::int64_t here = num_columns - column < panel_width ? num_columns - column : panel_width;
-    for (std::int64_t j = 0; j < num_rows; ++j) {
-      const float* row = rows + j * stride + column;
-      float* to = panel + j * panel_width;
-      if (here == panel_width) {
-        for (int v = 0; v < panel_vecs; ++v) store(to + v * lanes, load(row + v * lanes));
-      } else {
-        for (int c = 0; c < panel_width; ++c) to[c] = c < here ? row[c] : 0.0f;
-      }
-    }
-    for (std::int64_t i = num_rows * panel_width; i < padded * panel_width; ++i) panel[i] = 0.0f;
-  }
-}
-
-#if GENREC_BF16
-// The same for bfloat16 rows as the products read them: rows in pairs, element (j, c) at
-// (c / panel_width * padded + j / 2 * 2) * panel_width + c % panel_width * 2 + j % 2, `padded` even.
-static inline void pack_rows(const std::uint16_t* rows, std::int64_t stride, std::int64_t num_rows, std::int64_t padded,
-                             std::int64_t num_columns, std::uint16_t* panels) {
-  for (std::int64_t column = 0; column < num_columns; column += lanes) {
-    std::uint16_t* panel = panels + column / panel_width * panel_width * padded + column % panel_width * 2;
-    const std::int64_t here = num_columns - column < lanes ? num_columns - column : lanes;
-    const __mmask16 inside = static_cast<__mmask16>((1u << here) - 1u);
-    for (std::int64_t j = 0; j < num_rows; j += 2) {
-      const std::uint16_t* row = rows + j * stride + column;
-      const __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, row));
-      const __m512i second = j + 1 < num_rows ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, row + stride))
-                                              : _mm512_setzero_si512();
-      _mm512_storeu_si512(panel + j * panel_width, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
-    }
-  }
-}
-#endif
 
 // The number of a query and head, to which dropout adds the key's.
 static inline std::uint32_t dropout_row(std::uint64_t seed, std::int64_t query, std::int64_t head) {

@@ -10,6 +10,7 @@
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "ops/offsets.h"
 
 GENREC_PER_ISA(AttentionSizes attention_sizes();
                void attention_forward(const AttentionPlan& plan, const AttentionTask& task,
@@ -30,13 +31,6 @@ std::int64_t length(const std::int64_t* offsets, std::int64_t row) { return offs
 
 std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
 
-void check_offsets(const char* name, const std::int64_t* offsets, std::int64_t num_rows, std::int64_t total) {
-  check(offsets[0] == 0 && offsets[num_rows] == total, "jagged_attention: ", name, " must run from 0 to ", total,
-        ", got ", offsets[0], " to ", offsets[num_rows]);
-  for (std::int64_t row = 0; row < num_rows; ++row)
-    check(offsets[row] <= offsets[row + 1], "jagged_attention: ", name, " must not decrease, but do after row ", row);
-}
-
 void check_times(const char* name, const std::int64_t* times, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i)
     check(-farthest < times[i] && times[i] < farthest, "jagged_attention: ", name,
@@ -45,8 +39,8 @@ void check_times(const char* name, const std::int64_t* times, std::int64_t count
 
 // Every rule that only values can break; returns the longest row of keys.
 std::int64_t check_values(const AttentionArgs& args) {
-  check_offsets("offsets", args.offsets, args.num_rows, args.num_queries);
-  check_offsets("kv_offsets", args.kv_offsets, args.num_rows, args.num_keys);
+  check_offsets("jagged_attention", "offsets", args.offsets, args.num_rows, args.num_queries);
+  check_offsets("jagged_attention", "kv_offsets", args.kv_offsets, args.num_rows, args.num_keys);
   const bool masked = args.causal || args.num_targets || args.contextual_seq_len || args.max_attn_len;
   std::int64_t longest = 0, longest_query = 0;
   for (std::int64_t row = 0; row < args.num_rows; ++row) {

@@ -1,10 +1,7 @@
 #include <cstdint>
 
 #include "core/gemm.h"
-#include "ops/jagged_attention.h"
 #include "ops/jagged_pack.h"
-// behind its structs; for pack_rows
-#include "ops/attention_rows.h"
 
 namespace genrec::GENREC_ISA {
 namespace {

@@ -189,7 +189,11 @@ ROWS = torch.tensor([0, 1, 4])
         ({"offsets": ROWS.float()}, errors.InvalidTypeError, r"offsets must be int64 or int32 .* got torch.float32"),
         ({"offsets": torch.tensor([1, 4])}, errors.InvalidValueError, "offsets must run from 0 to 4, got 1 to 4"),
         ({"offsets": torch.tensor([0, 5])}, errors.InvalidValueError, "offsets must run from 0 to 4, got 0 to 5"),
-        ({"offsets": torch.tensor([0, 3, 2, 4])}, errors.InvalidValueError, "not decrease, but do after row 1"),
+        (
+            {"offsets": torch.tensor([0, 3, 2, 4])},
+            errors.InvalidValueError,
+            "not decrease, got 2 after 3 at the end of row 1",
+        ),
         ({"max_seq_len": 2}, errors.InvalidValueError, "max_seq_len must be at least the longest row, 3, got 2"),
         ({"dropout_p": 1.0}, errors.InvalidValueError, r"dropout_p must be in \[0, 1\), got 1.0"),
         ({"dropout_p": 0.5}, errors.InvalidValueError, "seed must be given with dropout_p = 0.5, got None"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
@@ -25,21 +26,12 @@ _INPUTS = (
 _DISTANCE, _TIME, _TABLES = 6, 7, (0, 1, 2, 6, 7)
 
 
-def _check_offsets(name: str, offsets: Tensor, total: int) -> None:
-    begin, end = int(offsets[0]), int(offsets[-1])
-    if begin != 0 or end != total:
-        raise InvalidValueError(f"{_OP}: {name} must run from 0 to {total}, got {begin} to {end}")
-    falls = offsets[1:] < offsets[:-1]
-    if bool(falls.any()):
-        raise InvalidValueError(f"{_OP}: {name} must not decrease, but do after row {int(falls.nonzero()[0])}")
-
-
 def _check(args: tuple[Any, ...]) -> None:
     """What only the values can tell."""
     q, k, _, offsets, kv_offsets, num_targets, distance, _, query_times, key_times, thresholds = args[:11]
     _, causal, _, max_seq_len, _, _, contextual, max_attn_len, *_ = args[11:]
-    _check_offsets("offsets", offsets, q.shape[0])
-    _check_offsets("kv_offsets", kv_offsets, k.shape[0])
+    check_offsets(_OP, "offsets", offsets, q.shape[0])
+    check_offsets(_OP, "kv_offsets", kv_offsets, k.shape[0])
     lengths, kv_lengths = offsets.diff(), kv_offsets.diff()
     if not lengths.numel():
         return

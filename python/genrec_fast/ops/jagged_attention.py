@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops._attention_bias import AttentionBias, BiasTables
 from genrec_fast.ops._jagged_attention import attention
+from genrec_fast.ops._offsets import require_offsets
 
 __all__ = ["jagged_attention"]
 
@@ -97,9 +98,12 @@ def jagged_attention(
     if kind not in ("silu", "softmax"):
         raise InvalidValueError(f"{op}: kind must be 'silu' or 'softmax', got {kind!r}")
     require_tensors(op, None, q=q)
-    require_tensors(op, q.device, k=k, v=v, offsets=offsets)
+    require_tensors(op, q.device, k=k, v=v)
     if kv_offsets is None:
         kv_offsets = offsets
+    cross = kv_offsets is not offsets
+    offsets = require_offsets(op, "offsets", offsets, q.device)
+    kv_offsets = require_offsets(op, "kv_offsets", kv_offsets, q.device) if cross else offsets
     _check_shapes(op, q, k, v, offsets, kv_offsets)
     limits = {
         name: whole_number(op, name, value)
@@ -136,7 +140,7 @@ def jagged_attention(
     tables = BiasTables(None, None, None, None, None)
     if bias is not None:
         longest = max_seq_len or max(_longest(offsets), _longest(kv_offsets), 1)
-        tables = bias.tables(q.shape[1], longest, cross=kv_offsets is not offsets)
+        tables = bias.tables(q.shape[1], longest, cross=cross)
     seed = whole_number(op, "seed", seed or 0)
     if not -(2**63) <= seed < 2**63:
         raise InvalidValueError(f"{op}: seed must be in [-2^63, 2^63), got {seed}")
@@ -144,8 +148,8 @@ def jagged_attention(
         q,
         k,
         v,
-        offsets.long(),
-        kv_offsets.long(),
+        offsets,
+        kv_offsets,
         num_targets,
         *tables,
         softmax=kind == "softmax",
@@ -177,8 +181,7 @@ def _scaled(op: str, out: Tensor, scale: float | Tensor | None) -> Tensor:
     return (out * scale).to(out.dtype)
 
 
-def _check_shapes(op: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, kv_offsets: Any) -> None:
-    require_tensors(op, q.device, kv_offsets=kv_offsets)
+def _check_shapes(op: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, kv_offsets: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float64):
             raise InvalidTypeError(f"{op}: {name} must be float32 or bfloat16 [E, H, D], got {tensor.dtype}")
@@ -190,11 +193,6 @@ def _check_shapes(op: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, kv_
         raise InvalidValueError(f"{op}: k must be [E_kv, {q.shape[1]}, {q.shape[2]}] like q, got {list(k.shape)}")
     if v.shape[:2] != k.shape[:2]:
         raise InvalidValueError(f"{op}: v must be [{k.shape[0]}, {k.shape[1]}, Dv] like k, got {list(v.shape)}")
-    for name, value in (("offsets", offsets), ("kv_offsets", kv_offsets)):
-        if value.dtype not in (torch.int32, torch.int64):
-            raise InvalidTypeError(f"{op}: {name} must be int64 or int32 [B + 1], got {value.dtype}")
-        if value.dim() != 1 or value.shape[0] < 1:
-            raise InvalidValueError(f"{op}: {name} must be [B + 1], got {list(value.shape)}")
     if kv_offsets.shape != offsets.shape:
         raise InvalidValueError(
             f"{op}: kv_offsets must be [{offsets.shape[0]}] like offsets, got {list(kv_offsets.shape)}"
