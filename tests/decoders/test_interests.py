@@ -53,6 +53,14 @@ def test_filters_hold_for_every_interest():
         assert bool((found.scores[user][found.items[user] < 0] == -torch.inf).all())
 
 
+def test_one_filter_for_all_users():
+    backbone, batch = system()
+    allowed = torch.arange(40) % 3 == 0
+    found = search_interests(backbone, batch, 5, allowed=allowed)
+    assert bool((found.items % 3 == 0).all())
+    assert torch.equal(search_interests(backbone, batch, 5, allowed=allowed[None]).items, found.items)
+
+
 def test_nobody_and_equal_interests():
     backbone, _ = system(users=0)
     assert search_interests(backbone, Batch(Jagged.from_rows([])), 3).items.shape == (0, 3)

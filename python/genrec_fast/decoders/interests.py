@@ -56,7 +56,7 @@ def search_interests(
     interests, table = backbone.embed_interests(batch), backbone.item_table()
     users, per_user, width = interests.shape
     check_filter("retrieve_interests", users, table.shape[0], allowed, exclude)
-    if allowed is not None and allowed.dim() == 2:
+    if allowed is not None and allowed.dim() == 2 and allowed.shape[0] > 1:
         allowed = allowed.repeat_interleave(per_user, 0)
     if exclude is not None:
         exclude = Jagged.from_rows([row for row in exclude.rows() for _ in range(per_user)]).to(interests.device)
