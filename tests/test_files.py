@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from genrec_fast.files import atomic_path, write_text
 
@@ -33,3 +37,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"the folder of .* must exist, got .*nowhere"):
         write_text(tmp_path / "nowhere" / "a.txt", "x")
+
+
+def test_files_are_as_private_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        target = tmp_path / "weights.safetensors"
+        with atomic_path(target) as temporary:
+            save_file({"a": torch.zeros(2)}, temporary)  # safetensors alone makes files that only their owner reads
+        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    finally:
+        os.umask(before)

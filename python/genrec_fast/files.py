@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(f"write: the folder of {target} must exist, got {target.parent}")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask wants it; some writers make files private
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as written:  # on disk before the name points to it: a crash leaves the old file
             os.fsync(written.fileno())
         temporary.replace(target)
