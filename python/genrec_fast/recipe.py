@@ -282,6 +282,7 @@ _PROTOCOLS = {
     "ActionScoring": ("num_actions", "action_logits"),
     "Embedding": ("embed_targets", "embed_users", "item_table"),
     "Interests": ("embed_interests", "item_table"),
+    "MultiEmbedding": ("embed_tokens", "item_table"),
     "MaskedEmbedding": ("embed_masked", "item_table"),
 }
 

@@ -25,6 +25,7 @@ def test_the_registry():
         "hstu_ranking",
         "kuaiformer",
         "marius",
+        "pinrec",
         "sasrec",
         "sasrec_bce",
         "sessionrec",

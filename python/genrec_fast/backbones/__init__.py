@@ -5,6 +5,7 @@ from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
+from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
@@ -21,6 +22,8 @@ __all__ = [
     "HSTUConfig",
     "KuaiFormer",
     "KuaiFormerConfig",
+    "PinRec",
+    "PinRecConfig",
     "Sessions",
     "SessionsConfig",
     "T5Config",

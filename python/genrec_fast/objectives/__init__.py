@@ -4,6 +4,7 @@ from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
 from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
+from genrec_fast.objectives.multi_token import MultiToken, MultiTokenConfig
 from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
 from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
@@ -17,6 +18,8 @@ __all__ = [
     "MaskedItemsConfig",
     "MultiTask",
     "MultiTaskConfig",
+    "MultiToken",
+    "MultiTokenConfig",
     "NextCode",
     "NextCodeConfig",
     "SampledBCE",

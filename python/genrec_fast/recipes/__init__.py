@@ -10,6 +10,7 @@ from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.sessionrec import sessionrec
@@ -25,6 +26,7 @@ __all__ = [
     "kuaiformer",
     "marius",
     "names",
+    "pinrec",
     "sasrec",
     "sasrec_bce",
     "sessionrec",
@@ -39,6 +41,7 @@ _ALL = (
     hstu_ranking,
     kuaiformer,
     marius,
+    pinrec,
     sasrec,
     sasrec_bce,
     sessionrec,

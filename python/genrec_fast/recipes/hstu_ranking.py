@@ -25,6 +25,8 @@ def hstu_ranking() -> Recipe:
             "relative bias of times alone: candidates stand side by side and have no order",
             "the best epoch is the one with the lowest normalised entropy of the validation's next actions",
         ),
+        measured="ml-100k, 8 epochs, seed 0: AUC .792 and .773, normalised entropy .799 and .854 "
+        "(rating at least 4, at least 5), test, one CPU core",
         tokenizer=None,
         layout=InterleaveConfig(actions="tokens"),
         backbone=HSTUConfig(

@@ -1,0 +1,95 @@
+"""PinRec: one state foretells several of the items to come, each with a token of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.backbones.causal import CausalConfig
+from genrec_fast.nn.sizes import check_sizes
+from genrec_fast.nn.transformer import init_weights
+from genrec_fast.types import Batch
+
+__all__ = ["PinRec", "PinRecConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinRecConfig:
+    """Settings of ``PinRec``."""
+
+    width: int = 128  # channels
+    num_heads: int = 2  # a divisor of width
+    num_layers: int = 2
+    hidden: int = 512  # channels inside the MLP of a block, and of the output head
+    num_tokens: int = 4  # I: items to come that a state foretells
+    dropout: float = 0.5  # rate
+    max_items: int = 50  # longest history, items
+
+    def __post_init__(self) -> None:
+        check_sizes(self, zero=("num_layers",))
+
+    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> PinRec:
+        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
+        return PinRec(self, num_items)
+
+
+class PinRec(nn.Module):
+    """``Causal``, and a head that makes I tokens of each state: ``token_i = state + MLP([state; offset_i])``.
+
+    Token i stands for the i-th item to come. Speaks ``types.Embedding`` with its first token, ``types.Interests`` with
+    all of them, and ``embed_tokens``, which ``objectives.MultiToken`` trains.
+
+    Source: PinRec (arXiv:2504.10507): the head and its condition, several tokens of one state.
+    """
+
+    def __init__(self, config: PinRecConfig, num_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.core = CausalConfig(
+            width=config.width,
+            num_heads=config.num_heads,
+            num_layers=config.num_layers,
+            hidden=config.hidden,
+            dropout=config.dropout,
+            max_items=config.max_items,
+        ).build((num_items,), num_items, None)
+        self.offsets = nn.Embedding(config.num_tokens, config.width)
+        self.head = nn.Sequential(
+            nn.Linear(2 * config.width, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width)
+        )
+        self.offsets.apply(init_weights)
+        self.head.apply(init_weights)
+
+    def _tokens(self, states: Tensor) -> Tensor:
+        """``[R, D]`` -> ``[R, I, D]``."""
+        wide = states[:, None].expand(-1, self.config.num_tokens, -1)
+        offsets = self.offsets.weight.to(states.dtype).expand(states.shape[0], -1, -1)
+        tokens: Tensor = wide + self.head(torch.cat([wide, offsets], 2))
+        return tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """I."""
+        return self.config.num_tokens
+
+    def embed_tokens(self, batch: Batch) -> Tensor:
+        """``[M, I, D]``: the tokens of the state in front of each target."""
+        return self._tokens(self.core.embed_targets(batch))
+
+    def embed_interests(self, batch: Batch) -> Tensor:
+        """``[B, I, D]``: the tokens of the state after each whole history."""
+        return self._tokens(self.core.embed_users(batch))
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the token of the very next item."""
+        return self.embed_tokens(batch)[:, 0]
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the token of the very next item after each whole history."""
+        return self.embed_interests(batch)[:, 0]
+
+    def item_table(self) -> Tensor:
+        """``[N, D]``."""
+        return self.core.item_table()

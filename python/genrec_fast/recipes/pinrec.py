@@ -1,0 +1,39 @@
+"""PinRec: several of the next items from one state, sampled softmax."""
+
+from __future__ import annotations
+
+from genrec_fast.backbones import PinRecConfig
+from genrec_fast.decoders import RetrieveInterestsConfig
+from genrec_fast.layouts import PlainConfig
+from genrec_fast.objectives import MultiTokenConfig
+from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+
+__all__ = ["pinrec"]
+
+
+def pinrec() -> Recipe:
+    """The multi-token form: a token per item to come, and an item's score is that of its best token."""
+    return Recipe(
+        name="pinrec",
+        source="PinRec, arXiv:2504.10507, the multi-token form",
+        deviations=(
+            "not conditioned on outcomes: the head is conditioned on the place of the item to come alone",
+            "token i is asked for the i-th item to come, with no freedom of order inside the window",
+            "items are their ids, without the features of pins; tokens are not fed back to write further ones",
+            "width 128, 2 layers, histories of 20 items, 512 negatives by popularity",
+        ),
+        tokenizer=None,
+        layout=PlainConfig(),
+        backbone=PinRecConfig(width=128, num_heads=2, num_layers=2, num_tokens=4, dropout=0.5, max_items=20),
+        objective=MultiTokenConfig(num_negatives=512),
+        decoder=RetrieveInterestsConfig(),
+        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
+        train=TrainConfig(
+            epochs=12,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=300,
+            weight_decay=0.05,
+            evaluate_every=2,
+        ),
+    )
