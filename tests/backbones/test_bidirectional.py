@@ -38,6 +38,8 @@ class TestBidirectional(EmbeddingSuite):
         _, backbone = self.parts()
         with pytest.raises(InvalidValueError, match=r"rows must have at most max_items \+ 1 = 7 tokens, got 8"):
             backbone.embed_masked(Jagged.from_rows([[-1] * 8]), torch.tensor([0]))
+        with pytest.raises(InvalidValueError, match="items must be ids or -1 for a masked one, got -2"):
+            backbone.embed_masked(Jagged.from_rows([[3, -2]]), torch.tensor([0]))
 
     def test_learns_a_cycle_from_masks_alone(self):
         """Item i is followed by i + 1: after training with masks, the item behind the history is known."""

@@ -76,12 +76,16 @@ class Bidirectional(nn.Module):
             ``[M, D]``.
 
         Raises:
-            InvalidValueError: a row that is too long.
+            InvalidValueError: a row that is too long, or an item below -1.
         """
         lengths, longest = items.lengths, self.config.max_items + 1
         if lengths.numel() and int(lengths.max()) > longest:
             raise InvalidValueError(
                 f"bidirectional: rows must have at most max_items + 1 = {longest} tokens, got {int(lengths.max())}"
+            )
+        if items.values.device.type == "cpu" and items.values.numel() and int(items.values.min()) < MASKED:
+            raise InvalidValueError(
+                f"bidirectional: items must be ids or {MASKED} for a masked one, got {int(items.values.min())}"
             )
         known = self.items(items.values.clamp(min=0))
         x = torch.where((items.values == MASKED)[:, None], self.mask.to(known.dtype), known)
