@@ -23,7 +23,7 @@ def sasrec_bce() -> Recipe:
             "a negative that the row knows counts nothing, where the published code draws another",
             "Adam with 300 steps of warm-up",
         ),
-        measured="ml-100k, histories of 50 items, 10 passes of many, far from trained: Recall@10 .0732, NDCG@10 .0352 (docs/benchmarks.md)",
+        measured="ml-100k, 10 passes, far from trained: Recall@10 .0732, NDCG@10 .0352 (docs/benchmarks.md)",
         tokenizer=None,
         layout=PlainConfig(),
         backbone=CausalConfig(width=50, num_heads=1, num_layers=2, hidden=50, dropout=0.5, max_items=20),
