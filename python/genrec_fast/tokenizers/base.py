@@ -18,6 +18,7 @@ from genrec_fast.files import atomic_path, checksum
 from genrec_fast.tokenizers.report import report as measure
 from genrec_fast.tokenizers.resolution import Resolution
 from genrec_fast.tokenizers.settings import from_plain, to_plain
+from genrec_fast.tokenizers.stored import check_codes, check_sizes
 from genrec_fast.types import Jagged
 
 if TYPE_CHECKING:
@@ -155,13 +156,19 @@ class Tokenizer:
         if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
         try:
-            tokenizer = cls(cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"]))
-            tokenizer._item_codes = tensors.pop("item_codes")
-            tokenizer._codebook_sizes = tuple(json.loads(metadata["codebook_sizes"]))
+            config, feature_dim = cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"])
+            if feature_dim is not None and type(feature_dim) is not int:
+                raise InvalidValueError(f"load: feature_dim must be an int, got {feature_dim!r:.40}")
+            config.build(feature_dim)  # checks the two together
+            tokenizer = cls(config, feature_dim)
+            tokenizer._codebook_sizes = check_sizes(json.loads(metadata["codebook_sizes"]))
+            trained = getattr(config, "sizes", getattr(config, "codebook_sizes", None))
+            tokenizer._item_codes = check_codes(tensors, tokenizer._codebook_sizes, trained)
+            del tensors["item_codes"]
             if "resolution" in metadata:
                 tokenizer.resolution = from_plain(Resolution, json.loads(metadata["resolution"]))
             tokenizer._restore(tensors)
-        except (GenrecError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        except (GenrecError, AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             # whole, but not what this version writes; RuntimeError: torch's word for shapes that do not fit
             raise CorruptFileError(f"{cls.kind}: {path} must hold what save wrote, got: {error!r:.200}") from error
         return tokenizer
@@ -254,7 +261,7 @@ def check_codebook_sizes(op: str, sizes: tuple[int, ...]) -> None:
     Raises:
         InvalidValueError: it is not so.
     """
-    if not sizes or not all(1 <= size <= MAX_CODES for size in sizes):
+    if not sizes or not all(type(size) is int and 1 <= size <= MAX_CODES for size in sizes):
         raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {MAX_CODES}], one per level, got {sizes}")
 
 

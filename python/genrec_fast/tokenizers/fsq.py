@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genrec_fast.errors import DivergedError, InvalidValueError
 from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
 __all__ = ["FSQ", "FSQConfig"]
@@ -95,6 +96,7 @@ class FSQ(Tokenizer):
         super().__init__(config, feature_dim)
         self._counts = torch.tensor([count for group in config.steps for count in group])
         self._state: dict[str, Tensor] = {}
+        self._net: _Net | None = None
         self.mse: float = math.nan
 
     def fit(
@@ -130,7 +132,7 @@ class FSQ(Tokenizer):
         generator = self._generator(seed)
         self._state = self._components(vectors) if self.config.encoder == "pca" else {}
         if self.config.encoder == "mlp":
-            self._state = self._trained(vectors, generator, progress)
+            self._state, self._net = self._trained(vectors, generator, progress), None
         elif progress is not None:
             progress("fsq", 1, 1, {})
         codes = self.encode(vectors)
@@ -175,9 +177,7 @@ class FSQ(Tokenizer):
         grid = [step.double() for step in steps]
         grid += [middle[i].expand(codes.shape[0]) for i in range(known, len(self._counts))]
         inner = torch.stack(grid, 1) / middle - 1
-        net = _Net(self._width, self.config.hidden_size, len(self._counts)).double()
-        net.load_state_dict(_weights(state))
-        out: Tensor = (net.decoder(inner) * state["scale"] + state["mean"]).float()
+        out: Tensor = (self._network(state).decoder(inner) * state["scale"] + state["mean"]).float()
         return out
 
     def report(self) -> dict[str, Any]:
@@ -201,11 +201,17 @@ class FSQ(Tokenizer):
         if self.config.encoder == "pca":
             z = ((block.double() - state["mean"]) @ state["axes"]).T.float().contiguous()
             return torch.stack([torch.bucketize(z[i], state[f"cuts.{i}"], right=True) for i in range(len(z))], 1)
-        net = _Net(self._width, self.config.hidden_size, len(self._counts)).double()
-        net.load_state_dict(_weights(state))
-        z = net.encoder((block.double() - state["mean"]) / state["scale"])
+        z = self._network(state).encoder((block.double() - state["mean"]) / state["scale"])
         steps: Tensor = ((z.tanh() + 1) / 2 * (self._counts - 1)).float().round().long()
         return steps
+
+    def _network(self, state: dict[str, Tensor]) -> _Net:
+        """Encoder and decoder in float64, built once."""
+        if self._net is None:
+            net = _Net(self._width, self.config.hidden_size, len(self._counts)).double()
+            net.load_state_dict(_weights(state))
+            self._net = net.eval()
+        return self._net
 
     def _codes(self, steps: Tensor) -> Tensor:
         columns, first = [], 0
@@ -272,8 +278,19 @@ class FSQ(Tokenizer):
         return {**self._fitted(), "mse": torch.tensor([self.mse], dtype=torch.float64)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.mse = float(tensors["mse"])
-        self._state = {name: tensor for name, tensor in tensors.items() if name != "mse"}
+        (self.mse,) = numbers(tensors, "mse", 1)
+        wanted: dict[str, tuple[int, ...]] = {"mean": (self._width,)}
+        counts = self._counts.tolist()
+        if self.config.encoder == "pca":
+            wanted["axes"] = (self._width, len(counts))
+            wanted |= {f"values.{index}": (count,) for index, count in enumerate(counts)}
+        else:
+            shapes = _Net(self._width, self.config.hidden_size, len(counts)).state_dict()
+            wanted |= {"scale": (1,), **{f"net.{name}": tuple(like.shape) for name, like in shapes.items()}}
+        state = {name: take(tensors, name, torch.float64, shape) for name, shape in wanted.items()}
+        if self.config.encoder == "pca":
+            state |= {f"cuts.{i}": take(tensors, f"cuts.{i}", torch.float32, (n - 1,)) for i, n in enumerate(counts)}
+        self._state, self._net = state, None
 
 
 class _Net(nn.Module):

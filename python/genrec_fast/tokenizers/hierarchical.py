@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.balanced_tree import Level, Stage, descend, grow
 from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
 from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
 __all__ = ["Hierarchical", "HierarchicalConfig"]
@@ -169,14 +171,40 @@ class Hierarchical(Tokenizer):
         return out
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.mse = tuple(tensors["mse"].tolist())
+        sizes = self.config.codebook_sizes
+        self.mse = numbers(tensors, "mse", len(sizes))
         self.levels = []
-        for depth in range(len(self.config.codebook_sizes)):
-            parts: dict[str, Any] = {
-                name: tensors[f"levels.{depth}.{name}"] for name in ("parents", "codes", "centroids")
-            }
-            stages: list[Stage] = []
-            while f"levels.{depth}.stages.{len(stages)}.plane" in tensors:
-                at = f"levels.{depth}.stages.{len(stages)}."
-                stages.append(Stage(**{name: tensors[at + name] for name in Stage._fields}))
-            self.levels.append(Level(stages=stages, **parts))
+        before = 1
+        for depth, size in enumerate(sizes):
+            level = _stored_level(tensors, f"levels.{depth}.", before, size, self.feature_dim)
+            self.levels.append(level)
+            before = len(level.codes)
+
+
+def _stored_level(tensors: dict[str, Tensor], at: str, before: int, size: int, width: int | None) -> Level:
+    """A level below ``before`` groups, every index of it within what it points at."""
+    counts, number = [], 0  # of groups that a stage cuts
+    while (name := f"{at}stages.{number}.left") in tensors:
+        counts.append(tensors[name].numel())
+        number += 1
+    centroids = take(tensors, f"{at}centroids", torch.float32, (None, width))
+    groups = len(centroids)
+    if [*counts, groups][0] != before:
+        raise InvalidValueError(f"load: {at}stages must begin with {before} groups, got {[*counts, groups][0]}")
+    stages = []
+    for number, (count, following) in enumerate(itertools.pairwise([*counts, groups])):
+        here = f"{at}stages.{number}."
+        normals = take(tensors, f"{here}normals", torch.float32, (None, width))
+        plane = take(tensors, f"{here}plane", torch.int32, (count,), within=(-1, len(normals)))
+        threshold = take(tensors, f"{here}threshold", torch.float64, (count,), finite=False)
+        left = take(tensors, f"{here}left", torch.int32, (count,), within=(0, following))
+        cut = plane >= 0
+        if following != count + int(cut.sum()) or bool((cut & ((left == following - 1) | threshold.isnan())).any()):
+            raise InvalidValueError(f"load: {here}plane must cut {following - count} of {count} groups, got others")
+        stages.append(Stage(normals, plane, threshold, left))
+    parents = take(tensors, f"{at}parents", torch.int32, (groups,), within=(0, before))
+    codes = take(tensors, f"{at}codes", torch.int32, (groups,), within=(0, size))
+    keys = parents.long() * size + codes.long()
+    if not groups or bool((keys[1:] <= keys[:-1]).any()):
+        raise InvalidValueError(f"load: {at}codes must ascend, got others")
+    return Level(stages, parents, codes, centroids)

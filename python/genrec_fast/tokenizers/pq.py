@@ -16,6 +16,7 @@ from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
 from genrec_fast.tokenizers.kmeans import kmeans
 from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqkmeans_train import squared_length
+from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
 __all__ = ["OPQ", "PQ", "OPQConfig", "PQConfig"]
@@ -86,6 +87,8 @@ class PQ(Tokenizer):
 
     kind: ClassVar[str] = "pq"
     config_type: ClassVar[type] = PQConfig
+    turns: ClassVar[bool] = False
+    """whether it learns a rotation"""
 
     def __init__(self, config: PQConfig, feature_dim: int) -> None:
         super().__init__(config, feature_dim)
@@ -214,9 +217,15 @@ class PQ(Tokenizer):
         return {**learned, "mse": torch.tensor([self.mse], dtype=torch.float64)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.codebooks = [tensors[f"codebooks.{level}"] for level in range(len(self.config.codebook_sizes))]
-        self.rotation, self.mean = tensors.get("rotation"), tensors["mean"]
-        self.mse = float(tensors["mse"])
+        width = self.feature_dim or 0
+        parts = torch.empty(width, device="meta").tensor_split(len(self.config.codebook_sizes))
+        self.codebooks = [
+            take(tensors, f"codebooks.{level}", torch.float32, (size, len(part)))
+            for level, (size, part) in enumerate(zip(self.config.codebook_sizes, parts, strict=True))
+        ]
+        self.rotation = take(tensors, "rotation", torch.float32, (width, width)) if self.turns else None
+        self.mean = take(tensors, "mean", torch.float32, (width,))
+        (self.mse,) = numbers(tensors, "mse", 1)
 
 
 class OPQ(PQ):
@@ -232,6 +241,7 @@ class OPQ(PQ):
 
     kind: ClassVar[str] = "opq"
     config_type: ClassVar[type] = OPQConfig
+    turns: ClassVar[bool] = True
 
     def _rotation(
         self, vectors: Tensor, seed: int, progress: Progress | None

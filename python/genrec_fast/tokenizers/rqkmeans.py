@@ -17,6 +17,7 @@ from genrec_fast.tokenizers.collisions import resolve
 from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
 from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqkmeans_train import BLOCK, next_residual, squared_length, train
+from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
 __all__ = ["RQKMeans", "RQKMeansConfig"]
@@ -298,10 +299,14 @@ class RQKMeans(Tokenizer):
         return {**books, "mse": _f64(self.mse), "scales": _f64(self.scales)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        self.codebooks = [tensors[f"codebooks.{level}"] for level in range(len(self.config.codebook_sizes))]
-        self.mse = tuple(tensors["mse"].tolist())
-        unscaled = torch.ones(len(self.codebooks))  # files written before scales were kept
-        self.scales = tuple(tensors.get("scales", unscaled).tolist())
+        sizes = self.config.codebook_sizes
+        self.codebooks = [
+            take(tensors, f"codebooks.{level}", torch.float32, (size, self.feature_dim))
+            for level, size in enumerate(sizes)
+        ]
+        self.mse = numbers(tensors, "mse", len(sizes))
+        # files written before scales were kept have none
+        self.scales = numbers(tensors, "scales", len(sizes)) if "scales" in tensors else (1.0,) * len(sizes)
 
 
 def _f64(values: tuple[float, ...]) -> Tensor:

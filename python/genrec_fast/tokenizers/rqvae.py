@@ -26,11 +26,12 @@ from genrec_fast.tokenizers.regularisers.base import (
 )
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
 from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
+from genrec_fast.tokenizers.stored import numbers, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from genrec_fast.types import Jagged
+from genrec_fast.types import Jagged
 
 __all__ = ["RQVAE", "RQVAEConfig"]
 
@@ -292,10 +293,15 @@ class RQVAE(Tokenizer):
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         assert self.feature_dim is not None
         model = RQVAEModel(self.config, self.feature_dim, torch.Generator())
-        model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."})
+        state = {
+            name: take(tensors, f"model.{name}", like.dtype, tuple(like.shape))
+            for name, like in model.state_dict().items()
+        }
+        model.load_state_dict(state)
         self._model = model.eval()
-        self.history = [dict(zip(columns(self.config), row, strict=True)) for row in tensors["history"].tolist()]
-        self.mse = float(tensors["mse"])
+        table = take(tensors, "history", torch.float64, (None, len(columns(self.config))), finite=False)
+        self.history = [dict(zip(columns(self.config), row, strict=True)) for row in table.tolist()]
+        (self.mse,) = numbers(tensors, "mse", 1)
 
 
 def _integer(name: str, value: Any, least: int) -> int:
