@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers import balance_flow, balanced_assignment, kmeans
+from genrec_fast.tokenizers import balance, balance_flow, balanced_assignment, kmeans
 
 
 def draw(count, depth, seed):
@@ -116,6 +116,16 @@ class TestSinkhorn:
 
 
 class TestBoth:
+    @pytest.mark.parametrize("method", ["sinkhorn", "capacity"])
+    def test_a_kept_table_gives_the_labels_of_none(self, method, monkeypatch):
+        x, centroids = draw(2000, 5, 0), draw(12, 5, 1)
+        kept = balanced_assignment(x, centroids, method=method)
+        monkeypatch.setattr(balance, "_KEPT", 0)
+        monkeypatch.setattr(balance, "_CHUNK", 100)  # many blocks
+        made = balanced_assignment(x, centroids, method=method)
+        assert int((kept != made).sum()) <= 4
+        assert cost_of(x, centroids, kept) == pytest.approx(cost_of(x, centroids, made), rel=1e-4)
+
     @pytest.mark.parametrize("method", ["sinkhorn", "capacity"])
     def test_equal_inputs_give_equal_labels_and_a_shift_changes_little(self, method):
         x, centroids = draw(1500, 5, 0), draw(12, 5, 1)

@@ -16,6 +16,9 @@ __all__ = ["Balance", "balanced_assignment", "check_balance"]
 Balance = Literal["sinkhorn", "capacity"]
 
 _ELEMENTS = 1 << 22  # of a block's table of costs: 16 MiB of float32
+_KEPT = 1 << 26  # a table of this many costs is kept from sweep to sweep: 256 MiB
+_CHUNK = 1 << 17  # costs worked on at once: 512 KiB, which stay in cache from one step to the next
+_FEWEST = 64  # rows at least, for the products' sake
 _SAMPLE_PER_CODE = 64  # rows per code that the first sweeps see
 _COOLING = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # epsilons of the first sweeps, down to the one asked for
 _SHARP = 0.001  # epsilon of "capacity": below it the prices hardly move any more
@@ -61,10 +64,12 @@ def balanced_assignment(
 
     Notes:
         The plan is never held: a sweep computes it again by blocks of rows, in float32. Memory beside the arguments:
-        ``O(N + K)`` and 48 MiB, with "capacity" and K up to 1024 also ``K x K``. Cost: ``N K D`` products and
-        ``N K`` exponentials per sweep, 16 to 24 sweeps with "capacity". The last rows above the limit then move along
-        cheapest chains of codes, one by one where few (64) are left: for K up to 1024 the cost is then the smallest
-        possible up to the prices' precision, unless a chain would be longer than 16 codes; else it is near that.
+        ``O(N + K)``, the table of ``N K`` squared distances where there are up to 64M of them (256 MiB; it is then made
+        once), and 48 MiB, with "capacity" and K up to 1024 also ``K x K``. Cost: ``N K D`` products (per sweep, where
+        no table is kept) and ``N K`` exponentials per sweep, 16 to 24 sweeps with "capacity". The last rows above the
+        limit then move along cheapest chains of codes, one by one where few (64) are left: for K up to 1024 the cost is
+        then the smallest possible up to the prices' precision, unless a chain would be longer than 16 codes; else it is
+        near that.
         Equal inputs give equal labels. Ties go to the lower code.
 
     Source:
@@ -105,7 +110,7 @@ def balanced_assignment(
         excess = int((labels.bincount(minlength=codes) - room).clamp(min=0).sum())
         if excess > max(1024, rows // 20):  # many equal rows: the plan tells them apart, the prices cannot
             labels = problem.drawn(prices, max(final * scale, 1e-30))
-        even_out(problem.x, problem.centroids, labels, room, prices)
+        even_out(problem.x, problem.centroids, labels, room, prices, problem.table)
     return labels.to(torch.int32)
 
 
@@ -118,6 +123,11 @@ class _Problem:
         self.centre = self.centroids.mean(0)
         self.moved = self.centroids - self.centre
         self.norms = self.moved.square().sum(1)
+        self.table: Tensor | None = None
+        if len(x) * len(centroids) <= _KEPT:
+            self.table = torch.empty(len(x), len(centroids))
+            for first, rows in self._rows(_ELEMENTS):
+                torch.addmm(self.norms, rows, self.moved.T, alpha=-2, out=self.table[first : first + len(rows)])
 
     def sample(self) -> _Problem:
         """The same with a part of the rows, drawn always alike."""
@@ -127,22 +137,25 @@ class _Problem:
         chosen = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))[:few].sort().values
         return _Problem(self.x[chosen], self.centroids)
 
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """First row and float32 rows."""
-        size = max(1, _ELEMENTS // len(self.centroids))
-        for first in range(0, len(self.x), size):
-            yield first, self.x[first : first + size].float() - self.centre
-
-    def costs(self, rows: Tensor) -> Tensor:
-        """float32 ``[m, K]``: squared distances less |row|^2."""
-        return torch.addmm(self.norms, rows, self.moved.T, alpha=-2)
+    def costs(self) -> Iterator[tuple[int, Tensor]]:
+        """First row, and float32 ``[m, K]``: squared distances less |row|^2 of the rows from there on."""
+        codes = len(self.centroids)
+        if self.table is not None:
+            size = max(1, _CHUNK // codes)
+            yield from zip(range(0, len(self.x), size), self.table.split(size), strict=True)
+        else:
+            for first, rows in self._rows(max(_CHUNK, _FEWEST * codes)):
+                yield first, torch.addmm(self.norms, rows, self.moved.T, alpha=-2)
 
     def half_range(self) -> float:
         """Half of what lies between the smallest and the largest squared distance (of the sample)."""
         low, high = float("inf"), 0.0
-        for _, rows in self.sample().blocks():
-            table = self.costs(rows) + rows.square().sum(1, keepdim=True)
-            low, high = min(low, float(table.min())), max(high, float(table.max()))
+        sample = self.sample()
+        for first, costs in sample.costs():
+            rows = sample.x[first : first + len(costs)].float() - sample.centre
+            least, most = costs.aminmax(dim=1)
+            lengths = rows.square().sum(1)
+            low, high = min(low, float((least + lengths).min())), max(high, float((most + lengths).max()))
         return (high - max(low, 0.0)) / 2
 
     def settle(self, prices: Tensor, epsilon: float, target: float, limit: bool, sweeps: int) -> None:
@@ -150,8 +163,8 @@ class _Problem:
         wanted = target * len(self.x)
         for _ in range(sweeps):
             shares = torch.zeros_like(prices)
-            for _, rows in self.blocks():
-                shares += self._plan(rows, prices, epsilon).sum(0)
+            for _, costs in self.costs():
+                shares += _plan(costs, prices, epsilon).sum(0)
             change = epsilon * (wanted / shares.clamp(min=1e-30)).log()
             if limit:  # a code below its limit needs no higher price than 0
                 change = torch.minimum(change, -prices)
@@ -162,23 +175,29 @@ class _Problem:
     def cheapest(self, prices: Tensor) -> Tensor:
         """int64 ``[N]``: the code of the lowest squared distance less price."""
         labels = torch.empty(len(self.x), dtype=torch.int64)
-        for first, rows in self.blocks():
-            labels[first : first + len(rows)] = (self.costs(rows) - prices.float()).argmin(1)
+        for first, costs in self.costs():
+            labels[first : first + len(costs)] = (costs - prices.float()).argmin(1)
         return labels
 
     def drawn(self, prices: Tensor, epsilon: float) -> Tensor:
         """int64 ``[N]``: codes drawn from the plan, evenly (by steps of the golden ratio), so that shares are kept."""
         labels = torch.empty(len(self.x), dtype=torch.int64)
-        for first, rows in self.blocks():
-            points = torch.arange(first + 1, first + 1 + len(rows), dtype=torch.float64) * 0.6180339887498949 % 1.0
-            sums = self._plan(rows, prices, epsilon).cumsum(1)
+        for first, costs in self.costs():
+            points = torch.arange(first + 1, first + 1 + len(costs), dtype=torch.float64) * 0.6180339887498949 % 1.0
+            sums = _plan(costs, prices, epsilon).cumsum(1)
             at = torch.searchsorted(sums, points.float()[:, None] * sums[:, -1:], right=True)
-            labels[first : first + len(rows)] = at[:, 0].clamp_(max=len(self.centroids) - 1)
+            labels[first : first + len(costs)] = at[:, 0].clamp_(max=len(self.centroids) - 1)
         return labels
 
-    def _plan(self, rows: Tensor, prices: Tensor, epsilon: float) -> Tensor:
-        bias = ((prices - self.norms) / epsilon).float()
-        return torch.addmm(bias, rows, (self.moved * (2 / epsilon)).T).softmax(1)
+    def _rows(self, elements: int) -> Iterator[tuple[int, Tensor]]:
+        """First row and float32 rows, as many as have this many costs."""
+        size = max(1, elements // len(self.centroids))
+        for first in range(0, len(self.x), size):
+            yield first, self.x[first : first + size].float() - self.centre
+
+
+def _plan(costs: Tensor, prices: Tensor, epsilon: float) -> Tensor:
+    return torch.sub((prices / epsilon).float(), costs, alpha=1 / epsilon).softmax(1)
 
 
 def check_balance(op: str, balance: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ _HOPS = 16  # of a chain, at most: without loops 2 to 5 are usual (K = 256), wit
 _LEAST_GAIN = 1e-6  # of the largest move's cost: less is rounding
 
 
-def even_out(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Tensor) -> None:
+def even_out(
+    x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Tensor, table: Tensor | None = None
+) -> None:
     """Changes ``labels`` until no code has more than ``room`` rows, at the least cost of squared distances.
 
     The labels must be the cheapest for some prices, for then each cheapest chain keeps them the cheapest of all with
@@ -29,6 +32,7 @@ def even_out(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Te
         labels: int64 ``[N]``, changed in place.
         room: rows per code, ``room * K >= N``.
         prices: float64 ``[K]``; beyond 1024 codes rows go straight to the cheapest code with room, less price.
+        table: float32 ``[N, K]`` squared distances, each row less a number of its own; ``None``: computed where needed.
     """
     if len(centroids) > _MOST_CODES:
         _spill(x, centroids, labels, room, prices)
@@ -36,72 +40,74 @@ def even_out(x: Tensor, centroids: Tensor, labels: Tensor, room: int, prices: Te
     counts = labels.bincount(minlength=len(centroids))
     if int((counts - room).clamp(min=0).sum()) == 0:
         return
-    moves = torch.stack([_cheapest_moves(x, centroids, labels, code) for code in range(len(centroids))])
+    costs = _Costs(x, centroids, table)
+    moves = torch.stack([_cheapest_moves(costs, labels, code) for code in range(len(centroids))])
     finite = moves[moves.isfinite()]
     least = _LEAST_GAIN * float(finite.abs().max()) if len(finite) else 0.0
     while (excess := int((counts - room).clamp(min=0).sum())) > 0:
         chain = _cheapest_chain(moves, counts > room, counts < room, least)
         amount = min(max(1, excess // _STEPS), int(counts[chain[0]]) - room, room - int(counts[chain[-1]]))
         amount = min(amount, *(int(counts[code]) for code in chain[: len(chain) - 1]))
-        movers = [_movers(x, centroids, labels, source, target, amount) for source, target in itertools.pairwise(chain)]
+        movers = [_movers(costs, labels, source, target, amount) for source, target in itertools.pairwise(chain)]
         for rows, target in zip(movers, chain[1:], strict=True):
             labels[rows] = target
         counts[chain[0]] -= amount
         counts[chain[-1]] += amount
         for code in set(chain):
-            moves[code] = _cheapest_moves(x, centroids, labels, code)
+            moves[code] = _cheapest_moves(costs, labels, code)
 
 
-def _differences(x: Tensor, centroids: Tensor, rows: Tensor, code: int) -> Tensor:
-    """float32 ``[m, K]``: what each of these rows of ``code`` would pay more at each code."""
-    others = centroids - centroids[code]  # |x - c|^2 - |x - own|^2 = |c - own|^2 - 2 (x - own)(c - own)
-    own = x[rows].float() - centroids[code]
-    return torch.addmm(others.square().sum(1), own, others.T, alpha=-2)
+class _Costs(NamedTuple):
+    x: Tensor
+    centroids: Tensor
+    table: Tensor | None
+
+    def differences(self, rows: Tensor, code: int, codes: list[int] | slice = slice(None)) -> Tensor:
+        """float32 ``[m, codes]``: what each of these rows of ``code`` would pay more at each of ``codes``."""
+        if self.table is not None:
+            return self.table[rows][:, codes] - self.table[rows, code][:, None]
+        others = self.centroids[codes] - self.centroids[code]
+        own = self.x[rows].float() - self.centroids[code]  # |x - c|^2 - |own|^2 = |c - own|^2 - 2 (x - own)(c - own)
+        return torch.addmm(others.square().sum(1), own, others.T, alpha=-2)
 
 
 def _blocks(labels: Tensor, code: int, codes: int) -> list[Tensor]:
     return list((labels == code).nonzero()[:, 0].split(max(1, _ELEMENTS // codes)))
 
 
-def _cheapest_moves(x: Tensor, centroids: Tensor, labels: Tensor, code: int) -> Tensor:
+def _cheapest_moves(costs: _Costs, labels: Tensor, code: int) -> Tensor:
     """float32 ``[K]``: the least that a row of ``code`` pays more at each other code; infinite without rows."""
-    least = torch.full((len(centroids),), torch.inf)
-    for rows in _blocks(labels, code, len(centroids)):
+    least = torch.full((len(costs.centroids),), torch.inf)
+    for rows in _blocks(labels, code, len(least)):
         if len(rows):
-            least = torch.minimum(least, _differences(x, centroids, rows, code).amin(0))
+            least = torch.minimum(least, costs.differences(rows, code).amin(0))
     least[code] = torch.inf
     return least
 
 
-def _movers(x: Tensor, centroids: Tensor, labels: Tensor, source: int, target: int, amount: int) -> Tensor:
+def _movers(costs: _Costs, labels: Tensor, source: int, target: int, amount: int) -> Tensor:
     """int64 ``[amount]``: the rows of ``source`` that pay least at ``target``; the first among equals."""
-    pair = centroids[[source, target]]
-    costs, found = [], []
-    for rows in _blocks(labels, source, 2):
-        costs.append(_differences(x, pair, rows, 0)[:, 1])
-        found.append(rows)
-    return torch.cat(found)[torch.cat(costs).argsort(stable=True)[:amount]]
+    blocks = _blocks(labels, source, 2)
+    more = [costs.differences(rows, source, [target])[:, 0] for rows in blocks]
+    return torch.cat(blocks)[torch.cat(more).argsort(stable=True)[:amount]]
 
 
 def _cheapest_chain(moves: Tensor, full: Tensor, free: Tensor, least: float) -> list[int]:
     """Codes from a full one to a free one; where moves of many rows have left a loop that gains, it is cut out."""
-    codes = len(moves)
     cost = torch.where(full, 0.0, torch.inf)
-    parents: list[Tensor] = []
-    while len(parents) < min(codes, _HOPS):
-        through = cost[:, None] + moves
-        parent = through.argmin(0)
-        shorter = through.gather(0, parent[None])[0]
+    hops: list[tuple[Tensor, Tensor]] = []  # costs before a hop, and the codes that it made cheaper
+    while len(hops) < min(len(moves), _HOPS):
+        shorter = (cost[:, None] + moves).amin(0)
         better = shorter < cost - least
         if not bool(better.any()):
             break
-        parents.append(torch.where(better, parent, -1))
+        hops.append((cost, better))
         cost = torch.where(better, shorter, cost)
     node = int(torch.where(free, cost, torch.inf).argmin())
     chain = [node]
-    for parent in reversed(parents):
-        if int(parent[node]) >= 0:
-            node = int(parent[node])
+    for before, better in reversed(hops):
+        if bool(better[node]):
+            node = int((before + moves[:, node]).argmin())
             if node in chain:
                 del chain[chain.index(node) :]
             chain.append(node)
