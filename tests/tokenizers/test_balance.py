@@ -179,3 +179,16 @@ class TestBoth:
             kmeans(x, 2, balance="x")
         with pytest.raises(InvalidValueError, match="kmeans: batch_size must be None with balance 'capacity', got 4"):
             kmeans(x, 2, balance="capacity", batch_size=4)
+
+
+def test_what_is_no_dense_tensor_of_moderate_numbers_is_named():
+    x = draw(6, 3, 0)
+    cases = [
+        (x, None, InvalidTypeError, "centroids must be a float tensor, got NoneType"),
+        (x.to("meta"), x, InvalidTypeError, "x must be a dense tensor with data, got torch.strided, meta"),
+        (x, x.to_sparse(), InvalidTypeError, "centroids must be a dense tensor with data, got torch.sparse_coo, cpu"),
+        (x * 3e37, x, InvalidValueError, "x must have distances whose squares float32 holds, got"),
+    ]
+    for rows, centroids, kind, message in cases:
+        with pytest.raises(kind, match=f"balanced_assignment: {message}"):
+            balanced_assignment(rows, centroids)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genrec_fast import tokenizers
-from genrec_fast.errors import CorruptFileError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import checksum
 from genrec_fast.tokenizers.stored import check_codes, check_sizes, take
 
@@ -117,3 +117,12 @@ def test_what_is_wrong_is_named():
         check_codes(tensors, (4, 6), (4, 4))
     with pytest.raises(InvalidValueError, match=r"load: codebook_sizes must be a list of numbers of at least 1, got 3"):
         check_sizes(3)
+
+
+def test_vectors_without_data_and_sparse_ones_are_refused(fitted, features):
+    if fitted.kind != "random":
+        for vectors in (features.to("meta"), features.to_sparse()):
+            with pytest.raises(
+                InvalidTypeError, match=f"{fitted.kind}: features must be a dense tensor with data, got"
+            ):
+                fitted.encode(vectors)

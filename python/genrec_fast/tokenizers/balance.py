@@ -18,6 +18,7 @@ Balance = Literal["sinkhorn", "capacity"]
 _ELEMENTS = 1 << 22  # of a block's table of costs: 16 MiB of float32
 _KEPT = 1 << 26  # a table of this many costs is kept from sweep to sweep: 256 MiB
 _CHUNK = 1 << 17  # costs worked on at once: 512 KiB, which stay in cache from one step to the next
+_LARGEST = 2.0**123  # of a row's squared length: float32 ends at 2^128, a squared distance is up to four times it
 _FEWEST = 64  # rows at least, for the products' sake
 _SAMPLE_PER_CODE = 64  # rows per code that the first sweeps see
 _COOLING = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # epsilons of the first sweeps, down to the one asked for
@@ -218,6 +219,9 @@ def _check(
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidTypeError(f"{op}: {name} must be a float tensor, got {got}")
+        if value.is_meta or value.layout != torch.strided:
+            raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {value.layout}, {value.device}")
+    for name, value in (("x", x), ("centroids", centroids)):
         if value.dim() != 2 or value.shape[1] != centroids.shape[-1] or value.shape[1] < 1:
             raise InvalidValueError(f"{op}: {name} must be a matrix, as wide as the other, got {list(value.shape)}")
         for first, block in enumerate(value.split(1 << 16)):
@@ -225,6 +229,11 @@ def _check(
             if not bool(finite.all()):
                 row = (first << 16) + int((~finite).nonzero()[0])
                 raise InvalidValueError(f"{op}: {name} must be finite, got NaN or infinity in row {row}")
+            largest = float(block.abs().amax()) if len(block) else 0.0
+            if largest**2 * value.shape[1] > _LARGEST:
+                raise InvalidValueError(
+                    f"{op}: {name} must have distances whose squares float32 holds, got {largest:g}"
+                )
     rows, codes = len(x), len(centroids)
     if codes < 1:
         raise InvalidValueError(f"{op}: centroids must have at least 1 row, got 0")

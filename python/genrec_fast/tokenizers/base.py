@@ -247,6 +247,9 @@ class Tokenizer:
             raise InvalidValueError(
                 f"{self.kind}: features must be [N, {self.feature_dim}], got {list(features.shape)}"
             )
+        if features.is_meta or features.layout != torch.strided:
+            got = f"{features.layout} on {features.device}"
+            raise InvalidTypeError(f"{self.kind}: features must be a dense tensor with data, got {got}")
         vectors = features.detach().to("cpu", torch.float32)
         finite = vectors.isfinite().all(1)
         if not bool(finite.all()):

@@ -278,7 +278,12 @@ class RQKMeans(Tokenizer):
 
     def _check_features(self, features: Tensor | None) -> None:
         """As ``_vectors`` does, a block at a time: nothing of the features' size is made."""
-        if not isinstance(features, Tensor) or features.dim() != 2 or not len(features):
+        if (
+            not isinstance(features, Tensor)
+            or features.dim() != 2
+            or not len(features)
+            or (features.is_meta or features.layout != torch.strided)
+        ):
             self._vectors(features)
             return
         for first, block in enumerate(features.detach().split(BLOCK)):
