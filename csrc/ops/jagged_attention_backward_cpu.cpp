@@ -139,7 +139,7 @@ class Block {
                   seen + row, buckets + row * line_, row);
     }
     if (args_.distance && sums_.distance) add_distance(first, rows, tiles);
-    if (args_.time && sums_.time) add_time(rows, tiles, buckets);
+    if (args_.time && sums_.time) add_time(rows, tiles, seen, buckets);
     add_queries(first, rows, tiles);
     pack_rows(q, args_.q_stride, rows, rows, args_.width, scratch_.query_rows);
     pack_rows(grad, grad_stride, rows, rows, args_.value_width, scratch_.grad_rows);
@@ -244,7 +244,8 @@ class Block {
   }
 
   // Four running sums a bucket: neighbours mostly share one, and would wait for each other.
-  void add_time(std::int64_t rows, const Range* tiles, const std::uint16_t* buckets) const {
+  // A query has no buckets behind the last key that it sees.
+  void add_time(std::int64_t rows, const Range* tiles, const AttentionSeen* seen, const std::uint16_t* buckets) const {
     float* sums = scratch_.time_sums;
     const std::int64_t size = args_.time_size;
     clear(sums, 4 * size);
@@ -252,10 +253,12 @@ class Block {
       const Range& range = tiles[r / tile_rows];
       const float* slopes = scratch_.slopes + r * line_;
       const std::uint16_t* bucket = buckets + r * line_;
+      const std::int64_t last_seen = seen_until(seen[r]) - begin_,
+                         until = last_seen < range.until ? last_seen : range.until;
       std::int64_t c = range.from;
-      for (; c + 4 <= range.until; c += 4)
+      for (; c + 4 <= until; c += 4)
         for (int l = 0; l < 4; ++l) sums[l * size + bucket[c + l]] += slopes[c + l];
-      for (; c < range.until; ++c) sums[bucket[c]] += slopes[c];
+      for (; c < until; ++c) sums[bucket[c]] += slopes[c];
     }
     float* to = sums_.time + (args_.time_heads > 1 ? head_ : 0) * size;
     for (std::int64_t b = 0; b < size; ++b) to[b] += sums[b] + sums[size + b] + sums[2 * size + b] + sums[3 * size + b];
