@@ -44,6 +44,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   genrec::bindings::register_rq_decode(m);
   genrec::bindings::register_rq_encode(m);
   genrec::bindings::register_topk_inner_product(m);
+  genrec::bindings::register_transformer(m);
   genrec::bindings::register_trie_build(m);
   genrec::bindings::register_trie_filter(m);
   genrec::bindings::register_trie_lookup(m);

@@ -84,9 +84,9 @@ static inline std::int64_t bucket(const AttentionArgs& args, std::int64_t g) {
 }
 
 // Buckets of queries [first, last) of a row and its keys [begin, end), into buckets[(query - first) * line + key -
-// begin], for the keys up to the last that a query sees; returns a number that all of them are below. Where times ascend, as they do in histories, a key's bucket only
-// grows from query to query: it is kept with the time at which it will next grow, so that a pair costs a comparison.
-// Other times cost a search per pair.
+// begin], for the keys up to the last that a query sees; returns a number that all of them are below. Where times
+// ascend, as they do in histories, a key's bucket only grows from query to query: it is kept with the time at which it
+// will next grow, so that a pair costs a comparison. Other times cost a search per pair.
 static inline std::int64_t fill_buckets(const AttentionArgs& args, std::int64_t row, std::int64_t first,
                                         std::int64_t last, std::int64_t begin, std::int64_t end,
                                         const AttentionScratch& scratch) {

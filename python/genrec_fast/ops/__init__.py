@@ -20,6 +20,7 @@ from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.topk_inner_product import topk_inner_product
+from genrec_fast.ops.transformer import transformer_cross, transformer_head, transformer_prefill, transformer_step
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -51,6 +52,10 @@ __all__ = [
     "segment_sum",
     "to_padded",
     "topk_inner_product",
+    "transformer_cross",
+    "transformer_head",
+    "transformer_prefill",
+    "transformer_step",
     "trie_build",
     "trie_filter",
     "trie_lookup",

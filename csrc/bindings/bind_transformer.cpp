@@ -1,0 +1,99 @@
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "ops/transformer.h"
+
+namespace py = pybind11;
+
+namespace genrec::bindings {
+namespace {
+
+// The calls share some twenty numbers: all take them by name.
+struct Given {
+  const py::kwargs& values;
+
+  template <typename T>
+  T* at(const char* name) const {
+    return as_pointer<T>(values[name].cast<std::uintptr_t>());
+  }
+  std::int64_t number(const char* name) const { return values[name].cast<std::int64_t>(); }
+  int threads() const { return values["num_threads"].cast<int>(); }
+  TransformerWeights weights() const {
+    return {at<const void>("weights"), number("weights_bytes"), number("stack"), number("rows_width")};
+  }
+  TransformerTables tables() const {
+    return {at<const float>("rotary"), number("num_positions"), at<const float>("distance"), number("distance_size")};
+  }
+  TransformerCache cache() const {
+    return {at<float>("cache"), at<const std::int64_t>("offsets"), number("cache_floats")};
+  }
+  TransformerCache cross() const {
+    return {at<float>("cross"), at<const std::int64_t>("cross_offsets"), number("cross_floats")};
+  }
+};
+
+}  // namespace
+
+void register_transformer(py::module_& m) {
+  m.def("transformer_sizes", [] {
+    const TransformerSizes sizes = active_transformer_sizes();
+    return py::make_tuple(sizes.panel_width, sizes.bfloat16);
+  });
+  m.def("transformer_cache_size", [](const py::kwargs& values) {
+    const Given given{values};
+    return transformer_cache_size(given.weights(), given.at<const std::int64_t>("offsets"), given.number("num_users"),
+                                  values["for_cross"].cast<bool>());
+  });
+  m.def("transformer_prefill", [](const py::kwargs& values) {
+    const Given given{values};
+    const TransformerPrefill args{
+        given.weights(), given.at<const float>("rows"),    given.number("num_users"), given.tables(), given.cache(),
+        given.cross(),   values["only_last"].cast<bool>(), given.at<float>("hidden"), given.threads()};
+    py::gil_scoped_release unlocked;
+    transformer_prefill(args);
+  });
+  m.def("transformer_cross", [](const py::kwargs& values) {
+    const Given given{values};
+    const TransformerWeights weights = given.weights();
+    const TransformerCache cache = given.cache();
+    const float* rows = given.at<const float>("rows");
+    const std::int64_t num_users = given.number("num_users");
+    const int threads = given.threads();
+    py::gil_scoped_release unlocked;
+    transformer_cross(weights, rows, cache, num_users, threads);
+  });
+  m.def("transformer_step", [](const py::kwargs& values) {
+    const Given given{values};
+    const auto addresses = values["chain"].cast<std::vector<std::uintptr_t>>();
+    const auto chain_rows = values["chain_rows"].cast<std::vector<std::int64_t>>();
+    std::vector<const float*> chain;
+    for (std::uintptr_t address : addresses) chain.push_back(as_pointer<const float>(address));
+    const TransformerStep args{given.weights(),
+                               given.at<const float>("rows"),
+                               given.number("num_users"),
+                               given.number("num_beams"),
+                               static_cast<std::int64_t>(chain.size()),
+                               given.tables(),
+                               given.cache(),
+                               given.cross(),
+                               chain.data(),
+                               chain_rows.data(),
+                               given.at<const std::int32_t>("ancestors"),
+                               given.at<float>("kept"),
+                               given.number("kept_floats"),
+                               given.at<float>("hidden"),
+                               given.threads()};
+    py::gil_scoped_release unlocked;
+    transformer_step(args);
+  });
+  m.def("transformer_head", [](const py::kwargs& values) {
+    const Given given{values};
+    const TransformerHead args{
+        given.weights(),      given.at<const float>("hidden"), given.number("num_rows"),    given.number("first"),
+        given.number("last"), given.at<float>("logits"),       given.at<float>("log_sums"), given.threads()};
+    py::gil_scoped_release unlocked;
+    transformer_head(args);
+  });
+}
+
+}  // namespace genrec::bindings

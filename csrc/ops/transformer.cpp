@@ -1,0 +1,379 @@
+#include "ops/transformer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/check.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "ops/offsets.h"
+#include "ops/transformer_layout.h"
+
+GENREC_PER_ISA(TransformerSizes transformer_sizes();
+               std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width);
+               void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first,
+                                     std::int64_t last, const TransformerScratch& scratch);
+               void transformer_pack(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
+                                     std::int64_t user, std::int64_t head);
+               void transformer_pack_cross(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
+                                           std::int64_t user, float* pairs, std::int64_t pair_stride,
+                                           const TransformerScratch& scratch);
+               void transformer_attend(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
+                                       std::int64_t first, std::int64_t last, const TransformerScratch& scratch);
+               void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last,
+                                       float* hidden, const TransformerScratch& scratch);
+               void transformer_head_rows(const TransformerStack& stack, const TransformerHead& args,
+                                          std::int64_t begin, std::int64_t end, float* best, float* total,
+                                          const TransformerScratch& scratch);)
+
+namespace genrec {
+namespace {
+
+constexpr std::int64_t vector_lanes = 16;
+constexpr std::int64_t rows_per_task = 96;  // their activations stay in the second cache beside a group of panels
+
+std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
+std::int64_t whole(std::int64_t x) { return round_up(x, vector_lanes); }
+
+// Rows of one task: enough tasks for the threads, each of whole tiles.
+std::int64_t chunk_of(std::int64_t num_rows, int num_threads, const TransformerSizes& sizes) {
+  const std::int64_t share = (num_rows + num_threads - 1) / num_threads;
+  return std::max(sizes.tile_rows, std::min(rows_per_task, round_up(share, sizes.tile_rows)));
+}
+
+// Where each user's keys begin within a layer of a cache, in floats; the last entry is the layer's size.
+std::vector<std::int64_t> cells_of(const TransformerStack& stack, const std::int64_t* offsets, std::int64_t num_users) {
+  std::vector<std::int64_t> cells(static_cast<std::size_t>(num_users) + 1, 0);
+  for (std::int64_t user = 0; user < num_users; ++user) {
+    const std::int64_t keys = offsets[user + 1] - offsets[user];
+    cells[static_cast<std::size_t>(user) + 1] =
+        cells[static_cast<std::size_t>(user)] +
+        stack.num_kv_heads * GENREC_DISPATCH(transformer_head_cell(keys, stack.head_width));
+  }
+  return cells;
+}
+
+void check_width(const char* op, const TransformerWeights& weights, std::int64_t width) {
+  check(weights.rows_width == width, op, ": rows must have ", width, " channels, got ", weights.rows_width);
+}
+
+// Offsets from 0 that leave no user without a key; returns the longest row.
+std::int64_t check_prompts(const char* op, const char* name, const std::int64_t* offsets, std::int64_t num_users) {
+  check(offsets[0] == 0, op, ": ", name, " must start at 0, got ", offsets[0]);
+  std::int64_t longest = 0;
+  for (std::int64_t user = 0; user < num_users; ++user) {
+    const std::int64_t length = offsets[user + 1] - offsets[user];
+    check(length >= 1 && length < (std::int64_t{1} << 31), op, ": ", name,
+          " must give every user at least one row, got ", length, " for user ", user);
+    longest = std::max(longest, length);
+  }
+  return longest;
+}
+
+void check_cache(const char* op, const char* name, const TransformerStack& stack, const TransformerCache& cache,
+                 const std::vector<std::int64_t>& cells) {
+  check(cache.num_floats == stack.num_layers * cells.back(), op, ": ", name, " must hold ",
+        stack.num_layers * cells.back(), " floats for these offsets, got ", cache.num_floats);
+}
+
+// The caller's table with room for whole vectors behind each head, moved to distance 0.
+struct Distances {
+  Memory memory;
+  TransformerTables tables;
+
+  Distances(const char* op, const TransformerStack& stack, const TransformerTables& given, std::int64_t longest)
+      : tables(given) {
+    check(!stack.rotary_width || given.rotary, op, ": rotary must be given for this stack, got none");
+    check(!stack.rotary_width || longest <= given.num_positions, op, ": rotary must have ", longest, " positions, got ",
+          given.num_positions);
+    if (!given.distance) return;
+    const std::int64_t room = given.distance_size / 2 + 1, padded = round_up(given.distance_size, 32) + 64;
+    check(given.distance_size % 2 == 1 && longest <= room, op, ": distance must have a table for rows of ", longest,
+          ", got one for ", room);
+    memory = Memory(stack.num_heads * padded * 4);
+    float* to = memory.as<float>();
+    for (std::int64_t head = 0; head < stack.num_heads; ++head, to += padded) {
+      std::memcpy(to, given.distance + head * given.distance_size, static_cast<std::size_t>(given.distance_size) * 4);
+      std::fill(to + given.distance_size, to + padded, 0.0f);
+    }
+    tables.distance = memory.as<float>() + given.distance_size / 2;
+    tables.distance_size = padded;
+  }
+};
+
+// Working memory of every thread in one block.
+class Scratches {
+ public:
+  Scratches(const TransformerStack& stack, const TransformerSizes& sizes, std::int64_t chunk, std::int64_t longest,
+            std::int64_t chained, int num_threads) {
+    const std::int64_t heads = stack.num_heads * stack.head_width;
+    const std::int64_t widest = whole(std::max({stack.width, heads, stack.ff_width, stack.cross_width}));
+    TransformerScratch one{};
+    one.normed_stride = whole(stack.width);
+    one.attended_stride = whole(heads) + vector_lanes;
+    one.wide_stride = whole(std::max(stack.ff_width, heads));
+    one.line_stride = round_up(longest, sizes.panel_width) + sizes.panel_width;
+    const std::int64_t parts[] = {chunk * one.normed_stride,
+                                  chunk * one.attended_stride,
+                                  chunk * one.wide_stride,
+                                  sizes.tile_rows * (one.line_stride + chained),
+                                  chunk * widest,
+                                  chunk,
+                                  chunk * vector_lanes,
+                                  chunk * vector_lanes};
+    std::int64_t floats = 0;
+    for (std::int64_t part : parts) floats += whole(part);
+    memory_ = Memory(num_threads * floats * 4);
+    for (int thread = 0; thread < num_threads; ++thread) {
+      float* at[8];
+      float* next = memory_.as<float>() + thread * floats;
+      for (int i = 0; i < 8; ++i) at[i] = next, next += whole(parts[i]);
+      one.normed = at[0], one.attended = at[1], one.wide = at[2], one.line = at[3], one.rounded = at[4];
+      one.row_scale = at[5];
+      all_.push_back(one);
+      best_.push_back(at[6]);
+      total_.push_back(at[7]);
+    }
+  }
+  const TransformerScratch& of(std::int64_t thread) const { return all_[static_cast<std::size_t>(thread)]; }
+  float* best(std::int64_t thread) const { return best_[static_cast<std::size_t>(thread)]; }
+  float* total(std::int64_t thread) const { return total_[static_cast<std::size_t>(thread)]; }
+
+ private:
+  Memory memory_;
+  std::vector<TransformerScratch> all_;
+  std::vector<float*> best_, total_;
+};
+
+// body(task, worker) for every task, each worker with its own working memory.
+template <typename Body>
+void each(std::int64_t num_tasks, int num_threads, const Body& body) {
+  const std::int64_t workers = std::min<std::int64_t>(num_threads, num_tasks);
+  parallel_for(workers, num_threads, [&](std::int64_t worker) {
+    for (std::int64_t task = worker; task < num_tasks; task += workers) body(task, worker);
+  });
+}
+
+void copy_rows(const float* from, std::int64_t num_rows, std::int64_t width, float* to, std::int64_t stride) {
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    std::copy(from + row * width, from + (row + 1) * width, to + row * stride);
+    std::fill(to + row * stride + width, to + (row + 1) * stride, 0.0f);
+  }
+}
+
+}  // namespace
+
+TransformerSizes active_transformer_sizes() { return GENREC_DISPATCH(transformer_sizes()); }
+
+std::int64_t transformer_cache_size(const TransformerWeights& weights, const std::int64_t* offsets,
+                                    std::int64_t num_users, bool cross) {
+  const char* op = cross ? "transformer_cross" : "transformer_prefill";
+  const ReadStack read = read_stack(op, weights, active_transformer_sizes());
+  check_prompts(op, "offsets", offsets, num_users);
+  return read.stack.num_layers * cells_of(read.stack, offsets, num_users).back();
+}
+
+void transformer_prefill(const TransformerPrefill& args) {
+  const char* op = "transformer_prefill";
+  const TransformerSizes sizes = active_transformer_sizes();
+  const ReadStack read = read_stack(op, args.weights, sizes);
+  const TransformerStack& stack = read.stack;
+  const std::int64_t users = args.num_users;
+  check_width(op, args.weights, stack.width);
+  if (users == 0) return;
+  const std::int64_t longest = check_prompts(op, "offsets", args.cache.offsets, users);
+  const std::vector<std::int64_t> cells = cells_of(stack, args.cache.offsets, users);
+  check_cache(op, "cache", stack, args.cache, cells);
+  check(!stack.cross_width || args.cross.values, op, ": cross must be given for a stack with cross-attention");
+  std::vector<std::int64_t> cross_cells(1, 0);
+  std::int64_t longest_cross = 0;
+  if (stack.cross_width) {
+    longest_cross = check_prompts(op, "cross_offsets", args.cross.offsets, users);
+    cross_cells = cells_of(stack, args.cross.offsets, users);
+    check_cache(op, "cross", stack, args.cross, cross_cells);
+  }
+  const Distances distances(op, stack, args.tables, longest);
+  const std::int64_t num_rows = args.cache.offsets[users];
+  std::vector<std::int32_t> user_of, positions;
+  for (std::int64_t user = 0; user < users; ++user)
+    for (std::int64_t i = 0; i < args.cache.offsets[user + 1] - args.cache.offsets[user]; ++i) {
+      user_of.push_back(static_cast<std::int32_t>(user));
+      positions.push_back(static_cast<std::int32_t>(i));
+    }
+  const std::int64_t x_stride = whole(stack.width),
+                     qkv_stride = whole((stack.num_heads + 2 * stack.num_kv_heads) * stack.head_width);
+  Memory memory(num_rows * (x_stride + qkv_stride) * 4);
+  TransformerRows rows{&stack,
+                       distances.tables,
+                       args.cache,
+                       args.cross,
+                       cells.data(),
+                       cross_cells.data(),
+                       user_of.data(),
+                       positions.data(),
+                       memory.as<float>(),
+                       memory.as<float>() + num_rows * x_stride,
+                       x_stride,
+                       qkv_stride,
+                       num_rows,
+                       false,
+                       nullptr};
+  copy_rows(args.rows, num_rows, stack.width, rows.x, x_stride);
+  const std::int64_t chunk = chunk_of(num_rows, args.num_threads, sizes);
+  const Scratches scratches(stack, sizes, chunk, std::max(longest, longest_cross), 0, args.num_threads);
+  const auto chunks = [&](const TransformerRows& of, const auto& body) {
+    each((of.num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+      body(task * chunk, std::min(of.num_rows, (task + 1) * chunk), scratches.of(worker));
+    });
+  };
+  std::vector<std::int32_t> last_users, last_positions;
+  Memory last_memory;
+  for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
+    chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+      GENREC_DISPATCH(transformer_read(rows, layer, first, last, scratch));
+    });
+    each(users * stack.num_kv_heads, args.num_threads, [&](std::int64_t task, std::int64_t) {
+      GENREC_DISPATCH(transformer_pack(rows, users, layer, task / stack.num_kv_heads, task % stack.num_kv_heads));
+    });
+    if (args.only_last && layer + 1 == stack.num_layers) {  // nobody reads the others' last layer
+      last_memory = Memory(users * (x_stride + qkv_stride) * 4);
+      float *x = last_memory.as<float>(), *qkv = x + users * x_stride;
+      for (std::int64_t user = 0; user < users; ++user) {
+        const std::int64_t row = args.cache.offsets[user + 1] - 1;
+        std::copy(rows.x + row * x_stride, rows.x + (row + 1) * x_stride, x + user * x_stride);
+        std::copy(rows.qkv + row * qkv_stride, rows.qkv + (row + 1) * qkv_stride, qkv + user * qkv_stride);
+        last_users.push_back(static_cast<std::int32_t>(user));
+        last_positions.push_back(positions[static_cast<std::size_t>(row)]);
+      }
+      rows.x = x, rows.qkv = qkv, rows.num_rows = users;
+      rows.users = last_users.data(), rows.positions = last_positions.data();
+    }
+    chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+      GENREC_DISPATCH(transformer_attend(rows, users, layer, first, last, scratch));
+    });
+  }
+  check(!args.only_last || stack.num_layers > 0, op, ": a stack without layers has no last rows");
+  chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+    GENREC_DISPATCH(transformer_finish(rows, first, last, args.hidden, scratch));
+  });
+}
+
+void transformer_cross(const TransformerWeights& weights, const float* given, const TransformerCache& cache,
+                       std::int64_t num_users, int num_threads) {
+  const char* op = "transformer_cross";
+  const TransformerSizes sizes = active_transformer_sizes();
+  const ReadStack read = read_stack(op, weights, sizes);
+  const TransformerStack& stack = read.stack;
+  check(stack.cross_width > 0, op, ": stack must have cross-attention, but stack ", weights.stack, " has none");
+  check_width(op, weights, stack.cross_width);
+  if (num_users == 0) return;
+  const std::int64_t longest = check_prompts(op, "offsets", cache.offsets, num_users);
+  const std::vector<std::int64_t> cells = cells_of(stack, cache.offsets, num_users);
+  check_cache(op, "cache", stack, cache, cells);
+  const std::int64_t stride = whole(stack.cross_width), pairs = whole(2 * stack.num_kv_heads * stack.head_width);
+  const std::int64_t num_rows = cache.offsets[num_users];
+  Memory memory(num_rows * stride * 4), working(num_threads * longest * pairs * 4);
+  copy_rows(given, num_rows, stack.cross_width, memory.as<float>(), stride);
+  TransformerRows rows{};
+  rows.stack = &stack, rows.cross = cache, rows.cross_cells = cells.data();
+  rows.x = memory.as<float>(), rows.x_stride = stride;
+  const Scratches scratches(stack, sizes, longest, longest, 0, num_threads);
+  each(stack.num_layers * num_users, num_threads, [&](std::int64_t task, std::int64_t worker) {
+    GENREC_DISPATCH(transformer_pack_cross(rows, num_users, task / num_users, task % num_users,
+                                           working.as<float>() + worker * longest * pairs, pairs,
+                                           scratches.of(worker)));
+  });
+}
+
+void transformer_step(const TransformerStep& args) {
+  const char* op = "transformer_step";
+  const TransformerSizes sizes = active_transformer_sizes();
+  const ReadStack read = read_stack(op, args.weights, sizes);
+  const TransformerStack& stack = read.stack;
+  const std::int64_t users = args.num_users, num_rows = users * args.num_beams;
+  check_width(op, args.weights, stack.width);
+  check(args.kept_floats == stack.num_layers * num_rows * 2 * stack.num_kv_heads * stack.head_width, op,
+        ": kept must hold the keys and values of ", num_rows, " rows in ", stack.num_layers, " layers, got ",
+        args.kept_floats, " floats");
+  if (num_rows == 0) return;
+  check(stack.causal, op, ": stack must be causal, but stack ", args.weights.stack, " is not");
+  const std::int64_t longest = check_prompts(op, "offsets", args.cache.offsets, users);
+  const std::vector<std::int64_t> cells = cells_of(stack, args.cache.offsets, users);
+  check_cache(op, "cache", stack, args.cache, cells);
+  check(!stack.cross_width || args.cross.values, op, ": cross must be given for a stack with cross-attention");
+  std::vector<std::int64_t> cross_cells(1, 0);
+  std::int64_t longest_cross = 0;
+  if (stack.cross_width) {
+    longest_cross = check_prompts(op, "cross_offsets", args.cross.offsets, users);
+    cross_cells = cells_of(stack, args.cross.offsets, users);
+    check_cache(op, "cross", stack, args.cross, cross_cells);
+  }
+  for (std::int64_t step = 0; step < args.num_steps; ++step)
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      const std::int32_t ancestor = args.ancestors[step * num_rows + row];
+      check(ancestor >= 0 && ancestor < args.chain_rows[step], op, ": ancestors must be rows of step ", step,
+            ", below ", args.chain_rows[step], ", got ", ancestor, " for row ", row);
+    }
+  const Distances distances(op, stack, args.tables, longest + args.num_steps + 1);
+  std::vector<std::int32_t> user_of, positions;
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    const std::int64_t user = row / args.num_beams;
+    user_of.push_back(static_cast<std::int32_t>(user));
+    positions.push_back(
+        static_cast<std::int32_t>(args.cache.offsets[user + 1] - args.cache.offsets[user] + args.num_steps));
+  }
+  const std::int64_t x_stride = whole(stack.width),
+                     qkv_stride = whole((stack.num_heads + 2 * stack.num_kv_heads) * stack.head_width);
+  Memory memory(num_rows * (x_stride + qkv_stride) * 4);
+  const TransformerRows rows{&stack,
+                             distances.tables,
+                             args.cache,
+                             args.cross,
+                             cells.data(),
+                             cross_cells.data(),
+                             user_of.data(),
+                             positions.data(),
+                             memory.as<float>(),
+                             memory.as<float>() + num_rows * x_stride,
+                             x_stride,
+                             qkv_stride,
+                             num_rows,
+                             true,
+                             &args};
+  copy_rows(args.rows, num_rows, stack.width, rows.x, x_stride);
+  const std::int64_t chunk = chunk_of(num_rows, args.num_threads, sizes);
+  const Scratches scratches(stack, sizes, chunk, std::max(longest, longest_cross), args.num_steps + 1,
+                            args.num_threads);
+  each((num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+    const std::int64_t first = task * chunk, last = std::min(num_rows, first + chunk);
+    const TransformerScratch& scratch = scratches.of(worker);
+    for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
+      GENREC_DISPATCH(transformer_read(rows, layer, first, last, scratch));
+      GENREC_DISPATCH(transformer_attend(rows, users, layer, first, last, scratch));
+    }
+    GENREC_DISPATCH(transformer_finish(rows, first, last, args.hidden, scratch));
+  });
+}
+
+void transformer_head(const TransformerHead& args) {
+  const char* op = "transformer_head";
+  const TransformerSizes sizes = active_transformer_sizes();
+  const ReadStack read = read_stack(op, args.weights, sizes);
+  const TransformerStack& stack = read.stack;
+  check_width(op, args.weights, stack.width);
+  check(stack.head_size > 0, op, ": stack must have a head, but stack ", args.weights.stack, " has none");
+  check(0 <= args.first && args.first <= args.last && args.last <= stack.head_size, op,
+        ": first and last must lie in [0, ", stack.head_size, "], got ", args.first, " and ", args.last);
+  if (args.num_rows == 0) return;
+  const std::int64_t chunk = chunk_of(args.num_rows, args.num_threads, sizes);
+  const Scratches scratches(stack, sizes, chunk, 1, 0, args.num_threads);
+  each((args.num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+    const std::int64_t begin = task * chunk, end = std::min(args.num_rows, begin + chunk);
+    GENREC_DISPATCH(transformer_head_rows(stack, args, begin, end, scratches.best(worker), scratches.total(worker),
+                                          scratches.of(worker)));
+  });
+}
+
+}  // namespace genrec

@@ -1,0 +1,302 @@
+// The bodies of native inference, compiled once per instruction set. A layer reads its rows (norm, queries, keys,
+// values), then attends and goes through its feed-forward part; between the two, prompts pack their keys and values.
+// In a step rows depend on earlier calls alone, so a chunk of them passes through all layers by itself.
+#include <cmath>
+#include <cstdint>
+
+#include "core/gemm.h"
+#include "ops/attention_rows.h"
+#include "ops/transformer.h"
+#include "ops/transformer_rows.h"
+
+namespace genrec::GENREC_ISA {
+namespace {
+
+// Keys and values of one user and head of keys.
+struct Known {
+  const float *keys, *values;
+  std::int64_t count;
+};
+
+std::int64_t head_cell(std::int64_t keys, std::int64_t width) {
+  return num_panels(keys) * panel_width * width + num_panels(width) * panel_width * keys;
+}
+
+std::int64_t num_keys(const TransformerCache& cache, std::int64_t user) {
+  return cache.offsets[user + 1] - cache.offsets[user];
+}
+
+float* cell_of(const TransformerCache& cache, const std::int64_t* cells, std::int64_t num_users, std::int64_t layer,
+               std::int64_t user, std::int64_t head, std::int64_t width) {
+  return cache.values + layer * cells[num_users] + cells[user] + head * head_cell(num_keys(cache, user), width);
+}
+
+Known known(const TransformerCache& cache, const std::int64_t* cells, std::int64_t num_users, std::int64_t layer,
+            std::int64_t user, std::int64_t head, std::int64_t width) {
+  const std::int64_t count = num_keys(cache, user);
+  const float* keys = cell_of(cache, cells, num_users, layer, user, head, width);
+  return {keys, keys + num_panels(count) * panel_width * width, count};
+}
+
+void keep(const float* keys, const float* values, std::int64_t stride, const Known& place, std::int64_t width) {
+  pack(keys, stride, 0, place.count, width, const_cast<float*>(place.keys));
+  pack_rows(values, stride, place.count, place.count, width, const_cast<float*>(place.values));
+}
+
+float dot(const float* a, const float* b, std::int64_t count) {
+  Vec total = fill(0.0f);
+  std::int64_t c = 0;
+  for (; c + lanes <= count; c += lanes) total = multiply_add(load(a + c), load(b + c), total);
+  float rest = 0.0f;
+  for (; c < count; ++c) rest += a[c] * b[c];
+  return sum(total) + rest;
+}
+
+void add_scaled(float* to, const float* from, float factor, std::int64_t count) {
+  std::int64_t c = 0;
+  for (; c + lanes <= count; c += lanes) store(to + c, multiply_add(load(from + c), fill(factor), load(to + c)));
+  for (; c < count; ++c) to[c] += from[c] * factor;
+}
+
+void scale(float* x, float factor, std::int64_t count) {
+  std::int64_t c = 0;
+  for (; c + lanes <= count; c += lanes) store(x + c, load(x + c) * fill(factor));
+  for (; c < count; ++c) x[c] *= factor;
+}
+
+// One line of scores in place of which stand the weights afterwards, times their sum's inverse, which is returned.
+// Prompt keys [from, until) of the columns [begin, end), whole vectors; `count` more at `chain`, ready scores.
+float soften(float* line, std::int64_t begin, std::int64_t end, std::int64_t from, std::int64_t until, float alpha,
+             const float* distance, float* chain, std::int64_t count) {
+  Vec best = fill(negative_infinity), total = fill(0.0f);
+  for (std::int64_t c = begin; c < end; c += lanes) {
+    Vec x = load(line + c) * fill(alpha);
+    if (distance) x = x + load(distance + c);
+    const Mask mask = between(from - c, until - c);
+    if (mask != 0xffffu) x = choose(mask, x, fill(negative_infinity));
+    store(line + c, x);
+    best = greater(best, x);
+  }
+  float top = maximum(best);
+  for (std::int64_t j = 0; j < count; ++j) top = chain[j] > top ? chain[j] : top;
+  for (std::int64_t c = begin; c < end; c += lanes) {
+    const Vec weight = exp_of(load(line + c) - fill(top));
+    store(line + c, weight);
+    total = total + weight;
+  }
+  float sums = sum(total);
+  for (std::int64_t j = 0; j < count; ++j) {
+    chain[j] = expf(chain[j] - top);
+    sums += chain[j];
+  }
+  return 1.0f / sums;
+}
+
+// The rows of one user that go through the products together.
+struct Group {
+  std::int64_t user, first, count;
+};
+
+class Attention {
+ public:
+  Attention(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, const TransformerScratch& scratch)
+      : rows_(rows), stack_(*rows.stack), num_users_(num_users), layer_(layer), scratch_(scratch) {}
+
+  // Queries at q[(row - first) * q_stride], rows [first, last) -> attended[(row - first) * attended_stride].
+  void run(std::int64_t first, std::int64_t last, const float* q, std::int64_t q_stride, bool cross) const {
+    for (std::int64_t row = first; row < last;) {
+      Group group{rows_.users[row], row, 1};
+      while (group.count < tile_rows && row + group.count < last && rows_.users[row + group.count] == group.user)
+        ++group.count;
+      for (std::int64_t head = 0; head < stack_.num_heads; ++head)
+        one_head(group, head, q + (row - first) * q_stride + head * stack_.head_width, q_stride,
+                 scratch_.attended + (row - first) * scratch_.attended_stride + head * stack_.head_width, cross);
+      row += group.count;
+    }
+    const std::int64_t end = stack_.num_heads * stack_.head_width;
+    for (std::int64_t r = 0; r < last - first; ++r)  // the last head may have written behind itself
+      for (std::int64_t c = end; c < whole_vectors(end); ++c) scratch_.attended[r * scratch_.attended_stride + c] = 0;
+  }
+
+ private:
+  void one_head(const Group& group, std::int64_t head, const float* q, std::int64_t q_stride, float* out,
+                bool cross) const {
+    const std::int64_t width = stack_.head_width, kv = head / (stack_.num_heads / stack_.num_kv_heads);
+    const Known seen = cross ? known(rows_.cross, rows_.cross_cells, num_users_, layer_, group.user, kv, width)
+                             : known(rows_.cache, rows_.cells, num_users_, layer_, group.user, kv, width);
+    const bool all = cross || rows_.stepping || !stack_.causal;
+    const std::int64_t window = cross ? 0 : stack_.window;
+    const auto from_of = [&](std::int64_t row) {
+      const std::int64_t from = window ? rows_.positions[row] + 1 - window : 0;
+      return from < 0 ? 0 : from < seen.count ? from : seen.count;
+    };
+    const auto until_of = [&](std::int64_t row) { return all ? seen.count : rows_.positions[row] + 1; };
+    const std::int64_t last = group.first + group.count - 1;  // positions ascend within a user's prompt
+    const std::int64_t panel = from_of(group.first) / panel_width, begin = panel * panel_width, until = until_of(last),
+                       end = whole_vectors(until);
+    Keep scores{scratch_.line, scratch_.line_stride};
+    if (begin < until)
+      product_of_vectors<Order::by_row>(q, q_stride, group.count, seen.keys, width * panel_width, panel * panel_vecs,
+                                        num_vectors(until), width, scores);
+    const std::int64_t chained = cross || !rows_.stepping ? 0 : rows_.step->num_steps + 1;
+    float* chain = scratch_.line + tile_rows * scratch_.line_stride;
+    float inverse[tile_rows];
+    for (std::int64_t r = 0; r < group.count; ++r) {
+      const std::int64_t row = group.first + r;
+      if (chained) score_chain(row, head, kv, q + r * q_stride, seen.count, chain + r * chained);
+      const float* distance = nullptr;
+      if (rows_.tables.distance && !cross)
+        distance = rows_.tables.distance + head * rows_.tables.distance_size - rows_.positions[row];
+      inverse[r] = soften(scratch_.line + r * scratch_.line_stride, begin, end, from_of(row), until_of(row),
+                          stack_.score_scale, distance, chain + r * chained, chained);
+    }
+    Keep sums{out, scratch_.attended_stride};
+    if (begin < until) {
+      product_of_vectors<Order::by_row>(scratch_.line + begin, scratch_.line_stride, group.count,
+                                        seen.values + begin * panel_width, seen.count * panel_width, 0,
+                                        num_vectors(width), until - begin, sums);
+    } else {
+      for (std::int64_t r = 0; r < group.count; ++r)
+        for (std::int64_t c = 0; c < width; ++c) out[r * scratch_.attended_stride + c] = 0.0f;
+    }
+    for (std::int64_t r = 0; r < group.count; ++r) {
+      float* to = out + r * scratch_.attended_stride;
+      for (std::int64_t j = 0; j < chained; ++j)
+        add_scaled(to, link(group.first + r, j, kv) + stack_.num_kv_heads * width, chain[r * chained + j], width);
+      scale(to, inverse[r], width);
+    }
+  }
+
+  // Key of head kv of a row's ancestor at step j (the last: the row itself); its value stands num_kv_heads heads on.
+  const float* link(std::int64_t row, std::int64_t j, std::int64_t kv) const {
+    const TransformerStep& step = *rows_.step;
+    const std::int64_t kept = 2 * stack_.num_kv_heads * stack_.head_width;
+    if (j == step.num_steps) return step.kept + (layer_ * rows_.num_rows + row) * kept + kv * stack_.head_width;
+    const std::int64_t ancestor = step.ancestors[j * rows_.num_rows + row];
+    return step.chain[j] + (layer_ * step.chain_rows[j] + ancestor) * kept + kv * stack_.head_width;
+  }
+
+  void score_chain(std::int64_t row, std::int64_t head, std::int64_t kv, const float* q, std::int64_t prompt,
+                   float* out) const {
+    const std::int64_t position = rows_.positions[row];
+    for (std::int64_t j = 0; j <= rows_.step->num_steps; ++j) {
+      out[j] = dot(q, link(row, j, kv), stack_.head_width) * stack_.score_scale;
+      if (rows_.tables.distance)
+        out[j] += rows_.tables.distance[head * rows_.tables.distance_size + prompt + j - position];
+      if (stack_.window && prompt + j <= position - stack_.window) out[j] = negative_infinity;
+    }
+  }
+
+  const TransformerRows& rows_;
+  const TransformerStack& stack_;
+  std::int64_t num_users_, layer_;
+  const TransformerScratch& scratch_;
+};
+
+// Norm of rows [first, last) into scratch.normed, as an operand.
+Operand normed(const TransformerRows& rows, const Norm& norm, std::int64_t first, std::int64_t last,
+               const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  for (std::int64_t row = first; row < last; ++row)
+    normalize(stack, norm, rows.x + row * rows.x_stride, stack.width,
+              scratch.normed + (row - first) * scratch.normed_stride);
+  return prepare(stack.precision, scratch.normed, scratch.normed_stride, last - first, stack.width, scratch);
+}
+
+}  // namespace
+
+TransformerSizes transformer_sizes() { return {panel_width, tile_rows, GENREC_BF16 != 0, false}; }
+
+std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width) { return head_cell(keys, width); }
+
+// Queries, keys and values of rows [first, last).
+void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
+                      const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  const TransformerLayer& part = stack.layers[layer];
+  const Operand operand = normed(rows, part.before_attention, first, last, scratch);
+  float* qkv = rows.qkv + first * rows.qkv_stride;
+  apply(stack.precision, operand, part.qkv, qkv, rows.qkv_stride, Then::store);
+  const std::int64_t width = stack.head_width, kept = 2 * stack.num_kv_heads * width;
+  for (std::int64_t row = first; row < last; ++row, qkv += rows.qkv_stride) {
+    const float* turn = stack.rotary_width ? rows.tables.rotary + rows.positions[row] * stack.rotary_width : nullptr;
+    for (std::int64_t head = 0; head < stack.num_heads + stack.num_kv_heads; ++head) {
+      const float* weight = head < stack.num_heads ? part.q_norm : part.k_norm;
+      if (weight) normalize_head(qkv + head * width, weight, width, stack.epsilon);
+      if (turn) rotate(qkv + head * width, turn, stack.rotary_width);
+    }
+    if (rows.stepping) {
+      float* to = rows.step->kept + (layer * rows.num_rows + row) * kept;
+      const float* from = qkv + stack.num_heads * width;
+      for (std::int64_t c = 0; c < kept; ++c) to[c] = from[c];
+    }
+  }
+}
+
+// Packs what a user's prompt has for one head of keys.
+void transformer_pack(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t user,
+                      std::int64_t head) {
+  const TransformerStack& stack = *rows.stack;
+  const float* keys =
+      rows.qkv + rows.cache.offsets[user] * rows.qkv_stride + (stack.num_heads + head) * stack.head_width;
+  keep(keys, keys + stack.num_kv_heads * stack.head_width, rows.qkv_stride,
+       known(rows.cache, rows.cells, num_users, layer, user, head, stack.head_width), stack.head_width);
+}
+
+// Keys and values of one user's encoder rows in one layer; `pairs` [keys of the user][pair_stride] is working memory,
+// rows.x the encoder's rows.
+void transformer_pack_cross(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t user,
+                            float* pairs, std::int64_t pair_stride, const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  const std::int64_t count = num_keys(rows.cross, user);
+  const Operand operand = prepare(stack.precision, rows.x + rows.cross.offsets[user] * rows.x_stride, rows.x_stride,
+                                  count, stack.cross_width, scratch);
+  apply(stack.precision, operand, stack.layers[layer].cross_kv, pairs, pair_stride, Then::store);
+  for (std::int64_t head = 0; head < stack.num_kv_heads; ++head) {
+    const float* keys = pairs + head * stack.head_width;
+    keep(keys, keys + stack.num_kv_heads * stack.head_width, pair_stride,
+         known(rows.cross, rows.cross_cells, num_users, layer, user, head, stack.head_width), stack.head_width);
+  }
+}
+
+// Attention and the feed-forward part of rows [first, last).
+void transformer_attend(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t first,
+                        std::int64_t last, const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  const TransformerLayer& part = stack.layers[layer];
+  const Attention attention(rows, num_users, layer, scratch);
+  const std::int64_t heads = stack.num_heads * stack.head_width, count = last - first;
+  float* x = rows.x + first * rows.x_stride;
+  const auto finish_attention = [&](const Linear& linear) {
+    const Operand operand = prepare(stack.precision, scratch.attended, scratch.attended_stride, count, heads, scratch);
+    apply(stack.precision, operand, linear, x, rows.x_stride, Then::add);
+  };
+  attention.run(first, last, rows.qkv + first * rows.qkv_stride, rows.qkv_stride, false);
+  finish_attention(part.attended);
+  if (stack.cross_width) {
+    apply(stack.precision, normed(rows, part.before_cross, first, last, scratch), part.cross_q, scratch.wide,
+          scratch.wide_stride, Then::store);
+    attention.run(first, last, scratch.wide, scratch.wide_stride, true);
+    finish_attention(part.cross_attended);
+  }
+  const Operand operand = normed(rows, part.before_feed_forward, first, last, scratch);
+  apply(stack.precision, operand, part.gate.panels ? part.gate : part.up, scratch.wide, scratch.wide_stride,
+        Then::store, stack.activation);
+  if (part.gate.panels) apply(stack.precision, operand, part.up, scratch.wide, scratch.wide_stride, Then::multiply);
+  apply(stack.precision, prepare(stack.precision, scratch.wide, scratch.wide_stride, count, stack.ff_width, scratch),
+        part.down, x, rows.x_stride, Then::add);
+}
+
+// The last norm of rows [first, last); hidden is not padded.
+void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last, float* hidden,
+                        const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  for (std::int64_t row = first; row < last; ++row) {
+    const float* x = rows.x + row * rows.x_stride;
+    if (stack.last_norm.weight) normalize(stack, stack.last_norm, x, stack.width, scratch.normed);
+    const float* from = stack.last_norm.weight ? scratch.normed : x;
+    for (std::int64_t c = 0; c < stack.width; ++c) hidden[row * stack.width + c] = from[c];
+  }
+}
+
+}  // namespace genrec::GENREC_ISA

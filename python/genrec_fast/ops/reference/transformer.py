@@ -1,0 +1,229 @@
+"""Twins of the ``transformer_*`` ops: plain layers over one user at a time.
+
+The cache has the kernel's layout: layer by layer, user by user, head by head, panels of keys and panels of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks, unpack_weights
+from genrec_fast.ops._transformer_spec import TransformerSpec
+
+__all__ = ["transformer_cross", "transformer_head", "transformer_prefill", "transformer_step"]
+
+
+class _Layers:
+    """The weights of a stack, and its layers' parts by name."""
+
+    def __init__(self, weights: Tensor, stack: int) -> None:
+        self.packed: PackedStack = unpack_stacks(weights)[0][stack]
+        self.spec: TransformerSpec = self.packed.spec
+        self.panel = int(weights[24:32].view(torch.int64))
+        self.of = unpack_weights(self.packed)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.of.get(f"{name}.weight"), self.of.get(f"{name}.bias")
+        if weight is None:
+            return x
+        if self.spec.norm == "layer":
+            return functional.layer_norm(x, (x.shape[-1],), weight, bias, self.spec.epsilon)
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.spec.epsilon)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.of[f"{name}.weight"], self.of.get(f"{name}.bias"))
+
+    def feed_forward(self, layer: str, x: Tensor) -> Tensor:
+        h, name = self.norm(f"{layer}.before_feed_forward", x), self.spec.activation
+        kinds: dict[str, Callable[[Tensor], Tensor]] = {"relu": lambda y: y.relu(), "silu": functional.silu}
+        kinds |= {"gelu": functional.gelu, "gelu_tanh": lambda y: functional.gelu(y, approximate="tanh")}
+        inner = kinds[name](self.linear(f"{layer}.{'gate' if self.spec.gated else 'up'}", h))
+        return x + self.linear(f"{layer}.down", inner * self.linear(f"{layer}.up", h) if self.spec.gated else inner)
+
+    def queries_keys_values(self, layer: str, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """``[S, heads, width]`` each; ``turns`` are the rows' own of the rotary table."""
+        spec = self.spec
+        mixed = self.linear(f"{layer}.qkv", self.norm(f"{layer}.before_attention", x))
+        mixed = mixed.view(x.shape[0], spec.num_heads + 2 * spec.num_kv_heads, spec.head_width)
+        q, k, v = mixed.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
+        if spec.qk_norm:
+            q = functional.rms_norm(q, (spec.head_width,), self.of[f"{layer}.q_norm.weight"], spec.epsilon)
+            k = functional.rms_norm(k, (spec.head_width,), self.of[f"{layer}.k_norm.weight"], spec.epsilon)
+        if turns is not None:
+            q, k = _turned(q, turns), _turned(k, turns)
+        return q, k, v
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None) -> Tensor:
+        """``[S, heads * width]`` of q ``[S, H, width]``, k and v ``[S, Sk, KV, width]`` or without the first."""
+        group = self.spec.num_heads // self.spec.num_kv_heads
+        k, v = k.repeat_interleave(group, -2), v.repeat_interleave(group, -2)
+        scores = torch.einsum("shd,skhd->hsk" if k.dim() == 4 else "shd,khd->hsk", q, k) * self.spec.score_scale
+        if bias is not None:
+            scores = scores + bias
+        if seen is not None:
+            scores = scores.masked_fill(~seen, -torch.inf)
+        weights = scores.softmax(-1)
+        out = torch.einsum("hsk,skhd->shd" if v.dim() == 4 else "hsk,khd->shd", weights, v)
+        return out.reshape(q.shape[0], -1)
+
+    # ---- the cache
+
+    def cell(self, keys: int) -> int:
+        width = self.spec.head_width
+        return self._padded(keys) * width + self._padded(width) * keys
+
+    def _padded(self, count: int) -> int:
+        return -(-count // self.panel) * self.panel
+
+    def cells(self, offsets: Tensor) -> list[int]:
+        ends = [0]
+        for keys in (offsets[1:] - offsets[:-1]).tolist():
+            ends.append(ends[-1] + self.spec.num_kv_heads * self.cell(keys))
+        return ends
+
+    def keep(self, k: Tensor, v: Tensor, cache: Tensor) -> None:
+        """Keys and values ``[S, KV, width]`` into one user's part of a layer."""
+        keys, heads, width = k.shape
+        for head, cell in enumerate(cache.view(heads, -1)):
+            padded = functional.pad(k[:, head], (0, 0, 0, self._padded(keys) - keys))
+            cell[: padded.numel()] = padded.view(-1, self.panel, width).transpose(1, 2).flatten()
+            wide = functional.pad(v[:, head], (0, self._padded(width) - width))
+            cell[padded.numel() :] = wide.view(keys, -1, self.panel).transpose(0, 1).flatten()
+
+    def kept(self, cache: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+        heads, width = self.spec.num_kv_heads, self.spec.head_width
+        size = self._padded(keys) * width
+        cells = cache.view(heads, -1)
+        k = cells[:, :size].view(heads, -1, width, self.panel).transpose(2, 3).reshape(heads, -1, width)[:, :keys]
+        v = cells[:, size:].view(heads, -1, keys, self.panel).transpose(1, 2).reshape(heads, keys, -1)[..., :width]
+        return k.transpose(0, 1), v.transpose(0, 1)
+
+    def cross(self, layer: int, x: Tensor, user: int, cross: Tensor | None, offsets: Tensor | None) -> Tensor:
+        """Rows with what cross-attention adds to them."""
+        if cross is None or offsets is None or not self.spec.cross_width:
+            return x
+        place = f"layers.{layer}"
+        ends = self.cells(offsets)
+        part = cross.view(self.spec.num_layers, -1)[layer, ends[user] : ends[user + 1]]
+        k, v = self.kept(part, int(offsets[user + 1] - offsets[user]))
+        q = self.linear(f"{place}.cross_q", self.norm(f"{place}.before_cross", x))
+        q = q.view(x.shape[0], self.spec.num_heads, self.spec.head_width)
+        return x + self.linear(f"{place}.cross_attended", self.attended(q, k, v, None, None))
+
+
+def _turned(x: Tensor, turns: Tensor) -> Tensor:
+    half = turns.shape[1] // 2
+    cosine, sine = turns[:, None, :half], turns[:, None, half:]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine, rest], -1)
+
+
+def _bias(distance: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """``[H, S, Sk]`` of positions ``[S]`` and ``[Sk]``."""
+    return None if distance is None else distance[:, distance.shape[1] // 2 + keys - queries[:, None]]
+
+
+def transformer_prefill(
+    weights: Tensor,
+    rows: Tensor,
+    offsets: Tensor,
+    rotary: Tensor | None,
+    distance: Tensor | None,
+    cross: Tensor | None,
+    cross_offsets: Tensor | None,
+    stack: int,
+    num_layers: int,
+    only_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """Each prompt by itself, through every layer."""
+    layers = _Layers(weights, stack)
+    spec, ends = layers.spec, layers.cells(offsets)
+    cache = rows.new_empty(spec.num_layers, ends[-1])
+    hidden = []
+    for user in range(offsets.numel() - 1):
+        x = rows[int(offsets[user]) : int(offsets[user + 1])]
+        at = torch.arange(x.shape[0], device=x.device)
+        seen = (at <= at[:, None]) if spec.causal else None
+        if spec.window:
+            near = at > at[:, None] - spec.window
+            seen = near if seen is None else seen & near
+        for layer in range(spec.num_layers):
+            place = f"layers.{layer}"
+            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at])
+            layers.keep(k, v, cache[layer, ends[user] : ends[user + 1]])
+            mixed = layers.attended(q, k, v, seen, _bias(distance, at, at))
+            x = layers.cross(layer, x + layers.linear(f"{place}.attended", mixed), user, cross, cross_offsets)
+            x = layers.feed_forward(place, x)
+        hidden.append(layers.norm("last_norm", x[-1:] if only_last else x))
+    return torch.cat(hidden) if hidden else rows[:0], cache.flatten()
+
+
+def transformer_cross(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
+    """Keys and values of the encoder's rows, layer by layer."""
+    layers = _Layers(weights, stack)
+    spec, ends = layers.spec, layers.cells(offsets)
+    cache = rows.new_empty(spec.num_layers, ends[-1])
+    for user in range(offsets.numel() - 1):
+        x = rows[int(offsets[user]) : int(offsets[user + 1])]
+        for layer in range(spec.num_layers):
+            pairs = layers.linear(f"layers.{layer}.cross_kv", x).view(-1, 2, spec.num_kv_heads, spec.head_width)
+            layers.keep(pairs[:, 0], pairs[:, 1], cache[layer, ends[user] : ends[user + 1]])
+    return cache.flatten()
+
+
+def transformer_step(
+    weights: Tensor,
+    rows: Tensor,
+    offsets: Tensor,
+    cache: Tensor,
+    chain: list[Tensor],
+    ancestors: Tensor,
+    rotary: Tensor | None,
+    distance: Tensor | None,
+    cross: Tensor | None,
+    cross_offsets: Tensor | None,
+    stack: int,
+    num_layers: int,
+    kept: int,
+) -> tuple[Tensor, Tensor]:
+    """Each user's beams over the prompt and each beam's own chain."""
+    layers = _Layers(weights, stack)
+    spec, ends = layers.spec, layers.cells(offsets)
+    users, steps = offsets.numel() - 1, len(chain)
+    beams = rows.shape[0] // users
+    own = rows.new_empty(spec.num_layers, rows.shape[0], kept)
+    hidden = []
+    for user in range(users):
+        mine = slice(user * beams, (user + 1) * beams)
+        x, keys = rows[mine], int(offsets[user + 1] - offsets[user])
+        at = torch.full((beams,), keys + steps, device=x.device)
+        key_at = torch.arange(keys + steps + 1, device=x.device)
+        seen = (key_at > at[:, None] - spec.window) if spec.window else None
+        for layer in range(spec.num_layers):
+            place = f"layers.{layer}"
+            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at])
+            own[layer, mine] = torch.cat([k, v], 1).flatten(1)
+            past = [part[layer, ancestors[step, mine].long()] for step, part in enumerate(chain)]
+            links = torch.stack([*past, own[layer, mine]], 1).view(beams, steps + 1, 2, *k.shape[1:])
+            part = cache.view(spec.num_layers, -1)[layer, ends[user] : ends[user + 1]]
+            all_k, all_v = (
+                torch.cat([prompt.expand(beams, -1, -1, -1), links[:, :, i]], 1)
+                for i, prompt in enumerate(layers.kept(part, keys))
+            )
+            mixed = layers.attended(q, all_k, all_v, seen, _bias(distance, at, key_at))
+            x = layers.cross(layer, x + layers.linear(f"{place}.attended", mixed), user, cross, cross_offsets)
+            x = layers.feed_forward(place, x)
+        hidden.append(layers.norm("last_norm", x))
+    return torch.cat(hidden), own
+
+
+def transformer_head(
+    weights: Tensor, hidden: Tensor, stack: int, first: int, last: int, log_sums: bool
+) -> tuple[Tensor, Tensor]:
+    """All logits, then what was asked for."""
+    logits = _Layers(weights, stack).linear("head", hidden)
+    return logits[:, first:last], logits.logsumexp(1) if log_sums else logits.new_empty(0)

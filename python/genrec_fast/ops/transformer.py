@@ -1,0 +1,212 @@
+"""Native inference of a transformer: a prompt is read once, beams are rows over its keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._transformer import cross_op, head_op, prefill_op, step_op
+from genrec_fast.ops._transformer_pack import PackedStack
+
+__all__ = ["transformer_cross", "transformer_head", "transformer_prefill", "transformer_step"]
+
+
+def transformer_prefill(
+    stack: PackedStack,
+    rows: Tensor,
+    offsets: Tensor,
+    *,
+    rotary: Tensor | None = None,
+    distance: Tensor | None = None,
+    cross: Tensor | None = None,
+    cross_offsets: Tensor | None = None,
+    only_last: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Reads every user's prompt through all layers (``ops._transformer_spec.TransformerSpec`` has the formula).
+
+    Args:
+        stack: from ``unpack_stacks``.
+        rows: float32 ``[E, D]``, the prompts' embeddings end to end, with what positions add to them.
+        offsets: int64 ``[B + 1]`` of the prompts, none of them empty.
+        rotary: float32 ``[P, rotary_width]``: cosines, then sines, of each position, for stacks that turn by position.
+        distance: float32 ``[H, 2M - 1]``: added to the scores, read at ``M - 1 + key - query``; ``None``: nothing.
+        cross: from ``transformer_cross``, for stacks with cross-attention.
+        cross_offsets: int64 ``[B + 1]`` of the encoder's rows.
+        only_last: of the last layer compute what the last row of each prompt needs.
+
+    Returns:
+        hidden float32 ``[B, D]`` (``[E, D]`` without ``only_last``) after the last norm, and the cache: float32
+        ``[floats]``, keys and values of every layer as ``transformer_step`` reads them.
+
+    Raises:
+        InvalidTypeError: a dtype is wrong.
+        InvalidValueError: offsets, a shape or a table does not fit, or the block does not.
+        UnsupportedError: the block was packed for what this instruction set lacks.
+
+    Notes:
+        2 flops per weight and row, attention's beside; weights are read once per 96 rows. One fork and join per part
+        of a layer. Deterministic; the same bits for any number of threads. Not differentiable.
+
+    Source: Vaswani et al. (arXiv:1706.03762); the panels are those of ``gemm``.
+    """
+    op = "transformer_prefill"
+    _check(op, stack, rows, offsets, rotary=rotary, distance=distance, cross=cross, cross_offsets=cross_offsets)
+    tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
+    hidden, cache = prefill_op(*tensors, stack.number, stack.spec.num_layers, only_last)
+    return hidden, cache
+
+
+def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tensor:
+    """Keys and values of an encoder's rows for every layer of a decoder, once per prompt.
+
+    Args:
+        stack: the decoder's.
+        rows: float32 ``[E, D]``, the encoder's hidden rows end to end.
+        offsets: int64 ``[B + 1]``, no user without a row.
+
+    Returns:
+        float32 ``[floats]``, to be given as ``cross``.
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnsupportedError: as ``transformer_prefill``; a stack without
+            cross-attention.
+
+    Notes:
+        2 flops per weight and row. Deterministic. Not differentiable.
+
+    Source: as ``transformer_prefill``.
+    """
+    _check("transformer_cross", stack, rows, offsets)
+    out: Tensor = cross_op(stack.weights, rows, offsets, stack.number)
+    return out
+
+
+def transformer_step(
+    stack: PackedStack,
+    rows: Tensor,
+    offsets: Tensor,
+    cache: Tensor,
+    chain: Sequence[Tensor],
+    ancestors: Tensor,
+    *,
+    rotary: Tensor | None = None,
+    distance: Tensor | None = None,
+    cross: Tensor | None = None,
+    cross_offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Extends every beam by one row: it sees its user's prompt, its ancestors and itself.
+
+    Args:
+        stack: as for the prompts.
+        rows: float32 ``[B * W, D]``, user by user, the embeddings of the tokens that were chosen.
+        offsets: int64 ``[B + 1]`` of the prompts.
+        cache: of the prompts.
+        chain: what the earlier steps kept, oldest first: t tensors float32 ``[layers, R_j, 2 * kept heads' width]``.
+        ancestors: int32 ``[t, B * W]``: the row of each earlier step that a beam descends from.
+        rotary: as for the prompts, positions up to the longest prompt + t.
+        distance: as for the prompts, rows up to the longest prompt + t + 1.
+        cross: as for the prompts.
+        cross_offsets: as for the prompts.
+
+    Returns:
+        hidden float32 ``[B * W, D]`` after the last norm, and what this step keeps: float32
+        ``[layers, B * W, 2 * num_kv_heads * head_width]``.
+
+    Raises:
+        InvalidTypeError: a dtype is wrong.
+        InvalidValueError: a shape, an offset or an ancestor does not fit.
+        UnsupportedError: as ``transformer_prefill``.
+
+    Notes:
+        2 flops per weight and row; nothing is copied or reordered between steps. A chunk of up to 96 rows passes
+        through all layers by itself, so threads meet once. The same bits for any number of threads. Not
+        differentiable.
+
+    Source: as ``transformer_prefill``; the shared prompt is ours, after the mechanism of prefix sharing.
+    """
+    op = "transformer_step"
+    _check(op, stack, rows, offsets, rotary=rotary, distance=distance, cross=cross, cross_offsets=cross_offsets)
+    require_tensors(
+        op, rows.device, cache=cache, ancestors=ancestors, **{f"chain[{i}]": c for i, c in enumerate(chain)}
+    )
+    users, kept = offsets.numel() - 1, stack.spec.kept
+    if users == 0 or rows.shape[0] % users:
+        raise InvalidValueError(f"{op}: rows must be [{users} * W, D], got {list(rows.shape)}")
+    if cache.dtype != torch.float32 or cache.dim() != 1:
+        raise InvalidTypeError(f"{op}: cache must be float32 [floats], got {cache.dtype} {list(cache.shape)}")
+    if ancestors.dtype != torch.int32 or ancestors.shape != (len(chain), rows.shape[0]):
+        raise InvalidValueError(
+            f"{op}: ancestors must be int32 [{len(chain)}, {rows.shape[0]}], "
+            f"got {ancestors.dtype} {list(ancestors.shape)}"
+        )
+    for index, part in enumerate(chain):
+        fits = part.dim() == 3 and part.shape[0] == stack.spec.num_layers and part.shape[2] == kept
+        if part.dtype != torch.float32 or not fits:
+            raise InvalidValueError(
+                f"{op}: chain[{index}] must be float32 [{stack.spec.num_layers}, R, {kept}], "
+                f"got {part.dtype} {list(part.shape)}"
+            )
+    tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, rotary, distance, cross, cross_offsets)
+    hidden, own = step_op(*tensors, stack.number, stack.spec.num_layers, kept)
+    return hidden, own
+
+
+def transformer_head(
+    stack: PackedStack, hidden: Tensor, first: int, last: int, *, log_sums: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Logits of tokens ``[first, last)``, and the log-sum-exp over the whole vocabulary.
+
+    Args:
+        stack: one with a head.
+        hidden: float32 ``[R, D]``.
+        first: the first token whose logit is returned.
+        last: the token behind the last one.
+        log_sums: whether the sums are wanted; else only the panels of those tokens are multiplied.
+
+    Returns:
+        logits float32 ``[R, last - first]``, and float32 ``[R]`` (``[0]`` without ``log_sums``).
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnsupportedError: as ``transformer_prefill``; tokens outside the head.
+
+    Notes:
+        2 D flops per token of the vocabulary (or of the range) and row; logits beyond the range are never stored.
+        Not differentiable.
+
+    Source: as ``transformer_prefill``.
+    """
+    op = "transformer_head"
+    _check(op, stack, hidden, None)
+    first, last = whole_number(op, "first", first), whole_number(op, "last", last)
+    if not 0 <= first <= last <= stack.spec.head_size:
+        raise InvalidValueError(f"{op}: first and last must lie in [0, {stack.spec.head_size}], got {first} and {last}")
+    logits, sums = head_op(stack.weights, hidden, stack.number, first, last, log_sums)
+    return logits, sums
+
+
+def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **tables: Tensor | None) -> None:
+    given = {name: table for name, table in tables.items() if table is not None}
+    required = {"rows": rows} if offsets is None else {"rows": rows, "offsets": offsets}
+    require_tensors(op, stack.weights.device, **required, **given)
+    for name, tensor in {"rows": rows, **given}.items():
+        if name == "cross_offsets":
+            continue
+        shape = "[floats]" if name == "cross" else "[E, D]" if name == "rows" else "a matrix"
+        if tensor.dtype != torch.float32 or tensor.dim() != (1 if name == "cross" else 2):
+            raise InvalidTypeError(f"{op}: {name} must be float32 {shape}, got {tensor.dtype} {list(tensor.shape)}")
+    for name, ends in (("offsets", offsets), ("cross_offsets", tables.get("cross_offsets"))):
+        if ends is not None and (ends.dtype != torch.int64 or ends.dim() != 1 or ends.numel() == 0):
+            raise InvalidTypeError(f"{op}: {name} must be int64 [B + 1], got {ends.dtype} {list(ends.shape)}")
+    if offsets is not None and op != "transformer_step" and int(offsets[-1]) != rows.shape[0]:
+        raise InvalidValueError(f"{op}: offsets must end at the number of rows {rows.shape[0]}, got {int(offsets[-1])}")
+    rotary, distance = tables.get("rotary"), tables.get("distance")
+    if rotary is not None and rotary.shape[1] != stack.spec.rotary_width:
+        raise InvalidValueError(f"{op}: rotary must be [P, {stack.spec.rotary_width}], got {list(rotary.shape)}")
+    if distance is not None and distance.shape[0] != stack.spec.num_heads:
+        raise InvalidValueError(f"{op}: distance must have {stack.spec.num_heads} heads, got {list(distance.shape)}")
+    if (tables.get("cross") is None) != (tables.get("cross_offsets") is None):
+        raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")

@@ -1,0 +1,317 @@
+"""Native inference against its twin: every kind of layer, on every instruction set."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.ops import transformer
+from genrec_fast.ops._registry import core
+from genrec_fast.ops._transformer_pack import pack_stacks, unpack_stacks, unpack_weights
+from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.reference import transformer as twin
+
+
+def random_weights(spec: TransformerSpec, generator: torch.Generator, biases: bool) -> dict[str, torch.Tensor]:
+    def normal(*shape, scale=1.0):
+        return torch.randn(*shape, generator=generator) * scale
+
+    weights = {"last_norm.weight": 1 + normal(spec.width, scale=0.1)}
+    if spec.head_size:
+        weights["head.weight"] = normal(spec.head_size, spec.width, scale=spec.width**-0.5)
+        if biases:
+            weights["head.bias"] = normal(spec.head_size)
+    for layer in range(spec.num_layers):
+        for name in ("before_attention", "before_feed_forward", *(["before_cross"] if spec.cross_width else [])):
+            weights[f"layers.{layer}.{name}.weight"] = 1 + normal(spec.width, scale=0.1)
+            if spec.norm == "layer":
+                weights[f"layers.{layer}.{name}.bias"] = normal(spec.width, scale=0.1)
+        for name, (rows, columns, needed) in spec.linears().items():
+            if needed:
+                weights[f"layers.{layer}.{name}.weight"] = normal(rows, columns, scale=columns**-0.5)
+                if biases:
+                    weights[f"layers.{layer}.{name}.bias"] = normal(rows, scale=0.1)
+        if spec.qk_norm:
+            for name in ("q_norm", "k_norm"):
+                weights[f"layers.{layer}.{name}.weight"] = 1 + normal(spec.head_width, scale=0.1)
+    return weights
+
+
+@st.composite
+def cases(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999), "seed"))
+    num_kv_heads, group = draw(st.integers(1, 2), "kv heads"), draw(st.integers(1, 3), "group")
+    head_width = draw(st.sampled_from([2, 5, 16, 20, 33]), "head width")
+    spec = TransformerSpec(
+        width=draw(st.sampled_from([1, 8, 17, 32, 50]), "width"),
+        num_layers=draw(st.integers(1, 2), "layers"),
+        num_heads=num_kv_heads * group,
+        num_kv_heads=num_kv_heads,
+        head_width=head_width,
+        ff_width=draw(st.sampled_from([1, 24, 70]), "ff"),
+        head_size=draw(st.sampled_from([1, 37, 130]), "vocabulary"),
+        cross_width=draw(st.sampled_from([0, 0, 19]), "cross"),
+        rotary_width=draw(st.sampled_from([0, 2, head_width // 2 * 2]), "rotary"),
+        window=draw(st.sampled_from([0, 0, 3]), "window"),
+        activation=draw(st.sampled_from(["relu", "gelu", "gelu_tanh", "silu"]), "activation"),
+        gated=draw(st.booleans(), "gated"),
+        norm=draw(st.sampled_from(["rms", "layer"]), "norm"),
+        qk_norm=draw(st.booleans(), "qk norm"),
+        score_scale=head_width**-0.5,
+    )
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3), "lengths")
+    beams = draw(st.lists(st.integers(1, 15), min_size=0, max_size=3), "beams")
+    biases, relative = draw(st.booleans(), "biases"), draw(st.booleans(), "relative")
+    return SimpleNamespace(
+        spec=spec,
+        weights=random_weights(spec, generator, biases),
+        lengths=lengths,
+        beams=beams,
+        relative=relative,
+        generator=generator,
+    )
+
+
+def offsets_of(lengths):
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def run(case, ops, weights, seed):
+    """Every output of a prefill, some steps and the head, by the ops or by their twins."""
+    generator = torch.Generator().manual_seed(seed)
+    (stack,), _, _ = unpack_stacks(weights)
+    spec, users = case.spec, len(case.lengths)
+    longest = max(case.lengths) + len(case.beams) + 1
+    tables = {"rotary": None, "distance": None, "cross": None, "cross_offsets": None}
+    angles = torch.randn(longest, spec.rotary_width // 2, generator=generator)
+    if spec.rotary_width:
+        tables["rotary"] = torch.cat([angles.cos(), angles.sin()], 1)
+    if case.relative:
+        tables["distance"] = torch.randn(spec.num_heads, 2 * longest - 1, generator=generator)
+    outs = []
+    if spec.cross_width:
+        encoded = torch.randn(2 * sum(case.lengths), spec.cross_width, generator=generator)
+        tables["cross_offsets"] = offsets_of([2 * length for length in case.lengths])
+        tables["cross"] = ops.cross(stack, encoded, tables["cross_offsets"])
+    offsets = offsets_of(case.lengths)
+    rows = torch.randn(sum(case.lengths), spec.width, generator=generator)
+    outs.append(ops.prefill(stack, rows, offsets, tables, False)[0])
+    hidden, cache = ops.prefill(stack, rows, offsets, tables, True)
+    outs.append(hidden)
+    chain, ancestors = [], torch.empty(0, users, dtype=torch.int32)
+    width = 1
+    for beams in case.beams:
+        parents = torch.randint(0, width, (users, beams), generator=generator)
+        flat = (parents + torch.arange(users)[:, None] * width).flatten()
+        ancestors = ancestors[:, flat] if not chain else torch.cat([ancestors[:, flat], flat[None].int()])
+        width = beams
+        rows = torch.randn(users * beams, spec.width, generator=generator)
+        hidden, kept = ops.step(stack, rows, offsets, cache, chain, ancestors.contiguous(), tables)
+        chain.append(kept)
+        if len(chain) == 1:
+            ancestors = torch.empty(0, users * beams, dtype=torch.int32)
+        outs += [hidden, kept]
+    logits, sums = ops.head(stack, hidden, spec.head_size // 3, spec.head_size, True)
+    part, _ = ops.head(stack, hidden, spec.head_size // 3, spec.head_size // 2, False)
+    return [*outs, logits, sums, part]
+
+
+KERNEL = SimpleNamespace(
+    cross=transformer.transformer_cross,
+    prefill=lambda stack, rows, offsets, tables, last: transformer.transformer_prefill(
+        stack, rows, offsets, only_last=last, **tables
+    ),
+    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: transformer.transformer_step(
+        stack, rows, offsets, cache, chain, ancestors, **tables
+    ),
+    head=lambda stack, hidden, first, last, sums: transformer.transformer_head(
+        stack, hidden, first, last, log_sums=sums
+    ),
+)
+
+
+def _tables(tables):
+    return [tables[name] for name in ("rotary", "distance", "cross", "cross_offsets")]
+
+
+TWIN = SimpleNamespace(
+    cross=lambda stack, rows, offsets: twin.transformer_cross(stack.weights, rows, offsets, stack.number),
+    prefill=lambda stack, rows, offsets, tables, last: twin.transformer_prefill(
+        stack.weights, rows, offsets, *_tables(tables), stack.number, stack.spec.num_layers, last
+    ),
+    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: twin.transformer_step(
+        stack.weights,
+        rows,
+        offsets,
+        cache,
+        chain,
+        ancestors,
+        *_tables(tables),
+        stack.number,
+        stack.spec.num_layers,
+        stack.spec.kept,
+    ),
+    head=lambda stack, hidden, first, last, sums: twin.transformer_head(
+        stack.weights, hidden, stack.number, first, last, sums
+    ),
+)
+
+
+@settings(max_examples=60)
+@given(case=cases())
+def test_every_instruction_set_agrees_with_the_twin(case):
+    before = core.active_isa()
+    try:
+        for name in core.usable_isas():
+            core.select_isa(name)
+            weights = pack_stacks([(case.spec, case.weights)])
+            for ours, theirs in zip(run(case, KERNEL, weights, 0), run(case, TWIN, weights, 0), strict=True):
+                scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5 * scale)
+    finally:
+        core.select_isa(before)
+
+
+def small(**changes):
+    spec = TransformerSpec(
+        **{
+            **{"width": 24, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_width": 12, "ff_width": 40},
+            **{"head_size": 50, "rotary_width": 12, "gated": True, "activation": "silu", **changes},
+        }
+    )
+    weights = random_weights(spec, torch.Generator().manual_seed(3), True)
+    return SimpleNamespace(spec=spec, weights=weights, lengths=[3, 40, 9], beams=[4, 30, 30], relative=True)
+
+
+def test_bfloat16_weights_are_rounded_and_nothing_else_is():
+    case = small()
+    weights = pack_stacks([(case.spec, case.weights)], "bfloat16")
+    found = unpack_weights(unpack_stacks(weights)[0][0])
+    for name, tensor in case.weights.items():
+        matrix = tensor.dim() == 2
+        assert torch.equal(found[name], tensor.to(torch.bfloat16).float() if matrix else tensor)
+    for ours, theirs in zip(run(case, KERNEL, weights, 1), run(case, TWIN, weights, 1), strict=True):
+        # Rows are rounded too, in the kernel alone: 2^-9 relative each.
+        assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
+
+
+@pytest.mark.threads
+def test_threads_do_not_change_a_bit():
+    case = small()
+    weights = pack_stacks([(case.spec, case.weights)])
+    alone = run(case, KERNEL, weights, 2)
+    torch.set_num_threads(3)
+    try:
+        for _ in range(3):
+            assert all(torch.equal(a, b) for a, b in zip(run(case, KERNEL, weights, 2), alone, strict=True))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_block_says_what_it_holds():
+    case = small(qk_norm=True, cross_width=7, window=5, norm="layer", causal=False, epsilon=1e-5)
+    tensors = {"embedding": torch.randn(5, 3).to(torch.bfloat16), "table": torch.arange(4)}
+    weights = pack_stacks([(case.spec, case.weights)], tensors=tensors, note={"family": "mine"})
+    (stack,), found, note = unpack_stacks(weights)
+    assert stack.spec == case.spec and stack.number == 0
+    assert note == {"family": "mine"} and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert found["embedding"].untyped_storage().data_ptr() == weights.untyped_storage().data_ptr()
+    own = unpack_weights(stack)
+    assert own.keys() == case.weights.keys() and all(torch.equal(own[name], case.weights[name]) for name in own)
+
+
+def test_altered_blocks_are_refused():
+    case = small()
+    weights = pack_stacks([(case.spec, case.weights)])
+    rows, offsets = torch.randn(52, 24), offsets_of(case.lengths)
+    rotary = torch.randn(64, 12)
+    good = unpack_stacks(weights)[0][0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        bad = weights.clone()
+        word = int(torch.randint(0, 110, (1,), generator=generator))
+        bad.view(torch.int64)[word] = int(torch.randint(-(2**40), 2**40, (1,), generator=generator))
+        with contextlib.suppress(InvalidValueError):  # a header may still be sound; what is read lies in the block then
+            transformer.transformer_prefill(good._replace(weights=bad), rows, offsets, rotary=rotary)
+    with pytest.raises(InvalidValueError, match="is cut short"):
+        transformer.transformer_prefill(good._replace(weights=weights[:-64]), rows, offsets, rotary=rotary)
+    with pytest.raises(CorruptFileError, match="whole"):
+        unpack_stacks(weights[:-64])
+    with pytest.raises(InvalidTypeError, match="uint8"):
+        unpack_stacks(weights.float())
+
+
+def test_what_does_not_fit_is_named():
+    case = small()
+    (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
+    rows, offsets, rotary = torch.randn(52, 24), offsets_of(case.lengths), torch.randn(64, 12)
+    prefill, step = transformer.transformer_prefill, transformer.transformer_step
+    with pytest.raises(InvalidValueError, match="rotary must be given"):
+        prefill(stack, rows, offsets)
+    with pytest.raises(InvalidValueError, match="rotary must have 40 positions, got 30"):
+        prefill(stack, rows, offsets, rotary=rotary[:30])
+    with pytest.raises(InvalidValueError, match="at least one row, got 0 for user 1"):
+        prefill(stack, rows, torch.tensor([0, 52, 52]), rotary=rotary)
+    with pytest.raises(InvalidValueError, match="must start at 0, got 1"):
+        prefill(stack, rows, torch.tensor([1, 52]), rotary=rotary)
+    with pytest.raises(InvalidValueError, match="must end at the number of rows 52, got 51"):
+        prefill(stack, rows, torch.tensor([0, 51]), rotary=rotary)
+    with pytest.raises(InvalidValueError, match="rows must have 24 channels, got 23"):
+        prefill(stack, rows[:, :23], offsets, rotary=rotary)
+    with pytest.raises(InvalidTypeError, match="rows must be float32"):
+        prefill(stack, rows.double(), offsets, rotary=rotary)
+    with pytest.raises(InvalidValueError, match="distance must have 2 heads"):
+        prefill(stack, rows, offsets, rotary=rotary, distance=torch.randn(3, 99))
+    with pytest.raises(InvalidValueError, match="distance must have a table for rows of 40, got one for 39"):
+        prefill(stack, rows, offsets, rotary=rotary, distance=torch.randn(2, 77))
+    _, cache = prefill(stack, rows, offsets, rotary=rotary)
+    six, none = torch.randn(6, 24), torch.empty(0, 6, dtype=torch.int32)
+    _, kept = step(stack, six, offsets, cache, [], none, rotary=rotary)
+    with pytest.raises(InvalidValueError, match="below 6, got 6 for row 2"):
+        step(stack, six, offsets, cache, [kept], torch.tensor([[0, 1, 6, 0, 0, 0]], dtype=torch.int32), rotary=rotary)
+    with pytest.raises(InvalidValueError, match=r"ancestors must be int32 \[1, 6\]"):
+        step(stack, six, offsets, cache, [kept], none, rotary=rotary)
+    with pytest.raises(InvalidValueError, match=r"rows must be \[3 \* W, D\]"):
+        step(stack, six[:5], offsets, cache, [], none[:, :5], rotary=rotary)
+    with pytest.raises(InvalidValueError, match="cache must hold"):
+        step(stack, six, offsets, cache[:-1], [], none, rotary=rotary)
+    with pytest.raises(InvalidValueError, match=r"chain\[0\] must be float32 \[2, R, 24\]"):
+        step(stack, six, offsets, cache, [kept[:1]], torch.zeros(1, 6, dtype=torch.int32))
+    with pytest.raises(InvalidValueError, match=r"must lie in \[0, 50\], got 3 and 51"):
+        transformer.transformer_head(stack, six, 3, 51)
+    weights = dict(case.weights)
+    with pytest.raises(InvalidValueError, match=r"must hold layers\.1\.down\.weight"):
+        pack_stacks([(case.spec, {name: w for name, w in weights.items() if name != "layers.1.down.weight"})])
+    with pytest.raises(InvalidValueError, match=r"head\.weight must be finite"):
+        pack_stacks([(case.spec, {**weights, "head.weight": weights["head.weight"] * torch.nan})])
+    with pytest.raises(InvalidValueError, match="has no nonsense"):
+        pack_stacks([(case.spec, {**weights, "nonsense": torch.ones(1)})])
+    with pytest.raises(InvalidValueError, match="dtype must be one of"):
+        pack_stacks([(case.spec, weights)], "float64")
+
+
+def test_ops_are_registered_whole():
+    case = small()
+    (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
+    rows, offsets, rotary = torch.randn(52, 24), offsets_of(case.lengths), torch.randn(64, 12)
+    _, cache = transformer.transformer_prefill(stack, rows, offsets, rotary=rotary)
+    head = torch.ops.genrec_fast.transformer_head.default
+    torch.library.opcheck(head, (stack.weights, rows, 0, 3, 9, True), test_utils=("test_schema", "test_faketensor"))
+    step = (stack.weights, torch.randn(6, 24), offsets, cache, [], torch.empty(0, 6, dtype=torch.int32))
+    tables = (rotary, None, None, None)
+    torch.library.opcheck(
+        torch.ops.genrec_fast.transformer_step.default,
+        (*step, *tables, 0, 2, stack.spec.kept),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+    torch.library.opcheck(
+        torch.ops.genrec_fast.transformer_prefill.default,
+        (stack.weights, rows, offsets, *tables, 0, 2, True),
+        test_utils=("test_schema", "test_faketensor"),
+    )
