@@ -11,22 +11,19 @@
 #include "ops/offsets.h"
 #include "ops/transformer_layout.h"
 
-GENREC_PER_ISA(TransformerSizes transformer_sizes();
-               std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width);
-               void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first,
-                                     std::int64_t last, const TransformerScratch& scratch);
-               void transformer_pack(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
-                                     std::int64_t user, std::int64_t head);
-               void transformer_pack_cross(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
-                                           std::int64_t user, float* pairs, std::int64_t pair_stride,
-                                           const TransformerScratch& scratch);
-               void transformer_attend(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer,
-                                       std::int64_t first, std::int64_t last, const TransformerScratch& scratch);
-               void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last,
-                                       float* hidden, const TransformerScratch& scratch);
-               void transformer_head_rows(const TransformerStack& stack, const TransformerHead& args,
-                                          std::int64_t begin, std::int64_t end, float* best, float* total,
-                                          const TransformerScratch& scratch);)
+GENREC_PER_ISA(
+    TransformerSizes transformer_sizes(); std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width);
+    void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
+                          const TransformerScratch& scratch);
+    void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head);
+    void transformer_pack_cross(const TransformerRows& rows, std::int64_t layer, std::int64_t user, float* pairs,
+                                std::int64_t pair_stride, const TransformerScratch& scratch);
+    void transformer_attend(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
+                            const TransformerScratch& scratch);
+    void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last, float* hidden,
+                            const TransformerScratch& scratch);
+    void transformer_head_rows(const TransformerStack& stack, const TransformerHead& args, std::int64_t begin,
+                               std::int64_t end, float* best, float* total, const TransformerScratch& scratch);)
 
 namespace genrec {
 namespace {
@@ -175,88 +172,120 @@ std::int64_t transformer_cache_size(const TransformerWeights& weights, const std
   return read.stack.num_layers * cells_of(read.stack, offsets, num_users).back();
 }
 
-void transformer_prefill(const TransformerPrefill& args) {
-  const char* op = "transformer_prefill";
-  const TransformerSizes sizes = active_transformer_sizes();
-  const ReadStack read = read_stack(op, args.weights, sizes);
-  const TransformerStack& stack = read.stack;
-  const std::int64_t users = args.num_users;
-  check_width(op, args.weights, stack.width);
-  if (users == 0) return;
-  const std::int64_t longest = check_prompts(op, "offsets", args.cache.offsets, users);
-  const std::vector<std::int64_t> cells = cells_of(stack, args.cache.offsets, users);
-  check_cache(op, "cache", stack, args.cache, cells);
-  check(!stack.cross_width || args.cross.values, op, ": cross must be given for a stack with cross-attention");
-  std::vector<std::int64_t> cross_cells(1, 0);
-  std::int64_t longest_cross = 0;
-  if (stack.cross_width) {
-    longest_cross = check_prompts(op, "cross_offsets", args.cross.offsets, users);
-    cross_cells = cells_of(stack, args.cross.offsets, users);
-    check_cache(op, "cross", stack, args.cross, cross_cells);
+namespace {
+
+// What prefill and step have in common: the stack, its tables and caches, checked.
+struct Call {
+  TransformerSizes sizes = active_transformer_sizes();
+  ReadStack read;
+  std::int64_t longest, longest_cross = 1;  // keys
+  std::vector<std::int64_t> cells, cross_cells{0};
+  Distances distances;
+
+  Call(const char* op, const TransformerWeights& weights, const TransformerTables& tables,
+       const TransformerCache& cache, const TransformerCache& cross, std::int64_t num_users, std::int64_t num_steps)
+      : read(read_stack(op, weights, sizes)),
+        longest(check_prompts(op, "offsets", cache.offsets, num_users)),
+        cells(cells_of(read.stack, cache.offsets, num_users)),
+        distances(op, read.stack, tables, longest + num_steps) {
+    const TransformerStack& stack = read.stack;
+    check_width(op, weights, stack.width);
+    check(stack.num_layers > 0, op, ": stack must have layers, but stack ", weights.stack, " has none");
+    check_cache(op, "cache", stack, cache, cells);
+    if (!stack.cross_width) return;
+    check(cross.values, op, ": cross must be given for a stack with cross-attention");
+    longest_cross = check_prompts(op, "cross_offsets", cross.offsets, num_users);
+    cross_cells = cells_of(stack, cross.offsets, num_users);
+    check_cache(op, "cross", stack, cross, cross_cells);
   }
-  const Distances distances(op, stack, args.tables, longest);
-  const std::int64_t num_rows = args.cache.offsets[users];
+
+  TransformerRows rows(const TransformerCache& cache, const TransformerCache& cross) const {
+    TransformerRows out{};
+    out.stack = &read.stack, out.tables = distances.tables, out.cache = cache, out.cross = cross;
+    out.cells = cells.data(), out.cross_cells = cross_cells.data();
+    out.layer_floats = cells.back(), out.cross_layer_floats = cross_cells.back();
+    out.x_stride = whole(read.stack.width);
+    out.qkv_stride = whole((read.stack.num_heads + 2 * read.stack.num_kv_heads) * read.stack.head_width);
+    return out;
+  }
+};
+
+// Users [first, last) through all layers, by `threads` threads at a time.
+void prefill_users(const TransformerPrefill& args, const Call& call, std::int64_t first_user, std::int64_t last_user,
+                   int threads, const Scratches& scratches, std::int64_t first_scratch, std::int64_t chunk) {
+  const TransformerStack& stack = call.read.stack;
+  const std::int64_t* offsets = args.cache.offsets;
+  TransformerRows rows = call.rows(args.cache, args.cross);
+  rows.first_row = offsets[first_user], rows.num_rows = offsets[last_user] - rows.first_row;
   std::vector<std::int32_t> user_of, positions;
-  for (std::int64_t user = 0; user < users; ++user)
-    for (std::int64_t i = 0; i < args.cache.offsets[user + 1] - args.cache.offsets[user]; ++i) {
+  for (std::int64_t user = first_user; user < last_user; ++user)
+    for (std::int64_t i = 0; i < offsets[user + 1] - offsets[user]; ++i) {
       user_of.push_back(static_cast<std::int32_t>(user));
       positions.push_back(static_cast<std::int32_t>(i));
     }
-  const std::int64_t x_stride = whole(stack.width),
-                     qkv_stride = whole((stack.num_heads + 2 * stack.num_kv_heads) * stack.head_width);
-  Memory memory(num_rows * (x_stride + qkv_stride) * 4);
-  TransformerRows rows{&stack,
-                       distances.tables,
-                       args.cache,
-                       args.cross,
-                       cells.data(),
-                       cross_cells.data(),
-                       user_of.data(),
-                       positions.data(),
-                       memory.as<float>(),
-                       memory.as<float>() + num_rows * x_stride,
-                       x_stride,
-                       qkv_stride,
-                       num_rows,
-                       false,
-                       nullptr};
-  copy_rows(args.rows, num_rows, stack.width, rows.x, x_stride);
-  const std::int64_t chunk = chunk_of(num_rows, args.num_threads, sizes);
-  const Scratches scratches(stack, sizes, chunk, std::max(longest, longest_cross), 0, args.num_threads);
-  const auto chunks = [&](const TransformerRows& of, const auto& body) {
-    each((of.num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
-      body(task * chunk, std::min(of.num_rows, (task + 1) * chunk), scratches.of(worker));
+  rows.users = user_of.data(), rows.positions = positions.data();
+  const Memory memory(rows.num_rows * (rows.x_stride + rows.qkv_stride) * 4);
+  rows.x = memory.as<float>(), rows.qkv = rows.x + rows.num_rows * rows.x_stride;
+  copy_rows(args.rows + rows.first_row * stack.width, rows.num_rows, stack.width, rows.x, rows.x_stride);
+  const auto chunks = [&](const auto& body) {
+    each((rows.num_rows + chunk - 1) / chunk, threads, [&](std::int64_t task, std::int64_t worker) {
+      body(task * chunk, std::min(rows.num_rows, (task + 1) * chunk), scratches.of(first_scratch + worker));
     });
   };
   std::vector<std::int32_t> last_users, last_positions;
   Memory last_memory;
   for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
-    chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+    chunks([&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
       GENREC_DISPATCH(transformer_read(rows, layer, first, last, scratch));
     });
-    each(users * stack.num_kv_heads, args.num_threads, [&](std::int64_t task, std::int64_t) {
-      GENREC_DISPATCH(transformer_pack(rows, users, layer, task / stack.num_kv_heads, task % stack.num_kv_heads));
+    each((last_user - first_user) * stack.num_kv_heads, threads, [&](std::int64_t task, std::int64_t) {
+      GENREC_DISPATCH(transformer_pack(rows, layer, first_user + task / stack.num_kv_heads, task % stack.num_kv_heads));
     });
     if (args.only_last && layer + 1 == stack.num_layers) {  // nobody reads the others' last layer
-      last_memory = Memory(users * (x_stride + qkv_stride) * 4);
-      float *x = last_memory.as<float>(), *qkv = x + users * x_stride;
-      for (std::int64_t user = 0; user < users; ++user) {
-        const std::int64_t row = args.cache.offsets[user + 1] - 1;
-        std::copy(rows.x + row * x_stride, rows.x + (row + 1) * x_stride, x + user * x_stride);
-        std::copy(rows.qkv + row * qkv_stride, rows.qkv + (row + 1) * qkv_stride, qkv + user * qkv_stride);
+      const std::int64_t users = last_user - first_user;
+      last_memory = Memory(users * (rows.x_stride + rows.qkv_stride) * 4);
+      float *x = last_memory.as<float>(), *qkv = x + users * rows.x_stride;
+      for (std::int64_t user = first_user; user < last_user; ++user) {
+        const std::int64_t row = offsets[user + 1] - 1 - rows.first_row, to = user - first_user;
+        std::copy(rows.x + row * rows.x_stride, rows.x + (row + 1) * rows.x_stride, x + to * rows.x_stride);
+        std::copy(rows.qkv + row * rows.qkv_stride, rows.qkv + (row + 1) * rows.qkv_stride, qkv + to * rows.qkv_stride);
         last_users.push_back(static_cast<std::int32_t>(user));
         last_positions.push_back(positions[static_cast<std::size_t>(row)]);
       }
-      rows.x = x, rows.qkv = qkv, rows.num_rows = users;
+      rows.x = x, rows.qkv = qkv, rows.num_rows = users, rows.first_row = first_user;
       rows.users = last_users.data(), rows.positions = last_positions.data();
     }
-    chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
-      GENREC_DISPATCH(transformer_attend(rows, users, layer, first, last, scratch));
+    chunks([&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+      GENREC_DISPATCH(transformer_attend(rows, layer, first, last, scratch));
     });
   }
-  check(!args.only_last || stack.num_layers > 0, op, ": a stack without layers has no last rows");
-  chunks(rows, [&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
-    GENREC_DISPATCH(transformer_finish(rows, first, last, args.hidden, scratch));
+  chunks([&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
+    GENREC_DISPATCH(transformer_finish(rows, first, last, args.hidden + rows.first_row * stack.width, scratch));
+  });
+}
+
+}  // namespace
+
+void transformer_prefill(const TransformerPrefill& args) {
+  const char* op = "transformer_prefill";
+  const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, 0);
+  const std::int64_t users = args.num_users;
+  if (users == 0) return;
+  const std::int64_t* offsets = args.cache.offsets;
+  const std::int64_t chunk = chunk_of(offsets[users], args.num_threads, call.sizes);
+  const Scratches scratches(call.read.stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), 0,
+                            args.num_threads);
+  ask_huge_pages(args.cache.values, args.cache.num_floats * 4);
+  if (users < args.num_threads) return prefill_users(args, call, 0, users, args.num_threads, scratches, 0, chunk);
+  // Users by whole chunks of rows, each through all layers by itself: what it works on stays in the second cache.
+  std::vector<std::int64_t> begins{0};
+  for (std::int64_t user = 1; user < users; ++user)
+    if (offsets[user + 1] - offsets[begins.back()] > rows_per_task) begins.push_back(user);
+  const auto tasks = static_cast<std::int64_t>(begins.size());
+  begins.push_back(users);
+  each(tasks, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+    const auto at = static_cast<std::size_t>(task);
+    prefill_users(args, call, begins[at], begins[at + 1], 1, scratches, worker, chunk);
   });
 }
 
@@ -277,11 +306,12 @@ void transformer_cross(const TransformerWeights& weights, const float* given, co
   Memory memory(num_rows * stride * 4), working(num_threads * longest * pairs * 4);
   copy_rows(given, num_rows, stack.cross_width, memory.as<float>(), stride);
   TransformerRows rows{};
-  rows.stack = &stack, rows.cross = cache, rows.cross_cells = cells.data();
+  rows.stack = &stack, rows.cross = cache, rows.cross_cells = cells.data(), rows.cross_layer_floats = cells.back();
+  ask_huge_pages(cache.values, cache.num_floats * 4);
   rows.x = memory.as<float>(), rows.x_stride = stride;
   const Scratches scratches(stack, sizes, longest, longest, 0, num_threads);
   each(stack.num_layers * num_users, num_threads, [&](std::int64_t task, std::int64_t worker) {
-    GENREC_DISPATCH(transformer_pack_cross(rows, num_users, task / num_users, task % num_users,
+    GENREC_DISPATCH(transformer_pack_cross(rows, task / num_users, task % num_users,
                                            working.as<float>() + worker * longest * pairs, pairs,
                                            scratches.of(worker)));
   });
@@ -289,34 +319,20 @@ void transformer_cross(const TransformerWeights& weights, const float* given, co
 
 void transformer_step(const TransformerStep& args) {
   const char* op = "transformer_step";
-  const TransformerSizes sizes = active_transformer_sizes();
-  const ReadStack read = read_stack(op, args.weights, sizes);
-  const TransformerStack& stack = read.stack;
-  const std::int64_t users = args.num_users, num_rows = users * args.num_beams;
-  check_width(op, args.weights, stack.width);
+  const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, args.num_steps + 1);
+  const TransformerStack& stack = call.read.stack;
+  const std::int64_t num_rows = args.num_users * args.num_beams;
   check(args.kept_floats == stack.num_layers * num_rows * 2 * stack.num_kv_heads * stack.head_width, op,
         ": kept must hold the keys and values of ", num_rows, " rows in ", stack.num_layers, " layers, got ",
         args.kept_floats, " floats");
-  if (num_rows == 0) return;
   check(stack.causal, op, ": stack must be causal, but stack ", args.weights.stack, " is not");
-  const std::int64_t longest = check_prompts(op, "offsets", args.cache.offsets, users);
-  const std::vector<std::int64_t> cells = cells_of(stack, args.cache.offsets, users);
-  check_cache(op, "cache", stack, args.cache, cells);
-  check(!stack.cross_width || args.cross.values, op, ": cross must be given for a stack with cross-attention");
-  std::vector<std::int64_t> cross_cells(1, 0);
-  std::int64_t longest_cross = 0;
-  if (stack.cross_width) {
-    longest_cross = check_prompts(op, "cross_offsets", args.cross.offsets, users);
-    cross_cells = cells_of(stack, args.cross.offsets, users);
-    check_cache(op, "cross", stack, args.cross, cross_cells);
-  }
   for (std::int64_t step = 0; step < args.num_steps; ++step)
     for (std::int64_t row = 0; row < num_rows; ++row) {
       const std::int32_t ancestor = args.ancestors[step * num_rows + row];
       check(ancestor >= 0 && ancestor < args.chain_rows[step], op, ": ancestors must be rows of step ", step,
             ", below ", args.chain_rows[step], ", got ", ancestor, " for row ", row);
     }
-  const Distances distances(op, stack, args.tables, longest + args.num_steps + 1);
+  if (num_rows == 0) return;
   std::vector<std::int32_t> user_of, positions;
   for (std::int64_t row = 0; row < num_rows; ++row) {
     const std::int64_t user = row / args.num_beams;
@@ -324,36 +340,27 @@ void transformer_step(const TransformerStep& args) {
     positions.push_back(
         static_cast<std::int32_t>(args.cache.offsets[user + 1] - args.cache.offsets[user] + args.num_steps));
   }
-  const std::int64_t x_stride = whole(stack.width),
-                     qkv_stride = whole((stack.num_heads + 2 * stack.num_kv_heads) * stack.head_width);
-  Memory memory(num_rows * (x_stride + qkv_stride) * 4);
-  const TransformerRows rows{&stack,
-                             distances.tables,
-                             args.cache,
-                             args.cross,
-                             cells.data(),
-                             cross_cells.data(),
-                             user_of.data(),
-                             positions.data(),
-                             memory.as<float>(),
-                             memory.as<float>() + num_rows * x_stride,
-                             x_stride,
-                             qkv_stride,
-                             num_rows,
-                             true,
-                             &args};
-  copy_rows(args.rows, num_rows, stack.width, rows.x, x_stride);
-  const std::int64_t chunk = chunk_of(num_rows, args.num_threads, sizes);
-  const Scratches scratches(stack, sizes, chunk, std::max(longest, longest_cross), args.num_steps + 1,
+  // Chunks of whole users, where they are that small: their tiles have no tails.
+  std::int64_t chunk = chunk_of(num_rows, args.num_threads, call.sizes);
+  if (args.num_beams <= chunk) chunk = (chunk + args.num_beams / 2) / args.num_beams * args.num_beams;
+  const Scratches scratches(stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), args.num_steps + 1,
                             args.num_threads);
+  const TransformerRows all = call.rows(args.cache, args.cross);
+  const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride);
+  const Memory memory(args.num_threads * floats * 4);
+  ask_huge_pages(args.kept, args.kept_floats * 4);
   each((num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
-    const std::int64_t first = task * chunk, last = std::min(num_rows, first + chunk);
+    TransformerRows rows = all;
+    rows.step = &args, rows.first_row = task * chunk, rows.num_rows = std::min(num_rows - rows.first_row, chunk);
+    rows.users = user_of.data() + rows.first_row, rows.positions = positions.data() + rows.first_row;
+    rows.x = memory.as<float>() + worker * floats, rows.qkv = rows.x + chunk * rows.x_stride;
+    copy_rows(args.rows + rows.first_row * stack.width, rows.num_rows, stack.width, rows.x, rows.x_stride);
     const TransformerScratch& scratch = scratches.of(worker);
     for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
-      GENREC_DISPATCH(transformer_read(rows, layer, first, last, scratch));
-      GENREC_DISPATCH(transformer_attend(rows, users, layer, first, last, scratch));
+      GENREC_DISPATCH(transformer_read(rows, layer, 0, rows.num_rows, scratch));
+      GENREC_DISPATCH(transformer_attend(rows, layer, 0, rows.num_rows, scratch));
     }
-    GENREC_DISPATCH(transformer_finish(rows, first, last, args.hidden, scratch));
+    GENREC_DISPATCH(transformer_finish(rows, 0, rows.num_rows, args.hidden + rows.first_row * stack.width, scratch));
   });
 }
 

@@ -125,18 +125,19 @@ void transformer_head(const TransformerHead& args);
 
 // ---- between transformer*.cpp and the bodies
 
-// Rows of one call, as every phase sees them. All strides are whole vectors, the last of a row padded with zeros.
+// Rows that pass through the layers together. All strides are whole vectors, the last of a row padded with zeros.
 struct TransformerRows {
   const TransformerStack* stack;
   TransformerTables tables;  // `distance` padded behind each head, distance_size floats apart, at distance 0
   TransformerCache cache, cross;
-  const std::int64_t *cells, *cross_cells;  // [num_users + 1]: where a user's keys begin within a layer
-  const std::int32_t *users, *positions;    // [rows]
-  float *x, *qkv;                           // [rows][x_stride], [rows][qkv_stride]
+  const std::int64_t *cells, *cross_cells;  // by user: where its keys begin within a layer
+  std::int64_t layer_floats, cross_layer_floats;
+  const std::int32_t *users, *positions;  // [num_rows]
+  float *x, *qkv;                         // [num_rows][x_stride], [num_rows][qkv_stride]
   std::int64_t x_stride, qkv_stride;
   std::int64_t num_rows;
-  bool stepping;  // rows see their whole prompt, their ancestors and themselves
-  const TransformerStep* step;
+  std::int64_t first_row;       // which row of the call the first of these is
+  const TransformerStep* step;  // null: prompts; else rows see their prompt, their ancestors and themselves
 };
 
 // One thread's working memory, for `chunk` rows.

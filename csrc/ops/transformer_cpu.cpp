@@ -26,15 +26,11 @@ std::int64_t num_keys(const TransformerCache& cache, std::int64_t user) {
   return cache.offsets[user + 1] - cache.offsets[user];
 }
 
-float* cell_of(const TransformerCache& cache, const std::int64_t* cells, std::int64_t num_users, std::int64_t layer,
-               std::int64_t user, std::int64_t head, std::int64_t width) {
-  return cache.values + layer * cells[num_users] + cells[user] + head * head_cell(num_keys(cache, user), width);
-}
-
-Known known(const TransformerCache& cache, const std::int64_t* cells, std::int64_t num_users, std::int64_t layer,
-            std::int64_t user, std::int64_t head, std::int64_t width) {
-  const std::int64_t count = num_keys(cache, user);
-  const float* keys = cell_of(cache, cells, num_users, layer, user, head, width);
+Known known(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user, std::int64_t head) {
+  const TransformerCache& cache = cross ? rows.cross : rows.cache;
+  const std::int64_t count = num_keys(cache, user), width = rows.stack->head_width;
+  const float* keys = cache.values + layer * (cross ? rows.cross_layer_floats : rows.layer_floats) +
+                      (cross ? rows.cross_cells : rows.cells)[user] + head * head_cell(count, width);
   return {keys, keys + num_panels(count) * panel_width * width, count};
 }
 
@@ -99,8 +95,8 @@ struct Group {
 
 class Attention {
  public:
-  Attention(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, const TransformerScratch& scratch)
-      : rows_(rows), stack_(*rows.stack), num_users_(num_users), layer_(layer), scratch_(scratch) {}
+  Attention(const TransformerRows& rows, std::int64_t layer, const TransformerScratch& scratch)
+      : rows_(rows), stack_(*rows.stack), layer_(layer), scratch_(scratch) {}
 
   // Queries at q[(row - first) * q_stride], rows [first, last) -> attended[(row - first) * attended_stride].
   void run(std::int64_t first, std::int64_t last, const float* q, std::int64_t q_stride, bool cross) const {
@@ -122,9 +118,8 @@ class Attention {
   void one_head(const Group& group, std::int64_t head, const float* q, std::int64_t q_stride, float* out,
                 bool cross) const {
     const std::int64_t width = stack_.head_width, kv = head / (stack_.num_heads / stack_.num_kv_heads);
-    const Known seen = cross ? known(rows_.cross, rows_.cross_cells, num_users_, layer_, group.user, kv, width)
-                             : known(rows_.cache, rows_.cells, num_users_, layer_, group.user, kv, width);
-    const bool all = cross || rows_.stepping || !stack_.causal;
+    const Known seen = known(rows_, cross, layer_, group.user, kv);
+    const bool all = cross || rows_.step != nullptr || !stack_.causal;
     const std::int64_t window = cross ? 0 : stack_.window;
     const auto from_of = [&](std::int64_t row) {
       const std::int64_t from = window ? rows_.positions[row] + 1 - window : 0;
@@ -138,7 +133,7 @@ class Attention {
     if (begin < until)
       product_of_vectors<Order::by_row>(q, q_stride, group.count, seen.keys, width * panel_width, panel * panel_vecs,
                                         num_vectors(until), width, scores);
-    const std::int64_t chained = cross || !rows_.stepping ? 0 : rows_.step->num_steps + 1;
+    const std::int64_t chained = cross || !rows_.step ? 0 : rows_.step->num_steps + 1;
     float* chain = scratch_.line + tile_rows * scratch_.line_stride;
     float inverse[tile_rows];
     for (std::int64_t r = 0; r < group.count; ++r) {
@@ -171,8 +166,9 @@ class Attention {
   const float* link(std::int64_t row, std::int64_t j, std::int64_t kv) const {
     const TransformerStep& step = *rows_.step;
     const std::int64_t kept = 2 * stack_.num_kv_heads * stack_.head_width;
-    if (j == step.num_steps) return step.kept + (layer_ * rows_.num_rows + row) * kept + kv * stack_.head_width;
-    const std::int64_t ancestor = step.ancestors[j * rows_.num_rows + row];
+    const std::int64_t num_rows = step.num_users * step.num_beams, own = rows_.first_row + row;
+    if (j == step.num_steps) return step.kept + (layer_ * num_rows + own) * kept + kv * stack_.head_width;
+    const std::int64_t ancestor = step.ancestors[j * num_rows + own];
     return step.chain[j] + (layer_ * step.chain_rows[j] + ancestor) * kept + kv * stack_.head_width;
   }
 
@@ -189,7 +185,7 @@ class Attention {
 
   const TransformerRows& rows_;
   const TransformerStack& stack_;
-  std::int64_t num_users_, layer_;
+  std::int64_t layer_;
   const TransformerScratch& scratch_;
 };
 
@@ -225,8 +221,9 @@ void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int6
       if (weight) normalize_head(qkv + head * width, weight, width, stack.epsilon);
       if (turn) rotate(qkv + head * width, turn, stack.rotary_width);
     }
-    if (rows.stepping) {
-      float* to = rows.step->kept + (layer * rows.num_rows + row) * kept;
+    if (rows.step) {
+      const TransformerStep& step = *rows.step;
+      float* to = step.kept + (layer * step.num_users * step.num_beams + rows.first_row + row) * kept;
       const float* from = qkv + stack.num_heads * width;
       for (std::int64_t c = 0; c < kept; ++c) to[c] = from[c];
     }
@@ -234,19 +231,18 @@ void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int6
 }
 
 // Packs what a user's prompt has for one head of keys.
-void transformer_pack(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t user,
-                      std::int64_t head) {
+void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head) {
   const TransformerStack& stack = *rows.stack;
-  const float* keys =
-      rows.qkv + rows.cache.offsets[user] * rows.qkv_stride + (stack.num_heads + head) * stack.head_width;
-  keep(keys, keys + stack.num_kv_heads * stack.head_width, rows.qkv_stride,
-       known(rows.cache, rows.cells, num_users, layer, user, head, stack.head_width), stack.head_width);
+  const float* keys = rows.qkv + (rows.cache.offsets[user] - rows.first_row) * rows.qkv_stride +
+                      (stack.num_heads + head) * stack.head_width;
+  keep(keys, keys + stack.num_kv_heads * stack.head_width, rows.qkv_stride, known(rows, false, layer, user, head),
+       stack.head_width);
 }
 
 // Keys and values of one user's encoder rows in one layer; `pairs` [keys of the user][pair_stride] is working memory,
 // rows.x the encoder's rows.
-void transformer_pack_cross(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t user,
-                            float* pairs, std::int64_t pair_stride, const TransformerScratch& scratch) {
+void transformer_pack_cross(const TransformerRows& rows, std::int64_t layer, std::int64_t user, float* pairs,
+                            std::int64_t pair_stride, const TransformerScratch& scratch) {
   const TransformerStack& stack = *rows.stack;
   const std::int64_t count = num_keys(rows.cross, user);
   const Operand operand = prepare(stack.precision, rows.x + rows.cross.offsets[user] * rows.x_stride, rows.x_stride,
@@ -254,17 +250,17 @@ void transformer_pack_cross(const TransformerRows& rows, std::int64_t num_users,
   apply(stack.precision, operand, stack.layers[layer].cross_kv, pairs, pair_stride, Then::store);
   for (std::int64_t head = 0; head < stack.num_kv_heads; ++head) {
     const float* keys = pairs + head * stack.head_width;
-    keep(keys, keys + stack.num_kv_heads * stack.head_width, pair_stride,
-         known(rows.cross, rows.cross_cells, num_users, layer, user, head, stack.head_width), stack.head_width);
+    keep(keys, keys + stack.num_kv_heads * stack.head_width, pair_stride, known(rows, true, layer, user, head),
+         stack.head_width);
   }
 }
 
 // Attention and the feed-forward part of rows [first, last).
-void transformer_attend(const TransformerRows& rows, std::int64_t num_users, std::int64_t layer, std::int64_t first,
-                        std::int64_t last, const TransformerScratch& scratch) {
+void transformer_attend(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
+                        const TransformerScratch& scratch) {
   const TransformerStack& stack = *rows.stack;
   const TransformerLayer& part = stack.layers[layer];
-  const Attention attention(rows, num_users, layer, scratch);
+  const Attention attention(rows, layer, scratch);
   const std::int64_t heads = stack.num_heads * stack.head_width, count = last - first;
   float* x = rows.x + first * rows.x_stride;
   const auto finish_attention = [&](const Linear& linear) {
