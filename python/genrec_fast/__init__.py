@@ -134,6 +134,7 @@ __all__ = [
     "build_trie",
     "data",
     "evaluate",
+    "hf",
     "load",
     "metrics",
     "ops",
@@ -144,6 +145,7 @@ __all__ = [
 ]
 
 _MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
+_ELSEWHERE = {"hf": "genrec_fast.integrations.hf"}
 _HOMES = {
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
@@ -213,6 +215,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"genrec_fast.{name}")
+    if name in _ELSEWHERE:
+        return importlib.import_module(_ELSEWHERE[name])
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value

@@ -57,12 +57,15 @@ class NativeEngine:
         self._embedding = self.tensors["embedding"]
         self._tables: dict[str, Tensor] = {}
 
-    def prefill(self, prompts: Jagged, decoder_prompts: Jagged | None = None) -> tuple[NativeState, Tensor]:
+    def prefill(
+        self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False
+    ) -> tuple[NativeState, Tensor]:
         """Reads every prompt once.
 
         Args:
             prompts: int64 token ids per user, none empty (an encoder-decoder's encoder input).
             decoder_prompts: the decoder's first tokens per user; needed for an encoder-decoder, refused elsewhere.
+            encoded: prompts hold float32 rows ``[E, D]`` that the encoder has already made.
 
         Returns:
             The state, and hidden float32 ``[B, 1, D]`` of each user's last token.
@@ -76,15 +79,17 @@ class NativeEngine:
             raise InvalidValueError(f"prefill: this model {kind} decoder_prompts, got {decoder_prompts!r:.40}")
         cross = cross_offsets = None
         if self.encoder is not None:
-            longest = self._check(prompts)
-            encoded, _ = transformer_prefill(
-                self.encoder,
-                self._embed(prompts.values, None),
-                prompts.offsets,
-                distance=self._distance("encoder", longest),
-                only_last=False,
-            )
-            cross, cross_offsets = transformer_cross(self.decoder, encoded, prompts.offsets), prompts.offsets
+            rows = prompts.values
+            if not encoded:
+                longest = self._check(prompts)
+                rows, _ = transformer_prefill(
+                    self.encoder,
+                    self._embed(prompts.values, None),
+                    prompts.offsets,
+                    distance=self._distance("encoder", longest),
+                    only_last=False,
+                )
+            cross, cross_offsets = transformer_cross(self.decoder, rows, prompts.offsets), prompts.offsets
             assert decoder_prompts is not None
             prompts = decoder_prompts
         longest = self._check(prompts)

@@ -1,0 +1,168 @@
+"""A language model and a catalog as a recommender: prompts in, ranked items out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.decoders._expand import expand_rows
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens
+from genrec_fast.integrations.hf.generate import choose_engine
+from genrec_fast.integrations.hf.search import search
+from genrec_fast.ops.trie_filter import trie_filter
+from genrec_fast.trie import Trie
+from genrec_fast.types import Jagged, Ranked
+
+__all__ = ["CompiledRecommender", "compile"]
+
+
+def compile(
+    model: nn.Module,
+    trie: Trie,
+    *,
+    token_offset: int = 0,
+    code_to_token: Sequence[Any] | CodeTokens | None = None,
+    engine: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    normalize: str = "all",
+    prefix_tokens: Sequence[int] = (),
+    decoder_start_tokens: Sequence[int] | None = None,
+) -> CompiledRecommender:
+    """A model of transformers made a recommender over a catalog, without ``generate``.
+
+    Args:
+        model: with a language model head.
+        trie: the catalog.
+        token_offset: see ``trie_beam_search``.
+        code_to_token: see ``trie_beam_search``.
+        engine: see ``trie_beam_search``.
+        dtype: see ``trie_beam_search``.
+        normalize: see ``trie_beam_search``.
+        prefix_tokens: see ``trie_beam_search``.
+        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
+
+    Raises:
+        InvalidTypeError: not a trie.
+        InvalidValueError: the map does not fit, or an encoder-decoder has no start token.
+        UnsupportedError: engine="native", and it does not run the model.
+
+    Example:
+        ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
+    """
+    if not isinstance(trie, Trie):
+        raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
+    chosen = choose_engine(model, engine, dtype)
+    tokens = code_tokens(
+        trie.codebook_sizes, token_offset=token_offset, code_to_token=code_to_token, vocab_size=chosen.vocab_size
+    )
+    start: list[int] | None = None
+    if getattr(model.config, "is_encoder_decoder", False):
+        known = getattr(model.config, "decoder_start_token_id", None)
+        if decoder_start_tokens is None and known is None:
+            raise InvalidValueError("compile: decoder_start_tokens must be given: the model's config names none")
+        chosen_start: Any = decoder_start_tokens or [known]
+        start = [int(token) for token in chosen_start]
+    prefix = [int(token) for token in prefix_tokens]
+    return CompiledRecommender(chosen, trie, tokens, normalize, prefix, start)
+
+
+class CompiledRecommender:
+    """Made by ``compile``. The weights are those of the moment it was made."""
+
+    def __init__(
+        self,
+        engine: Any,
+        trie: Trie,
+        tokens: CodeTokens,
+        normalize: str,
+        prefix: list[int],
+        start: list[int] | None,
+    ) -> None:
+        self.engine, self.trie, self.tokens = engine, trie, tokens
+        self.normalize, self.prefix, self.start = normalize, prefix, start
+
+    @torch.inference_mode()
+    def recommend(
+        self,
+        prompts: Jagged | Tensor | Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        num_beams: int | None = None,
+        attention_mask: Tensor | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+    ) -> Ranked:
+        """The k best items behind each prompt.
+
+        Args:
+            prompts: token ids: a list per user, int64 Jagged, or int64 ``[B, S]`` with ``attention_mask``.
+            k: items per user.
+            num_beams: width of the search; ``None``: 50, or k if that is more.
+            attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
+            allowed: bool ``[N]`` or ``[B, N]``: items that may appear.
+            exclude: int64 Jagged of item ids per user that may not.
+
+        Returns:
+            ``Ranked``: scores are summed log-probabilities, ``exact`` is true where the items are proven the best.
+
+        Raises:
+            InvalidTypeError: prompts of another kind.
+            InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
+        """
+        rows = _to_prompts(prompts, attention_mask)
+        for name, value in (("k", k), ("num_beams", num_beams)):
+            if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
+                raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r:.40}")
+        width = max(50, k) if num_beams is None else num_beams
+        if k < 1 or width < k:
+            raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
+        users, levels = len(rows), self.trie.num_levels
+        if users == 0:
+            empty = torch.empty(0, k)
+            codes = torch.empty(0, k, levels, dtype=torch.int32)
+            return Ranked(empty.long(), codes, empty, empty[:, 0].bool(), empty[:, 0])
+        keep = None
+        if allowed is not None or exclude is not None:
+            keep = trie_filter(self.trie, allowed=allowed, exclude=exclude)
+        start = None if self.start is None else Jagged.from_rows([self.start] * users)
+        found = search(
+            self.engine,
+            rows,
+            start,
+            self.trie,
+            self.tokens,
+            num_beams=width,
+            normalize=self.normalize,
+            keep=keep,
+            prefix=self.prefix,
+        )
+        items, codes, scores = expand_rows(self.trie, found.rows, found.codes, found.scores, k, keep)
+        exact = (scores[:, -1] > found.bound) | (found.bound == -torch.inf)
+        return Ranked(items, codes, scores, exact, found.bound)
+
+
+def _to_prompts(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> Jagged:
+    if isinstance(prompts, Tensor):
+        if prompts.dim() != 2 or prompts.dtype != torch.int64:
+            raise InvalidTypeError(
+                f"recommend: prompts must be int64 [B, S], got {prompts.dtype} {list(prompts.shape)}"
+            )
+        kept = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.bool()
+        if kept.shape != prompts.shape:
+            raise InvalidValueError(f"recommend: attention_mask must be {list(prompts.shape)}, got {list(kept.shape)}")
+        prompts = Jagged.from_lengths(prompts[kept], kept.sum(1))
+    elif mask is not None:
+        raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")
+    elif not isinstance(prompts, Jagged):
+        try:
+            prompts = Jagged.from_rows([list(row) for row in prompts])
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InvalidTypeError(f"recommend: prompts must be lists of token ids, got {prompts!r:.60}") from error
+    if len(prompts) and int(prompts.lengths.min()) < 1:
+        user = int((prompts.lengths == 0).nonzero()[0])
+        raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
+    return prompts

@@ -1,0 +1,125 @@
+"""What a search needs of a language model, and the form of it that runs any model of transformers by torch."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import Jagged
+
+__all__ = ["Engine", "TorchEngine"]
+
+
+class Engine(Protocol):
+    """A model that reads each prompt once and extends it by beams."""
+
+    vocab_size: int
+
+    def prefill(
+        self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False
+    ) -> tuple[Any, Tensor]:
+        """Reads prompts: int64 token ids per user, or an encoder's float rows (``encoded``).
+
+        ``decoder_prompts`` holds the decoder's first tokens of an encoder-decoder. Returns the state and hidden
+        ``[B, 1, D]`` of each user's last token.
+        """
+        ...
+
+    def step(self, state: Any, tokens: Tensor, parents: Tensor) -> tuple[Any, Tensor]:
+        """Extends beams by int64 tokens ``[B, W]``; ``parents`` int64 ``[B, W]``: beams of the call before.
+
+        Dead beams carry any token and parent 0. Returns the state and hidden ``[B, W, D]``; the state given may be
+        spent.
+        """
+        ...
+
+    def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
+        """float32 ``[B, W, K]`` of the tokens, and the log-sum-exp over the vocabulary ``[B, W]`` if wanted."""
+        ...
+
+
+class TorchEngine:
+    """Any causal or encoder-decoder model of transformers: each prompt is read once, its cache shared out to beams.
+
+    ``hidden`` are the logits themselves. Keys and values are copied and reordered as transformers does.
+
+    Args:
+        model: a ``PreTrainedModel`` with a language model head and a cache that can be reordered.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        config: Any = model.config
+        self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.vocab_size: int = int(text.vocab_size)
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def prefill(
+        self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False
+    ) -> tuple[Any, Tensor]:
+        if not isinstance(prompts, Jagged):
+            raise InvalidTypeError(f"prefill: prompts must be Jagged, got {type(prompts).__name__}")
+        if len(prompts) and int(prompts.lengths.min()) < 1:
+            raise InvalidValueError("prefill: prompts must have a token each, got an empty one")
+        if self.encoder_decoder and decoder_prompts is None:
+            raise InvalidValueError("prefill: this model needs decoder_prompts, got None")
+        device = next(self.model.parameters()).device
+        if not self.encoder_decoder:
+            tokens, mask = _left_padded(prompts, device)
+            out = self._call({"attention_mask": mask}, tokens, mask, None)
+            return (out.past_key_values, {}, mask), out.logits[:, -1:].float()
+        assert decoder_prompts is not None
+        rows = prompts.padded().to(device)
+        mask = _mask(prompts.lengths).to(device)
+        fixed: dict[str, Any] = {"attention_mask": mask}
+        if not encoded:
+            rows = self.model.get_encoder()(input_ids=rows, attention_mask=mask).last_hidden_state
+        fixed["encoder_outputs"] = (rows,)
+        if int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
+            raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
+        tokens = decoder_prompts.padded().to(device)
+        out = self._call(fixed, tokens, None, None)
+        return (out.past_key_values, fixed, None), out.logits[:, -1:].float()
+
+    def step(self, state: Any, tokens: Tensor, parents: Tensor) -> tuple[Any, Tensor]:
+        cache, fixed, mask = state
+        users, beams = tokens.shape
+        held = (mask if mask is not None else fixed["attention_mask"]).shape[0]
+        before = held // users
+        flat = (parents + torch.arange(users, device=parents.device).unsqueeze(1) * before).flatten()
+        cache.reorder_cache(flat)
+        fixed = {name: (value[0][flat],) if isinstance(value, tuple) else value[flat] for name, value in fixed.items()}
+        tokens = tokens.reshape(-1, 1)
+        if mask is not None:
+            mask = torch.cat([mask[flat], mask.new_ones(flat.numel(), 1)], 1)
+            out = self._call({"attention_mask": mask}, tokens, mask, cache)
+        else:
+            out = self._call(fixed, tokens, None, cache)
+        return (out.past_key_values, fixed, mask), out.logits[:, -1:].float().view(users, beams, -1)
+
+    def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
+        chosen = hidden[..., tokens] if isinstance(tokens, slice) else hidden[..., tokens.to(hidden.device)]
+        return chosen, hidden.logsumexp(-1) if log_sums else None
+
+    def _call(self, fixed: dict[str, Any], tokens: Tensor, mask: Tensor | None, cache: Any) -> Any:
+        given = {"decoder_input_ids" if self.encoder_decoder else "input_ids": tokens}
+        if mask is not None and self._takes_positions:
+            given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        return self.model(**given, **fixed, past_key_values=cache, use_cache=True, return_dict=True)
+
+
+def _mask(lengths: Tensor) -> Tensor:
+    longest = int(lengths.max()) if lengths.numel() else 0
+    return (torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)).long()
+
+
+def _left_padded(prompts: Jagged, device: torch.device) -> tuple[Tensor, Tensor]:
+    mask = _mask(prompts.lengths).flip(1)
+    tokens = torch.zeros_like(mask)
+    tokens[mask.bool()] = prompts.values
+    return tokens.to(device), mask.to(device)

@@ -1,0 +1,236 @@
+"""``model.generate(..., custom_generate=trie_beam_search(trie))``: the same beams, many times faster."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens
+from genrec_fast.integrations.hf.engine import Engine, TorchEngine
+from genrec_fast.integrations.hf.native import native_engine
+from genrec_fast.integrations.hf.search import Processor, search
+from genrec_fast.trie import Trie
+from genrec_fast.types import Jagged
+
+__all__ = ["choose_engine", "trie_beam_search"]
+
+_said: set[str] = set()
+
+
+def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None) -> Engine:
+    """The native engine where it runs the model, else torch's modules, said once.
+
+    Raises:
+        InvalidValueError: an unknown engine.
+        UnsupportedError: engine="native", and it does not run the model.
+    """
+    if engine not in ("auto", "native", "torch"):
+        raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
+    if engine == "torch":
+        return TorchEngine(model)
+    try:
+        return native_engine(model, dtype)
+    except UnsupportedError as error:
+        if engine == "native":
+            raise
+        if str(error) not in _said:
+            _said.add(str(error))
+            warnings.warn(f"{error}; torch's modules run in its place", SlowPathWarning, stacklevel=3)
+        return TorchEngine(model)
+
+
+def trie_beam_search(
+    trie: Trie,
+    *,
+    token_offset: int = 0,
+    code_to_token: Sequence[Any] | CodeTokens | None = None,
+    engine: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    normalize: str = "all",
+    prefix_tokens: Sequence[int] = (),
+    items_per_sequence: int = 1,
+) -> Callable[..., Any]:
+    """What ``generate`` is to call in the place of its own loop: beam search over the items of a trie.
+
+    ::
+
+        out = model.generate(**inputs, num_beams=50, num_return_sequences=10, custom_generate=trie_beam_search(trie))
+
+    Args:
+        trie: the catalog.
+        token_offset: token of the first code, where the levels follow each other in the vocabulary.
+        code_to_token: instead, a table of tokens per level, or ``tokens_from_tokenizer(...)``.
+        engine: "native": compiled kernels; "torch": the model's own modules; "auto": native where it runs the model.
+        dtype: of the native engine's weights, "float32", "bfloat16" or "int8"; ``None``: the model's.
+        normalize: "all": log-softmax over the vocabulary, Hugging Face's scores; "valid": over what the trie allows.
+        prefix_tokens: written before every item.
+        items_per_sequence: items that a sequence holds, none of them twice.
+
+    Returns:
+        A function for ``custom_generate``. It returns what ``generate`` returns with beams: sequences int64
+        ``[B * k, T]``, or with ``return_dict_in_generate`` a ``GenerateBeam...Output`` with ``sequences`` and, with
+        ``output_scores``, ``sequences_scores``. It honours ``num_beams``, ``num_return_sequences``,
+        ``length_penalty``, ``eos_token_id`` (written behind the item if ``max_new_tokens`` leaves room),
+        ``attention_mask``, decoder start tokens and logits processors (then over the whole vocabulary, by torch).
+
+    Raises:
+        InvalidTypeError: not a trie.
+        InvalidValueError: an argument out of range; at the call: tokens outside the vocabulary, ``max_new_tokens``
+            too small for an item, or a mode other than beams.
+        UnsupportedError: engine="native", and it does not run the model.
+
+    Notes:
+        Each prompt is read once, not once per beam. Sequences and scores are those of Hugging Face's beam search with
+        a prefix function; where a user has fewer items than ``num_return_sequences`` the rest is padding with score
+        -inf, never an invalid item.
+
+    Source: ours; the scores are those of transformers' beam search.
+    """
+    if not isinstance(trie, Trie):
+        raise InvalidTypeError(
+            f"trie_beam_search: trie must be a Trie (build_trie makes one), got {type(trie).__name__}"
+        )
+    if isinstance(items_per_sequence, bool) or not isinstance(items_per_sequence, int) or items_per_sequence < 1:
+        raise InvalidValueError(
+            f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence!r:.40}"
+        )
+    if engine not in ("auto", "native", "torch"):
+        raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
+    if normalize not in ("all", "valid"):
+        raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
+    tokens = code_tokens(trie.codebook_sizes, token_offset=token_offset, code_to_token=code_to_token)
+    prefix = [int(token) for token in prefix_tokens]
+    length = items_per_sequence * (len(prefix) + trie.num_levels)
+
+    # Arguments named here would be taken out of what the encoder gets: only those of generate's own loops may be.
+    def generate(
+        model: nn.Module,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        settings: Any = generation_config
+        num_beams, wanted = settings.num_beams or 1, settings.num_return_sequences or 1
+        if settings.do_sample:
+            raise InvalidValueError("trie_beam_search: do_sample must be False, got True")
+        chosen = choose_engine(model, engine, dtype)
+        code_tokens(trie.codebook_sizes, code_to_token=tokens, vocab_size=chosen.vocab_size)
+        start = input_ids[::num_beams]  # generate repeats every row num_beams times
+        prompts, decoder_prompts, encoded = _prompts(model, start, num_beams, model_kwargs)
+        end = _end_token(settings, start.shape[1], length)
+        found = search(
+            chosen,
+            prompts,
+            decoder_prompts,
+            trie,
+            tokens,
+            num_beams=num_beams,
+            normalize=normalize,
+            prefix=prefix,
+            end_token=end,
+            num_items=items_per_sequence,
+            processor=_processor(logits_processor, start, num_beams),
+            encoded=encoded,
+        )
+        scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
+        if settings.length_penalty is None:
+            scores = found.scores
+        sequences, scores = _sequences(start, found.tokens, scores, wanted, end, settings)
+        if not settings.return_dict_in_generate:
+            return sequences
+        return _output(model, sequences, scores if settings.output_scores else None)
+
+    return generate
+
+
+def _prompts(model: Any, start: Tensor, num_beams: int, given: dict[str, Any]) -> tuple[Jagged, Jagged | None, bool]:
+    """Each user's prompt once, without padding."""
+    attention_mask = given.get("attention_mask")
+    mask = torch.ones_like(start) if attention_mask is None else _once(attention_mask, len(start), num_beams)
+    if not getattr(model.config, "is_encoder_decoder", False):
+        if given.get("inputs_embeds") is not None:
+            raise UnsupportedError("trie_beam_search: inputs_embeds must be None: give input_ids")
+        return _packed(start, mask), None, False
+    out = given.get("encoder_outputs")
+    if out is None:
+        raise InvalidValueError("trie_beam_search: encoder_outputs must be given for an encoder-decoder, got None")
+    rows = _once(out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0], len(start), num_beams)
+    if mask.shape[1] != rows.shape[1]:
+        mask = torch.ones(rows.shape[:2], dtype=torch.int64, device=rows.device)
+    decoder_mask = given.get("decoder_attention_mask")
+    own = torch.ones_like(start) if decoder_mask is None else _once(decoder_mask, len(start), num_beams)
+    return _packed(rows.float(), mask), _packed(start, own), True
+
+
+def _once(rows: Tensor, users: int, num_beams: int) -> Tensor:
+    """One row per user of what generate may have repeated for every beam."""
+    return rows if rows.shape[0] == users else rows[::num_beams]
+
+
+def _packed(rows: Tensor, mask: Tensor) -> Jagged:
+    kept = mask.bool()
+    return Jagged.from_lengths(rows[kept], kept.sum(1))
+
+
+def _end_token(settings: Any, begin: int, length: int) -> int | None:
+    """The end token, where there is one and room for it."""
+    room = settings.max_new_tokens if settings.max_new_tokens is not None else settings.max_length - begin
+    if room < length:
+        raise InvalidValueError(
+            f"trie_beam_search: max_new_tokens must be at least {length} (the tokens of an item), got {room}"
+        )
+    ends = settings.eos_token_id
+    if ends is None or room == length:
+        return None
+    first = ends if isinstance(ends, int) else torch.as_tensor(ends).flatten()[0]
+    return int(first)
+
+
+def _processor(processors: Any, start: Tensor, num_beams: int) -> Processor | None:
+    if not processors:
+        return None
+
+    def run(written: Tensor, scores: Tensor) -> Tensor:
+        users = start.shape[0]
+        beams = written.shape[0] // users
+        # Processors may know how many rows there will be: beams that do not live yet repeat the first.
+        rows = torch.arange(num_beams).clamp(max=beams - 1) + beams * torch.arange(users).unsqueeze(1)
+        before = start.repeat_interleave(num_beams, 0)
+        ids = torch.cat([before, written[rows.flatten()].to(before.device)], 1)
+        processed: Tensor = processors(ids, scores[rows.flatten()])
+        return processed.view(users, num_beams, -1)[:, :beams].flatten(0, 1)
+
+    return run
+
+
+def _sequences(
+    start: Tensor, written: Tensor, scores: Tensor, wanted: int, end: int | None, settings: Any
+) -> tuple[Tensor, Tensor]:
+    """int64 ``[B * k, T]`` and float32 ``[B * k]``; users with fewer sequences have padding behind them."""
+    users, beams, length = written.shape
+    pad = settings.pad_token_id
+    pad = (end or 0) if pad is None else int(pad)
+    tail = torch.full((users, wanted, length + (end is not None)), pad)
+    ranked = torch.full((users, wanted), -torch.inf)
+    kept = min(wanted, beams)
+    alive = scores[:, :kept] > -torch.inf
+    ranked[:, :kept] = scores[:, :kept]
+    tail[:, :kept, :length] = torch.where(alive.unsqueeze(2), written[:, :kept], pad)
+    if end is not None:
+        tail[:, :kept, length] = torch.where(alive, end, pad)
+    before = start.repeat_interleave(wanted, 0)
+    return torch.cat([before, tail.flatten(0, 1).to(before.device)], 1), ranked.flatten().to(before.device)
+
+
+def _output(model: Any, sequences: Tensor, scores: Tensor | None) -> Any:
+    from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
+
+    kind = GenerateBeamEncoderDecoderOutput if model.config.is_encoder_decoder else GenerateBeamDecoderOnlyOutput
+    return kind(sequences=sequences, sequences_scores=scores)

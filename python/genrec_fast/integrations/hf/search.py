@@ -1,0 +1,197 @@
+"""The search behind the drop-in: beams over the trie, each prompt read once, scores as Hugging Face's beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.integrations.hf.codes import CodeTokens
+from genrec_fast.integrations.hf.engine import Engine
+from genrec_fast.ops.reference.trie_lookup import unpack_offsets
+from genrec_fast.ops.trie_filter import TrieFilter
+from genrec_fast.ops.trie_step import trie_step
+from genrec_fast.trie import Trie
+from genrec_fast.types import Jagged
+
+__all__ = ["Found", "Processor", "search"]
+
+# (tokens int64 [B * W, t] behind the prompt, log-probabilities [B * W, V]) -> log-probabilities
+Processor = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Beams after the last level, best first.
+
+    Args:
+        rows: int32 ``[B, W]`` of the trie, the last item's; -1 = no beam.
+        tokens: int64 ``[B, W, t]``: all that was written behind the prompt, the end token not among it.
+        codes: int32 ``[B, W, L]`` of the last item.
+        scores: float32 ``[B, W]``: summed log-probabilities, of the end token too; -inf = no beam.
+        bound: float32 ``[B]``: no sequence that was pruned scores higher.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    codes: Tensor
+    scores: Tensor
+    bound: Tensor
+
+
+class _Beams:
+    """What is known of every beam between two calls of the engine."""
+
+    def __init__(self, engine: Engine, users: int, state: Any, hidden: Tensor, processor: Processor | None) -> None:
+        self.engine, self.state, self.hidden, self.processor = engine, state, hidden, processor
+        self.scores = torch.zeros(users, 1)
+        self.written = torch.empty(users, 1, 0, dtype=torch.int64)
+
+    def log_probabilities(self, tokens: Tensor | slice, log_sums: bool = True) -> tuple[Tensor, Tensor]:
+        """Scores ``[B, W, K]`` of tokens up to a number per beam ``[B, W]``, which is to be subtracted."""
+        if self.processor is None:
+            logits, sums = self.engine.logits(self.hidden, tokens, log_sums)
+            return logits, self.scores.new_zeros(self.scores.shape) if sums is None else sums
+        logits, sums = self.engine.logits(self.hidden, slice(0, self.engine.vocab_size), True)
+        assert sums is not None
+        flat = (logits - sums.unsqueeze(-1)).flatten(0, 1)
+        processed = self.processor(self.written.flatten(0, 1), flat).view(logits.shape).float()
+        return processed[..., tokens], torch.zeros_like(sums)
+
+    def write(self, tokens: Tensor, parents: Tensor, scores: Tensor) -> None:
+        """Beams become ``[B, W]`` children of others; the engine is asked when their logits are next needed."""
+        before = self.written.gather(1, parents.unsqueeze(2).expand(-1, -1, self.written.shape[2]))
+        self.written = torch.cat([before, tokens.unsqueeze(2)], 2)
+        self.scores = scores
+        self.state, self.hidden = self.engine.step(self.state, tokens, parents)
+
+    def force(self, token: int, *, pays: bool, last: bool = False) -> None:
+        """Every beam writes the same token; behind the last one the engine is not asked again."""
+        scores = self.scores
+        if pays:
+            logits, sums = self.log_probabilities(torch.tensor([token]))
+            scores = scores + (logits[..., 0] - sums)
+        if last:
+            self.scores = scores
+            return
+        users, beams = scores.shape
+        self.write(torch.full((users, beams), token), torch.arange(beams).expand(users, -1), scores)
+
+
+def search(
+    engine: Engine,
+    prompts: Jagged,
+    decoder_prompts: Jagged | None,
+    trie: Trie,
+    tokens: CodeTokens,
+    *,
+    num_beams: int,
+    normalize: str = "all",
+    keep: TrieFilter | None = None,
+    prefix: Sequence[int] = (),
+    end_token: int | None = None,
+    num_items: int = 1,
+    processor: Processor | None = None,
+    encoded: bool = False,
+) -> Found:
+    """``num_items`` items of the trie behind each prompt, one after the other, none twice in a sequence.
+
+    Args:
+        engine: reads prompts and extends beams.
+        prompts: see ``Engine.prefill``.
+        decoder_prompts: see ``Engine.prefill``.
+        trie: the catalog.
+        tokens: where its codes stand in the vocabulary.
+        num_beams: W, sequences kept at every token.
+        normalize: "all": log-softmax over the vocabulary; "valid": over the tokens that the trie allows.
+        keep: which items may appear.
+        prefix: tokens that every item begins with, paid for as they are written.
+        end_token: written, and paid for, behind the last item; ``None``: nothing is.
+        num_items: items per sequence.
+        processor: changes log-probabilities over the whole vocabulary before the trie looks at them.
+        encoded: see ``Engine.prefill``.
+
+    Returns:
+        ``Found``, best first.
+
+    Raises:
+        InvalidValueError: an argument out of range.
+    """
+    if normalize not in ("all", "valid"):
+        raise InvalidValueError(f"search: normalize must be 'all' or 'valid', got {normalize!r}")
+    users, levels, pays = len(prompts), trie.num_levels, normalize == "all"
+    state, hidden = engine.prefill(prompts, decoder_prompts, encoded=encoded)
+    beams = _Beams(engine, users, state, hidden, processor)
+    bound = torch.full((users,), -torch.inf)
+    rows = torch.zeros(users, 1, dtype=torch.int32)
+    below = _rows_below(trie) if num_items > 1 else []
+    for item in range(num_items):
+        for token in prefix:
+            beams.force(token, pays=pays)
+        rows = torch.where(beams.scores > -torch.inf, 0, -1).int()
+        for level in range(levels):
+            logits, sums = beams.log_probabilities(tokens.span(level), pays)
+            if item:
+                logits = _without_repeats(logits, beams.written, trie, tokens, below[level], item, len(prefix) + levels)
+            scores = beams.scores
+            if pays:  # trie_step subtracts the sum over the level; what is right is the vocabulary's
+                here = logits.logsumexp(-1)
+                scores = torch.where(here > -torch.inf, scores + (here - sums), -torch.inf)
+                rows = torch.where(here > -torch.inf, rows, -1)
+            wide = rows.shape[1] * trie.tokens[level].numel()
+            step = trie_step(
+                trie, level, logits, rows, scores, num_beams=min(num_beams, wide), normalize=normalize, allowed=keep
+            )
+            rows, bound = step.nodes, torch.maximum(bound, step.bound)
+            chosen = tokens.of[level][step.codes.long()]
+            parents = step.parents.long()
+            if level == levels - 1 and item == num_items - 1 and end_token is None:
+                before = beams.written.gather(1, parents.unsqueeze(2).expand(-1, -1, beams.written.shape[2]))
+                written, final = torch.cat([before, chosen.unsqueeze(2)], 2), step.scores
+                return _ordered(rows, written, final, bound, tokens, levels)
+            beams.write(chosen, parents, step.scores)
+    assert end_token is not None
+    beams.force(end_token, pays=pays, last=True)
+    return _ordered(rows, beams.written, beams.scores, bound, tokens, levels)
+
+
+def _ordered(rows: Tensor, written: Tensor, scores: Tensor, bound: Tensor, tokens: CodeTokens, levels: int) -> Found:
+    scores = torch.where(rows >= 0, scores, -torch.inf)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    rows = rows.gather(1, order)
+    written = written.gather(1, order.unsqueeze(2).expand(-1, -1, written.shape[2]))
+    codes = tokens.decode(written[..., written.shape[2] - levels :]).int()
+    return Found(rows, written, codes, scores, bound)
+
+
+def _rows_below(trie: Trie) -> list[Tensor]:
+    """Per level int64 ``[edges]``: semantic IDs that begin with the path to each edge."""
+    out = [torch.ones(trie.num_rows, dtype=torch.int64)]
+    for level in range(trie.num_levels - 1, 0, -1):
+        nodes = torch.arange(trie.num_nodes(level) + 1)
+        ends = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], nodes).long()
+        sums = torch.cat([torch.zeros(1, dtype=torch.int64), out[0].cumsum(0)])
+        out.insert(0, sums[ends[1:]] - sums[ends[:-1]])
+    return out
+
+
+def _without_repeats(
+    logits: Tensor, written: Tensor, trie: Trie, tokens: CodeTokens, below: Tensor, item: int, length: int
+) -> Tensor:
+    """-inf for the codes below which a beam has used up every item; ``below`` counts the rows below the level's edges."""
+    levels = tokens.num_levels
+    level = (written.shape[2] - item * length) - (length - levels)
+    logits = logits.clone()
+    begins = [earlier * length + length - levels for earlier in range(item)]
+    used = torch.stack([tokens.decode(written[..., begin : begin + levels])[..., : level + 1] for begin in begins], 2)
+    mine = tokens.decode(written[..., item * length + length - levels :]).unsqueeze(2) if level else used[..., :0]
+    here = (used[..., :level] == mine).all(-1)  # [B, W, earlier items]: their path is the beam's
+    same = (used.unsqueeze(3) == used.unsqueeze(2)).all(-1).sum(-1)  # how many of them share the next code too
+    edges = trie.lookup(used.contiguous()).long()
+    user, beam, earlier = (here & (edges >= 0) & (below[edges.clamp(min=0)] <= same)).nonzero(as_tuple=True)
+    logits[user, beam, used[user, beam, earlier, level]] = -torch.inf
+    return logits
