@@ -72,6 +72,7 @@ def test_the_public_list():
         "build_trie",
         "data",
         "evaluate",
+        "hf",
         "load",
         "metrics",
         "ops",

@@ -182,7 +182,7 @@ def _rows_below(trie: Trie) -> list[Tensor]:
 def _without_repeats(
     logits: Tensor, written: Tensor, trie: Trie, tokens: CodeTokens, below: Tensor, item: int, length: int
 ) -> Tensor:
-    """-inf for the codes below which a beam has used up every item; ``below`` counts the rows below the level's edges."""
+    """-inf for codes below which a beam has used up every item; ``below`` counts the rows below the level's edges."""
     levels = tokens.num_levels
     level = (written.shape[2] - item * length) - (length - levels)
     logits = logits.clone()
