@@ -235,6 +235,9 @@ static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, 
                                    std::int64_t next, std::int64_t depth, Vec (&sums)[Rows][Vecs]) {
   static_assert(order == Order::by_row, "pairs lie along the rows");
   constexpr int vecs = Vecs;
+  __m512 c[Rows][vecs];  // bare registers: the compiler stores sums in structures in every round
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < vecs; ++v) c[r][v] = sums[r][v].v;
   for (std::int64_t d = 0; d < depth; d += 2) {
     __m512i b[vecs];
     for (int v = 0; v < vecs; ++v)
@@ -242,9 +245,11 @@ static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, 
     for (int r = 0; r < Rows; ++r) {
       const __m512i x =
           _mm512_castps_si512(_mm512_broadcastss_ps(_mm_load_ss(reinterpret_cast<const float*>(a + r * stride + d))));
-      for (int v = 0; v < vecs; ++v) sums[r][v].v = _mm512_dpbf16_ps(sums[r][v].v, (__m512bh)x, (__m512bh)b[v]);
+      for (int v = 0; v < vecs; ++v) c[r][v] = _mm512_dpbf16_ps(c[r][v], (__m512bh)x, (__m512bh)b[v]);
     }
   }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < vecs; ++v) sums[r][v].v = c[r][v];
 }
 #endif
 

@@ -59,7 +59,8 @@ Isa probe() {
   const bool avx512 = zmm && bit(r7.b, 16) && bit(r7.b, 17) && bit(r7.b, 30) && bit(r7.b, 31);  // F DQ BW VL
   if (!avx512) return Isa::avx2;
   Registers r71;
-  return r7.a >= 1 && cpuid(7, 1, r71) && bit(r71.a, 5) ? Isa::avx512_bf16 : Isa::avx512;
+  const bool vnni = bit(r7.c, 11);  // no processor has the one without the other
+  return vnni && r7.a >= 1 && cpuid(7, 1, r71) && bit(r71.a, 5) ? Isa::avx512_bf16 : Isa::avx512;
 }
 #else
 Isa probe() { return Isa::base; }

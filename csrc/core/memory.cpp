@@ -12,16 +12,65 @@ namespace {
 
 constexpr std::size_t cache_line = 64, huge_page = std::size_t{1} << 21;
 
+std::size_t alignment_of(std::size_t size) { return size >= huge_page ? huge_page : cache_line; }
+
+void release(void* data, std::size_t size) noexcept { ::operator delete(data, std::align_val_t{alignment_of(size)}); }
+
+// A thread's blocks between two calls.
+class Kept {
+ public:
+  ~Kept() {
+    for (Block& block : blocks_)
+      if (block.data) release(block.data, block.size);
+  }
+  // A block of at least `size` bytes, and not of many more; its size in `size`.
+  void* take(std::size_t& size) noexcept {
+    Block* best = nullptr;
+    for (Block& block : blocks_)
+      if (block.data && block.size >= size && block.size / 2 <= size && (!best || block.size < best->size))
+        best = &block;
+    if (!best) return nullptr;
+    size = best->size;
+    return std::exchange(best->data, nullptr);
+  }
+  // Whether the block was kept.
+  bool give(void* data, std::size_t size) noexcept {
+#if defined(__SANITIZE_ADDRESS__)
+    (void)data, (void)size;
+    return false;  // the sanitizer sees blocks that are gone
+#else
+    if (size < smallest || size > largest) return false;
+    Block& block = blocks_[next_++ % num_blocks];
+    if (block.data) release(block.data, block.size);
+    block = {data, size};
+    return true;
+#endif
+  }
+
+ private:
+  static constexpr std::size_t num_blocks = 4, smallest = std::size_t{1} << 16, largest = std::size_t{1} << 24;
+  struct Block {
+    void* data = nullptr;
+    std::size_t size = 0;
+  };
+  Block blocks_[num_blocks];
+  std::size_t next_ = 0;
+};
+
+thread_local Kept kept;
+
 }  // namespace
 
 Memory::Memory(std::int64_t bytes) {
   if (bytes <= 0) return;
-  std::size_t size = static_cast<std::size_t>(bytes);
-  alignment_ = size >= huge_page ? huge_page : cache_line;
-  size = (size + alignment_ - 1) / alignment_ * alignment_;
-  data_ = ::operator new(size, std::align_val_t{alignment_});
+  size_ = static_cast<std::size_t>(bytes);
+  const std::size_t alignment = alignment_of(size_);
+  size_ = (size_ + alignment - 1) / alignment * alignment;
+  data_ = kept.take(size_);
+  if (data_) return;
+  data_ = ::operator new(size_, std::align_val_t{alignment});
 #if defined(__linux__)
-  if (alignment_ == huge_page) madvise(data_, size, MADV_HUGEPAGE);  // advice: refused, it costs nothing
+  if (alignment == huge_page) madvise(data_, size_, MADV_HUGEPAGE);  // advice: refused, it costs nothing
 #endif
 }
 
@@ -37,16 +86,16 @@ void ask_huge_pages(void* data, std::int64_t bytes) {
 }
 
 Memory::Memory(Memory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), alignment_(std::exchange(other.alignment_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
-  std::swap(alignment_, other.alignment_);
+  std::swap(size_, other.size_);
   return *this;
 }
 
 Memory::~Memory() {
-  if (data_) ::operator delete(data_, std::align_val_t{alignment_});
+  if (data_ && !kept.give(data_, size_)) release(data_, size_);
 }
 
 }  // namespace genrec

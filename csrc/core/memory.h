@@ -5,8 +5,10 @@
 
 namespace genrec {
 
-// Large blocks ask the system for huge pages where it offers them: a fresh 4 KiB page costs about as long as filling it
-// (packing 2.4 MiB of codebooks: 1.1 ms with small pages, 0.3 ms with huge ones).
+// A thread keeps the last few blocks that it gave back, up to 64 MiB in all, and takes them again: calls follow each
+// other with equal sizes, and a fresh page costs more than what a kernel does with it (a step of a small transformer:
+// 0.1 ms of page faults in 2 ms). Large blocks ask the system for huge pages where it offers them: a fresh 4 KiB page
+// costs about as long as filling it (packing 2.4 MiB of codebooks: 1.1 ms with small pages, 0.3 ms with huge ones).
 class Memory {
  public:
   Memory() = default;
@@ -24,7 +26,7 @@ class Memory {
 
  private:
   void* data_ = nullptr;
-  std::size_t alignment_ = 0;
+  std::size_t size_ = 0;
 };
 
 // The same wish for an output of the caller's that is about to be filled from end to end; small ones are left alone.

@@ -11,7 +11,7 @@ namespace genrec {
 
 struct TransformerSizes {  // of the instruction set in use
   std::int64_t panel_width, tile_rows;
-  bool bfloat16, int8;  // multiplies them
+  bool bfloat16;  // multiplies it
 };
 TransformerSizes active_transformer_sizes();
 

@@ -201,7 +201,7 @@ Operand normed(const TransformerRows& rows, const Norm& norm, std::int64_t first
 
 }  // namespace
 
-TransformerSizes transformer_sizes() { return {panel_width, tile_rows, GENREC_BF16 != 0, false}; }
+TransformerSizes transformer_sizes() { return {panel_width, tile_rows, GENREC_BF16 != 0}; }
 
 std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width) { return head_cell(keys, width); }
 

@@ -24,8 +24,8 @@ class Reader {
     need(word(4) >= 0 && word(4) <= 2, "holds no known precision");
     need(word(5) >= 1 && word(5) <= 64, "holds no stack");
     precision_ = static_cast<Precision>(word(4));
-    if ((precision_ == Precision::bfloat16 && !sizes.bfloat16) || (precision_ == Precision::int8 && !sizes.int8))
-      throw UnsupportedError(message(op, ": weights of this precision need an instruction set that multiplies them"));
+    if (precision_ == Precision::bfloat16 && !sizes.bfloat16)
+      throw UnsupportedError(message(op, ": bfloat16 weights need an instruction set that multiplies them"));
     check(weights.stack >= 0 && weights.stack < word(5), op, ": stack must be in [0, ", word(5), "), got ",
           weights.stack);
     at_ = word(6 + weights.stack);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/gemm.h"
+#include "core/gemm_int8.h"
 #include "core/math.h"
 #include "ops/transformer.h"
 
@@ -130,6 +131,7 @@ struct Write {
 struct Operand {
   const void* rows;
   std::int64_t stride, num_rows;
+  const float* scales;  // int8: of the rows
 };
 
 static inline Operand prepare(Precision precision, const float* rows, std::int64_t stride, std::int64_t num_rows,
@@ -140,36 +142,44 @@ static inline Operand prepare(Precision precision, const float* rows, std::int64
     std::uint16_t* to = static_cast<std::uint16_t*>(scratch.rounded);
     for (std::int64_t r = 0; r < num_rows; ++r)
       for (std::int64_t c = 0; c < padded; c += lanes) store_bfloat16(to + r * padded + c, load(rows + r * stride + c));
-    return {to, padded, num_rows};
+    return {to, padded, num_rows, nullptr};
   }
 #endif
-  (void)precision, (void)in, (void)scratch;
-  return {rows, stride, num_rows};
+  if (precision == Precision::int8) {
+    const std::int64_t padded = whole_vectors(in);
+    std::uint8_t* to = static_cast<std::uint8_t*>(scratch.rounded);
+    for (std::int64_t r = 0; r < num_rows; ++r)
+      scratch.row_scale[r] = quantize_row(rows + r * stride, padded, to + r * padded);
+    return {to, padded, num_rows, scratch.row_scale};
+  }
+  return {rows, stride, num_rows, nullptr};
 }
 
-// A group of panels takes a quarter of a second cache of 1 MiB and meets all rows before the next.
-template <class Element, class Ending>
-static inline void product_in_groups(const Element* a, const Operand& operand, const Linear& linear, std::int64_t depth,
-                                     std::int64_t first, std::int64_t last, Ending& ending) {
-  const std::int64_t fitting =
-      (std::int64_t{1} << 18) / (depth * panel_width * static_cast<std::int64_t>(sizeof(Element)));
-  const std::int64_t group = fitting < 4 ? 4 : fitting;
-  for (std::int64_t p = first; p < last; p += group)
-    product(a, operand.stride, operand.num_rows, static_cast<const Element*>(linear.panels), p,
-            p + group < last ? p + group : last, depth, ending);
-}
-
-// Panels [first, last) of the weights.
+// Panels [first, last) of the weights. A group of them takes a quarter of a second cache of 1 MiB and meets all rows
+// before the next.
 template <class Ending>
 static inline void multiply_panels(Precision precision, const Operand& operand, const Linear& linear,
                                    std::int64_t first, std::int64_t last, Ending& ending) {
+  const std::int64_t step = precision == Precision::int8 ? 4 : precision == Precision::bfloat16 ? 2 : 1;
+  const std::int64_t depth = (linear.in + step - 1) / step * step;
+  const std::int64_t fitting = (std::int64_t{1} << 18) / (depth * panel_width * 4 / step);
+  const std::int64_t group = fitting < 2 ? 2 : fitting;
+  for (std::int64_t p = first; p < last; p += group) {
+    const std::int64_t end = p + group < last ? p + group : last;
+    if (precision == Precision::int8) {
+      product_int8(static_cast<const std::uint8_t*>(operand.rows), operand.stride, operand.num_rows,
+                   static_cast<const std::int8_t*>(linear.panels), p, end, depth,
+                   Scales{operand.scales, linear.scales, linear.sums}, ending);
 #if GENREC_BF16
-  if (precision == Precision::bfloat16)
-    return product_in_groups(static_cast<const std::uint16_t*>(operand.rows), operand, linear,
-                             linear.in + linear.in % 2, first, last, ending);
+    } else if (precision == Precision::bfloat16) {
+      product(static_cast<const std::uint16_t*>(operand.rows), operand.stride, operand.num_rows,
+              static_cast<const std::uint16_t*>(linear.panels), p, end, depth, ending);
 #endif
-  (void)precision;
-  product_in_groups(static_cast<const float*>(operand.rows), operand, linear, linear.in, first, last, ending);
+    } else {
+      product(static_cast<const float*>(operand.rows), operand.stride, operand.num_rows,
+              static_cast<const float*>(linear.panels), p, end, depth, ending);
+    }
+  }
 }
 
 static inline void apply(Precision precision, const Operand& operand, const Linear& linear, float* out,

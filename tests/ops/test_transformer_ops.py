@@ -201,6 +201,61 @@ def test_bfloat16_weights_are_rounded_and_nothing_else_is():
         assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
 
 
+def quantized_linear(x, whole, scales):
+    """Rows rounded to 127 steps of their largest channel, whole numbers multiplied exactly."""
+    largest = x.abs().amax(1, keepdim=True)
+    inverse = torch.where(largest > 1e-30, 127 / largest, 0)
+    steps = (x * inverse).round()
+    return (steps.double() @ whole.double().T).float() * (scales * (largest / 127))
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.integers(0, 30),
+    width=st.integers(1, 70),
+    tokens=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    extreme=st.booleans(),
+)
+def test_int8_products_are_exact_on_every_instruction_set(rows, width, tokens, seed, extreme):
+    generator = torch.Generator().manual_seed(seed)
+    spec = small(width=width, head_size=tokens).spec
+    weights = random_weights(spec, generator, False)
+    hidden = torch.randn(rows, width, generator=generator)
+    if extreme:  # sums as large as they get
+        weights["head.weight"] = weights["head.weight"].sign() + 0.0
+        hidden = hidden.sign()
+    if rows > 2:
+        hidden[1] = 0
+    before = core.active_isa()
+    found = []
+    try:
+        for name in core.usable_isas():
+            core.select_isa(name)
+            stack = unpack_stacks(pack_stacks([(spec, weights)], "int8"))[0][0]
+            logits, sums = transformer.transformer_head(stack, hidden, 0, tokens)
+            found.append(logits)
+            weight = weights["head.weight"]
+            scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            expected = quantized_linear(hidden, (weight / scales[:, None]).round(), scales)
+            torch.testing.assert_close(logits, expected, rtol=2e-6, atol=1e-7)
+            torch.testing.assert_close(sums, logits.logsumexp(1), rtol=0, atol=1e-5)
+    finally:
+        core.select_isa(before)
+    assert all(torch.equal(logits, found[0]) for logits in found)
+
+
+def test_int8_stays_near_the_weights():
+    case = small()
+    weights = pack_stacks([(case.spec, case.weights)], "int8")
+    assert weights.numel() < 0.5 * pack_stacks([(case.spec, case.weights)]).numel()
+    exact = pack_stacks([(case.spec, case.weights)])
+    for ours, theirs in zip(run(case, KERNEL, weights, 1), run(case, TWIN, weights, 1), strict=True):
+        assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()  # rows are rounded in the kernel alone
+    for ours, theirs in zip(run(case, KERNEL, weights, 1), run(case, KERNEL, exact, 1), strict=True):
+        assert (ours - theirs).abs().max() < 0.1 * theirs.abs().max()
+
+
 @pytest.mark.threads
 def test_threads_do_not_change_a_bit():
     case = small()
