@@ -1,12 +1,19 @@
-"""The drop-in for ``transformers``: constrained beam search behind ``generate``, or without it."""
+"""The drop-in for ``transformers``: constrained beam search behind ``generate``, or without it.
+
+Names are loaded when they are first used, as ``transformers`` takes seconds to import.
+"""
 
 from __future__ import annotations
 
-from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, tokens_from_tokenizer
-from genrec_fast.integrations.hf.compiled import CompiledRecommender, compile
-from genrec_fast.integrations.hf.families import pack_weights
-from genrec_fast.integrations.hf.generate import trie_beam_search
-from genrec_fast.integrations.hf.processor import TrieLogitsProcessor
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, tokens_from_tokenizer
+    from genrec_fast.integrations.hf.compiled import CompiledRecommender, compile
+    from genrec_fast.integrations.hf.families import pack_weights
+    from genrec_fast.integrations.hf.generate import trie_beam_search
+    from genrec_fast.integrations.hf.processor import TrieLogitsProcessor
 
 __all__ = [
     "CodeTokens",
@@ -18,3 +25,26 @@ __all__ = [
     "tokens_from_tokenizer",
     "trie_beam_search",
 ]
+
+_HOMES = {
+    "CodeTokens": "codes",
+    "CompiledRecommender": "compiled",
+    "TrieLogitsProcessor": "processor",
+    "code_tokens": "codes",
+    "compile": "compiled",
+    "pack_weights": "families",
+    "tokens_from_tokenizer": "codes",
+    "trie_beam_search": "generate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genrec_fast.integrations.hf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

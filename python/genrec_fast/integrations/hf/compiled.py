@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens
+from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.search import search
 from genrec_fast.ops.trie_filter import trie_filter
@@ -23,9 +23,9 @@ __all__ = ["CompiledRecommender", "compile"]
 def compile(
     model: nn.Module,
     trie: Trie,
-    *,
     token_offset: int = 0,
-    code_to_token: Sequence[Any] | CodeTokens | None = None,
+    code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
+    *,
     engine: str = "auto",
     dtype: str | torch.dtype | None = None,
     normalize: str = "all",
@@ -56,17 +56,19 @@ def compile(
     if not isinstance(trie, Trie):
         raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
     chosen = choose_engine(model, engine, dtype)
-    tokens = code_tokens(
-        trie.codebook_sizes, token_offset=token_offset, code_to_token=code_to_token, vocab_size=chosen.vocab_size
-    )
+    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
+    tokens.require("compile", trie, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
         known = getattr(model.config, "decoder_start_token_id", None)
         if decoder_start_tokens is None and known is None:
             raise InvalidValueError("compile: decoder_start_tokens must be given: the model's config names none")
-        chosen_start: Any = decoder_start_tokens or [known]
-        start = [int(token) for token in chosen_start]
-    prefix = [int(token) for token in prefix_tokens]
+        start = token_ids(
+            "compile", "decoder_start_tokens", [known] if decoder_start_tokens is None else decoder_start_tokens
+        )
+        if not start:
+            raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
+    prefix = token_ids("compile", "prefix_tokens", prefix_tokens)
     return CompiledRecommender(chosen, trie, tokens, normalize, prefix, start)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
-from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens
+from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
 from genrec_fast.integrations.hf.native import native_engine
 from genrec_fast.integrations.hf.search import Processor, search
@@ -46,9 +46,9 @@ def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None
 
 def trie_beam_search(
     trie: Trie,
-    *,
     token_offset: int = 0,
-    code_to_token: Sequence[Any] | CodeTokens | None = None,
+    code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
+    *,
     engine: str = "auto",
     dtype: str | torch.dtype | None = None,
     normalize: str = "all",
@@ -103,8 +103,9 @@ def trie_beam_search(
         raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
-    tokens = code_tokens(trie.codebook_sizes, token_offset=token_offset, code_to_token=code_to_token)
-    prefix = [int(token) for token in prefix_tokens]
+    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="trie_beam_search")
+    tokens.require("trie_beam_search", trie)
+    prefix = token_ids("trie_beam_search", "prefix_tokens", prefix_tokens)
     length = items_per_sequence * (len(prefix) + trie.num_levels)
 
     # Arguments named here would be taken out of what the encoder gets: only those of generate's own loops may be.
@@ -121,7 +122,7 @@ def trie_beam_search(
         if settings.do_sample:
             raise InvalidValueError("trie_beam_search: do_sample must be False, got True")
         chosen = choose_engine(model, engine, dtype)
-        code_tokens(trie.codebook_sizes, code_to_token=tokens, vocab_size=chosen.vocab_size)
+        tokens.require("trie_beam_search", trie, chosen.vocab_size)
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
         prompts, decoder_prompts, encoded = _prompts(model, start, num_beams, model_kwargs)
         end = _end_token(settings, start.shape[1], length)

@@ -1,4 +1,4 @@
-"""The smallest change: a logits processor that allows what the trie allows."""
+"""The smallest change to ``generate``: a logits processor in the place of ``prefix_allowed_tokens_fn``."""
 
 from __future__ import annotations
 
@@ -7,116 +7,168 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens
+from genrec_fast.integrations.hf.codes import code_tokens, token_ids
+from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.trie import Trie
 
 __all__ = ["TrieLogitsProcessor"]
 
 
-class TrieLogitsProcessor:
-    """Masks every token that does not continue an item of the catalog.
+class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Masks every token that no item of the catalog continues with.
 
-    ``model.generate(..., logits_processor=[TrieLogitsProcessor(trie, prompt_length=...)])``
+    ``model.generate(**inputs, num_beams=W, logits_processor=LogitsProcessorList([TrieLogitsProcessor(trie)]))``
+
+    Nothing is kept between calls: the codes that a row has so far are read from ``input_ids``, behind its prompt or
+    behind the last ``marker``. All rows of a call are looked up at once. The scores of allowed tokens stay as they
+    are, so beams and scores are those of ``prefix_allowed_tokens_fn`` with a trie in Python.
 
     Args:
         trie: the catalog.
-        token_offset: see ``trie_beam_search``.
-        code_to_token: see ``trie_beam_search``.
-        prompt_length: tokens in front of the item in every row, padding among them: 1 (the start token) for an
-            encoder-decoder, ``input_ids.shape[1]`` for a decoder-only model.
-        marker: instead, the tokens after whose last occurrence in a row the item begins.
-        end_tokens: what may follow an item; empty: a row that has its item is left as it is.
+        token_offset: see ``code_tokens``.
+        code_to_token: see ``code_tokens``.
+        eos_token_id: the token, or tokens, that may follow a complete ID (needed when ``max_new_tokens`` leaves room).
+        prompt_length: tokens of ``input_ids`` in front of the first generated one: 1 for an encoder-decoder (its start
+            token), ``inputs["input_ids"].shape[1]``, padding included, for a decoder-only model.
+        marker: in place of prompt_length: the tokens that IDs follow, such as that of ``<|sid_begin|>``. The codes
+            stand behind its last occurrence in the row; a row without one, or past a complete ID where there is no
+            eos_token_id, is left free.
+        prefix_tokens: tokens that are forced between the prompt (or marker) and the ID.
 
     Raises:
-        InvalidTypeError: not a trie.
-        InvalidValueError: prompt_length is negative, or the map does not fit.
+        InvalidTypeError: an argument of another kind.
+        InvalidValueError: a value out of range, or prompt_length together with marker.
 
     Notes:
-        Stateless: rows may be reordered, repeated and dropped between calls. No Python loop over rows. A row whose
-        tokens are no prefix of the catalog (a beam that generate keeps alive although nothing was left for it) may
-        only write the end token, or what it likes where there is none.
+        One ``trie_lookup`` and one pass over the scores per call: O(R V) for R rows.
     """
 
     def __init__(
         self,
         trie: Trie,
-        *,
         token_offset: int = 0,
-        code_to_token: Sequence[Any] | CodeTokens | None = None,
-        prompt_length: int = 1,
-        marker: Sequence[int] = (),
-        end_tokens: Sequence[int] = (),
+        code_to_token: Any = None,
+        *,
+        eos_token_id: int | Sequence[int] | None = None,
+        prompt_length: int | None = None,
+        marker: Sequence[int] | None = None,
+        prefix_tokens: Sequence[int] = (),
     ) -> None:
+        op = "TrieLogitsProcessor"
         if not isinstance(trie, Trie):
-            raise InvalidTypeError(f"TrieLogitsProcessor: trie must be a Trie, got {type(trie).__name__}")
-        if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or prompt_length < 0:
-            raise InvalidValueError(f"TrieLogitsProcessor: prompt_length must be at least 0, got {prompt_length!r:.40}")
+            raise InvalidTypeError(f"{op}: trie must be a Trie, got {type(trie).__name__}")
         self.trie = trie
-        self.tokens = code_tokens(trie.codebook_sizes, token_offset=token_offset, code_to_token=code_to_token)
-        self.prompt_length, self.marker = prompt_length, torch.tensor([int(token) for token in marker])
-        self.end_tokens = torch.tensor([int(token) for token in end_tokens], dtype=torch.int64)
+        self.codes = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op=op)
+        self.codes.require(op, trie)
+        ends = [] if eos_token_id is None else [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
+        self.eos_token_ids = token_ids(op, "eos_token_id", ends)
+        self.marker = token_ids(op, "marker", [] if marker is None else marker)
+        if marker is not None and not self.marker:
+            raise InvalidValueError(f"{op}: marker must have a token, got none")
+        if marker is not None and prompt_length is not None:
+            raise InvalidValueError(f"{op}: prompt_length must be None with marker, got {prompt_length}")
+        self.prompt_length = whole_number(op, "prompt_length", 1 if prompt_length is None else prompt_length)
+        if self.prompt_length < 0:
+            raise InvalidValueError(f"{op}: prompt_length must be at least 0, got {self.prompt_length}")
+        self.prefix_tokens = token_ids(op, "prefix_tokens", prefix_tokens)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores ``[R, V]`` with -inf where a token continues no item.
+        """Sets the scores of tokens that may not follow to -inf.
 
         Args:
             input_ids: int64 ``[R, T]``.
             scores: float ``[R, V]``.
 
-        Raises:
-            InvalidValueError: a token of the map is outside the vocabulary, or rows are shorter than prompt_length.
-        """
-        length = input_ids.shape[1]
-        for level, table in enumerate(self.tokens.of):
-            if int(table.max()) >= scores.shape[1]:
-                raise InvalidValueError(
-                    f"TrieLogitsProcessor: tokens of level {level} must be below the vocabulary's {scores.shape[1]}, "
-                    f"got {int(table.max())}"
-                )
-        written = length - self._starts(input_ids.cpu())
-        allowed = torch.zeros(scores.shape, dtype=torch.bool)
-        for count in written.unique().tolist():
-            here = (written == count).nonzero()[:, 0]
-            if count < self.trie.num_levels:
-                self._allow(input_ids[here].cpu(), here, count, allowed)
-            elif self.end_tokens.numel():
-                allowed[here[:, None], self.end_tokens] = True
-            else:
-                allowed[here] = True
-        lost = ~allowed.any(1)
-        if bool(lost.any()):
-            allowed[lost] = self.end_tokens.numel() == 0
-            allowed[lost.nonzero(), self.end_tokens] = True
-        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+        Returns:
+            A new tensor like scores.
 
-    def _starts(self, input_ids: Tensor) -> Tensor:
-        """int64 ``[R]``: where each row's item begins."""
+        Raises:
+            InvalidTypeError: input_ids are not int64.
+            InvalidValueError: shapes that do not fit, a vocabulary too small, no row that an item continues, or rows
+                past a complete ID without eos_token_id.
+        """
+        op = "TrieLogitsProcessor"
+        require_tensors(op, None, input_ids=input_ids, scores=scores)
+        if input_ids.dtype != torch.int64:
+            raise InvalidTypeError(f"{op}: input_ids must be int64 [R, T], got {input_ids.dtype}")
+        if input_ids.dim() != 2 or scores.dim() != 2 or input_ids.shape[0] != scores.shape[0]:
+            raise InvalidValueError(
+                f"{op}: input_ids and scores must be [R, T] and [R, V], "
+                f"got {list(input_ids.shape)} and {list(scores.shape)}"
+            )
+        largest = max([self.codes.largest, *self.prefix_tokens, *self.eos_token_ids])
+        if largest >= scores.shape[1]:
+            raise InvalidValueError(
+                f"{op}: scores must have a column for token {largest}, got a vocabulary of {scores.shape[1]}"
+            )
+        written = self._written(input_ids)
+        out = torch.full_like(scores, -torch.inf)
+        open_rows = written < 0
+        out[open_rows] = scores[open_rows]
+        place = len(self.prefix_tokens)
+        alive = bool(open_rows.any()) or not scores.shape[0]
+        for count in written.unique().tolist():
+            if count < 0:
+                continue
+            rows = (written == count).nonzero().squeeze(1)
+            recent = input_ids[rows, input_ids.shape[1] - count :]
+            fits = (recent[:, :place] == recent.new_tensor(self.prefix_tokens[:count])).all(1)
+            if count < place:
+                allowed, mask = recent.new_full((1,), self.prefix_tokens[count]), fits.unsqueeze(1)
+            else:
+                allowed, mask = self._children(recent[:, place:], fits, count - place)
+            alive |= bool(mask.any())
+            columns = scores[rows.unsqueeze(1), allowed]
+            out[rows.unsqueeze(1), allowed] = torch.where(mask, columns, -torch.inf)
+        if not alive:
+            raise InvalidValueError(
+                f"{op}: input_ids must hold the beginning of an item behind "
+                + ("the marker" if self.marker else f"prompt_length = {self.prompt_length} tokens")
+                + f", but no row does, got for the first {input_ids[0, -self.trie.num_levels :].tolist()} at its end"
+            )
+        return out
+
+    def _written(self, input_ids: Tensor) -> Tensor:
+        """int64 ``[R]``: how many tokens of its prefix and ID each row has; -1 where it is left free."""
         rows, length = input_ids.shape
-        size = self.marker.numel()
-        if size == 0:
+        if not self.marker:
             if length < self.prompt_length:
                 raise InvalidValueError(
-                    f"TrieLogitsProcessor: prompt_length must be at most the rows' {length} tokens, "
+                    f"TrieLogitsProcessor: prompt_length must be at most the length of input_ids {length}, "
                     f"got {self.prompt_length}"
                 )
-            return torch.full((rows,), self.prompt_length)
+            return torch.full((rows,), length - self.prompt_length)
+        size = len(self.marker)
         if length < size:
-            return torch.full((rows,), length)
-        hits = (input_ids.unfold(1, size, 1) == self.marker).all(2)
-        if not bool(hits.any(1).all()):
-            row = int((~hits.any(1)).nonzero()[0])
-            raise InvalidValueError(f"TrieLogitsProcessor: marker must stand in every row, but row {row} has none")
-        return hits.shape[1] - hits.flip(1).int().argmax(1) - 1 + size
+            return torch.full((rows,), -1)
+        found = (input_ids.unfold(1, size, 1) == input_ids.new_tensor(self.marker)).all(2)
+        last = (found * torch.arange(1, found.shape[1] + 1, device=found.device)).amax(1)  # 0: none
+        written = torch.where(last > 0, length - (last - 1 + size), -1)
+        complete = len(self.prefix_tokens) + self.trie.num_levels
+        free = written > complete + 1 if self.eos_token_ids else written >= complete
+        return torch.where(free, -1, written).cpu()
 
-    def _allow(self, input_ids: Tensor, here: Tensor, count: int, allowed: Tensor) -> None:
-        nodes = torch.zeros(here.numel(), dtype=torch.int32)
-        if count:
-            nodes = self.trie.lookup(self.tokens.decode(input_ids[:, -count:]))
-        alive = nodes >= 0
-        unique, inverse = nodes[alive].unique(return_inverse=True)
-        codes = self.trie.valid_codes(count, unique)
-        wide = torch.zeros(unique.numel(), allowed.shape[1], dtype=torch.bool)
-        wide[:, self.tokens.of[count]] = codes
-        allowed[here[alive]] = wide[inverse]
+    def _children(self, written: Tensor, fits: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Tokens ``[K]`` of a level and, per row, which of them the trie allows ``[rows, K]``."""
+        device = self.trie.device
+        levels = self.trie.num_levels
+        if level == 0:
+            nodes = torch.zeros(written.shape[0], dtype=torch.int32, device=device)
+        else:
+            nodes = self.trie.lookup(self.codes.decode(written[:, :levels]).to(device))
+        fits = fits.to(device) & (nodes >= 0)
+        if level >= levels:
+            if not self.eos_token_ids:
+                raise InvalidValueError(
+                    "TrieLogitsProcessor: eos_token_id must be given, or max_new_tokens leave no room behind the ID "
+                    f"of {levels} codes, got {level} tokens behind prompt_length = {self.prompt_length}"
+                )
+            ends = written.new_tensor(self.eos_token_ids)
+            return ends, fits.unsqueeze(1).expand(-1, ends.numel()).to(written.device)
+        mask = self.trie.valid_codes(level, nodes.clamp(min=0)) & fits.unsqueeze(1)
+        table = self.codes.of[level]
+        known = table >= 0  # a code without a token is no item's
+        return table[known].to(written.device), mask[:, known.to(device)].to(written.device)

@@ -147,7 +147,7 @@ def search(
                 trie, level, logits, rows, scores, num_beams=min(num_beams, wide), normalize=normalize, allowed=keep
             )
             rows, bound = step.nodes, torch.maximum(bound, step.bound)
-            chosen = tokens.of[level][step.codes.long()]
+            chosen = tokens.of[level][step.codes.long()].clamp(min=0)  # a dead beam's code 0 may have no token
             parents = step.parents.long()
             if level == levels - 1 and item == num_items - 1 and end_token is None:
                 before = beams.written.gather(1, parents.unsqueeze(2).expand(-1, -1, beams.written.shape[2]))
