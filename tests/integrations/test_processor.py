@@ -69,7 +69,7 @@ def test_masks_like_a_python_trie(catalog, offset, prompt_length, by_marker, dat
 def test_rows_without_marker_or_past_an_item_are_free():
     trie = gf.build_trie([[0, 1], [2, 0]])
     scores = torch.zeros(4, 12)
-    ids = torch.tensor([[9, 9, 5, 5], [9, 5, 1, 4], [5, 1, 4, 9], [9, 9, 9, 5]])
+    ids = torch.tensor([[9, 9, 5, 5], [9, 5, 1, 5], [5, 1, 4, 9], [9, 9, 9, 5]])
     out = TrieLogitsProcessor(trie, 1, marker=[9, 5])(ids, scores)
     assert (out[1:3] == 0).all() and (out[3] == 0).nonzero().flatten().tolist() == [1, 3]
     assert (out[0] == -torch.inf).all()  # 5 is no code: that row is dead
