@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.search import search
+from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged, Ranked
@@ -31,6 +32,9 @@ def compile(
     normalize: str = "all",
     prefix_tokens: Sequence[int] = (),
     decoder_start_tokens: Sequence[int] | None = None,
+    reads: str = "tokens",
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
 ) -> CompiledRecommender:
     """A model of transformers made a recommender over a catalog, without ``generate``.
 
@@ -44,6 +48,10 @@ def compile(
         normalize: see ``trie_beam_search``.
         prefix_tokens: see ``trie_beam_search``.
         decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
+        reads: what ``recommend`` is given: "tokens", whole prompts, or "items", histories of item ids; then a prompt is
+            ``before``, the tokens of each item's codes, oldest item first, and ``after``.
+        before: tokens in front of a history.
+        after: tokens behind it, such as T5's end token.
 
     Raises:
         InvalidTypeError: not a trie.
@@ -69,7 +77,49 @@ def compile(
         if not start:
             raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
     prefix = token_ids("compile", "prefix_tokens", prefix_tokens)
-    return CompiledRecommender(chosen, trie, tokens, normalize, prefix, start)
+    if reads not in ("tokens", "items"):
+        raise InvalidValueError(f"compile: reads must be 'tokens' or 'items', got {reads!r}")
+    histories = None
+    if reads == "items":
+        around = (torch.tensor(token_ids("compile", n, v)).long() for n, v in (("before", before), ("after", after)))
+        histories = _Histories(tokens.encode(_item_codes(trie)), *around)
+    elif len(before) or len(after):
+        raise InvalidValueError("compile: before and after must be empty but for reads='items'")
+    for name, ids in (("prefix_tokens", prefix), ("decoder_start_tokens", start or [])):
+        if ids and max(ids) >= chosen.vocab_size:
+            raise InvalidValueError(f"compile: {name} must be in [0, {chosen.vocab_size}), got {max(ids)}")
+    return CompiledRecommender(chosen, trie, tokens, normalize, prefix, start, histories)
+
+
+class _Histories(NamedTuple):
+    """How a history of items becomes a prompt."""
+
+    item_tokens: Tensor
+    before: Tensor
+    after: Tensor
+
+    def prompts(self, histories: Jagged) -> Jagged:
+        size = self.item_tokens.shape[0]
+        items = histories.values
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < size:
+            raise InvalidValueError(
+                f"recommend: histories must hold item ids in [0, {size}), got {int(items.min())} to {int(items.max())}"
+            )
+        rows = [
+            torch.cat([self.before, self.item_tokens[row.long()].flatten(), self.after]) for row in histories.rows()
+        ]
+        return Jagged.from_rows(rows)
+
+
+def _item_codes(trie: Trie) -> Tensor:
+    """int64 ``[N, L]``: the semantic ID of each item, read back from the trie."""
+    nodes, columns = trie.item_rows.long(), []
+    for level in range(trie.num_levels - 1, -1, -1):
+        columns.append(trie.tokens[level].to(torch.int64)[nodes])
+        ends = torch.arange(trie.num_nodes(level) + 1)
+        offsets = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], ends).long()
+        nodes = torch.searchsorted(offsets, nodes, right=True) - 1
+    return torch.stack(columns[::-1], 1)
 
 
 class CompiledRecommender:
@@ -83,9 +133,10 @@ class CompiledRecommender:
         normalize: str,
         prefix: list[int],
         start: list[int] | None,
+        histories: _Histories | None = None,
     ) -> None:
         self.engine, self.trie, self.tokens = engine, trie, tokens
-        self.normalize, self.prefix, self.start = normalize, prefix, start
+        self.normalize, self.prefix, self.start, self.histories = normalize, prefix, start, histories
 
     @torch.inference_mode()
     def recommend(
@@ -101,7 +152,9 @@ class CompiledRecommender:
         """The k best items behind each prompt.
 
         Args:
-            prompts: token ids: a list per user, int64 Jagged, or int64 ``[B, S]`` with ``attention_mask``.
+            prompts: token ids (item ids where ``compile`` was told ``reads="items"``; empty histories are fine if
+                there is something before or after): a list per user, int64 Jagged, or int64 ``[B, S]`` with
+                ``attention_mask``.
             k: items per user.
             num_beams: width of the search; ``None``: 50, or k if that is more.
             attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
@@ -115,7 +168,11 @@ class CompiledRecommender:
             InvalidTypeError: prompts of another kind.
             InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
         """
-        rows = _to_prompts(prompts, attention_mask)
+        rows = _to_rows(prompts, attention_mask)
+        rows = rows if self.histories is None else self.histories.prompts(rows)
+        if len(rows) and int(rows.lengths.min()) < 1:
+            user = int((rows.lengths == 0).nonzero()[0])
+            raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
         for name, value in (("k", k), ("num_beams", num_beams)):
             if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
                 raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r:.40}")
@@ -147,12 +204,14 @@ class CompiledRecommender:
         return Ranked(items, codes, scores, exact, found.bound)
 
 
-def _to_prompts(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> Jagged:
+def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> Jagged:
     if isinstance(prompts, Tensor):
         if prompts.dim() != 2 or prompts.dtype != torch.int64:
             raise InvalidTypeError(
                 f"recommend: prompts must be int64 [B, S], got {prompts.dtype} {list(prompts.shape)}"
             )
+        if mask is not None and not isinstance(mask, Tensor):
+            raise InvalidTypeError(f"recommend: attention_mask must be a tensor, got {type(mask).__name__}")
         kept = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.bool()
         if kept.shape != prompts.shape:
             raise InvalidValueError(f"recommend: attention_mask must be {list(prompts.shape)}, got {list(kept.shape)}")
@@ -161,10 +220,18 @@ def _to_prompts(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor
         raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")
     elif not isinstance(prompts, Jagged):
         try:
-            prompts = Jagged.from_rows([list(row) for row in prompts])
+            given = [torch.as_tensor(row) for row in prompts]
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InvalidTypeError(f"recommend: prompts must be lists of token ids, got {prompts!r:.60}") from error
-    if len(prompts) and int(prompts.lengths.min()) < 1:
-        user = int((prompts.lengths == 0).nonzero()[0])
-        raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
+        for user, row in enumerate(given):
+            whole = not (row.is_floating_point() or row.is_complex() or row.dtype == torch.bool)
+            if row.dim() != 1 or (row.numel() and not whole):
+                raise InvalidTypeError(
+                    f"recommend: prompts must be lists of token ids, got {row!r:.60} for user {user}"
+                )
+        prompts = Jagged.from_rows(given)
+    if prompts.values.dtype != torch.int64 or prompts.values.dim() != 1:
+        raise InvalidTypeError(
+            f"recommend: prompts must be int64 [E], got {prompts.values.dtype} {list(prompts.values.shape)}"
+        )
     return prompts

@@ -68,6 +68,9 @@ class TorchEngine:
             raise InvalidValueError("prefill: prompts must have a token each, got an empty one")
         if self.encoder_decoder and decoder_prompts is None:
             raise InvalidValueError("prefill: this model needs decoder_prompts, got None")
+        for given in (None if encoded else prompts, decoder_prompts):
+            if given is not None:
+                self._check(given)
         device = next(self.model.parameters()).device
         if not self.encoder_decoder:
             tokens, mask = _left_padded(prompts, device)
@@ -105,6 +108,15 @@ class TorchEngine:
     def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
         chosen = hidden[..., tokens] if isinstance(tokens, slice) else hidden[..., tokens.to(hidden.device)]
         return chosen, hidden.logsumexp(-1) if log_sums else None
+
+    def _check(self, prompts: Jagged) -> None:
+        if prompts.values.dtype != torch.int64 or prompts.values.dim() != 1:
+            raise InvalidTypeError(f"prefill: prompts must be int64 Jagged, got {prompts.values.dtype}")
+        size = int(self.model.get_input_embeddings().num_embeddings)
+        if prompts.values.numel():
+            low, high = (int(bound) for bound in torch.aminmax(prompts.values))
+            if low < 0 or high >= size:
+                raise InvalidValueError(f"tokens must be in [0, {size}), got {low} to {high}")
 
     def _call(self, fixed: dict[str, Any], tokens: Tensor, mask: Tensor | None, cache: Any) -> Any:
         given = {"decoder_input_ids" if self.encoder_decoder else "input_ids": tokens}

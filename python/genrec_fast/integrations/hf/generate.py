@@ -82,12 +82,15 @@ def trie_beam_search(
         InvalidTypeError: not a trie.
         InvalidValueError: an argument out of range; at the call: tokens outside the vocabulary, ``max_new_tokens``
             too small for an item, or a mode other than beams.
-        UnsupportedError: engine="native", and it does not run the model.
+        UnsupportedError: engine="native", and it does not run the model; at the call: stopping criteria, positions, a
+            filled cache or outputs that the search would leave out.
 
     Notes:
         Each prompt is read once, not once per beam. Sequences and scores are those of Hugging Face's beam search with
-        a prefix function; where a user has fewer items than ``num_return_sequences`` the rest is padding with score
-        -inf, never an invalid item.
+        a prefix function. Where a user has fewer items than ``num_return_sequences`` (more beams than the catalog has
+        items, say) the rows behind them have score -inf and hold, behind the start tokens, only the padding token (the
+        end token or -1 where that stands for a code): never an invalid item, and no item twice. ``scores``,
+        ``beam_indices`` and ``past_key_values`` of the output are ``None``.
 
     Source: ours; the scores are those of transformers' beam search.
     """
@@ -119,8 +122,7 @@ def trie_beam_search(
     ) -> Any:
         settings: Any = generation_config
         num_beams, wanted = settings.num_beams or 1, settings.num_return_sequences or 1
-        if settings.do_sample:
-            raise InvalidValueError("trie_beam_search: do_sample must be False, got True")
+        _check_settings(settings, stopping_criteria)
         chosen = choose_engine(model, engine, dtype)
         tokens.require("trie_beam_search", trie, chosen.vocab_size)
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
@@ -143,7 +145,7 @@ def trie_beam_search(
         scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
         if settings.length_penalty is None:
             scores = found.scores
-        sequences, scores = _sequences(start, found.tokens, scores, wanted, end, settings)
+        sequences, scores = _sequences(start, found.tokens, scores, wanted, end, _filler(settings, end, tokens))
         if not settings.return_dict_in_generate:
             return sequences
         return _output(model, sequences, scores if settings.output_scores else None)
@@ -151,13 +153,49 @@ def trie_beam_search(
     return generate
 
 
+def _check_settings(settings: Any, stopping_criteria: Any) -> None:
+    """Raises for what this search would leave out."""
+    if settings.do_sample:
+        raise InvalidValueError(
+            "trie_beam_search: do_sample must be False, got True (TrieLogitsProcessor masks generate's own sampling)"
+        )
+    for name in ("output_logits", "output_attentions", "output_hidden_states"):
+        if settings.return_dict_in_generate and getattr(settings, name, False):
+            raise UnsupportedError(f"trie_beam_search: {name} must be False: beams share what the model computes")
+    for criterion in stopping_criteria or ():
+        if type(criterion).__name__ not in ("MaxLengthCriteria", "EosTokenCriteria"):
+            raise UnsupportedError(
+                "trie_beam_search: stopping_criteria must be none of its own (a search ends with its items), "
+                f"got {type(criterion).__name__}"
+            )
+
+
+def _check_prompt(given: dict[str, Any], mask: Tensor, num_beams: int) -> None:
+    """Raises for a decoder-only model's arguments that would put its prompt somewhere else.
+
+    Raises:
+        UnsupportedError: inputs_embeds, a cache with something in it, or positions of their own.
+    """
+    if given.get("inputs_embeds") is not None:
+        raise UnsupportedError("trie_beam_search: inputs_embeds must be None: give input_ids")
+    past = given.get("past_key_values")
+    if past is not None and int(past.get_seq_length()) > 0:
+        raise UnsupportedError(
+            f"trie_beam_search: past_key_values must be empty: give whole prompts, got {int(past.get_seq_length())}"
+        )
+    positions = given.get("position_ids")
+    if positions is not None:
+        kept = mask.bool()
+        if not torch.equal(_once(positions, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
+            raise UnsupportedError("trie_beam_search: position_ids must count the tokens of each prompt from 0")
+
+
 def _prompts(model: Any, start: Tensor, num_beams: int, given: dict[str, Any]) -> tuple[Jagged, Jagged | None, bool]:
     """Each user's prompt once, without padding."""
     attention_mask = given.get("attention_mask")
     mask = torch.ones_like(start) if attention_mask is None else _once(attention_mask, len(start), num_beams)
     if not getattr(model.config, "is_encoder_decoder", False):
-        if given.get("inputs_embeds") is not None:
-            raise UnsupportedError("trie_beam_search: inputs_embeds must be None: give input_ids")
+        _check_prompt(given, mask, num_beams)
         return _packed(start, mask), None, False
     out = given.get("encoder_outputs")
     if out is None:
@@ -211,13 +249,19 @@ def _processor(processors: Any, start: Tensor, num_beams: int) -> Processor | No
     return run
 
 
+def _filler(settings: Any, end: int | None, tokens: CodeTokens) -> int:
+    """What stands where a user has no more items: no token of a code, or it would read as an item."""
+    for token in (settings.pad_token_id, end):
+        if token is not None and not any(bool((table == int(token)).any()) for table in tokens.of):
+            return int(token)
+    return -1
+
+
 def _sequences(
-    start: Tensor, written: Tensor, scores: Tensor, wanted: int, end: int | None, settings: Any
+    start: Tensor, written: Tensor, scores: Tensor, wanted: int, end: int | None, pad: int
 ) -> tuple[Tensor, Tensor]:
     """int64 ``[B * k, T]`` and float32 ``[B * k]``; users with fewer sequences have padding behind them."""
     users, beams, length = written.shape
-    pad = settings.pad_token_id
-    pad = (end or 0) if pad is None else int(pad)
     tail = torch.full((users, wanted, length + (end is not None)), pad)
     ranked = torch.full((users, wanted), -torch.inf)
     kept = min(wanted, beams)
