@@ -7,13 +7,16 @@ Messages name the operation, the argument, the rule and the value:
 from __future__ import annotations
 
 __all__ = [
+    "ClosedError",
     "CorruptFileError",
     "DataError",
     "DivergedError",
     "GenrecError",
     "InvalidTypeError",
     "InvalidValueError",
+    "QueueFullError",
     "SlowPathWarning",
+    "TimedOutError",
     "UnsupportedError",
 ]
 
@@ -44,6 +47,18 @@ class DivergedError(GenrecError, ArithmeticError):
 
 class CorruptFileError(GenrecError, ValueError):
     """A file written by this library was cut short, altered, or comes from an unknown version."""
+
+
+class QueueFullError(GenrecError, RuntimeError):
+    """A batcher has as many questions waiting as it may; ask again later, or elsewhere."""
+
+
+class TimedOutError(GenrecError, TimeoutError):
+    """A question was not answered in the time it was given; the work on it was dropped."""
+
+
+class ClosedError(GenrecError, RuntimeError):
+    """A batcher was closed before it could answer."""
 
 
 class SlowPathWarning(UserWarning):

@@ -7,22 +7,24 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import Evaluation
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.errors import CorruptFileError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
-from genrec_fast.questions import joined, question, slice_rows, to_actions, to_histories, to_times
+from genrec_fast.questions import check_count, check_question, question, slice_rows
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch, Jagged, Ranked
 from genrec_fast.weights import module_tensors, restore_module
+
+if TYPE_CHECKING:
+    from genrec_fast.batcher import Batcher
 
 __all__ = ["Recommender", "build_parts", "load", "usable_device"]
 
@@ -201,49 +203,39 @@ class Recommender:
             InvalidTypeError: histories or filters of the wrong kind.
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
-        rows = to_histories(histories, self.num_items)
-        for name, value in (("k", k), ("users_per_batch", users_per_batch), ("num_beams", num_beams)):
-            if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
-                raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r}")
-        if k < 1 or users_per_batch < 1:
-            name, value = ("k", k) if k < 1 else ("users_per_batch", users_per_batch)
-            raise InvalidValueError(f"recommend: {name} must be at least 1, got {value}")
-        if allowed is not None and not isinstance(allowed, Tensor):
-            raise InvalidTypeError(f"recommend: allowed must be a bool tensor, got {type(allowed).__name__}")
-        if exclude is not None and not (isinstance(exclude, Jagged) and exclude.values.dtype == torch.int64):
-            what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
-            raise InvalidTypeError(f"recommend: exclude must be int64 Jagged (Jagged.from_rows(lists)), got {what}")
-        if allowed is not None and tuple(allowed.shape) not in ((self.num_items,), (len(rows), self.num_items)):
-            raise InvalidValueError(
-                f"recommend: allowed must be [{self.num_items}] or [{len(rows)}, {self.num_items}], "
-                f"got {list(allowed.shape)}"
-            )
-        if exclude is not None and len(exclude) != len(rows):
-            raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
-        try:
-            who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
-        except (TypeError, ValueError, RuntimeError, OverflowError):  # words, lists in lists, more than 64 bits
-            who = torch.zeros(0)
-        if tuple(who.shape) != (len(rows),) or who.dtype != torch.int64 or bool((who < 0).any()):
-            raise InvalidValueError(f"recommend: users must be int64 [{len(rows)}], each at least 0, got {users!r:.80}")
-        if exclude_seen:
-            exclude = rows if exclude is None else joined(exclude, rows)
-        times, asked_at = to_times(rows, timestamps, target_timestamps)
-        questions = Evaluation(
-            rows, who, who, times, asked_at, to_actions(rows, actions)
-        )  # the answers are not known and not read
+        check_count("users_per_batch", users_per_batch)
+        asked = check_question(
+            self.num_items,
+            histories,
+            k,
+            num_beams=num_beams,
+            allowed=allowed,
+            exclude=exclude,
+            exclude_seen=exclude_seen,
+            users=users,
+            timestamps=timestamps,
+            target_timestamps=target_timestamps,
+            actions=actions,
+        )
+        questions, allowed, exclude = asked.histories, asked.allowed, asked.exclude
         parts = []
         with self.answering():
-            for begin in range(0, len(rows), users_per_batch):
-                end = min(len(rows), begin + users_per_batch)
+            for begin in range(0, len(questions), users_per_batch):
+                end = min(len(questions), begin + users_per_batch)
                 options: dict[str, Any] = {"num_beams": num_beams, "exact": exact}
                 if allowed is not None:
                     options["allowed"] = (allowed if allowed.dim() == 1 else allowed[begin:end]).to(self.device)
                 if exclude is not None:
                     options["exclude"] = slice_rows(exclude, begin, end).to(self.device)
-                asked = questions.rows(torch.arange(begin, end), self.recipe.batching.max_items)
-                parts.append(self.search(question(asked), k, **options))
+                some = questions.rows(torch.arange(begin, end), self.recipe.batching.max_items)
+                parts.append(self.search(question(some), k, **options))
         return Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in _RANKED))
+
+    def batcher(self, **settings: Any) -> Batcher:
+        """Answers many threads at once; see ``batcher.Batcher`` for its settings."""
+        from genrec_fast.batcher import Batcher
+
+        return Batcher(self, **settings)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``recipe.json``, ``weights.safetensors``, ``items.json``, and ``trie.safetensors`` where there is one.

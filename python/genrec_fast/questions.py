@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,83 @@ from genrec_fast.data.interactions import following, span_indices, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
-__all__ = ["joined", "question", "slice_rows", "to_actions", "to_histories", "to_rows", "to_times"]
+__all__ = [
+    "Asked",
+    "check_count",
+    "check_question",
+    "joined",
+    "question",
+    "slice_rows",
+    "to_actions",
+    "to_histories",
+    "to_rows",
+    "to_times",
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked, checked; the answers of ``histories`` are not known and not read."""
+
+    histories: Evaluation
+    allowed: Tensor | None
+    exclude: Jagged | None
+
+
+def check_count(name: str, value: object, op: str = "recommend") -> None:
+    """Raises unless ``value`` is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{op}: {name} must be an int, got {value!r}")
+    if value < 1:
+        raise InvalidValueError(f"{op}: {name} must be at least 1, got {value}")
+
+
+def check_question(
+    num_items: int,
+    histories: Jagged | Sequence[Sequence[int]],
+    k: int,
+    *,
+    num_beams: int | None = None,
+    allowed: Tensor | None = None,
+    exclude: Jagged | None = None,
+    exclude_seen: bool = False,
+    users: Sequence[int] | Tensor | None = None,
+    timestamps: Jagged | Sequence[Sequence[float]] | None = None,
+    target_timestamps: Sequence[float] | Tensor | None = None,
+    actions: Jagged | None = None,
+) -> Asked:
+    """The arguments of ``Recommender.recommend``, which describes them, checked; ``exclude_seen`` becomes ``exclude``.
+
+    Raises:
+        InvalidTypeError: histories or filters of the wrong kind.
+        InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
+    """
+    rows = to_histories(histories, num_items)
+    check_count("k", k)
+    if isinstance(num_beams, bool) or not (num_beams is None or isinstance(num_beams, int)):
+        raise InvalidTypeError(f"recommend: num_beams must be an int, got {num_beams!r}")
+    if allowed is not None and not isinstance(allowed, Tensor):
+        raise InvalidTypeError(f"recommend: allowed must be a bool tensor, got {type(allowed).__name__}")
+    if exclude is not None and not (isinstance(exclude, Jagged) and exclude.values.dtype == torch.int64):
+        what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
+        raise InvalidTypeError(f"recommend: exclude must be int64 Jagged (Jagged.from_rows(lists)), got {what}")
+    if allowed is not None and tuple(allowed.shape) not in ((num_items,), (len(rows), num_items)):
+        raise InvalidValueError(
+            f"recommend: allowed must be [{num_items}] or [{len(rows)}, {num_items}], got {list(allowed.shape)}"
+        )
+    if exclude is not None and len(exclude) != len(rows):
+        raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
+    try:
+        who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # words, lists in lists, more than 64 bits
+        who = torch.zeros(0)
+    if tuple(who.shape) != (len(rows),) or who.dtype != torch.int64 or bool((who < 0).any()):
+        raise InvalidValueError(f"recommend: users must be int64 [{len(rows)}], each at least 0, got {users!r:.80}")
+    if exclude_seen:
+        exclude = rows if exclude is None else joined(exclude, rows)
+    times, asked_at = to_times(rows, timestamps, target_timestamps)
+    asked = Evaluation(rows, who, who, times, asked_at, to_actions(rows, actions))
+    return Asked(asked, allowed, exclude)
 
 
 def to_rows(op: str, name: str, rows: Jagged | Sequence[Sequence[int]], num_items: int) -> Jagged:

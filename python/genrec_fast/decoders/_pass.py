@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.types import Autoregressive, Batch, Jagged, Ranked
 
-__all__ = ["beam_pass", "check_search"]
+__all__ = ["BeamPass", "beam_pass", "check_search"]
 
 
 def check_search(
@@ -32,6 +34,81 @@ def check_search(
             f"got {tuple(backbone.codebook_sizes)}"
         )
     check_filter(op, len(batch), trie.num_items, allowed, exclude)
+
+
+class BeamPass:
+    """A beam search that goes level by level, so that a server can start another one in between.
+
+    Reads the users' histories (``prefill``) when it is made; ``advance`` searches one level, ``result`` may be asked
+    for when ``done``. Call all of it under ``torch.inference_mode``. Arguments are those of ``beam.search``, taken as
+    valid; at least one user.
+    """
+
+    def __init__(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        num_beams: int,
+        normalize: str,
+        allowed: Tensor | None,
+        exclude: Jagged | None,
+    ) -> None:
+        self.backbone, self.trie, self.num_beams, self.normalize = backbone, trie, num_beams, normalize
+        users, device = len(batch), trie.leaf_items.device
+        self.keep = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
+        self.state = backbone.prefill(batch)
+        self.level = 0
+        self.nodes = torch.zeros(users, 1, dtype=torch.int32, device=device)
+        self.scores = torch.zeros(users, 1, device=device)
+        self.bound = torch.full((users,), -torch.inf, device=device)
+        self.codes = torch.empty(users, 1, 0, dtype=torch.int32, device=device)
+        self.chosen: Tensor | None = None
+        self.parents: Tensor | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every level was searched."""
+        return self.level == len(self.trie.codebook_sizes)
+
+    def advance(self) -> None:
+        """Searches the next level."""
+        logits, self.state = self.backbone.step(self.state, self.chosen, self.parents)
+        width = min(self.num_beams, self.trie.tokens[self.level].numel())  # there are no more prefixes than that
+        self.scores, self.chosen, self.parents, self.nodes, pruned = trie_step(
+            self.trie,
+            self.level,
+            logits,
+            self.nodes,
+            self.scores,
+            num_beams=width,
+            normalize=self.normalize,
+            allowed=self.keep,
+        )
+        self.bound = torch.maximum(self.bound, pruned)
+        ancestors = self.codes.gather(1, self.parents.long().unsqueeze(2).expand(-1, -1, self.level))
+        self.codes = torch.cat([ancestors, self.chosen.unsqueeze(2)], 2)
+        self.level += 1
+
+    def result(self, k: int) -> Ranked:
+        """The k best items of each user."""
+        items, codes, scores = expand_rows(self.trie, self.nodes, self.codes, self.scores, k, self.keep)
+        return Ranked(items, codes, scores, _proven(scores[:, -1], self.bound), self.bound)
+
+    def results(self, ks: Sequence[int]) -> list[Ranked]:
+        """One row for each user, with a k of its own; each as ``result`` of a search for that user and k."""
+        found = self.result(max(ks))
+        rows = []
+        for user, k in enumerate(ks):
+            row = slice(user, user + 1)
+            items, codes, scores = (part[row, :k] for part in (found.items, found.codes, found.scores))
+            rows.append(Ranked(items, codes, scores, _proven(scores[:, -1], found.bound[row]), found.bound[row]))
+        return rows
+
+
+def _proven(last: Tensor, bound: Tensor) -> Tensor:
+    """Whether nothing that was pruned can score as high as the last result, bool ``[B]``."""
+    return (last > bound) | (bound == -torch.inf)
 
 
 def beam_pass(
@@ -55,22 +132,7 @@ def beam_pass(
             torch.empty(0, dtype=torch.bool, device=device),
             torch.empty(0, device=device),
         )
-    keep = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
-    state = backbone.prefill(batch)
-    nodes = torch.zeros(users, 1, dtype=torch.int32, device=device)
-    scores = torch.zeros(users, 1, device=device)
-    bound = torch.full((users,), -torch.inf, device=device)
-    codes = torch.empty(users, 1, 0, dtype=torch.int32, device=device)
-    chosen: Tensor | None = None
-    parents: Tensor | None = None
-    for level in range(levels):
-        logits, state = backbone.step(state, chosen, parents)
-        width = min(num_beams, trie.tokens[level].numel())  # there are no more prefixes than that
-        scores, chosen, parents, nodes, pruned = trie_step(
-            trie, level, logits, nodes, scores, num_beams=width, normalize=normalize, allowed=keep
-        )
-        bound = torch.maximum(bound, pruned)
-        ancestors = codes.gather(1, parents.long().unsqueeze(2).expand(-1, -1, level))
-        codes = torch.cat([ancestors, chosen.unsqueeze(2)], 2)
-    items, codes, scores = expand_rows(trie, nodes, codes, scores, k, keep)
-    return Ranked(items, codes, scores, (scores[:, -1] > bound) | (bound == -torch.inf), bound)
+    search = BeamPass(backbone, batch, trie, num_beams, normalize, allowed, exclude)
+    while not search.done:
+        search.advance()
+    return search.result(k)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.decoders._pass import beam_pass, check_search
+from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k, select_filter, select_users
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie
@@ -131,10 +131,36 @@ class Beam:
             backbone,
             batch,
             trie,
-            max(self.config.num_beams, k) if num_beams is None else num_beams,
+            self.width(k, num_beams),
             k,
             normalize=self.config.normalize,
             allowed=allowed,
             exclude=exclude,
             exact=exact,
         )
+
+    can_widen: ClassVar[bool] = True  # a search whose certificate fails may be asked again with more beams
+
+    def width(self, k: int, num_beams: int | None) -> int:
+        """The beams of a search.
+
+        Raises:
+            InvalidValueError: k is below 1 or above num_beams.
+        """
+        beams = max(self.config.num_beams, k) if num_beams is None else num_beams
+        check_k("beam", k, beams)
+        return beams
+
+    def begin(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        num_beams: int,
+        *,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+    ) -> BeamPass:
+        """A search that goes level by level; at least one user, under ``torch.inference_mode``."""
+        check_search("beam", backbone, batch, trie, allowed, exclude)
+        return BeamPass(backbone, batch, trie, num_beams, self.config.normalize, allowed, exclude)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.decoders._pass import beam_pass, check_search
+from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie
@@ -108,3 +108,30 @@ class Greedy:
         normalize = self.config.normalize
         beams = 1 if num_beams is None else num_beams
         return search(backbone, batch, trie, beams, k, normalize=normalize, allowed=allowed, exclude=exclude)
+
+    can_widen: ClassVar[bool] = False
+
+    def width(self, k: int, num_beams: int | None) -> int:
+        """The beams of a search, 1.
+
+        Raises:
+            InvalidValueError: num_beams is neither ``None`` nor 1.
+        """
+        check_k("greedy", k)
+        if num_beams not in (None, 1):
+            raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
+        return 1
+
+    def begin(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        num_beams: int,
+        *,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+    ) -> BeamPass:
+        """A search that goes level by level; at least one user, under ``torch.inference_mode``."""
+        check_search("greedy", backbone, batch, trie, allowed, exclude)
+        return BeamPass(backbone, batch, trie, num_beams, self.config.normalize, allowed, exclude)
