@@ -115,6 +115,40 @@ def test_processors_see_the_whole_vocabulary(models):
     options = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2}
     for name in ("t5", "gpt2"):
         compare(models(name), catalog(60), [6, 11], 8, 4, 1, "native", **options)
+    # Renormalised behind the mask, as Hugging Face does: the processor must see what the trie allows.
+    compare(models("qwen3"), catalog(60), [6, 11], 8, 4, 1, "native", renormalize_logits=True)
+    compare(models("mt5"), catalog(60), [6, 11], 8, 4, None, "torch", renormalize_logits=True)
+
+
+@pytest.mark.parametrize("name", ["t5", "mistral"])
+def test_masks_with_holes_and_padding_on_either_side(models, name):
+    model, codes = models(name), catalog(60)
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]] if name == "mistral" else [[0, 1, 0, 1, 0], [1, 0, 1, 1, 1]])
+    inputs = {"input_ids": torch.arange(3, 13).view(2, 5), "attention_mask": mask}
+    begin = 1 if name == "t5" else 5
+    allowed = prefix_function(codes, tables_of(), 1, begin)
+    theirs = generate(model, inputs, 8, 5, 3, 1, prefix_allowed_tokens_fn=allowed)
+    for engine in ("native", "torch"):
+        search = gf.hf.trie_beam_search(gf.build_trie(codes, codebook_sizes=SIZES), OFFSET, engine=engine)
+        ours = generate(model, inputs, 8, 5, 3, 1, custom_generate=search)
+        assert torch.equal(ours.sequences, theirs.sequences)
+        torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_slates_are_all_orders_of_the_items(models, engine):
+    """Every sequence of two different items, each paid for token by token."""
+    model, codes = models("llama"), torch.tensor([[3, 1, 0], [3, 1, 5], [6, 0, 2]])
+    trie, inputs = gf.build_trie(codes, codebook_sizes=SIZES), make_inputs(model, [4])
+    search = gf.hf.trie_beam_search(trie, OFFSET, engine=engine, prefix_tokens=[4], items_per_sequence=2)
+    found = generate(model, inputs, 9, 9, 8, 1, custom_generate=search, length_penalty=0.0)
+    alive = found.sequences_scores > -torch.inf
+    rows = found.sequences[alive]
+    texts = [[4, *item] for item in (codes + torch.tensor([20, 27, 32])).tolist()]
+    wanted = {(*one, *two, 1) for one in texts for two in texts if one != two}
+    assert {tuple(row) for row in rows[:, 4:].tolist()} == wanted and len(rows) == 6
+    paid = model(rows).logits[:, 3:-1].log_softmax(-1).gather(2, rows[:, 4:].unsqueeze(2)).sum((1, 2))
+    torch.testing.assert_close(found.sequences_scores[alive], paid, rtol=0, atol=2e-4)
 
 
 def test_without_a_dict_sequences_are_returned(models):

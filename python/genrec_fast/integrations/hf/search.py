@@ -51,15 +51,25 @@ class _Beams:
         self.scores = torch.zeros(users, 1)
         self.written = torch.empty(users, 1, 0, dtype=torch.int64)
 
-    def log_probabilities(self, tokens: Tensor | slice, log_sums: bool = True) -> tuple[Tensor, Tensor]:
-        """Scores ``[B, W, K]`` of tokens up to a number per beam ``[B, W]``, which is to be subtracted."""
+    def log_probabilities(
+        self, tokens: Tensor | slice, log_sums: bool = True, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores ``[B, W, K]`` of tokens up to a number per beam ``[B, W]``, which is to be subtracted.
+
+        A processor sees -inf wherever a token is not ``allowed`` (bool ``[B, W, K]``; ``None``: all K are).
+        """
         if self.processor is None:
             logits, sums = self.engine.logits(self.hidden, tokens, log_sums)
             return logits, self.scores.new_zeros(self.scores.shape) if sums is None else sums
         logits, sums = self.engine.logits(self.hidden, slice(0, self.engine.vocab_size), True)
         assert sums is not None
-        flat = (logits - sums.unsqueeze(-1)).flatten(0, 1)
-        processed = self.processor(self.written.flatten(0, 1), flat).view(logits.shape).float()
+        wide = logits - sums.unsqueeze(-1)
+        index = torch.arange(tokens.start, tokens.stop) if isinstance(tokens, slice) else tokens
+        open_to = torch.ones(1, dtype=torch.int8) if allowed is None else allowed.to(torch.int8)
+        seen = torch.zeros(wide.shape, dtype=torch.int8)  # added up: a code without a token has another code's
+        seen.index_add_(2, index, open_to.expand(*wide.shape[:2], index.numel()))
+        masked = wide.where(seen > 0, -torch.inf)
+        processed = self.processor(self.written.flatten(0, 1), masked.flatten(0, 1)).view(logits.shape).float()
         return processed[..., tokens], torch.zeros_like(sums)
 
     def write(self, tokens: Tensor, parents: Tensor, scores: Tensor) -> None:
@@ -134,7 +144,11 @@ def search(
             beams.force(token, pays=pays)
         rows = torch.where(beams.scores > -torch.inf, 0, -1).int()
         for level in range(levels):
-            logits, sums = beams.log_probabilities(tokens.span(level), pays)
+            allowed = None
+            if processor is not None:
+                codes = trie.valid_codes(level, rows.flatten().clamp(min=0))
+                allowed = (codes & (tokens.of[level] >= 0)).view(*rows.shape, -1)
+            logits, sums = beams.log_probabilities(tokens.span(level), pays, allowed)
             if item:
                 logits = _without_repeats(logits, beams.written, trie, tokens, below[level], item, len(prefix) + levels)
             scores = beams.scores
