@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["GENREC_FAST_STRICT"] = "1"  # before the package is imported: a slow twin must not pass for the kernel
 
@@ -19,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(int(os.environ.get("GENREC_BENCH_THREADS", "1")))
 
 
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, object]) -> None:
-    """Adds to the JSON what a reader of a table must know."""
-    environment = collect()
+def environment() -> dict[str, Any]:
+    """What a reader of a table must know."""
+    known = collect()
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
@@ -29,14 +31,28 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
         check=False,
         cwd=Path(__file__).parent,
     ).stdout.strip()
-    output_json["genrec_fast"] = {
+    return {
         "device": _processor(),
-        "isa": environment.isa,
+        "isa": known.isa,
         "threads": torch.get_num_threads(),
-        "versions": environment.versions,
+        "versions": known.versions,
         "commit": commit or "unknown",
-        "command": "pytest " + " ".join(config.invocation_params.args),
+        "command": "pytest " + shlex.join(sys.argv[1:]),
     }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, object]) -> None:
+    output_json["genrec_fast"] = environment()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of whole decodes, which the columns of pytest-benchmark have no room for."""
+    rows = getattr(sys.modules.get("decode_report"), "ROWS", [])
+    if rows:
+        from decode_report import decode_table
+
+        terminalreporter.write_sep("-", "whole decodes")
+        terminalreporter.write_line(decode_table(rows))
 
 
 def _processor() -> str:

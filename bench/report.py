@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from decode_report import decode_table
+
 HEADER = "| workload | level | ours, µs | rival, µs | ratio | rival | share of sgemm |\n|---|---|---|---|---|---|---|"
 
 
@@ -22,12 +24,16 @@ def row(workload: str, level: Any, info: dict[str, Any]) -> str:
 def table(run: dict[str, Any]) -> str:
     """One row per benchmark with a rival, after the levels of a search one for their sum; others by their minimum."""
     lines, sums, plain = [], {}, []
+    decodes: list[dict[str, Any]] = []
     infos = [(b, b.get("extra_info", {})) for b in run["benchmarks"]]
     levels: dict[str, int] = {}
     for _, info in infos:
         if isinstance(info.get("level"), int):
             levels[info["workload"]] = levels.get(info["workload"], 0) + 1
     for benchmark, info in infos:
+        if "decode" in info:
+            decodes += info["decode"]
+            continue
         if "ours_us" not in info:
             plain.append(f"| {benchmark['name']} | {1e6 * benchmark['stats']['min']:,.1f} |")
             continue
@@ -42,6 +48,8 @@ def table(run: dict[str, Any]) -> str:
     text = "\n".join([HEADER, *lines]) if lines else ""
     if plain:
         text += "\n\n| benchmark | minimum, µs |\n|---|---|\n" + "\n".join(plain)
+    if decodes:
+        text += "\n\n" + decode_table(decodes)
     return text.strip()
 
 

