@@ -39,7 +39,7 @@ def trained(shop, tmp_path_factory):
 def test_help_and_version(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("quickstart", "train", "evaluate", "recommend", "tokenize", "recipes", "env"):
+    for command in ("quickstart", "train", "evaluate", "recommend", "serve", "tokenize", "recipes", "env"):
         assert f"\n  {command} " in text
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("0.")

@@ -225,12 +225,18 @@ class Batcher:
                 return future.result()
             raise TimedOutError(f"batcher: timeout must leave time for the answer, got {timeout} s") from None
 
-    def close(self, *, drain: bool = True, timeout: float | None = None) -> bool:
+    @property
+    def alive(self) -> bool:
+        """Whether the worker has something to do, or may get it."""
+        return self._worker.is_alive()
+
+    def close(self, *, drain: bool = True, wait: bool = True, timeout: float | None = None) -> bool:
         """Takes no more questions, and ends the worker; may be called again, and from any thread.
 
         Args:
             drain: answer what was asked before; else the futures fail with ``ClosedError`` at the end of the level.
-            timeout: seconds to wait for that; ``None``: as long as it takes.
+            wait: for that; else the worker ends by itself.
+            timeout: seconds to wait; ``None``: as long as it takes.
 
         Returns:
             Whether the worker has ended.
@@ -239,10 +245,8 @@ class Batcher:
             self._closed = True
             self._drop |= not drain
             self._changed.notify()
-        atexit.unregister(self.close)
-        if threading.current_thread() is self._worker:  # a callback of a future
-            return False
-        self._worker.join(timeout)
+        if wait and threading.current_thread() is not self._worker:  # a callback of a future cannot wait for itself
+            self._worker.join(timeout)
         return not self._worker.is_alive()
 
     # What follows runs in the worker.
@@ -259,6 +263,7 @@ class Batcher:
                 left = [*self._waiting, *(row for group in self._groups for row in group.rows)]
                 self._waiting.clear()
                 self._groups.clear()
+            atexit.unregister(self.close)
             for row in left:
                 row.request.fail(ClosedError("batcher: the batcher must stay open until it answered, got closed"))
 

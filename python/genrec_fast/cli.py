@@ -138,6 +138,12 @@ def _recommend(arguments: Sequence[str]) -> None:
     _tyro(commands.recommend, "recommend", arguments)
 
 
+def _serve(arguments: Sequence[str]) -> None:
+    from genrec_fast import commands
+
+    _tyro(commands.serve, "serve", arguments)
+
+
 def _tokenize(arguments: Sequence[str]) -> None:
     from genrec_fast import cli_tokenize
 
@@ -183,6 +189,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
     "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
     "recommend": ("recommend DIR --history ITEM ITEM ... -k 10 [--exclude-seen]", _recommend),
+    "serve": ("serve DIR [--port 8000]: answer over HTTP, many at once (genrec-fast[serve])", _serve),
     "tokenize": ("tokenize FEATURES.npy|DIR|TEXTS --out DIR [--kind KIND]: semantic IDs, and a report", _tokenize),
     "recipes": ("what can be trained, its source, what it reached", _recipes),
     "env": ("versions, instruction set, live kernels", _env),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.model import load
 
-__all__ = ["evaluate", "recommend", "set_threads"]
+__all__ = ["evaluate", "recommend", "serve", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -126,3 +127,40 @@ def recommend(
     wide = max([len(entry["item"]) for entry in found], default=0)
     for place, entry in enumerate(found, start=1):
         print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
+
+
+def serve(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    timeout: float = 10.0,
+    max_waiting: int = 1024,
+    max_running: int = 256,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Answers over HTTP: POST /recommend, GET /health, GET /metrics; needs genrec-fast[serve].
+
+    Where the environment has GENREC_FAST_SWAP_TOKEN, who sends it may POST /swap a folder with another model.
+
+    Args:
+        model: folder of the trained model.
+        host: address to listen at; 0.0.0.0 for all.
+        port: 0 takes a free one.
+        timeout: seconds that a question may take.
+        max_waiting: users that may wait; more are told to come back.
+        max_running: users that are searched at once: a matter of memory.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+    """
+    from genrec_fast.integrations.serve import ServeConfig, run
+
+    set_threads(threads)
+    config = ServeConfig(
+        timeout=timeout,
+        max_waiting=max_waiting,
+        max_running=max_running,
+        swap_token=os.environ.get("GENREC_FAST_SWAP_TOKEN") or None,
+    )
+    run(load(model, device), config, host=host, port=port)

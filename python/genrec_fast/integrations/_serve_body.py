@@ -1,0 +1,140 @@
+"""The bodies of the server: JSON to the arguments of a search, and what was found to JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.model import Recommender
+from genrec_fast.questions import check_count
+from genrec_fast.types import Jagged, Ranked
+
+__all__ = ["Limits", "answer_of", "question_of"]
+
+_FIELDS = (
+    "histories", "k", "num_beams", "allowed", "exclude", "exclude_seen", "exact", "users", "timestamps",
+    "target_timestamps", "timeout",
+)  # fmt: skip
+
+
+class Limits(Protocol):
+    """What a server allows."""
+
+    @property
+    def timeout(self) -> float: ...
+    @property
+    def max_users(self) -> int: ...
+    @property
+    def max_k(self) -> int: ...
+    @property
+    def max_num_beams(self) -> int: ...
+
+
+def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> dict[str, Any]:
+    """The arguments of ``Batcher.submit``; items may be named by their outside names or their ids.
+
+    Raises:
+        InvalidTypeError: a field of another type.
+        InvalidValueError: an unknown field or item, a value that is not allowed.
+    """
+    unknown = [name for name in body if name not in _FIELDS]
+    if unknown:
+        raise InvalidValueError(f"recommend: fields must be of {', '.join(_FIELDS)}, got {unknown[0]!r:.80}")
+    if "histories" not in body:
+        raise InvalidValueError("recommend: histories must be given, got none")
+    given = {name: value for name, value in body.items() if value is not None}
+    histories = [_ids("histories", row, model) for row in _list("histories", given.get("histories"))]
+    if len(histories) > limits.max_users:
+        raise InvalidValueError(f"recommend: histories must be at most {limits.max_users}, got {len(histories)}")
+    arguments: dict[str, Any] = {"histories": histories, "k": given.get("k", 10)}
+    for name, most in (("k", limits.max_k), ("num_beams", limits.max_num_beams)):
+        value = given.get(name)
+        if value is not None:
+            check_count(name, value)
+            if value > most:
+                raise InvalidValueError(f"recommend: {name} must be at most {most}, got {value}")
+            arguments[name] = value
+    arguments["k"] = min(arguments["k"], model.num_items)  # there are no more results than that
+    for name in ("exclude_seen", "exact"):
+        if not isinstance(given.get(name, False), bool):
+            raise InvalidTypeError(f"recommend: {name} must be true or false, got {given[name]!r:.80}")
+        arguments[name] = given.get(name, False)
+    if "allowed" in given:
+        arguments["allowed"] = _mask(_ids("allowed", given["allowed"], model), model)
+    if "exclude" in given:
+        rows = [_ids("exclude", row, model) for row in _list("exclude", given["exclude"])]
+        arguments["exclude"] = Jagged.from_rows(rows)
+    if "users" in given:
+        arguments["users"] = [_whole("users", user) for user in _list("users", given["users"])]
+    if "timestamps" in given:
+        rows = _list("timestamps", given["timestamps"])
+        arguments["timestamps"] = [[_number("timestamps", at) for at in _list("timestamps", row)] for row in rows]
+    if "target_timestamps" in given:
+        times = _list("target_timestamps", given["target_timestamps"])
+        arguments["target_timestamps"] = [_number("target_timestamps", at) for at in times]
+    timeout = _number("timeout", given.get("timeout", limits.timeout))
+    if not timeout > 0:
+        raise InvalidValueError(f"recommend: timeout must be above 0, got {timeout}")
+    return arguments | {"timeout": min(timeout, limits.timeout)}
+
+
+def answer_of(ranked: Ranked, model: Recommender) -> list[dict[str, Any]]:
+    """One object for each history; ``bound`` is ``null`` where nothing was pruned."""
+    results = []
+    for items, scores, exact, bound in zip(
+        ranked.items.tolist(), ranked.scores.tolist(), ranked.exact.tolist(), ranked.bound.tolist(), strict=True
+    ):
+        found = [
+            {"item": model.item_ids[item], "id": item, "score": score, "title": model.title(item)}
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        ]
+        results.append({"items": found, "exact": exact, "bound": bound if math.isfinite(bound) else None})
+    return results
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidTypeError(f"recommend: {name} must be a list, got {value!r:.80}")
+    return value
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"recommend: {name} must hold whole numbers, got {value!r:.80}")
+    if not 0 <= value < 1 << 63:
+        raise InvalidValueError(f"recommend: {name} must hold whole numbers in [0, 2^63), got {value!s:.80}")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"recommend: {name} must be of numbers, got {value!r:.80}")
+    if not abs(value) < 1 << 62:  # NaN too
+        raise InvalidValueError(f"recommend: {name} must be of numbers below 2^62, got {value!s:.80}")
+    return float(value)
+
+
+def _ids(name: str, row: object, model: Recommender) -> list[int]:
+    """Item ids of one list of names or ids."""
+    ids = []
+    for item in _list(name, row):
+        if isinstance(item, str):
+            ids.append(model.numbers([item])[0])
+            continue
+        number = _whole(name, item)
+        if number >= model.num_items:
+            raise InvalidValueError(f"recommend: {name} must hold names or ids in [0, {model.num_items}), got {number}")
+        ids.append(number)
+    return ids
+
+
+def _mask(items: list[int], model: Recommender) -> Tensor:
+    mask = torch.zeros(model.num_items, dtype=torch.bool)
+    mask[torch.tensor(items, dtype=torch.int64)] = True
+    return mask

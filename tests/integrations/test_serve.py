@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+import torch
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_fast.cli import main
+from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError
+from genrec_fast.integrations.serve import ServeConfig, create_app
+from genrec_fast.model import Recommender, build_parts
+from genrec_fast.types import Jagged
+from toy import toy_recipe
+
+TOKEN = "a word between us"
+
+
+def toy(items=60, seed=0):
+    torch.manual_seed(seed)
+    recipe = toy_recipe()
+    codes = torch.arange(items, dtype=torch.int32)[:, None]
+    layout, backbone, search, trie = build_parts(recipe, codes, (items,), None)
+    names = [f"thing {i}" for i in range(items)]
+    titles = [f"Thing {i}, \N{SNOWMAN}" for i in range(items)]
+    return Recommender(
+        recipe, layout, backbone, search, trie, item_ids=names, titles=titles, codebook_sizes=(items,)
+    )  # fmt: skip
+
+
+MODEL = toy()
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = create_app(MODEL, ServeConfig(max_body=5000, max_k=20, max_users=4, swap_token=TOKEN))
+    yield app
+    app.state.server.close()
+
+
+def ask(app, method, path, **options):
+    async def go():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(go())
+
+
+@contextlib.contextmanager
+def served(app):
+    """A real server on a free port, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def noticed(*arguments, **options):
+        await startup(*arguments, **options)
+        started.set()
+
+    server.startup = noticed
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", server
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_names_and_ids_get_what_recommend_says(app):
+    body = {"histories": [["thing 3", 4], [5]], "k": 4, "exclude_seen": True, "exclude": [["thing 7"], []]}
+    body["allowed"] = list(range(30))
+    answer = ask(app, "POST", "/recommend", json=body)
+    assert answer.status_code == 200
+    mask = torch.arange(60) < 30
+    exclude = Jagged.from_rows([[7], []])
+    expected = MODEL.recommend([[3, 4], [5]], 4, exclude_seen=True, exclude=exclude, allowed=mask)
+    results = answer.json()["results"]
+    assert [[found["id"] for found in row["items"]] for row in results] == expected.items.tolist()
+    assert results[0]["items"][0]["item"] == f"thing {int(expected.items[0, 0])}"
+    assert results[0]["items"][0]["title"] == f"Thing {int(expected.items[0, 0])}, \N{SNOWMAN}"
+    assert results[0]["exact"] is True and results[0]["bound"] is None
+    scores = torch.tensor([[found["score"] for found in row["items"]] for row in results])
+    torch.testing.assert_close(scores, expected.scores)
+
+
+def test_an_empty_allowed_list_leaves_nothing(app):
+    answer = ask(app, "POST", "/recommend", json={"histories": [[1]], "k": 3, "allowed": []})
+    assert answer.json()["results"] == [{"items": [], "exact": True, "bound": None}]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"{", "the body must be JSON"),
+        (b"\xff", "the body must be JSON"),
+        (b"", "the body must be JSON"),
+        (b"[" * 4000, "the body must be JSON"),
+        (b"[1]", "the body must be a JSON object, got list"),
+        ({}, "histories must be given"),
+        ({"histories": "thing 1"}, "histories must be a list, got 'thing 1'"),
+        ({"histories": []}, "histories must have at least one row"),
+        ({"histories": [[]]}, "histories must not be empty"),
+        ({"histories": [["thing 60"]]}, "item must be one of the catalog's 60 names"),
+        ({"histories": [["\ud800"]]}, "item must be one of the catalog's 60 names"),
+        ({"histories": [[60]]}, r"histories must hold names or ids in [0, 60), got 60"),
+        ({"histories": [[-1]]}, "histories must hold whole numbers in [0, 2^63), got -1"),
+        ({"histories": [[10**40]]}, "histories must hold whole numbers in [0, 2^63)"),
+        ({"histories": [[1.5]]}, "histories must hold whole numbers, got 1.5"),
+        ({"histories": [[True]]}, "histories must hold whole numbers, got True"),
+        ({"histories": [[1]] * 5}, "histories must be at most 4, got 5"),
+        ({"histories": [[1]], "k": 21}, "k must be at most 20, got 21"),
+        ({"histories": [[1]], "k": 0}, "k must be at least 1, got 0"),
+        ({"histories": [[1]], "k": "3"}, "k must be an int, got '3'"),
+        ({"histories": [[1]], "num_beams": 10**9}, "num_beams must be at most 4096, got 1000000000"),
+        ({"histories": [[1]], "allowed": 3}, "allowed must be a list, got 3"),
+        ({"histories": [[1]], "exclude": [[1], [2]]}, "exclude must have 1 rows, got 2"),
+        ({"histories": [[1]], "exact": 1}, "exact must be true or false, got 1"),
+        ({"histories": [[1]], "timeout": 0}, "timeout must be above 0, got 0"),
+        ({"histories": [[1]], "timestamps": [[float("nan")]]}, "timestamps must be of numbers below 2^62, got nan"),
+        ({"histories": [[1]], "timestamps": [[1, 2]]}, "timestamps must have rows as long as the histories'"),
+        ({"histories": [[1]], "colour": "red"}, "fields must be of histories, k, num_beams"),
+    ],
+)
+def test_wrong_questions_get_a_message(app, body, text):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = ask(app, "POST", "/recommend", content=content)
+    assert (answer.status_code, text in answer.json()["error"]) == (400, True), answer.text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["histories", "k", "num_beams", "allowed", "exclude", "users", "timestamps", "timeout"])
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(FIELDS, JSON), st.booleans())
+def test_whatever_comes_is_answered_or_refused(app, body, asks):
+    body = {"histories": [[1]], **body} if asks else body
+    answer = ask(app, "POST", "/recommend", content=json.dumps(body).encode())
+    assert answer.status_code in (200, 400), answer.text
+    assert set(answer.json()) in ({"results", "version"}, {"error"})
+
+
+def test_other_refusals(app):
+    assert ask(app, "POST", "/recommend", content=b" " * 5001).status_code == 413
+    for method, path, status in (("GET", "/recommend", 405), ("GET", "/nowhere", 404), ("GET", "/swap", 405)):
+        answer = ask(app, method, path)
+        assert (answer.status_code, set(answer.json())) == (status, {"error"})
+
+
+def test_health_and_metrics():
+    app = create_app(MODEL)
+    for _ in range(3):
+        ask(app, "POST", "/recommend", json={"histories": [[1], [2]], "k": 2})
+    ask(app, "POST", "/recommend", json={})
+    state = ask(app, "GET", "/health")
+    expected = {"status": "ok", "recipe": "toy", "items": 60, "version": 0, "waiting": 0, "running": 0}
+    assert (state.status_code, state.json()) == (200, expected)
+    lines = ask(app, "GET", "/metrics").text.splitlines()
+    for line in (
+        'genrec_requests_total{status="200"} 3.0',
+        'genrec_requests_total{status="400"} 1.0',
+        "genrec_request_seconds_count 4.0",
+        "genrec_batch_users_sum 6.0",
+        "genrec_queue_users 0.0",
+        "genrec_model_version 0.0",
+    ):
+        assert line in lines
+    app.state.server.close()
+    assert ask(app, "GET", "/health").status_code == 503
+    assert ask(app, "POST", "/recommend", json={"histories": [[1]]}).status_code == 503
+    with pytest.raises(ClosedError, match="the server must be running"):
+        app.state.swap(MODEL)
+
+
+def test_full_late_and_broken(monkeypatch):
+    model = toy()
+    app = create_app(model, ServeConfig(max_waiting=1))
+    held, reached = threading.Event(), threading.Event()
+    search = model.decoder.search
+
+    def slow(backbone, batch, trie, k, **options):
+        reached.set()
+        assert held.wait(20)
+        if int(batch.items.values[0]) == 13:
+            raise IndexError("a secret of the inside")
+        return search(backbone, batch, trie, k, **options)
+
+    monkeypatch.setattr(model.decoder, "search", slow)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, app, "POST", "/recommend", json={"histories": [[13]]})
+        assert reached.wait(20)
+        answer = ask(app, "POST", "/recommend", json={"histories": [[1], [2]]})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        late = pool.submit(ask, app, "POST", "/recommend", json={"histories": [[1]], "timeout": 0.01})
+        while not app.state.server.live.batcher.counts.waiting:
+            threading.Event().wait(0.005)
+        threading.Event().wait(0.02)
+        held.set()
+        assert late.result(20).status_code == 504
+        broken = first.result(20)
+    assert (broken.status_code, broken.json()) == (500, {"error": "the model failed at this question"})
+    app.state.server.close()
+
+
+@pytest.mark.threads
+def test_a_model_is_swapped_while_questions_run():
+    """Every answer is that of one model: the one that its version names."""
+    models = [toy(60, seed=0), toy(40, seed=1), toy(50, seed=2)]
+    expected = [[int(i) for i in model.recommend([[3, 1]], 5).items[0]] for model in models]
+    assert len({tuple(items) for items in expected}) == 3
+    app = create_app(models[0])
+    with served(app) as (url, _), concurrent.futures.ThreadPoolExecutor(4) as pool:
+
+        def ask_often(_):
+            with httpx.Client() as client:
+                return [client.post(f"{url}/recommend", json={"histories": [[3, 1]], "k": 5}) for _ in range(25)]
+
+        running = [pool.submit(ask_often, number) for number in range(4)]
+        for model in models[1:]:
+            threading.Event().wait(0.05)
+            app.state.swap(model)
+        answers = [answer for future in running for answer in future.result(30)]
+        assert httpx.get(f"{url}/health").json()["version"] == 2
+    seen = set()
+    for answer in answers:
+        assert answer.status_code == 200
+        seen.add(answer.json()["version"])
+        assert [i["id"] for i in answer.json()["results"][0]["items"]] == expected[answer.json()["version"]]
+    assert 2 in seen
+    with pytest.raises(InvalidTypeError, match="swap: model must be a Recommender, got int"):
+        app.state.swap(3)
+
+
+def test_swap_over_http(app, tmp_path):
+    assert ask(create_app(MODEL), "POST", "/swap", json={}).status_code == 404
+    assert ask(app, "POST", "/swap", json={"folder": "x"}).status_code == 401
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    for body in ({}, {"folder": 3}, {"folder": ""}, {"folder": str(tmp_path)}, {"folder": "\0"}, {"folder": "x" * 999}):
+        answer = ask(app, "POST", "/swap", json=body, headers=headers)
+        assert (answer.status_code, set(answer.json())) == (400, {"error"})
+    toy(33).save(tmp_path / "new")
+    before = app.state.server.live.version
+    answer = ask(app, "POST", "/swap", json={"folder": str(tmp_path / "new")}, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"version": before + 1})
+    assert ask(app, "GET", "/health").json()["items"] == 33
+    app.state.swap(MODEL)
+
+
+@pytest.mark.threads
+def test_what_was_asked_before_the_end_is_answered(monkeypatch):
+    model = toy()
+    reached = threading.Event()
+    held = threading.Event()
+    search = model.decoder.search
+
+    def slow(*arguments, **options):
+        reached.set()
+        assert held.wait(20)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(model.decoder, "search", slow)
+    app = create_app(model)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, served(app) as (url, server):
+        asked = [pool.submit(httpx.post, f"{url}/recommend", json={"histories": [[1]]}, timeout=20) for _ in range(2)]
+        assert reached.wait(20)
+        while app.state.server.live.batcher.counts.waiting + app.state.server.live.batcher.counts.running < 2:
+            threading.Event().wait(0.005)
+        server.should_exit = True
+        threading.Event().wait(0.05)
+        held.set()
+        assert [one.result(20).status_code for one in asked] == [200, 200]
+
+
+def test_wrong_settings_and_what_is_missing(tmp_path, capsys):
+    with pytest.raises(InvalidValueError, match="ServeConfig: max_body must be at least 1, got 0"):
+        ServeConfig(max_body=0)
+    with pytest.raises(InvalidValueError, match="ServeConfig: drain must be above 0 and finite, got nan"):
+        ServeConfig(drain=float("nan"))
+    toy().save(tmp_path)
+    assert main(["serve", str(tmp_path), "--port", "70000"]) == 2
+    assert "serve: port must be in [0, 65535], got 70000" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "none")]) == 2
+    code = "import sys; sys.modules['starlette.applications'] = None; import genrec_fast.integrations.serve"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UnsupportedError: serve: starlette, uvicorn and prometheus-client must be installed" in done.stderr
