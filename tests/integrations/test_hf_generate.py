@@ -286,3 +286,61 @@ def test_what_does_not_fit_is_named(models):
     with pytest.raises(InvalidTypeError, match="prompts must be lists"):
         compiled.recommend([["a"]])
     assert compiled.recommend([], 3).items.shape == (0, 3)
+
+
+_BART = {
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 40,
+    "bos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "forced_eos_token_id": None,
+}
+_OTHERS = {
+    "Bart": ("ForConditionalGeneration", _BART),
+    "Bloom": ("ForCausalLM", {"hidden_size": 24, "n_layer": 2, "n_head": 3}),
+    "Gemma2": (
+        "ForCausalLM",
+        {
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "sliding_window": 4,
+        },
+    ),
+    "OPT": ("ForCausalLM", {"hidden_size": 24, "num_hidden_layers": 2, "ffn_dim": 40, "num_attention_heads": 3}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
+@pytest.mark.parametrize("kind", _OTHERS)
+def test_models_that_torch_runs_give_the_beams_of_hugging_face(kind):
+    """Learned positions with an offset, ALiBi, windows in every other layer, another encoder-decoder."""
+    import transformers
+
+    head, settings = _OTHERS[kind]
+    torch.manual_seed(0)
+    common = {"vocab_size": VOCAB, "pad_token_id": 0, "eos_token_id": 1}
+    config = getattr(transformers, f"{kind}Config")(**{"bos_token_id": 1, **common, **settings})
+    model = getattr(transformers, kind + head)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4 if parameter.dim() > 1 else 1
+    compare(model, catalog(60), [9, 1, 14], 8, 5, 1, "auto")
+
+
+@pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
+def test_a_model_without_keys_and_values_is_refused():
+    import transformers
+
+    config = transformers.MambaConfig(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=1, state_size=4)
+    compiled = gf.hf.compile(transformers.MambaForCausalLM(config).eval(), gf.build_trie([[0, 1], [1, 0]]), 20)
+    with pytest.raises(UnsupportedError, match="in a cache that beams can reorder, got MambaForCausalLM"):
+        compiled.recommend([[3, 4]], 2)

@@ -64,6 +64,7 @@ def compile(
     if not isinstance(trie, Trie):
         raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
     chosen = choose_engine(model, engine, dtype)
+    trie = trie.to("cpu")  # where the search runs, whatever runs the model
     tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
     tokens.require("compile", trie, chosen.vocab_size)
     start: list[int] | None = None

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.types import Jagged
 
 __all__ = ["Engine", "TorchEngine"]
@@ -45,7 +45,9 @@ class Engine(Protocol):
 class TorchEngine:
     """Any causal or encoder-decoder model of transformers: each prompt is read once, its cache shared out to beams.
 
-    ``hidden`` are the logits themselves. Keys and values are copied and reordered as transformers does.
+    ``hidden`` are the logits themselves, on the model's device; what ``logits`` returns is on the CPU, as the trie is.
+    A prompt's keys and values are copied for every beam once, and reordered as transformers does; those of an encoder
+    are copied but not reordered.
 
     Args:
         model: a ``PreTrainedModel`` with a language model head and a cache that can be reordered.
@@ -92,11 +94,19 @@ class TorchEngine:
     def step(self, state: Any, tokens: Tensor, parents: Tensor) -> tuple[Any, Tensor]:
         cache, fixed, mask = state
         users, beams = tokens.shape
-        held = (mask if mask is not None else fixed["attention_mask"]).shape[0]
-        before = held // users
-        flat = (parents + torch.arange(users, device=parents.device).unsqueeze(1) * before).flatten()
-        cache.reorder_cache(flat)
-        fixed = {name: (value[0][flat],) if isinstance(value, tuple) else value[flat] for name, value in fixed.items()}
+        rows = mask if mask is not None else fixed["attention_mask"]
+        before = rows.shape[0] // users
+        tokens, parents = tokens.to(rows.device), parents.to(rows.device)
+        flat = (parents + torch.arange(users, device=rows.device).unsqueeze(1) * before).flatten()
+        same_rows = before == beams  # then what belongs to users alone is in its place
+        if same_rows and hasattr(cache, "self_attention_cache"):
+            cache.self_attention_cache.reorder_cache(flat)
+        else:
+            cache.reorder_cache(flat)
+        if not same_rows:
+            fixed = {
+                name: (value[0][flat],) if isinstance(value, tuple) else value[flat] for name, value in fixed.items()
+            }
         tokens = tokens.reshape(-1, 1)
         if mask is not None:
             mask = torch.cat([mask[flat], mask.new_ones(flat.numel(), 1)], 1)
@@ -107,7 +117,7 @@ class TorchEngine:
 
     def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
         chosen = hidden[..., tokens] if isinstance(tokens, slice) else hidden[..., tokens.to(hidden.device)]
-        return chosen, hidden.logsumexp(-1) if log_sums else None
+        return chosen.cpu(), hidden.logsumexp(-1).cpu() if log_sums else None
 
     def _check(self, prompts: Jagged) -> None:
         if prompts.values.dtype != torch.int64 or prompts.values.dim() != 1:
@@ -122,7 +132,13 @@ class TorchEngine:
         given = {"decoder_input_ids" if self.encoder_decoder else "input_ids": tokens}
         if mask is not None and self._takes_positions:
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        return self.model(**given, **fixed, past_key_values=cache, use_cache=True, return_dict=True)
+        out = self.model(**given, **fixed, past_key_values=cache, use_cache=True, return_dict=True)
+        if not hasattr(getattr(out, "past_key_values", None), "reorder_cache"):
+            raise UnsupportedError(
+                "TorchEngine: model must keep keys and values in a cache that beams can reorder, "
+                f"got {type(self.model).__name__}"
+            )
+        return out
 
 
 def _mask(lengths: Tensor) -> Tensor:
@@ -133,5 +149,5 @@ def _mask(lengths: Tensor) -> Tensor:
 def _left_padded(prompts: Jagged, device: torch.device) -> tuple[Tensor, Tensor]:
     mask = _mask(prompts.lengths).flip(1)
     tokens = torch.zeros_like(mask)
-    tokens[mask.bool()] = prompts.values
+    tokens[mask.bool()] = prompts.values.to(mask.device)
     return tokens.to(device), mask.to(device)

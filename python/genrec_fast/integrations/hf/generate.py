@@ -106,6 +106,7 @@ def trie_beam_search(
         raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
+    trie = trie.to("cpu")  # where the search runs, whatever runs the model
     tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="trie_beam_search")
     tokens.require("trie_beam_search", trie)
     prefix = token_ids("trie_beam_search", "prefix_tokens", prefix_tokens)
@@ -243,8 +244,8 @@ def _processor(processors: Any, start: Tensor, num_beams: int) -> Processor | No
         rows = torch.arange(num_beams).clamp(max=beams - 1) + beams * torch.arange(users).unsqueeze(1)
         before = start.repeat_interleave(num_beams, 0)
         ids = torch.cat([before, written[rows.flatten()].to(before.device)], 1)
-        processed: Tensor = processors(ids, scores[rows.flatten()])
-        return processed.view(users, num_beams, -1)[:, :beams].flatten(0, 1)
+        processed: Tensor = processors(ids, scores[rows.flatten()].to(before.device))
+        return processed.view(users, num_beams, -1)[:, :beams].flatten(0, 1).cpu()
 
     return run
 
