@@ -12,10 +12,15 @@ from genrec_fast import ops
 from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import (
     PublishedConfig,
+    add_dedup_level,
     from_faiss,
+    from_text,
     pack_codes,
     read_index_json,
+    reassign,
+    resolve,
     to_faiss,
+    to_text,
     unpack_codes,
     write_index_json,
 )
@@ -110,7 +115,7 @@ BOOK = torch.ones(4, 2)
             r"sizes must be powers of two from 2 to 65536, .* got \(3,",
         ),
         ([BOOK[:1]], InvalidValueError, r"sizes must be powers of two from 2 to 65536, .* got \(1,"),
-        ([], InvalidValueError, "codebooks must be a list of one per level, got none"),
+        ([], InvalidValueError, "codebooks must be one per level, got none"),
         ([BOOK.int()], InvalidTypeError, r"codebooks must be float tensors \[K, D\], got torch.int32 at level 0"),
         ([BOOK, BOOK[:, :1]], InvalidValueError, r"codebooks must be \[K, D\] of one D, got \[4, 1\] at level 1"),
         ([BOOK / 0], InvalidValueError, "codebooks must be finite, got NaN or infinity at level 0"),
@@ -137,3 +142,25 @@ def test_packing_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UnsupportedError, match="to_faiss: needs faiss, which is not installed"):
         to_faiss([BOOK])
+
+
+@pytest.mark.parametrize("wrong", [None, 3, True, 2.5, "x", [[1]], {}, object()])
+def test_other_kinds_are_named(wrong):
+    codes = torch.zeros(2, 1, dtype=torch.int64)
+    books, sizes = [torch.randn(4, 3)], (4,)
+    calls = [
+        lambda: to_text(wrong),
+        lambda: from_text([wrong]) if isinstance(wrong, str) else from_text(wrong if wrong != {} else [wrong]),
+        lambda: pack_codes(codes, wrong),
+        lambda: unpack_codes(torch.zeros(1, 1, dtype=torch.uint8), wrong),
+        lambda: resolve(codes, wrong, "rank"),
+        lambda: resolve(codes, sizes, wrong),
+        lambda: add_dedup_level(codes, wrong, "rank"),
+        lambda: reassign(codes, torch.randn(2, 3), wrong),
+        lambda: reassign(codes, torch.randn(2, 3).to_sparse(), books),
+        lambda: reassign(codes, torch.randn(2, 3), books, method=wrong),
+        lambda: to_faiss(wrong),
+    ]
+    for call in calls:
+        with pytest.raises((InvalidTypeError, InvalidValueError), match=r"must (be|have)"):
+            call()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup, resolve_by_level
-from genrec_fast.tokenizers.groups import check_item_codes
+from genrec_fast.tokenizers.groups import check_codebook_sizes, check_item_codes
 from genrec_fast.tokenizers.reassign import Reassign, WhenFull, reassign
 from genrec_fast.tokenizers.resolution import Resolved
 
@@ -50,6 +50,7 @@ def resolve(
 2 codes added
     """
     check_dedup("resolve", dedup, codebooks=True)
+    codebook_sizes = check_codebook_sizes("resolve", codebook_sizes)
     if dedup not in get_args(Reassign):
         check_item_codes("resolve", item_codes, codebook_sizes)
         return resolve_by_level(item_codes, codebook_sizes, dedup)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.groups import check_item_codes, group_items
+from genrec_fast.tokenizers.groups import check_codebook_sizes, check_item_codes, group_items
 from genrec_fast.tokenizers.resolution import Resolution, Resolved
 
 __all__ = ["CodebookDedup", "Dedup", "add_dedup_level", "check_dedup", "resolve_by_level"]
@@ -24,7 +24,7 @@ def check_dedup(op: str, dedup: str, *, codebooks: bool = False) -> None:
         InvalidValueError: it is not.
     """
     known = get_args(CodebookDedup if codebooks else Dedup)
-    if dedup not in known:
+    if not isinstance(dedup, str) or dedup not in known:
         raise InvalidValueError(f"{op}: dedup must be one of {', '.join(known)}, got {dedup!r}")
 
 
@@ -65,7 +65,7 @@ def add_dedup_level(
         >>> codes.tolist(), sizes
         ([[7, 0], [3, 0], [7, 1]], (8, 2))
     """
-    check_item_codes("add_dedup_level", item_codes, codebook_sizes)
+    check_item_codes("add_dedup_level", item_codes, check_codebook_sizes("add_dedup_level", codebook_sizes))
     return resolve_by_level(item_codes, codebook_sizes, dedup)[:2]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers.groups import check_item_codes
+from genrec_fast.tokenizers.groups import check_codebook_sizes, check_codebooks, check_item_codes
 
 __all__ = ["from_faiss", "pack_codes", "to_faiss", "unpack_codes"]
 
@@ -66,19 +66,7 @@ def to_faiss(codebooks: Sequence[Tensor]) -> Any:
         [[4, 3], [8, 3]]
     """
     faiss = _faiss("to_faiss")
-    if not isinstance(codebooks, Sequence) or not codebooks:
-        got = "none" if isinstance(codebooks, Sequence) else type(codebooks).__name__
-        raise InvalidValueError(f"to_faiss: codebooks must be a list of one per level, got {got}")
-    for level, book in enumerate(codebooks):
-        if not isinstance(book, Tensor) or not book.is_floating_point():
-            kind = book.dtype if isinstance(book, Tensor) else type(book).__name__
-            raise InvalidTypeError(f"to_faiss: codebooks must be float tensors [K, D], got {kind} at level {level}")
-        if book.dim() != 2 or 0 in book.shape or book.shape[1] != codebooks[0].shape[1]:
-            raise InvalidValueError(
-                f"to_faiss: codebooks must be [K, D] of one D, got {list(book.shape)} at level {level}"
-            )
-        if not bool(book.isfinite().all()):
-            raise InvalidValueError(f"to_faiss: codebooks must be finite, got NaN or infinity at level {level}")
+    check_codebooks("to_faiss", codebooks)
     bits = _bits("to_faiss", tuple(book.shape[0] for book in codebooks), power=True)
     nbits = faiss.UInt64Vector()
     faiss.copy_array_to_vector(np.array(bits, dtype=np.uint64), nbits)
@@ -114,7 +102,7 @@ def pack_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
         >>> unpack_codes(packed, (4, 4, 256)).tolist()
         [[3, 1, 200]]
     """
-    sizes = tuple(codebook_sizes)
+    sizes = check_codebook_sizes("pack_codes", codebook_sizes)
     bits = _bits("pack_codes", sizes)
     _check_codes("pack_codes", codes, sizes)
     width = (sum(bits) + 7) // 8
@@ -136,7 +124,7 @@ def unpack_codes(packed: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
         InvalidTypeError: not uint8.
         InvalidValueError: a wrong shape or size, or a code outside a codebook whose size is no power of two.
     """
-    sizes = tuple(codebook_sizes)
+    sizes = check_codebook_sizes("unpack_codes", codebook_sizes)
     bits = _bits("unpack_codes", sizes)
     width = (sum(bits) + 7) // 8
     if not isinstance(packed, Tensor) or packed.dtype != torch.uint8:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors
 
 __all__ = ["Groups", "check_item_codes", "group_items"]
 
@@ -82,6 +84,8 @@ def check_item_codes(op: str, item_codes: Tensor, codebook_sizes: tuple[int, ...
     if not isinstance(item_codes, Tensor) or item_codes.dtype not in _INTEGERS:
         got = item_codes.dtype if isinstance(item_codes, Tensor) else type(item_codes).__name__
         raise InvalidTypeError(f"{op}: item_codes must be integers [N, L], got {got}")
+    if codebook_sizes is not None:
+        check_codebook_sizes(op, codebook_sizes)
     levels = "L" if codebook_sizes is None else len(codebook_sizes)
     wrong_levels = codebook_sizes is not None and item_codes.shape[-1:] != (len(codebook_sizes),)
     if item_codes.dim() != 2 or item_codes.numel() == 0 or wrong_levels:
@@ -92,3 +96,39 @@ def check_item_codes(op: str, item_codes: Tensor, codebook_sizes: tuple[int, ...
         if low < 0 or high >= limit:
             wrong = low if low < 0 else high
             raise InvalidValueError(f"{op}: codes of level {level} must be in [0, {limit}), got {wrong}")
+
+
+def check_codebook_sizes(op: str, codebook_sizes: object) -> tuple[int, ...]:
+    """Whole numbers, one per level, as a tuple.
+
+    Raises:
+        InvalidTypeError: they are not.
+        InvalidValueError: none, or one below 1.
+    """
+    given = codebook_sizes if isinstance(codebook_sizes, (tuple, list)) else None
+    if given is None or any(isinstance(size, bool) or not isinstance(size, int) for size in given):
+        raise InvalidTypeError(f"{op}: codebook_sizes must be a tuple of int, got {codebook_sizes!r:.60}")
+    if not given or min(given) < 1:
+        raise InvalidValueError(f"{op}: codebook_sizes must be at least 1, one per level, got {codebook_sizes!r:.60}")
+    return tuple(given)
+
+
+def check_codebooks(op: str, codebooks: object) -> None:
+    """Finite float tensors ``[K_l, D]``, one per level.
+
+    Raises:
+        InvalidTypeError: they are not.
+        InvalidValueError: none, another shape, or values that are not finite.
+    """
+    if not isinstance(codebooks, Sequence) or isinstance(codebooks, str):
+        raise InvalidTypeError(f"{op}: codebooks must be a list of tensors, got {type(codebooks).__name__}")
+    if not codebooks:
+        raise InvalidValueError(f"{op}: codebooks must be one per level, got none")
+    for level, book in enumerate(codebooks):
+        require_tensors(op, None, **{f"codebooks[{level}]": book})
+        if not book.is_floating_point():
+            raise InvalidTypeError(f"{op}: codebooks must be float tensors [K, D], got {book.dtype} at level {level}")
+        if book.dim() != 2 or 0 in book.shape or book.shape[1] != codebooks[0].shape[1]:
+            raise InvalidValueError(f"{op}: codebooks must be [K, D] of one D, got {list(book.shape)} at level {level}")
+        if not bool(book.isfinite().all()):
+            raise InvalidValueError(f"{op}: codebooks must be finite, got NaN or infinity at level {level}")

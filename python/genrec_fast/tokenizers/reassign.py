@@ -10,8 +10,9 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import require_tensors
 from genrec_fast.tokenizers.dedup import resolve_by_level
-from genrec_fast.tokenizers.groups import check_item_codes, group_items
+from genrec_fast.tokenizers.groups import check_codebooks, check_item_codes, group_items
 from genrec_fast.tokenizers.reassign_rounds import serve
 from genrec_fast.tokenizers.reassign_sinkhorn import potentials
 from genrec_fast.tokenizers.resolution import Resolution, Resolved
@@ -85,9 +86,9 @@ def reassign(
         ([[0], [1], [2]], 0.0)
     """
     books, sizes = _checked(item_codes, vectors, codebooks)
-    if method not in get_args(Reassign):
+    if not isinstance(method, str) or method not in get_args(Reassign):
         raise InvalidValueError(f"reassign: method must be one of {', '.join(get_args(Reassign))}, got {method!r}")
-    if when_full not in get_args(WhenFull):
+    if not isinstance(when_full, str) or when_full not in get_args(WhenFull):
         raise InvalidValueError(
             f"reassign: when_full must be one of {', '.join(get_args(WhenFull))}, got {when_full!r}"
         )
@@ -176,25 +177,12 @@ def _distortion(vectors: Tensor, codes: Tensor, books: list[Tensor], items: Tens
 
 
 def _checked(item_codes: Tensor, vectors: Tensor, codebooks: Sequence[Tensor]) -> tuple[list[Tensor], tuple[int, ...]]:
-    if not isinstance(codebooks, (list, tuple)):
-        raise InvalidTypeError(f"reassign: codebooks must be a list of tensors, got {type(codebooks).__name__}")
-    for level, book in enumerate(codebooks):
-        if not isinstance(book, Tensor) or not book.is_floating_point():
-            got = book.dtype if isinstance(book, Tensor) else type(book).__name__
-            raise InvalidTypeError(f"reassign: codebooks must be float tensors [K, D], got {got} at level {level}")
-        if book.dim() != 2 or 0 in book.shape or book.shape[1] != codebooks[0].shape[1]:
-            raise InvalidValueError(
-                f"reassign: codebooks must be [K, D] of one D, got {list(book.shape)} at level {level}"
-            )
-        if not bool(book.isfinite().all()):
-            raise InvalidValueError(f"reassign: codebooks must be finite, got NaN or infinity at level {level}")
-    if not codebooks:
-        raise InvalidValueError("reassign: codebooks must be one per level, got none")
+    check_codebooks("reassign", codebooks)
     sizes = tuple(book.shape[0] for book in codebooks)
     check_item_codes("reassign", item_codes, sizes)
-    if not isinstance(vectors, Tensor) or not vectors.is_floating_point():
-        got = vectors.dtype if isinstance(vectors, Tensor) else type(vectors).__name__
-        raise InvalidTypeError(f"reassign: vectors must be a float tensor [N, D], got {got}")
+    require_tensors("reassign", None, vectors=vectors)
+    if not vectors.is_floating_point():
+        raise InvalidTypeError(f"reassign: vectors must be a float tensor [N, D], got {vectors.dtype}")
     shape = [item_codes.shape[0], codebooks[0].shape[1]]
     if list(vectors.shape) != shape:
         raise InvalidValueError(f"reassign: vectors must be {shape}, got {list(vectors.shape)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -35,8 +35,16 @@ def to_text(codes: Tensor, style: Style = "lcrec") -> list[str]:
         ['<a_183><b_70>']
     """
     _check_style("to_text", style)
-    if codes.is_floating_point() or codes.dtype == torch.bool:
-        raise InvalidTypeError(f"to_text: codes must be integers [m, L], got {codes.dtype}")
+    integers = isinstance(codes, Tensor) and codes.dtype in (
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    )
+    if not integers:
+        got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+        raise InvalidTypeError(f"to_text: codes must be integers [m, L], got {got}")
     if codes.dim() != 2 or not 1 <= codes.shape[1] <= len(_LETTERS):
         raise InvalidValueError(f"to_text: codes must be [m, 1 to {len(_LETTERS)}], got {list(codes.shape)}")
     if bool((codes < 0).any()):
@@ -51,6 +59,7 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
     """Reads what ``to_text`` writes: int32 ``[m, L]``; a missing ``<|sid_end|>`` is fine.
 
     Raises:
+        InvalidTypeError: texts are not strings.
         InvalidValueError: a text is not a semantic ID of that style, or has another number of levels than the first.
 
     Example:
@@ -60,7 +69,11 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
     """
     _check_style("from_text", style)
     rows: list[list[int]] = []
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InvalidTypeError(f"from_text: texts must be a sequence of strings, got {texts!r:.60}")
     for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidTypeError(f"from_text: text {index} must be a string, got {text!r:.60}")
         body = text
         if style == "openonerec":
             if not text.startswith(_BEGIN):
@@ -84,5 +97,5 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
 
 
 def _check_style(op: str, style: str) -> None:
-    if style not in _TOKENS:
+    if not isinstance(style, str) or style not in _TOKENS:
         raise InvalidValueError(f"{op}: style must be 'lcrec' or 'openonerec', got {style!r}")
