@@ -82,19 +82,28 @@ def test_every_family_gives_the_beams_of_hugging_face(models, name, engine):
     name=st.sampled_from(FAMILIES),
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     num_items=st.integers(1, 40),
-    num_beams=st.sampled_from([1, 2, 3, 10, 60]),
+    num_beams=st.sampled_from([1, 2, 3, 10, 60, 300]),
     end=st.sampled_from([None, 1]),
-    penalty=st.sampled_from([1.0, 0.0, 2.0]),
+    penalty=st.sampled_from([1.0, 0.0, 2.0, -0.5]),
+    stopping=st.sampled_from([False, True, "never"]),
+    engine=st.sampled_from(["native", "torch"]),
+    shared=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_shapes_and_settings(models, name, lengths, num_items, num_beams, end, penalty, seed):
-    if num_beams == 1:
-        penalty = 1.0  # generate warns about a penalty without beams
-    options = {} if num_beams == 1 else {"length_penalty": penalty}
+def test_shapes_and_settings(models, name, lengths, num_items, num_beams, end, penalty, stopping, engine, shared, seed):
+    codes = catalog(num_items, seed)
+    if shared:
+        codes = (codes * torch.tensor([0, 1, 1])).unique(dim=0).int()
     if num_beams == 1:  # Hugging Face takes its greedy loop, which has no scores of sequences
+        model = models(name)
+        inputs, begin = make_inputs(model, lengths), 1 if model.config.is_encoder_decoder else max(lengths)
+        allowed = prefix_function(codes, tables_of(), end, begin)
+        theirs = generate(model, inputs, 1, 1, 3, end, prefix_allowed_tokens_fn=allowed)
+        search = gf.hf.trie_beam_search(gf.build_trie(codes, codebook_sizes=SIZES), OFFSET, engine=engine)
+        assert torch.equal(generate(model, inputs, 1, 1, 3, end, custom_generate=search).sequences, theirs.sequences)
         return
     k = min(num_beams, 1 + seed % 7)
-    compare(models(name), catalog(num_items, seed), lengths, num_beams, k, end, "native", **options)
+    compare(models(name), codes, lengths, num_beams, k, end, engine, length_penalty=penalty, early_stopping=stopping)
 
 
 def test_one_item_and_one_shared_prefix(models):
