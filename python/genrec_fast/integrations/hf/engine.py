@@ -82,7 +82,9 @@ class TorchEngine:
         rows = prompts.padded().to(device)
         mask = _mask(prompts.lengths).to(device)
         fixed: dict[str, Any] = {"attention_mask": mask}
-        if not encoded:
+        if encoded:
+            rows = rows.to(self.model.get_input_embeddings().weight.dtype)
+        else:
             rows = self.model.get_encoder()(input_ids=rows, attention_mask=mask).last_hidden_state
         fixed["encoder_outputs"] = (rows,)
         if int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
