@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -23,7 +25,6 @@ SIZES = (8, 8, 8)
 
 
 def tiger(decoder=None):
-    torch.manual_seed(0)
     recipe = dataclasses.replace(
         recipes.get("tiger"),
         backbone=T5Config(width=16, num_heads=2, head_width=8, num_layers=1, hidden=32, num_user_tokens=4, max_items=6),
@@ -31,24 +32,24 @@ def tiger(decoder=None):
     recipe = dataclasses.replace(recipe, batching=dataclasses.replace(recipe.batching, max_items=6))
     if decoder is not None:
         recipe = dataclasses.replace(recipe, decoder=decoder)
+    return assembled(recipe, SIZES)
+
+
+def assembled(recipe, sizes):
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    codes = torch.stack([torch.randint(0, size, (ITEMS,), generator=generator) for size in SIZES], 1).int()
-    layout, backbone, search, trie = build_parts(recipe, codes, SIZES, None)
+    codes = torch.stack([torch.randint(0, size, (ITEMS,), generator=generator) for size in sizes], 1).int()
+    if len(sizes) == 1:
+        codes = torch.arange(ITEMS, dtype=torch.int32)[:, None]
+    layout, backbone, search, trie = build_parts(recipe, codes, sizes, None)
     names = [f"thing {i}" for i in range(ITEMS)]
     return Recommender(
-        recipe, layout, backbone, search, trie, item_ids=names, titles=None, codebook_sizes=SIZES
+        recipe, layout, backbone, search, trie, item_ids=names, titles=None, codebook_sizes=sizes
     )  # fmt: skip
 
 
 def toy():
-    torch.manual_seed(0)
-    recipe = toy_recipe()
-    codes = torch.arange(ITEMS, dtype=torch.int32)[:, None]
-    layout, backbone, search, trie = build_parts(recipe, codes, (ITEMS,), None)
-    names = [f"thing {i}" for i in range(ITEMS)]
-    return Recommender(
-        recipe, layout, backbone, search, trie, item_ids=names, titles=None, codebook_sizes=(ITEMS,)
-    )  # fmt: skip
+    return assembled(toy_recipe(), (ITEMS,))
 
 
 MODEL = tiger()
@@ -152,6 +153,31 @@ def test_other_decoders(make):
         futures = [batcher.submit([[i, i + 1]], 1 + i % 3, exclude_seen=bool(i % 2)) for i in range(20)]
         for i, future in enumerate(futures):
             assert_same(future.result(20), model.recommend([[i, i + 1]], 1 + i % 3, exclude_seen=bool(i % 2)))
+
+
+def test_times_are_each_question_s_own(monkeypatch):
+    recipe = recipes.get("hstu")
+    small = dataclasses.replace(recipe.backbone, width=8, num_layers=1, num_heads=1, max_items=6)
+    recipe = dataclasses.replace(
+        recipe, backbone=small, batching=dataclasses.replace(recipe.batching, max_items=6)
+    )  # fmt: skip
+    model = assembled(recipe, (ITEMS,))
+    gate = Gate(monkeypatch, model.decoder, "search")
+    asked = [
+        ([[1, 2, 3]], {"timestamps": [[10, 20, 5000]]}),
+        ([[1, 2, 3]], {"timestamps": [[10, 20, 5000]], "target_timestamps": [90000.5]}),
+        ([[4] * 9, [5]], {"timestamps": [list(range(0, 9000, 1000)), [7]], "exclude_seen": True}),
+        ([[1, 2, 3]], {"timestamps": [[10, 4000, 5000]]}),
+    ]
+    sizes = []
+    with model.batcher(on_group=sizes.append) as batcher:
+        futures = [batcher.submit(rows, 5, **options) for rows, options in asked[:1]]
+        assert gate.reached.wait(20)
+        futures += [batcher.submit(rows, 5, **options) for rows, options in asked[1:]]
+        gate.open.set()
+        for (rows, options), future in zip(asked, futures, strict=True):
+            assert_same(future.result(20), model.recommend(rows, 5, **options))
+    assert sorted(sizes) == [1, 2, 2]  # who excludes is asked apart
 
 
 def test_decoders_without_levels_are_asked_once_for_many(monkeypatch):
@@ -266,6 +292,18 @@ def test_a_callback_may_close_it():
     future.result(20)
     assert batcher.close()
     assert len(ended) == 1
+
+
+def test_python_ends_with_a_batcher_at_work(tmp_path):
+    MODEL.save(tmp_path)
+    code = (
+        "import sys, genrec_fast as gf; batcher = gf.load(sys.argv[1]).batcher(); "
+        "futures = [batcher.submit([[1, 2]], 3) for _ in range(500)]; futures[0].result(60); print('end')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 @pytest.mark.parametrize(

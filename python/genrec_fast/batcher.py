@@ -180,7 +180,9 @@ class Batcher:
                 raise InvalidValueError(
                     f"batcher: exclude must hold item ids in [0, {self.model.num_items}), got {wrong}"
                 )
-        count = len(asked.histories)
+        count, most = len(asked.histories), self.model.recipe.batching.max_items
+        short = asked.histories.histories.values.shape[0] <= most  # the usual question, one short history, as it is
+        questions = asked.histories if short else asked.histories.rows(torch.arange(count), most)
         request = Request(Future(), deadline, timeout, [None] * count)
         rows = [
             Row(
@@ -189,7 +191,7 @@ class Batcher:
                 k,
                 num_beams,
                 exact,
-                asked.histories.rows(torch.tensor([row]), self.model.recipe.batching.max_items),
+                questions.rows(torch.tensor([row])) if count > 1 else questions,
                 asked.allowed if asked.allowed is None or asked.allowed.dim() == 1 else asked.allowed[row],
                 None if asked.exclude is None else asked.exclude[row],
             )

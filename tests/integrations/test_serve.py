@@ -218,7 +218,6 @@ def test_full_late_and_broken(monkeypatch):
     app.state.server.close()
 
 
-@pytest.mark.threads
 def test_a_model_is_swapped_while_questions_run():
     """Every answer is that of one model: the one that its version names."""
     models = [toy(60, seed=0), toy(40, seed=1), toy(50, seed=2)]
@@ -262,7 +261,6 @@ def test_swap_over_http(app, tmp_path):
     app.state.swap(MODEL)
 
 
-@pytest.mark.threads
 def test_what_was_asked_before_the_end_is_answered(monkeypatch):
     model = toy()
     reached = threading.Event()
@@ -285,6 +283,33 @@ def test_what_was_asked_before_the_end_is_answered(monkeypatch):
         threading.Event().wait(0.05)
         held.set()
         assert [one.result(20).status_code for one in asked] == [200, 200]
+
+
+def test_who_hangs_up_does_not_cost_a_search(monkeypatch):
+    model = toy()
+    reached, held = threading.Event(), threading.Event()
+    search = model.decoder.search
+
+    def slow(*arguments, **options):
+        reached.set()
+        assert held.wait(20)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(model.decoder, "search", slow)
+    app = create_app(model)
+    with served(app) as (url, _), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, f"{url}/recommend", json={"histories": [[1]]}, timeout=20)
+        assert reached.wait(20)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/recommend", json={"histories": [[2]]}, timeout=0.2)
+        for _ in range(1000):
+            if app.state.server.requests.labels("499")._value.get():
+                break
+            threading.Event().wait(0.01)
+        held.set()
+        assert first.result(20).status_code == 200
+        assert httpx.get(f"{url}/health").json()["running"] == 0
+        assert app.state.server.live.batcher.counts.searched == 1
 
 
 def test_wrong_settings_and_what_is_missing(tmp_path, capsys):

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from genrec_fast.errors import (
 )
 from genrec_fast.integrations._serve_body import answer_of, question_of
 from genrec_fast.model import Recommender, load
+from genrec_fast.types import Ranked
 
 try:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -163,8 +165,8 @@ class Server:
             if not batcher.close(timeout=max(0.0, end - time.monotonic())):
                 batcher.close(drain=False, timeout=1.0)
 
-    async def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One question, as it came, to its answer."""
+    async def ask(self, body: Mapping[str, Any], request: Request) -> dict[str, Any]:
+        """One question, as it came, to its answer; the work is dropped when its client goes."""
         while True:
             live = self._live
             arguments = question_of(body, live.model, self.config)
@@ -174,7 +176,7 @@ class Server:
                 if live is self._live:  # not swapped: the server ends
                     raise
                 continue
-            ranked = await asyncio.wrap_future(future)
+            ranked = await _while_there(request, future)
             return {"results": answer_of(ranked, live.model), "version": live.version}
 
 
@@ -208,7 +210,7 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
 
     async def recommend(request: Request) -> Response:
         start = time.perf_counter()
-        response = await _answered(request, config, server.ask)
+        response = await _answered(request, config, lambda body: server.ask(body, request))
         server.requests.labels(str(response.status_code)).inc()
         server.seconds.observe(time.perf_counter() - start)
         return response
@@ -267,6 +269,28 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
     return app
 
 
+class _ClientGone(Exception):
+    """Nobody waits for the answer."""
+
+
+async def _while_there(request: Request, future: Future[Ranked]) -> Ranked:
+    """The result of a future, which is cancelled when the client hangs up."""
+    answer = asyncio.wrap_future(future)
+    news = asyncio.ensure_future(request.receive())
+    try:
+        while True:
+            both: set[asyncio.Future[Any]] = {answer, news}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if news.result()["type"] == "http.disconnect":
+                raise _ClientGone
+            news = asyncio.ensure_future(request.receive())
+    finally:
+        news.cancel()
+        answer.cancel()
+
+
 async def _answered(
     request: Request, config: ServeConfig, act: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 ) -> Response:
@@ -288,6 +312,8 @@ async def _answered(
         return _json({"error": str(error)}, 503, {"retry-after": "1"})
     except TimedOutError as error:
         return _json({"error": str(error)}, 504)
+    except _ClientGone:
+        return _json({"error": "the client is gone"}, 499)  # for the figures
     except (InvalidValueError, InvalidTypeError, CorruptFileError) as error:
         return _json({"error": str(error)}, 400)
     except (GenrecError, RuntimeError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError):

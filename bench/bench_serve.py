@@ -1,0 +1,106 @@
+"""A server under load on loopback: questions answered together, against one at a time.
+
+Untrained weights: the time does not depend on them. The shape of beauty: 12,101 items, semantic IDs of 3 levels of 256
+codes and a dedup level; the recipes as published in the package, 20 items of history, top 10, the recipe's own beams.
+Clients are a process of their own (httpx over HTTP/1.1), each asks its next question when it has the answer. The rival
+is the same server with max_running=1: one search after the other.
+Run: pytest bench/bench_serve.py -o python_files='bench_*.py' -s
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+
+from genrec_fast import recipes
+from genrec_fast.integrations.serve import ServeConfig, create_app
+from genrec_fast.model import Recommender, build_parts
+from genrec_fast.tokenizers import add_dedup_level
+from serve_client import ask_all
+
+NUM_ITEMS, HISTORY = 12_101, 20
+QUICK = "GENREC_BENCH_SECONDS" in os.environ  # a run that only shows that it runs
+
+
+def untrained(name: str) -> Recommender:
+    torch.manual_seed(0)
+    recipe = recipes.get(name)
+    codes, sizes = add_dedup_level(torch.randint(0, 256, (NUM_ITEMS, 3), dtype=torch.int32), (256, 256, 256), "rank")
+    if recipe.tokenizer is None:
+        codes, sizes = torch.arange(NUM_ITEMS, dtype=torch.int32)[:, None], (NUM_ITEMS,)
+    layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, torch.randn(NUM_ITEMS, 384))
+    names = [str(item) for item in range(NUM_ITEMS)]
+    return Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=sizes)
+
+
+@contextlib.contextmanager
+def served(model: Recommender, max_running: int) -> Iterator[str]:
+    app = create_app(model, ServeConfig(max_running=max_running, timeout=120))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    started, startup = threading.Event(), server.startup
+
+    async def noticed(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = noticed  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert started.wait(60)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+def quantile(seconds: list[float], share: float) -> float:
+    return sorted(seconds)[min(len(seconds) - 1, math.ceil(share * len(seconds)) - 1)]
+
+
+@pytest.mark.parametrize("clients", [1, 8, 32])
+@pytest.mark.parametrize("name", ["tiger", "marius", "sasrec"])
+def test_serve(benchmark: Any, name: str, clients: int) -> None:
+    if QUICK and (name, clients) not in (("sasrec", 8), ("tiger", 8)):
+        pytest.skip("a quick run shows two of the shapes")
+    model = untrained(name)
+    count = 8 if QUICK else max(48, 4 * clients)
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(0, NUM_ITEMS, (count, HISTORY), generator=generator)
+    bodies = [
+        {"histories": [row], "k": 10, "exclude_seen": number % 2 == 1} for number, row in enumerate(rows.tolist())
+    ]
+    found: dict[int, tuple[list[Any], list[float], float]] = {}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for max_running in (256, 1):
+            with served(model, max_running) as url:
+                pool.apply(ask_all, (url, bodies[:4], 2))  # warm
+                if max_running == 1:
+                    found[1] = pool.apply(ask_all, (url, bodies, clients))
+                else:
+                    found[256] = benchmark.pedantic(pool.apply, (ask_all, (url, bodies, clients)), rounds=1)
+    for together, alone in zip(found[256][0], found[1][0], strict=True):
+        left, right = together[0]["items"], alone[0]["items"]
+        scores = [torch.tensor([item["score"] for item in side]) for side in (left, right)]
+        torch.testing.assert_close(scores[0], scores[1], rtol=1e-4, atol=1e-4)
+        for place, (mine, theirs) in enumerate(zip(left, right, strict=True)):  # items of one score may change places
+            assert mine["id"] == theirs["id"] or (scores[0] - scores[0][place]).abs().le(1e-4).sum() > 1
+    figures = {
+        side: (count / all_of_it, 1000 * quantile(seconds, 0.5), 1000 * quantile(seconds, 0.99))
+        for side, (_, seconds, all_of_it) in (("together", found[256]), ("one at a time", found[1]))
+    }
+    ratio = figures["together"][0] / figures["one at a time"][0]
+    benchmark.extra_info.update(figures=figures, ratio=ratio)
+    print(f"\n{name}, {clients} clients:", end="")
+    for side, (rate, median, late) in figures.items():
+        print(f" {side} {rate:.0f}/s, p50 {median:.1f} ms, p99 {late:.1f} ms;", end="")
+    print(f" ratio {ratio:.2f}")
