@@ -89,6 +89,12 @@ def test_settings_that_would_be_left_out_are_refused(llama, t5, trie):
     past = llama(input_ids=inputs["input_ids"][:, :3], use_cache=True).past_key_values
     with pytest.raises(UnsupportedError, match="past_key_values must be empty: give whole prompts, got 3"):
         run(past_key_values=past)
+    with pytest.raises(InvalidValueError, match="items_per_sequence must be at least 1, got 0"):
+        gf.hf.trie_beam_search(trie, items_per_sequence=0)
+    with pytest.raises(InvalidTypeError, match=r"items_per_sequence must be an int, got 1\.5"):
+        gf.hf.trie_beam_search(trie, items_per_sequence=1.5)
+    with pytest.raises(InvalidTypeError, match="k must be an int, got '3'"):
+        gf.hf.compile(llama, trie, 20).recommend([[3]], "3")
     with pytest.raises(InvalidTypeError, match="prefix_tokens must be token ids, got str"):
         gf.hf.trie_beam_search(trie, prefix_tokens="<|sid_begin|>")
     with pytest.raises(InvalidValueError, match=r"prefix_tokens must be in \[0, 61\), got 61"):

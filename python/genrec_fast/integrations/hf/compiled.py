@@ -13,6 +13,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.search import search
+from genrec_fast.ops._arguments import whole_number
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.trie import Trie
@@ -174,10 +175,8 @@ class CompiledRecommender:
         if len(rows) and int(rows.lengths.min()) < 1:
             user = int((rows.lengths == 0).nonzero()[0])
             raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
-        for name, value in (("k", k), ("num_beams", num_beams)):
-            if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_beams" and value is None)):
-                raise InvalidTypeError(f"recommend: {name} must be an int, got {value!r:.40}")
-        width = max(50, k) if num_beams is None else num_beams
+        k = whole_number("recommend", "k", k)
+        width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams)
         if k < 1 or width < k:
             raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
         users, levels = len(rows), self.trie.num_levels

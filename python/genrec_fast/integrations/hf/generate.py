@@ -14,6 +14,7 @@ from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
 from genrec_fast.integrations.hf.native import native_engine
 from genrec_fast.integrations.hf.search import Processor, search
+from genrec_fast.ops._arguments import whole_number
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
 
@@ -98,10 +99,9 @@ def trie_beam_search(
         raise InvalidTypeError(
             f"trie_beam_search: trie must be a Trie (build_trie makes one), got {type(trie).__name__}"
         )
-    if isinstance(items_per_sequence, bool) or not isinstance(items_per_sequence, int) or items_per_sequence < 1:
-        raise InvalidValueError(
-            f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence!r:.40}"
-        )
+    items_per_sequence = whole_number("trie_beam_search", "items_per_sequence", items_per_sequence)
+    if items_per_sequence < 1:
+        raise InvalidValueError(f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence}")
     if engine not in ("auto", "native", "torch"):
         raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
     if normalize not in ("all", "valid"):
