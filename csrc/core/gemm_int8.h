@@ -51,26 +51,75 @@ static GENREC_INLINE Vec without_offset(const Ints& x, const std::int32_t* y) {
 }
 #endif
 
-// Bytes of `count` floats, padded to whole vectors with floats that are 0, by nearest even; returns the row's scale.
-static inline float quantize_row(const float* x, std::int64_t count, std::uint8_t* out) {
-  Vec top = fill(0.0f);
-  for (std::int64_t c = 0; c < count; c += lanes) {
-    const Vec v = load(x + c);
-    top = greater(top, greater(v, fill(0.0f) - v));
+// The bits of the largest |x|; those of an infinity or a NaN are above all others.
+struct Largest {
+#if GENREC_VEC == 2
+  __m512i top = _mm512_setzero_si512();
+  void add(Vec x) {
+    top = _mm512_max_epi32(top, _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff)));
   }
-  const float largest = maximum(top), inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
+  std::uint32_t bits() const { return static_cast<std::uint32_t>(_mm512_reduce_max_epi32(top)); }
+#else
+#if GENREC_VEC == 1
+  __m256i top = _mm256_setzero_si256();
+  void add(Vec x) {
+    const __m256i all = _mm256_set1_epi32(0x7fffffff);
+    top = _mm256_max_epi32(top, _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), all),
+                                                 _mm256_and_si256(_mm256_castps_si256(x.b), all)));
+  }
+#else
+  std::int32_t top[lanes] = {};
+  void add(const Vec& x) {
+    for (int i = 0; i < lanes; ++i) {
+      const std::int32_t bits = static_cast<std::int32_t>(bits_of(x.v[i]) & 0x7fffffffu);
+      top[i] = bits > top[i] ? bits : top[i];
+    }
+  }
+#endif
+  std::uint32_t bits() const {
+    std::int32_t words[sizeof(top) / 4], most = 0;
+    __builtin_memcpy(words, &top, sizeof(top));
+    for (const std::int32_t word : words) most = word > most ? word : most;
+    return static_cast<std::uint32_t>(most);
+  }
+#endif
+};
+
+// The low byte of each lane's bits.
+static GENREC_INLINE void store_bytes(std::uint8_t* out, const Vec& x) {
+#if GENREC_VEC == 2
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(_mm512_castps_si512(x.v)));
+#elif GENREC_VEC == 1
+  const __m256i low = _mm256_set1_epi32(255);
+  const __m256i a = _mm256_and_si256(_mm256_castps_si256(x.a), low);
+  const __m256i b = _mm256_and_si256(_mm256_castps_si256(x.b), low);
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+#else
+  for (int i = 0; i < lanes; ++i) out[i] = static_cast<std::uint8_t>(bits_of(x.v[i]));
+#endif
+}
+
+static GENREC_INLINE Vec load_some(const float* x, std::int64_t count) {
+  if (count >= lanes) return load(x);
+  float line[lanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) line[i] = x[i];
+  return load(line);
+}
+
+// Bytes of `count` floats by nearest even, in whole vectors of bytes: 128, which stands for 0, behind the last. Returns
+// the row's scale: 0 where all floats are below 1e-30, NaN where one is not finite (so that its products are NaN).
+static inline float quantize_row(const float* x, std::int64_t count, std::uint8_t* out) {
+  Largest top;
+  for (std::int64_t c = 0; c < count; c += lanes) top.add(load_some(x + c, count - c));
+  const float largest = float_of(top.bits());
+  const bool finite = top.bits() < 0x7f800000u;
+  const float inverse = finite && largest > 1e-30f ? 127.0f / largest : 0.0f;
   // The sum with 1.5 * 2^23 holds the nearest integer in its low bits; with 128 more, the byte.
   const Vec magic = fill(12583040.0f), by = fill(inverse);
-  for (std::int64_t c = 0; c < count; c += lanes) {
-    const Vec y = load(x + c) * by + magic;
-#if GENREC_VEC == 2
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + c), _mm512_cvtepi32_epi8(_mm512_castps_si512(y.v)));
-#else
-    float bits[lanes];
-    store(bits, y);
-    for (int i = 0; i < lanes; ++i) out[c + i] = static_cast<std::uint8_t>(bits_of(bits[i]));
-#endif
-  }
+  for (std::int64_t c = 0; c < count; c += lanes) store_bytes(out + c, load_some(x + c, count - c) * by + magic);
+  if (!finite) return float_of(0x7fc00000u);
   return inverse == 0.0f ? 0.0f : largest / 127.0f;
 }
 

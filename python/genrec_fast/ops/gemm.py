@@ -14,7 +14,8 @@ from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
 
 __all__ = ["gemm", "gemm_pack"]
 
-ELEMENT_SIZES = {"float32": 4, "bfloat16": 2}
+ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
+MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
 
 
 def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
@@ -22,7 +23,8 @@ def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
 
     Args:
         b: float32, bfloat16 or float16 ``[N, D]``, one row per column of the product (as in ``nn.Linear.weight``).
-        precision: "float32", or "bfloat16": products of rounded numbers, twice as many at a time.
+        precision: "float32"; "bfloat16": products of rounded numbers, twice as many at a time; "int8": a scale per
+            row of b, largest channel / 127, and whole numbers, four times as many at a time (up to D = 65536).
 
     Returns:
         uint8 ``[bytes]``: a header of 64 bytes and the panels. On a CPU it fits the instruction set that packed it;
@@ -30,7 +32,7 @@ def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
 
     Raises:
         InvalidTypeError: b is not a float matrix.
-        InvalidValueError: b is empty, or the precision is not one of the two.
+        InvalidValueError: b is empty, the precision is not one of the three, or D is above 65536 in int8.
         UnsupportedError: bfloat16 on an instruction set that does not multiply it.
 
     Notes:
@@ -43,7 +45,9 @@ def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
     if 0 in b.shape:
         raise InvalidValueError(f"gemm_pack: b must be [N, D] with at least one of each, got {list(b.shape)}")
     if precision not in ELEMENT_SIZES:
-        raise InvalidValueError(f"gemm_pack: precision must be float32 or bfloat16, got {precision!r}")
+        raise InvalidValueError(f"gemm_pack: precision must be float32, bfloat16 or int8, got {precision!r}")
+    if precision == "int8" and b.shape[1] > MAX_INT8_DEPTH:
+        raise InvalidValueError(f"gemm_pack: D must be at most {MAX_INT8_DEPTH} in int8, got {b.shape[1]}")
     out: Tensor = _pack(b.detach().float(), precision)
     return out
 
@@ -58,7 +62,8 @@ def gemm(
         packed: from ``gemm_pack``, of the same D and precision.
         num_columns: N, the rows of the matrix that was packed.
         start: float32 ``[N]``, added first (a bias); ``None``: 0.
-        precision: as given to ``gemm_pack``; "bfloat16" rounds ``a`` too, sums stay float32.
+        precision: as given to ``gemm_pack``; "bfloat16" rounds ``a`` too, sums stay float32; "int8" gives each row of
+            ``a`` a scale, largest element / 127, and sums whole numbers exactly.
 
     Returns:
         float32 ``[M, N]``.
@@ -70,10 +75,11 @@ def gemm(
 
     Notes:
         2 M N D flops at 95 to 100 % of the fused multiply-add rate once D is above about 32 (docs/benchmarks.md). Every
-        sum runs in the order of d; instruction sets agree to rounding, threads to the bit. Not differentiable.
+        sum runs in the order of d; instruction sets agree to rounding (in int8 to the bit), threads to the bit. In
+        int8 a row of a or b with a NaN or an infinity gives NaN, and one below 1e-30 counts as 0. Not differentiable.
 
     Source:
-        As ``gemm_pack``.
+        As ``gemm_pack``; int8: Dettmers et al., "LLM.int8()", NeurIPS 2022, section 2 (a scale per row and column).
 
     Example:
         >>> import torch, genrec_fast as gf
@@ -91,7 +97,7 @@ def gemm(
             f"gemm: num_columns and D must be at least 1, got {num_columns} columns, a {list(a.shape)}"
         )
     if precision not in ELEMENT_SIZES:
-        raise InvalidValueError(f"gemm: precision must be float32 or bfloat16, got {precision!r}")
+        raise InvalidValueError(f"gemm: precision must be float32, bfloat16 or int8, got {precision!r}")
     if start is not None:
         require_tensors("gemm", a.device, start=start)
         if start.dtype != torch.float32 or start.shape != (num_columns,):
@@ -114,7 +120,8 @@ def _cpu(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, prec
     depth = a.shape[1]
     if precision == "bfloat16":
         a = torch.nn.functional.pad(a.to(torch.bfloat16), (0, depth % 2))
-    a, packed = a.to(getattr(torch, precision)).contiguous(), packed.contiguous()
+    a = a.to(torch.bfloat16 if precision == "bfloat16" else torch.float32).contiguous()
+    packed = packed.contiguous()
     start = None if start is None else start.contiguous()
     out = torch.empty(a.shape[0], num_columns)
     core.gemm(
