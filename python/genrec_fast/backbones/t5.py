@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.backbones._t5_native import native_t5
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.native import NativeEngine, NativeState
 from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
-from genrec_fast.types import Batch
+from genrec_fast.types import Batch, Jagged
 
 __all__ = ["T5", "T5Config", "T5State"]
 
@@ -49,6 +51,16 @@ class T5State:
     cross: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [T, H, head_width] of the histories
     offsets: Tensor  # int64 [B + 1] of the histories' T tokens
     written: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B * W, level, H, head_width]
+
+
+@dataclass(frozen=True)
+class NativeT5State:
+    """The same where the native kernels run the search."""
+
+    level: int
+    engine: NativeEngine
+    known: NativeState
+    hidden: Tensor  # [B, W, D], of the tokens written last
 
 
 class _Layer(nn.Module):
@@ -94,6 +106,8 @@ class T5(nn.Module):
     history (``targets="last"``).
 
     Notes:
+        Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores
+        agree to rounding (``nn.native``); the weights are packed once, and again when one has changed.
         Dropout as in T5 but for the attention weights, which are not dropped. A batch without ``users`` is read with
         the token of user bucket 0: there is no token for an unknown user.
 
@@ -140,8 +154,8 @@ class T5(nn.Module):
         """Tokens of the longest history: its codes, the end, and perhaps the user."""
         return self.config.max_items * len(self.codebook_sizes) + 2
 
-    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
+    def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens ``[T]`` of the histories, and their offsets ``[B + 1]``."""
         check_length("t5", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
@@ -157,6 +171,11 @@ class T5(nn.Module):
         if before:
             users = torch.zeros_like(ends[:-1]) if batch.users is None else batch.users
             tokens[offsets[:-1]] = self.end_token + 1 + users % self.config.num_user_tokens
+        return tokens, offsets
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
+        tokens, offsets = self._tokens(batch)
         x = self.dropout(self.tokens(tokens))
         packing = Packing(offsets, row_positions(offsets), self.longest)
         bias = self.encoder_bias()
@@ -200,8 +219,12 @@ class T5(nn.Module):
         x = self.dropout(self.decoder_norm(x)).view(len(batch), num_levels, self.config.width)
         return [self._logits(x[:, level], level) for level in range(num_levels)]
 
-    def prefill(self, batch: Batch) -> T5State:
+    def prefill(self, batch: Batch) -> T5State | NativeT5State:
         """Encodes each history once and projects its keys and values once."""
+        engine = native_t5(self)
+        if engine is not None and len(batch):
+            start = Jagged.from_rows([[self.start_token]] * len(batch))
+            return NativeT5State(0, engine, *engine.prefill(Jagged(*self._tokens(batch)), start))
         states, offsets = self._encode(batch)
         cross = []
         for layer in self.decoder:
@@ -210,8 +233,12 @@ class T5(nn.Module):
             cross.append(layer.cross_attention.project(states))
         return T5State(0, 1, tuple(cross), offsets, ())
 
-    def step(self, state: T5State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, T5State]:
+    def step(
+        self, state: T5State | NativeT5State, codes: Tensor | None, parents: Tensor | None
+    ) -> tuple[Tensor, T5State | NativeT5State]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
+        if isinstance(state, NativeT5State):
+            return self._native_step(state, codes, parents)
         level, num_users = state.level, state.offsets.shape[0] - 1
         known: tuple[tuple[Tensor, Tensor], ...] = ()
         if codes is None or parents is None:
@@ -233,3 +260,16 @@ class T5(nn.Module):
             x = layer.feed(layer.attend_cross(x, *state.cross[number], over))
         logits = self._logits(self.decoder_norm(x), level).view(num_users, num_beams, self.codebook_sizes[level])
         return logits, T5State(level + 1, num_beams, state.cross, state.offsets, past.known)
+
+    def _native_step(
+        self, state: NativeT5State, codes: Tensor | None, parents: Tensor | None
+    ) -> tuple[Tensor, NativeT5State]:
+        level, known, hidden = state.level, state.known, state.hidden
+        if codes is not None and parents is not None:
+            tokens = codes.long() + self.level_offsets[level - 1]
+            known, hidden = state.engine.step(known, tokens, parents.long())
+        elif level:
+            raise InvalidValueError(f"t5: codes must be given from level 1 on, got None at level {level}")
+        span = slice(self.level_offsets[level], self.level_offsets[level + 1])
+        logits, _ = state.engine.logits(hidden, span, log_sums=False)
+        return logits, NativeT5State(level + 1, state.engine, known, hidden)

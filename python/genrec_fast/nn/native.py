@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._attention_bias import t5_buckets
@@ -15,7 +17,25 @@ from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer import transformer_cross, transformer_head, transformer_prefill, transformer_step
 from genrec_fast.types import Jagged
 
-__all__ = ["NativeEngine", "NativeState"]
+__all__ = ["NativeEngine", "NativeState", "packed_once"]
+
+_packed: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, NativeEngine]]] = weakref.WeakKeyDictionary()
+
+
+def packed_once(model: nn.Module, name: str, pack: Callable[[], Tensor]) -> NativeEngine:
+    """The engine of a model's packed weights; packed anew when a weight has changed since.
+
+    Args:
+        model: whose parameters are watched: a tensor counts its changes in place, another has another address.
+        name: which of the model's packed forms.
+        pack: makes the block.
+    """
+    parameters = model.parameters()
+    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
+    known = _packed.setdefault(model, {})
+    if name not in known or known[name][0] != state:
+        known[name] = (state, NativeEngine(pack()))
+    return known[name][1]
 
 
 @dataclass(frozen=True)

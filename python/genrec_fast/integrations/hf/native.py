@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any
-
 import torch
 from torch import nn
 
 from genrec_fast.errors import UnsupportedError
 from genrec_fast.integrations.hf.families import pack_weights
-from genrec_fast.nn.native import NativeEngine
+from genrec_fast.nn.native import NativeEngine, packed_once
 
 __all__ = ["native_engine"]
-
-_packed: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, NativeEngine]]] = weakref.WeakKeyDictionary()
 
 
 def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> NativeEngine:
@@ -31,9 +26,4 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
     if weight.device.type != "cpu":
         raise UnsupportedError(f"native_engine: model must be on the CPU, got {weight.device}")
     name = str(dtype or ("bfloat16" if weight.dtype == torch.bfloat16 else "float32")).removeprefix("torch.")
-    # A tensor counts its changes in place; another tensor has another address.
-    state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
-    known = _packed.setdefault(model, {})
-    if name not in known or known[name][0] != state:
-        known[name] = (state, NativeEngine(pack_weights(model, name)))
-    return known[name][1]
+    return packed_once(model, name, lambda: pack_weights(model, name))
