@@ -6,6 +6,7 @@ Run: pytest bench/bench_train.py -o python_files='bench_*.py' -s
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from genrec_fast.data import leave_one_out, training_batches
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.model import build_parts
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from genrec_fast.training.setup import make_optimizer, semantic_ids
+from genrec_fast.training.setup import make_optimizer, objective_of, semantic_ids
 from genrec_fast.weights import module_tensors
 
 SHOP_USERS, SHOP_ITEMS = 600, 2000
@@ -27,6 +28,9 @@ SHOP_USERS, SHOP_ITEMS = 600, 2000
 def parts(name: str) -> Any:
     torch.manual_seed(0)
     recipe, data = recipes.get(name), Shop(SHOP_ITEMS, feature_dim=384).dataset(SHOP_USERS)
+    actions = torch.rand(data.interactions.items.values.numel(), 2) < 0.3  # the shop knows none; some recipes read them
+    events = dataclasses.replace(data.interactions, actions=actions, action_names=("liked", "shared"))
+    data = dataclasses.replace(data, interactions=events)
     histories = leave_one_out(data.interactions).train.items
     codes, sizes = semantic_ids(recipe, data, 0, None, reuse=False, histories=histories)
     layout, backbone, _, _ = build_parts(recipe, codes, sizes, data.features)
@@ -36,10 +40,11 @@ def parts(name: str) -> Any:
 @pytest.mark.parametrize("name", recipes.names())
 def test_training_steps(benchmark: Any, name: str) -> None:
     recipe, data, layout, backbone = parts(name)
-    objective, optimizer = recipe.objective.build(), make_optimizer(backbone, recipe.train)
+    train = leave_one_out(data.interactions).train
+    objective, optimizer = objective_of(recipe, train), make_optimizer(backbone, recipe.train)
     batching = recipe.batching
     batches = training_batches(
-        leave_one_out(data.interactions).train,
+        train,
         max_items=batching.max_items,
         targets=batching.targets,
         items_per_batch=batching.items_per_batch,
