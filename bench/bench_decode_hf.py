@@ -140,11 +140,6 @@ def test_decode_hf(benchmark, name):
     trie = build_trie(codes, codebook_sizes=sizes)
     hf_trie = HfTrie(codes + offset + torch.arange(shape.num_levels) * shape.codebook_size)
     prompts = shape.prompts(model.config.vocab_size)
-    with torch.inference_mode():
-        run(benchmark, name, shape, model, trie, hf_trie, prompts, offset)
-
-
-def run(benchmark, name, shape, model, trie, hf_trie, prompts, offset):
     compiled = {w: gf.hf.compile(model, trie, offset, engine="native", dtype=w) for w in WEIGHTS}
     drop_in = {w: gf.hf.trie_beam_search(trie, offset, engine="native", dtype=w) for w in WEIGHTS}
     common = {

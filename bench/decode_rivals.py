@@ -71,7 +71,7 @@ def written_by_hf(model: Any, prompts: Tensor, beams: int, trie: HfTrie, levels:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # as generate itself
 def hf_modules(model: Any, prompts: Tensor, beams: int, levels: int) -> None:
     """transformers' modules by themselves: each prompt once, caches copied out to the beams, no search."""
     mask = torch.ones_like(prompts)
