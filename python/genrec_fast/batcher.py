@@ -370,18 +370,21 @@ class Batcher:
 
     def _finish(self, group: Group, found: Sequence[Ranked]) -> None:
         """Answers, or asks again with twice the beams where ``exact`` wants it and the certificate failed."""
-        again = []
+        again: list[Row] = []
+        done: list[tuple[Row, Ranked]] = []
         trie = self.model.trie
         for row, ranked in zip(group.rows, found, strict=True):
             beams = row.num_beams
             if self._stepwise is None or beams is None or trie is None or not row.exact or bool(ranked.exact):
-                row.request.answer(row.index, ranked)
+                done.append((row, ranked))
             else:
                 row.num_beams = min(2 * beams, max(trie.num_rows, beams))
                 again.append(row)
-        with self._changed:
+        with self._changed:  # before the answers: who has one must not be counted as running
             self._waiting.extendleft(reversed(again))
             self._groups = [other for other in self._groups if other is not group]
+        for row, ranked in done:
+            row.request.answer(row.index, ranked)
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -301,7 +301,7 @@ def test_who_hangs_up_does_not_cost_a_search(monkeypatch):
         first = pool.submit(httpx.post, f"{url}/recommend", json={"histories": [[1]]}, timeout=20)
         assert reached.wait(20)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/recommend", json={"histories": [[2]]}, timeout=0.2)
+            httpx.post(f"{url}/recommend", json={"histories": [[2]]}, timeout=httpx.Timeout(20, read=0.5))
         for _ in range(1000):
             if app.state.server.requests.labels("499")._value.get():
                 break
