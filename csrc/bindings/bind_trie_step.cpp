@@ -46,7 +46,7 @@ void register_trie_step(py::module_& m) {
       "trie_step",
       [](const std::vector<LevelArgument>& levels, const FilterArgument& filter, std::int64_t logits, int logit_type,
          const std::array<std::int64_t, 5>& layout, std::int64_t nodes, std::int64_t scores, std::int64_t num_beams,
-         bool valid_only, const std::array<std::int64_t, 3>& out, int num_threads) {
+         bool valid_only, std::int64_t log_sums, const std::array<std::int64_t, 3>& out, int num_threads) {
         const auto [users, beams, codes, user_stride, beam_stride] = layout;
         const auto [bits, ranks, filter_users, words, excluded, excluded_offsets] = filter;
         const TrieStepArgs args{
@@ -63,7 +63,8 @@ void register_trie_step(py::module_& m) {
             pointer<const std::int32_t>(nodes),
             pointer<const float>(scores),
             num_beams,
-            valid_only};
+            valid_only,
+            pointer<const float>(log_sums)};
         auto* const picked = pointer<std::int32_t>(out[1]);
         const std::int64_t size = users * num_beams;
         const TrieStepOutputs outputs{pointer<float>(out[0]), picked, picked + size, picked + 2 * size,
@@ -74,8 +75,8 @@ void register_trie_step(py::module_& m) {
       // `out`: scores, then codes, parents and nodes as one [3, B, num_beams], then bound.
       // Positional, unlike the other ops: this one is called once per level of every search, and names cost 1 us.
       py::arg("levels"), py::arg("filter"), py::arg("logits"), py::arg("logit_type"), py::arg("layout"),
-      py::arg("nodes"), py::arg("scores"), py::arg("num_beams"), py::arg("valid_only"), py::arg("out"),
-      py::arg("num_threads"));
+      py::arg("nodes"), py::arg("scores"), py::arg("num_beams"), py::arg("valid_only"), py::arg("log_sums"),
+      py::arg("out"), py::arg("num_threads"));
 }
 
 }  // namespace genrec::bindings

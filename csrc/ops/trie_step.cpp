@@ -68,6 +68,8 @@ class Workspace {
                                args.nodes[at], where));
     case TrieStepFault::score:
       throw ValueError(message("trie_step: scores must not be NaN or +inf, got ", args.scores[at], where));
+    case TrieStepFault::log_sum:
+      throw ValueError(message("trie_step: log_sums must not be NaN or +inf, got ", args.log_sums[at], where));
     default:
       throw ValueError(message("trie_step: logits must not be NaN or +inf", where));
   }

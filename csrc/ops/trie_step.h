@@ -24,6 +24,7 @@ struct TrieStepArgs {
   const float* scores;                    // [B, W]
   std::int64_t num_beams;                 // >= 1
   bool valid_only;                        // normalise over the valid children instead of all K codes
+  const float* log_sums;                  // [B, W], in the place of logsumexp(logits[beam]); null: taken here
 };
 
 struct TrieStepOutputs {  // all overwritten; none aliases an input
@@ -60,7 +61,7 @@ struct TrieStepScratch {
   std::uint32_t* survivors;  // [K]: codes above the floor
 };
 
-enum class TrieStepFault : int { none = 0, node, score, logit };
+enum class TrieStepFault : int { none = 0, node, score, logit, log_sum };
 
 // Cuts the list back to its best `keep` and raises the floor.
 void cut(CandidateList& list);

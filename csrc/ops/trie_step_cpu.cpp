@@ -319,7 +319,13 @@ TrieStepFault trie_step_beams(const TrieStepArgs& args, std::int64_t user, std::
       extend_valid(current, row, scratch);
       continue;
     }
-    current.normaliser = log_sum_exp(row, highest);
+    if (args.log_sums) {
+      const float sum = args.log_sums[user * args.beams + beam];
+      if (!(sum <= largest)) return TrieStepFault::log_sum;
+      current.normaliser = sum > highest ? sum : highest;  // rounding must not raise a score above its beam's
+    } else {
+      current.normaliser = log_sum_exp(row, highest);
+    }
     if (current.score_of(highest) >= list.floor_score) extend(current, row, scratch);
   }
   return TrieStepFault::none;

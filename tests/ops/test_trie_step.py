@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference import trie_step as reference
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
@@ -50,11 +51,13 @@ def twin(
     *,
     num_beams: int,
     normalize: str = "all",
+    log_sums: Tensor | None = None,
     allowed: TrieFilter | None = None,
 ) -> TrieStep:
     f = allowed
     masks = (None, None, None, None) if f is None else (f.bits, f.ranks, f.excluded, f.excluded_offsets)
-    return TrieStep(*reference.trie_step(trie, level, logits, nodes, scores, num_beams, normalize == "valid", *masks))
+    valid = normalize == "valid"
+    return TrieStep(*reference.trie_step(trie, level, logits, nodes, scores, num_beams, valid, *masks, log_sums))
 
 
 def assert_equal(left: TrieStep, right: TrieStep) -> None:
@@ -112,6 +115,10 @@ def test_equals_its_twin_on_every_instruction_set(data):
         "normalize": data.draw(st.sampled_from(["all", "valid"]), "normalize"),
         "allowed": flt,
     }
+    if options["normalize"] == "all" and data.draw(st.booleans(), "log_sums"):
+        sums = logits.float().nan_to_num(0.0).logsumexp(2) + torch.randn(users, beams, generator=generator)
+        sums[torch.rand(users, beams, generator=generator) < 0.1] = -torch.inf
+        options["log_sums"] = sums
     expected = twin(trie, level, logits, nodes, scores, **options)
     before = core.active_isa()
     try:
@@ -343,3 +350,28 @@ def test_valid_scores_sum_to_one_over_the_children_that_pass(isa):
     step = trie_step(trie, 0, logits, *start, num_beams=30, normalize="valid", allowed=allowed)
     assert abs(step.scores.double().exp().sum().item() - 1) < 1e-5
     assert int((step.nodes >= 0).sum()) < 30
+
+
+def test_log_sums_of_a_larger_vocabulary():
+    """A level's slice with the vocabulary's sum scores as the whole vocabulary under a mask."""
+    trie = catalog(3, 200, (20, 30))
+    whole = torch.randn(2, 4, 90, generator=torch.Generator().manual_seed(0))
+    nodes = torch.tensor([[0, 1, 2, -1], [3, 4, 5, 6]], dtype=torch.int32)
+    scores = torch.zeros(2, 4)
+    sums = whole.logsumexp(2)
+    found = trie_step(trie, 1, whole[:, :, 40:70], nodes, scores, num_beams=500, log_sums=sums)
+    gathered = whole.gather(1, found.parents.long().unsqueeze(2).expand(-1, -1, 90)).gather(
+        2, 40 + found.codes.long().unsqueeze(2)
+    )
+    expected = gathered.squeeze(2) - sums.gather(1, found.parents.long())
+    alive = found.nodes >= 0
+    torch.testing.assert_close(found.scores[alive], expected[alive])
+    start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+    low = trie_step(trie, 0, torch.zeros(1, 1, 20), *start, num_beams=1, log_sums=torch.tensor([[-5.0]]))
+    assert low.scores.tolist() == [[0.0]]  # no score above its beam's
+    with pytest.raises(InvalidValueError, match="log_sums must not be NaN or"):
+        trie_step(trie, 0, torch.zeros(1, 1, 20), *start, num_beams=1, log_sums=torch.tensor([[torch.nan]]))
+    with pytest.raises(InvalidValueError, match=r"log_sums must be float32 \[1, 1\]"):
+        trie_step(trie, 0, torch.zeros(1, 1, 20), *start, num_beams=1, log_sums=torch.zeros(1, 2))
+    with pytest.raises(InvalidValueError, match="log_sums must be None with normalize='valid'"):
+        trie_step(trie, 0, torch.zeros(1, 1, 20), *start, num_beams=1, normalize="valid", log_sums=torch.zeros(1, 1))

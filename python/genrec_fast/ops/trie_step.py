@@ -45,6 +45,7 @@ def trie_step(
     *,
     num_beams: int,
     normalize: str = "all",
+    log_sums: Tensor | None = None,
     allowed: Tensor | TrieFilter | None = None,
     exclude: Jagged | None = None,
 ) -> TrieStep:
@@ -68,6 +69,9 @@ def trie_step(
         num_beams: beams to keep per user, at least 1.
         normalize: "all": log-softmax over the K logits (the score of HF's beam search); "valid": over the children
             that pass the filter.
+        log_sums: float32 ``[B, W]``: what is subtracted from a beam's logits in the place of their own log-sum-exp, as
+            where the K logits are part of a larger vocabulary; with "all". One below a beam's highest logit counts as
+            that logit: no score rises above its beam's.
         allowed: a prepared ``TrieFilter``, or what ``trie_filter`` takes (prepare it once per search).
         exclude: see ``trie_filter``; not together with a prepared filter.
 
@@ -77,7 +81,7 @@ def trie_step(
     Raises:
         InvalidTypeError: an argument of another kind or dtype than the above.
         InvalidValueError: level, a shape, a device, num_beams or normalize is wrong; a filter of another trie; a node
-            is outside its level; a live beam has a NaN or +inf logit or score; W * K reaches 2^32.
+            is outside its level; a live beam has a NaN or +inf logit, score or log-sum; W * K reaches 2^32.
 
     Notes:
         Cost: each live row of logits is read once from memory (two passes in cache); children are gathered or, where
@@ -124,6 +128,14 @@ def trie_step(
         raise InvalidValueError(f"trie_step: num_beams must be at least 1, got {num_beams}")
     if normalize not in _NORMALIZE:
         raise InvalidValueError(f"trie_step: normalize must be 'all' or 'valid', got {normalize!r}")
+    if log_sums is not None:
+        require_tensors("trie_step", trie.tokens[0].device, log_sums=log_sums)
+        if log_sums.dtype != torch.float32 or log_sums.shape != shape:
+            raise InvalidValueError(
+                f"trie_step: log_sums must be float32 [{users}, {beams}] like logits, got {_describe(log_sums)}"
+            )
+        if normalize != "all":
+            raise InvalidValueError(f"trie_step: log_sums must be None with normalize={normalize!r}, got a tensor")
     if not isinstance(allowed, TrieFilter):
         chosen = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
     elif exclude is None:
@@ -152,6 +164,7 @@ def trie_step(
         trie.child_deltas[level:last],
         num_beams,
         normalize == "valid",
+        log_sums,
         *masks,
     )
     codes, parents, reached = picked.unbind()
@@ -184,6 +197,7 @@ def _cpu(
     deltas: Sequence[Tensor],
     num_beams: int,
     valid_only: bool,
+    log_sums: Tensor | None,
     bits: Tensor | None,
     ranks: Tensor | None,
     excluded: Tensor | None,
@@ -192,6 +206,8 @@ def _cpu(
     if logits.stride(2) != 1:
         logits = logits.contiguous()
     nodes, scores = nodes.contiguous(), scores.contiguous()
+    if log_sums is not None:
+        log_sums = log_sums.contiguous()
     out = _allocate(scores, nodes, num_beams)
     if bits is None or ranks is None:
         filters = [0, 0, 0, 0]
@@ -214,6 +230,7 @@ def _cpu(
         scores.data_ptr(),
         num_beams,
         valid_only,
+        0 if log_sums is None else log_sums.data_ptr(),
         (out[0].data_ptr(), out[1].data_ptr(), out[2].data_ptr()),
         torch.get_num_threads(),
     )
@@ -229,6 +246,7 @@ def _twin(
     deltas: Sequence[Tensor],
     num_beams: int,
     valid_only: bool,
+    log_sums: Tensor | None,
     bits: Tensor | None,
     ranks: Tensor | None,
     excluded: Tensor | None,
@@ -241,7 +259,10 @@ def _twin(
     highest = logits.float().amax(-1)
     _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
     levels = _Levels((0,) * len(tokens), tuple(tokens), tuple(bases), tuple(deltas))
-    filters = (bits, ranks, excluded, excluded_offsets)
+    if log_sums is not None:
+        named = live & (highest > -torch.inf)
+        _refuse(named & ~(log_sums < torch.inf), "log_sums must not be NaN or +inf", log_sums)
+    filters = (bits, ranks, excluded, excluded_offsets, log_sums)
     best, *picked, bound = _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, *filters)
     return best, torch.stack(picked), bound
 
@@ -261,6 +282,7 @@ def _fake(
     deltas: Sequence[Tensor],
     num_beams: int,
     valid_only: bool,
+    log_sums: Tensor | None,
     bits: Tensor | None,
     ranks: Tensor | None,
     excluded: Tensor | None,
@@ -280,8 +302,8 @@ def _allocate(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
 
 _op = define(
     "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
-    " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? bits, Tensor? ranks, Tensor? excluded,"
-    " Tensor? excluded_offsets) -> (Tensor scores, Tensor picked, Tensor bound)",
+    " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? log_sums, Tensor? bits, Tensor? ranks,"
+    " Tensor? excluded, Tensor? excluded_offsets) -> (Tensor scores, Tensor picked, Tensor bound)",
     cpu=_cpu,
     twin=_twin,
     fake=_fake,

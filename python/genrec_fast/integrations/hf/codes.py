@@ -38,6 +38,7 @@ class CodeTokens:
         if not self.of:
             raise InvalidValueError("code_to_token: code_to_token must have a table for each level, got none")
         object.__setattr__(self, "_codes", tuple(_inverse(table) for table in self.of))
+        object.__setattr__(self, "_spans", tuple(_span(table) for table in self.of))
 
     @property
     def largest(self) -> int:
@@ -54,11 +55,8 @@ class CodeTokens:
 
         A code without a token has some other code's: no trie that passed ``require`` leads there.
         """
-        table = self.of[level]
-        first = int(table[0])
-        if first >= 0 and torch.equal(table, torch.arange(first, first + table.numel())):
-            return slice(first, first + table.numel())
-        return torch.where(table >= 0, table, table.max())
+        found: Tensor | slice = self._spans[level]  # type: ignore[attr-defined]
+        return found
 
     def encode(self, codes: Tensor) -> Tensor:
         """The tokens of integer codes ``[..., t]``: int64 ``[..., t]``; codes are in range and have tokens."""
@@ -241,6 +239,13 @@ def _table(level: int, given: Any) -> Tensor:
             f"got {int(present[counts > 1][0])} twice"
         )
     return table
+
+
+def _span(table: Tensor) -> Tensor | slice:
+    first = int(table[0]) if table.numel() else -1
+    if first >= 0 and torch.equal(table, torch.arange(first, first + table.numel())):
+        return slice(first, first + table.numel())
+    return torch.where(table >= 0, table, table.max()) if table.numel() else table
 
 
 def _inverse(table: Tensor) -> Tensor:

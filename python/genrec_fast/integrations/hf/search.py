@@ -151,14 +151,23 @@ def search(
             logits, sums = beams.log_probabilities(tokens.span(level), pays, allowed)
             if item:
                 logits = _without_repeats(logits, beams.written, trie, tokens, below[level], item, len(prefix) + levels)
-            scores = beams.scores
-            if pays:  # trie_step subtracts the sum over the level; what is right is the vocabulary's
+            scores, log_sums = beams.scores, sums if pays else None
+            if pays and processor is not None:
+                # What is processed may rise above 0, and log_sums may not be below a logit: the level's own sum, which
+                # trie_step takes away, is added first.
                 here = logits.logsumexp(-1)
                 scores = torch.where(here > -torch.inf, scores + (here - sums), -torch.inf)
-                rows = torch.where(here > -torch.inf, rows, -1)
-            wide = rows.shape[1] * trie.tokens[level].numel()
+                rows, log_sums = torch.where(here > -torch.inf, rows, -1), None
             step = trie_step(
-                trie, level, logits, rows, scores, num_beams=min(num_beams, wide), normalize=normalize, allowed=keep
+                trie,
+                level,
+                logits,
+                rows,
+                scores,
+                num_beams=min(num_beams, rows.shape[1] * trie.tokens[level].numel()),
+                normalize=normalize,
+                log_sums=log_sums,
+                allowed=keep,
             )
             rows, bound = step.nodes, torch.maximum(bound, step.bound)
             chosen = tokens.of[level][step.codes.long()].clamp(min=0)  # a dead beam's code 0 may have no token

@@ -81,8 +81,9 @@ def trie_step(
     ranks: Tensor | None = None,
     excluded: Tensor | None = None,
     excluded_offsets: Tensor | None = None,
+    log_sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See ``ops.trie_step``; the last four are the fields of a ``TrieFilter``. Arguments are taken as valid."""
+    """See ``ops.trie_step``; four are the fields of a ``TrieFilter``. Arguments are taken as valid."""
     beams = logits.shape[1]
     live = (nodes >= 0) & (scores > -torch.inf)
     rows = torch.where(live.unsqueeze(-1), logits.float(), torch.zeros((), device=logits.device))
@@ -102,6 +103,8 @@ def trie_step(
     if valid_only:  # the lanes of the sum run over the valid children, without gaps
         order = torch.sort((~inside).to(torch.uint8), dim=-1, stable=True).indices
         normaliser = log_sum_exp(logit.gather(-1, order))
+    elif log_sums is not None:
+        normaliser = torch.maximum(log_sums, rows.amax(-1))
     else:
         normaliser = log_sum_exp(rows)
     normaliser = torch.where(normaliser > -torch.inf, normaliser, torch.zeros_like(normaliser)).unsqueeze(-1)
