@@ -32,6 +32,7 @@ EXTRAS = {
     "tables": (("polars",), "CSV and Parquet interactions"),
     "plot": (("matplotlib",), "pictures of training curves"),
     "text": (("sentence-transformers",), "item text to feature vectors"),
+    "serve": (("starlette", "uvicorn", "prometheus-client"), "a recommender over HTTP"),
     "hf": (("transformers",), "comparison with the search of transformers"),
     "cuda": (("cupy-cuda12x",), "launching CUDA kernels (none is shipped yet)"),
 }

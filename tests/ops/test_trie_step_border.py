@@ -145,12 +145,12 @@ def test_the_twin_refuses_what_the_kernel_refuses():
     ):
         a = {**GOOD, name: value}
         with pytest.raises(InvalidValueError, match=text):
-            checked_twin(a["logits"], a["nodes"], a["scores"], *tensors, 2, False, None, None, None, None)
+            checked_twin(a["logits"], a["nodes"], a["scores"], *tensors, 2, False, None, None, None, None, None)
 
 
 def test_is_a_torch_op():
     tensors = ([TRIE.tokens[1]], [TRIE.child_bases[1]], [TRIE.child_deltas[1]])
-    arguments = (GOOD["logits"], GOOD["nodes"], GOOD["scores"], *tensors, 2, False, None, None, None, None)
+    arguments = (GOOD["logits"], GOOD["nodes"], GOOD["scores"], *tensors, 2, False, None, None, None, None, None)
     torch.library.opcheck(torch.ops.genrec_fast.trie_step.default, arguments)
 
 
