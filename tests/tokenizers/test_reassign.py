@@ -213,3 +213,10 @@ def test_a_setting_of_tokenizers_with_codebooks(kind, dedup, tmp_path):
     again = type(tokenizer).load(tmp_path / "t.safetensors")
     assert torch.equal(again.item_codes, tokenizer.item_codes)
     assert again.resolution == told
+
+
+@pytest.mark.parametrize("epsilon", ["x", None, True, [0.1]])
+def test_an_epsilon_that_is_no_number_is_named(epsilon: object) -> None:
+    codes, vectors, books = torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 2), [torch.ones(4, 2)]
+    with pytest.raises(InvalidValueError, match="reassign: epsilon must be above 0 and finite, got"):
+        reassign(codes, vectors, books, method="sinkhorn", epsilon=epsilon)  # type: ignore[arg-type]

@@ -46,3 +46,8 @@ def test_messages_name_argument_rule_and_value():
     with pytest.raises(InvalidTypeError, match=r"to_text: codes must be integers \[m, L\], got torch.float32"):
         to_text(torch.zeros(1, 1))
     assert from_text([]).shape == (0, 0)
+
+
+def test_digits_of_other_scripts_are_no_codes() -> None:
+    with pytest.raises(InvalidValueError, match="from_text: text 0 must be codes of levels a, b"):
+        from_text(["<a_\u0663>"])

@@ -44,7 +44,7 @@ def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
     require_matrix("gemm_pack", "b", b, "[N, D]")
     if 0 in b.shape:
         raise InvalidValueError(f"gemm_pack: b must be [N, D] with at least one of each, got {list(b.shape)}")
-    if precision not in ELEMENT_SIZES:
+    if not isinstance(precision, str) or precision not in ELEMENT_SIZES:
         raise InvalidValueError(f"gemm_pack: precision must be float32, bfloat16 or int8, got {precision!r}")
     if precision == "int8" and b.shape[1] > MAX_INT8_DEPTH:
         raise InvalidValueError(f"gemm_pack: D must be at most {MAX_INT8_DEPTH} in int8, got {b.shape[1]}")
@@ -96,7 +96,7 @@ def gemm(
         raise InvalidValueError(
             f"gemm: num_columns and D must be at least 1, got {num_columns} columns, a {list(a.shape)}"
         )
-    if precision not in ELEMENT_SIZES:
+    if not isinstance(precision, str) or precision not in ELEMENT_SIZES:
         raise InvalidValueError(f"gemm: precision must be float32, bfloat16 or int8, got {precision!r}")
     if start is not None:
         require_tensors("gemm", a.device, start=start)

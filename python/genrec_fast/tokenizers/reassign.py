@@ -92,8 +92,8 @@ def reassign(
         raise InvalidValueError(
             f"reassign: when_full must be one of {', '.join(get_args(WhenFull))}, got {when_full!r}"
         )
-    if not 0 < epsilon < float("inf"):
-        raise InvalidValueError(f"reassign: epsilon must be above 0 and finite, got {epsilon}")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < float("inf"):
+        raise InvalidValueError(f"reassign: epsilon must be above 0 and finite, got {epsilon!r}")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise InvalidValueError(f"reassign: iterations must be an integer of at least 1, got {iterations!r}")
     source = vectors.detach().to("cpu")

@@ -15,7 +15,7 @@ __all__ = ["Style", "from_text", "to_text"]
 
 Style = Literal["lcrec", "openonerec"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_TOKENS = {"lcrec": re.compile(r"<([a-z])_(\d{1,9})>"), "openonerec": re.compile(r"<s_([a-z])_(\d{1,9})>")}
+_TOKENS = {"lcrec": re.compile(r"<([a-z])_([0-9]{1,9})>"), "openonerec": re.compile(r"<s_([a-z])_([0-9]{1,9})>")}
 _BEGIN, _END = "<|sid_begin|>", "<|sid_end|>"
 
 
