@@ -22,13 +22,6 @@
 #define GENREC_INLINE inline __attribute__((always_inline))
 #endif
 
-// Whether this set multiplies bfloat16 pairs (vdpbf16ps).
-#if GENREC_VEC == 2 && defined(__AVX512BF16__)
-#define GENREC_BF16 1
-#else
-#define GENREC_BF16 0
-#endif
-
 namespace genrec::GENREC_ISA {
 
 // Registers decide the tile: sums, the panel's row and one broadcast must fit (32 of 512 bits, 16 of 256, 16 of 128).

@@ -12,6 +12,13 @@
 #define GENREC_VEC_JOIN(isa) GENREC_VEC_JOIN_(isa)
 #define GENREC_VEC GENREC_VEC_JOIN(GENREC_ISA)
 
+// Whether this set multiplies bfloat16 pairs (vdpbf16ps).
+#if GENREC_VEC == 2 && defined(__AVX512BF16__)
+#define GENREC_BF16 1
+#else
+#define GENREC_BF16 0
+#endif
+
 #if GENREC_VEC > 0 || defined(__x86_64__) || defined(_M_X64)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12's own AVX-512 header trips over its "undefined" registers (GCC bug 105593).
@@ -264,21 +271,44 @@ static inline Vec gather(const float* table, const Index* index, std::uint32_t l
 
 #endif
 
-// Lane j + lane j + 8, then + 4, + 2, + 1.
-static inline float sum(Vec a) {
-  float lane[lanes];
-  store(lane, a);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+// Folds sixteen lanes to one: lane j with lane j + 8, then + 4, + 2, + 1.
+#if GENREC_VEC > 0
+
+template <class Join, class JoinEight>
+static inline float fold(Vec x, Join join, JoinEight join_eight) {
+#if GENREC_VEC == 2
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x.v), 1));
+  const __m256 eight = join_eight(_mm512_castps512_ps256(x.v), high);
+#else
+  const __m256 eight = join_eight(x.a, x.b);
+#endif
+  __m128 four = join(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = join(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(join(four, _mm_movehdup_ps(four)));
+}
+static inline float sum(Vec x) {
+  return fold(
+      x, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }, [](__m256 a, __m256 b) { return _mm256_add_ps(a, b); });
+}
+// What a NaN among the lanes gives is not defined (see `unordered`).
+static inline float maximum(Vec x) {
+  return fold(
+      x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, [](__m256 a, __m256 b) { return _mm256_max_ps(a, b); });
 }
 
-static inline float maximum(Vec a) {
-  float lane[lanes];
-  store(lane, a);
-  float best = lane[0];
-  for (int i = 1; i < lanes; ++i) best = lane[i] > best ? lane[i] : best;
-  return best;
+#else
+
+static inline float sum(Vec a) {
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+  return a.v[0];
 }
+static inline float maximum(Vec a) {
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+  return a.v[0];
+}
+
+#endif
 
 }  // namespace genrec::GENREC_ISA

@@ -115,25 +115,50 @@ static GENREC_INLINE void each_vector(const AttentionSeen& seen, std::int64_t be
   parts(end, until);
 }
 
+// Weights are written in the type that the values are multiplied in, and known as well as it can tell.
+static GENREC_INLINE void put(float* to, const Vec& x) { store(to, x); }
+template <class Element>
+static GENREC_INLINE Vec weight_exp(const Vec& x) {
+  return exp_of(x);
+}
+template <class Element>
+static GENREC_INLINE Vec weight_sigmoid(const Vec& x) {
+  return sigmoid(x);
+}
+#if GENREC_BF16
+static GENREC_INLINE void put(std::uint16_t* to, const Vec& x) { store_bfloat16(to, x); }
+template <>
+GENREC_INLINE Vec weight_exp<std::uint16_t>(const Vec& x) {
+  return rough_exp_of(x);
+}
+template <>
+GENREC_INLINE Vec weight_sigmoid<std::uint16_t>(const Vec& x) {
+  return rough_sigmoid(x);
+}
+#endif
+
+template <class Element>
 struct SiluLine {
-  float* line;
+  const float* line;
+  Element* to;
   Vec alpha;
   const LineBias& bias;
 
   GENREC_INLINE Vec weight(std::int64_t c) const {
     const Vec x = bias.score(line, c, alpha);
-    return bias.drop(x * sigmoid(x), c);
+    return bias.drop(x * weight_sigmoid<Element>(x), c);
   }
-  GENREC_INLINE void all(std::int64_t c) const { store(line + c, weight(c)); }
-  GENREC_INLINE void some(std::int64_t c, Mask mask) const { store(line + c, choose(mask, weight(c), fill(0.0f))); }
-  GENREC_INLINE void none(std::int64_t c) const { store(line + c, fill(0.0f)); }
+  GENREC_INLINE void all(std::int64_t c) const { put(to + c, weight(c)); }
+  GENREC_INLINE void some(std::int64_t c, Mask mask) const { put(to + c, choose(mask, weight(c), fill(0.0f))); }
+  GENREC_INLINE void none(std::int64_t c) const { put(to + c, fill(0.0f)); }
 };
 
-// Products of a line -> silu's weights but for their scale; 0 where nothing is seen. Columns [from, until), multiples
-// of 16.
-static inline void silu_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
+// Products of a line -> silu's weights but for their scale, at `to`; 0 where nothing is seen. Columns [from, until),
+// multiples of 16.
+template <class Element>
+static inline void silu_line(const float* line, Element* to, std::int64_t from, std::int64_t until, std::int64_t begin,
                              const AttentionSeen& seen, float alpha, const LineBias& bias) {
-  each_vector(seen, begin, from, until, SiluLine{line, fill(alpha), bias});
+  each_vector(seen, begin, from, until, SiluLine<Element>{line, to, fill(alpha), bias});
 }
 
 struct ScoreLine {
@@ -153,31 +178,34 @@ struct ScoreLine {
   GENREC_INLINE void none(std::int64_t) const {}
 };
 
+template <class Element>
 struct ExpLine {
-  float* line;
+  const float* line;
+  Element* to;
   Vec top;
   const LineBias& bias;
   Vec& total;
 
   GENREC_INLINE void keep(std::int64_t c, const Vec& weight) const {
     total = total + weight;
-    store(line + c, bias.drop(weight, c));
+    put(to + c, bias.drop(weight, c));
   }
-  GENREC_INLINE void all(std::int64_t c) const { keep(c, exp_of(load(line + c) - top)); }
+  GENREC_INLINE void all(std::int64_t c) const { keep(c, weight_exp<Element>(load(line + c) - top)); }
   GENREC_INLINE void some(std::int64_t c, Mask mask) const {
-    keep(c, choose(mask, exp_of(load(line + c) - top), fill(0.0f)));
+    keep(c, choose(mask, weight_exp<Element>(load(line + c) - top), fill(0.0f)));
   }
-  GENREC_INLINE void none(std::int64_t c) const { store(line + c, fill(0.0f)); }
+  GENREC_INLINE void none(std::int64_t c) const { put(to + c, fill(0.0f)); }
 };
 
-// Products of a line -> e^(score - highest), dropped ones 0; returns the sum before dropping, or 0 where nothing is
-// seen.
-static inline float softmax_line(float* line, std::int64_t from, std::int64_t until, std::int64_t begin,
+// Products of a line -> e^(score - highest), dropped ones 0, at `to`; the line itself keeps scores. Returns the sum
+// before dropping, or 0 where nothing is seen.
+template <class Element>
+static inline float softmax_line(float* line, Element* to, std::int64_t from, std::int64_t until, std::int64_t begin,
                                  const AttentionSeen& seen, float alpha, const LineBias& bias, float* highest) {
   Vec best = fill(negative_infinity), total = fill(0.0f);
   each_vector(seen, begin, from, until, ScoreLine{line, fill(alpha), bias, best});
   *highest = maximum(best);
-  each_vector(seen, begin, from, until, ExpLine{line, fill(*highest), bias, total});
+  each_vector(seen, begin, from, until, ExpLine<Element>{line, to, fill(*highest), bias, total});
   return sum(total);
 }
 

@@ -83,7 +83,7 @@ class Head {
   void run(const Tile& tile) {
     const std::int64_t stride = args_.num_heads * args_.value_width;
     Element* out = out_ + (first_query_ + tile.first) * stride + head_ * args_.value_width;
-    float factors[tile_rows];
+    float factors[lanes], highest[lanes], log_sums[lanes];  // of the tile's queries
     if (tile.until <= tile.from) {
       for (std::int64_t r = 0; r < tile.count; ++r) {
         for (std::int64_t c = 0; c < args_.value_width; ++c) out[r * stride + c] = 0;
@@ -96,23 +96,32 @@ class Head {
     for (std::int64_t r = 0; r < tile.count; ++r) {
       const std::int64_t query = tile.first + r;
       float* line = scratch_.weights + r * scratch_.line;
+      Element* weights = this->weights() + r * scratch_.line;
       const AttentionSeen& seen = scratch_.seen[query - task_.first];
       const std::uint16_t* buckets = scratch_.buckets + (query - task_.first) * scratch_.line;
       const LineBias bias(plan_, head_, query, position_ + query, first_query_, first_key_, begin_, buckets,
                           num_buckets_);
+      if (args_.softmax)
+        factors[r] = softmax_line(line, weights, from, until, begin_, seen, args_.alpha, bias, highest + r);
+      else
+        silu_line(line, weights, from, until, begin_, seen, args_.alpha, bias);
+    }
+    if (args_.softmax) {
+      for (std::int64_t r = tile.count; r < lanes; ++r) factors[r] = 1.0f;
+      log_of(factors, log_sums);
+    }
+    for (std::int64_t r = 0; r < tile.count; ++r) {
       if (args_.softmax) {
-        float highest;
-        const float total = softmax_line(line, from, until, begin_, seen, args_.alpha, bias, &highest);
-        factors[r] = total == 0.0f ? 0.0f : plan_.kept_scale / total;
-        log_sums_[(first_query_ + query) * args_.num_heads + head_] =
-            total == 0.0f ? negative_infinity : highest + ::logf(total);
+        const bool none = factors[r] == 0.0f;
+        log_sums_[(first_query_ + tile.first + r) * args_.num_heads + head_] =
+            none ? negative_infinity : highest[r] + log_sums[r];
+        factors[r] = none ? 0.0f : plan_.kept_scale / factors[r];
       } else {
-        silu_line(line, from, until, begin_, seen, args_.alpha, bias);
         factors[r] = plan_.scale * plan_.kept_scale;
       }
     }
     Output<Element> ending{out, stride, args_.value_width, factors};
-    combine(tile, from, until, ending);
+    combine(tile, ending);
   }
 
  private:
@@ -135,26 +144,20 @@ class Head {
                                       last, args_.width, ending);
   }
 
-  // Weights with values, over the keys that the tile sees. Columns [from, until) of the weights are written.
-  void combine(const Tile& tile, [[maybe_unused]] std::int64_t from, [[maybe_unused]] std::int64_t until,
-               Output<Element>& ending) {
-    const Element* values = static_cast<const Element*>(scratch_.values);
-    const std::int64_t next = padded_ * panel_width, vectors = num_vectors(args_.value_width);
-    if constexpr (sizeof(Element) == 4) {
-      product_of_vectors<Order::by_row>(scratch_.weights + tile.from, scratch_.line, tile.count,
-                                        values + tile.from * panel_width, next, 0, vectors, tile.until - tile.from,
-                                        ending);
-    }
-#if GENREC_BF16
-    if constexpr (sizeof(Element) == 2) {
-      for (std::int64_t r = 0; r < tile.count; ++r)
-        for (std::int64_t c = from; c < until; c += lanes)
-          store_bfloat16(scratch_.rounded + r * scratch_.line + c, load(scratch_.weights + r * scratch_.line + c));
-      const std::int64_t first = tile.from / 2 * 2, last = (tile.until + 1) / 2 * 2;
-      product_of_vectors<Order::by_row>(scratch_.rounded + first, scratch_.line, tile.count,
-                                        values + first * panel_width, next, 0, vectors, last - first, ending);
-    }
-#endif
+  Element* weights() const {
+    if constexpr (sizeof(Element) == 4)
+      return scratch_.weights;
+    else
+      return scratch_.rounded;
+  }
+
+  // Weights with values, over the keys that the tile sees; bfloat16 goes in pairs.
+  void combine(const Tile& tile, Output<Element>& ending) {
+    constexpr std::int64_t group = sizeof(Element) == 4 ? 1 : 2;
+    const std::int64_t first = tile.from / group * group, last = (tile.until + group - 1) / group * group;
+    product_of_vectors<Order::by_row>(weights() + first, scratch_.line, tile.count,
+                                      static_cast<const Element*>(scratch_.values) + first * panel_width,
+                                      padded_ * panel_width, 0, num_vectors(args_.value_width), last - first, ending);
   }
 
   const AttentionPlan& plan_;
