@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench_trie_step import in_turn
 from genrec_fast.backbones import Causal, CausalConfig
+from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.types import Batch, Jagged
 
@@ -84,8 +85,11 @@ def blocked(states: Tensor, table: Tensor, targets: Tensor, packed: bool) -> Ten
 
 
 def bce(states: Tensor, table: Tensor, targets: Tensor, packed: bool) -> Tensor:
-    """One sampled negative per position, as SASRec was published."""
+    """One sampled negative per position, as SASRec was published: what our objective calls, and torch."""
     negatives = (targets * 7919 + 1) % table.shape[0]
+    if packed:
+        none = torch.zeros(1, 1, dtype=torch.bool)
+        return contrast(states, table, targets, negatives[:, None], kind="bce", hits=lambda *_: none)
     right, wrong = (states * table[targets]).sum(-1), (states * table[negatives]).sum(-1)
     return F.softplus(-right).mean() + F.softplus(wrong).mean()
 

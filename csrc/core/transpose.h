@@ -27,6 +27,10 @@ static inline void transpose_8(const float* rows, std::int64_t stride, int count
 
 // out[c * out_stride + r] = rows[r * stride + c] for r, c < 16; rows at and behind `count` read as 0.
 static inline void transpose(const float* rows, std::int64_t stride, int count, float* out, std::int64_t out_stride) {
+  if (count <= 0) {
+    for (int c = 0; c < 16; ++c) store(out + c * out_stride, fill(0.0f));
+    return;
+  }
 #if GENREC_VEC == 2
   __m512 x[16], t[16];
   for (int r = 0; r < 16; ++r) x[r] = r < count ? _mm512_loadu_ps(rows + r * stride) : _mm512_setzero_ps();

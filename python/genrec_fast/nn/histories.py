@@ -57,9 +57,9 @@ def with_start(
 def at_targets(states: Tensor, batch: Batch) -> Tensor:
     """``states [E + B, D]`` of ``with_start`` -> ``[M, D]`` at the positions that are asked for."""
     positions = batch.target_positions
-    return states[positions + torch.searchsorted(batch.items.offsets, positions, right=True)]
+    return states.index_select(0, positions + torch.searchsorted(batch.items.offsets, positions, right=True))
 
 
 def at_last(states: Tensor, batch: Batch) -> Tensor:
     """``states [E + B, D]`` of ``with_start`` -> ``[B, D]`` after each whole history."""
-    return states[batch.items.offsets[1:] + torch.arange(len(batch), device=states.device)]
+    return states.index_select(0, batch.items.offsets[1:] + torch.arange(len(batch), device=states.device))
