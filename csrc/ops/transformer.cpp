@@ -11,25 +11,29 @@
 #include "ops/offsets.h"
 #include "ops/transformer_layout.h"
 
-GENREC_PER_ISA(
-    TransformerSizes transformer_sizes(); std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width);
-    void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
-                          const TransformerScratch& scratch);
-    void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head);
-    void transformer_pack_cross(const TransformerRows& rows, std::int64_t layer, std::int64_t user, float* pairs,
-                                std::int64_t pair_stride, const TransformerScratch& scratch);
-    void transformer_attend(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
-                            const TransformerScratch& scratch);
-    void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last, float* hidden,
-                            const TransformerScratch& scratch);
-    void transformer_head_rows(const TransformerStack& stack, const TransformerHead& args, std::int64_t begin,
-                               std::int64_t end, float* best, float* total, const TransformerScratch& scratch);)
+GENREC_PER_ISA(TransformerSizes transformer_sizes();
+               std::int64_t transformer_head_cell(const TransformerStack& stack, std::int64_t keys);
+               void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first,
+                                     std::int64_t last, const TransformerScratch& scratch);
+               void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user,
+                                     std::int64_t head, const TransformerScratch& scratch);
+               void transformer_pack_cross(const TransformerRows& rows, std::int64_t layer, std::int64_t user,
+                                           float* pairs, std::int64_t pair_stride, const TransformerScratch& scratch);
+               void transformer_attend(const TransformerRows& rows, std::int64_t layer, std::int64_t first,
+                                       std::int64_t last, const TransformerScratch& scratch);
+               void transformer_finish(const TransformerRows& rows, std::int64_t first, std::int64_t last,
+                                       float* hidden, const TransformerScratch& scratch);
+               void transformer_head_rows(const TransformerStack& stack, const TransformerHead& args,
+                                          std::int64_t begin, std::int64_t end, float* best, float* total,
+                                          const TransformerScratch& scratch);)
 
 namespace genrec {
 namespace {
 
 constexpr std::int64_t vector_lanes = 16;
 constexpr std::int64_t rows_per_task = 96;  // their activations stay in the second cache beside a group of panels
+
+constexpr std::int64_t read_beyond = vector_lanes * 4;  // bytes: heads are rounded by whole vectors, the last one too
 
 std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
 std::int64_t whole(std::int64_t x) { return round_up(x, vector_lanes); }
@@ -47,7 +51,7 @@ std::vector<std::int64_t> cells_of(const TransformerStack& stack, const std::int
     const std::int64_t keys = offsets[user + 1] - offsets[user];
     cells[static_cast<std::size_t>(user) + 1] =
         cells[static_cast<std::size_t>(user)] +
-        stack.num_kv_heads * GENREC_DISPATCH(transformer_head_cell(keys, stack.head_width));
+        stack.num_kv_heads * GENREC_DISPATCH(transformer_head_cell(stack, keys));
   }
   return cells;
 }
@@ -112,6 +116,8 @@ class Scratches {
     one.attended_stride = whole(heads) + vector_lanes;
     one.wide_stride = whole(std::max(stack.ff_width, heads));
     one.line_stride = round_up(longest, sizes.panel_width) + sizes.panel_width;
+    const std::int64_t padded = whole(stack.head_width);
+    const std::int64_t for_tile = sizes.tile_rows * (one.line_stride + padded), for_keys = longest * padded;
     const std::int64_t parts[] = {chunk * one.normed_stride,
                                   chunk * one.attended_stride,
                                   chunk * one.wide_stride,
@@ -119,16 +125,17 @@ class Scratches {
                                   chunk * widest,
                                   chunk,
                                   chunk * vector_lanes,
-                                  chunk * vector_lanes};
+                                  chunk * vector_lanes,
+                                  sizes.bfloat16 ? std::max(for_tile, for_keys) / 2 + vector_lanes : vector_lanes};
     std::int64_t floats = 0;
     for (std::int64_t part : parts) floats += whole(part);
     memory_ = Memory(num_threads * floats * 4);
     for (int thread = 0; thread < num_threads; ++thread) {
-      float* at[8];
+      float* at[9];
       float* next = memory_.as<float>() + thread * floats;
-      for (int i = 0; i < 8; ++i) at[i] = next, next += whole(parts[i]);
+      for (int i = 0; i < 9; ++i) at[i] = next, next += whole(parts[i]);
       one.normed = at[0], one.attended = at[1], one.wide = at[2], one.line = at[3], one.rounded = at[4];
-      one.row_scale = at[5];
+      one.row_scale = at[5], one.halves = reinterpret_cast<std::uint16_t*>(at[8]);
       all_.push_back(one);
       best_.push_back(at[6]);
       total_.push_back(at[7]);
@@ -224,7 +231,7 @@ void prefill_users(const TransformerPrefill& args, const Call& call, std::int64_
       positions.push_back(static_cast<std::int32_t>(i));
     }
   rows.users = user_of.data(), rows.positions = positions.data();
-  const Memory memory(rows.num_rows * (rows.x_stride + rows.qkv_stride) * 4);
+  const Memory memory(rows.num_rows * (rows.x_stride + rows.qkv_stride) * 4 + read_beyond);
   rows.x = memory.as<float>(), rows.qkv = rows.x + rows.num_rows * rows.x_stride;
   copy_rows(args.rows + rows.first_row * stack.width, rows.num_rows, stack.width, rows.x, rows.x_stride);
   const auto chunks = [&](const auto& body) {
@@ -238,12 +245,13 @@ void prefill_users(const TransformerPrefill& args, const Call& call, std::int64_
     chunks([&](std::int64_t first, std::int64_t last, const TransformerScratch& scratch) {
       GENREC_DISPATCH(transformer_read(rows, layer, first, last, scratch));
     });
-    each((last_user - first_user) * stack.num_kv_heads, threads, [&](std::int64_t task, std::int64_t) {
-      GENREC_DISPATCH(transformer_pack(rows, layer, first_user + task / stack.num_kv_heads, task % stack.num_kv_heads));
+    each((last_user - first_user) * stack.num_kv_heads, threads, [&](std::int64_t task, std::int64_t worker) {
+      GENREC_DISPATCH(transformer_pack(rows, layer, first_user + task / stack.num_kv_heads, task % stack.num_kv_heads,
+                                       scratches.of(first_scratch + worker)));
     });
     if (args.only_last && layer + 1 == stack.num_layers) {  // nobody reads the others' last layer
       const std::int64_t users = last_user - first_user;
-      last_memory = Memory(users * (rows.x_stride + rows.qkv_stride) * 4);
+      last_memory = Memory(users * (rows.x_stride + rows.qkv_stride) * 4 + read_beyond);
       float *x = last_memory.as<float>(), *qkv = x + users * rows.x_stride;
       for (std::int64_t user = first_user; user < last_user; ++user) {
         const std::int64_t row = offsets[user + 1] - 1 - rows.first_row, to = user - first_user;
@@ -303,7 +311,7 @@ void transformer_cross(const TransformerWeights& weights, const float* given, co
   check_cache(op, "cache", stack, cache, cells);
   const std::int64_t stride = whole(stack.cross_width), pairs = whole(2 * stack.num_kv_heads * stack.head_width);
   const std::int64_t num_rows = cache.offsets[num_users];
-  Memory memory(num_rows * stride * 4), working(num_threads * longest * pairs * 4);
+  Memory memory(num_rows * stride * 4), working(num_threads * longest * pairs * 4 + read_beyond);
   copy_rows(given, num_rows, stack.cross_width, memory.as<float>(), stride);
   TransformerRows rows{};
   rows.stack = &stack, rows.cross = cache, rows.cross_cells = cells.data(), rows.cross_layer_floats = cells.back();
@@ -347,7 +355,7 @@ void transformer_step(const TransformerStep& args) {
                             args.num_threads);
   const TransformerRows all = call.rows(args.cache, args.cross);
   const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride);
-  const Memory memory(args.num_threads * floats * 4);
+  const Memory memory(args.num_threads * floats * 4 + read_beyond);
   ask_huge_pages(args.kept, args.kept_floats * 4);
   each((num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
     TransformerRows rows = all;

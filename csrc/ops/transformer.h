@@ -3,7 +3,8 @@
 // Weights are one flat block that says what it is (written by ops/transformer_pack.py, read by transformer_layout.cpp):
 // an int64 header, then parts at multiples of 64 bytes. Hidden rows come in and go out; embeddings and the search are
 // the caller's. Keys and values of prompts lie packed as the products read them, layer by layer, user by user, head by
-// head: panels of keys as columns over their width, then panels of value columns over keys.
+// head: panels of keys as columns over their width, then panels of value columns over keys; bfloat16 where the weights
+// are not float32 and the instruction set multiplies it, in pairs as core/gemm.h has them.
 #pragma once
 #include <cstdint>
 
@@ -146,7 +147,10 @@ struct TransformerScratch {
   std::int64_t normed_stride, attended_stride, wide_stride;
   float* line;  // [tile_rows][line_stride]
   std::int64_t line_stride;
-  void* rounded;     // [chunk][in padded]: bfloat16 or int8 rows of a product
+  void* rounded;  // [chunk][in padded]: bfloat16 or int8 rows of a product
+  // bfloat16 of attention: a tile's weights [tile_rows][line_stride] and queries, or a head's [longest] keys; rows of
+  // head_width in whole vectors
+  std::uint16_t* halves;
   float* row_scale;  // [chunk]: int8
 };
 

@@ -12,32 +12,78 @@
 namespace genrec::GENREC_ISA {
 namespace {
 
+// Whether keys and values of prompts are bfloat16: weights that are rounded leave no more behind, and half the memory
+// and half the products do.
+constexpr bool halves(const TransformerStack& stack) { return GENREC_BF16 && stack.precision != Precision::float32; }
+
 // Keys and values of one user and head of keys.
+template <class Element>
 struct Known {
-  const float *keys, *values;
+  Element *keys, *values;
   std::int64_t count;
 };
 
+// bfloat16 is multiplied in pairs.
+template <class Element>
+constexpr std::int64_t in_groups(std::int64_t count) {
+  return sizeof(Element) == 4 ? count : (count + 1) / 2 * 2;
+}
+
+template <class Element>
+std::int64_t key_elements(std::int64_t keys, std::int64_t width) {
+  return num_panels(keys) * panel_width * in_groups<Element>(width);
+}
+
+// Floats of one head.
+template <class Element>
 std::int64_t head_cell(std::int64_t keys, std::int64_t width) {
-  return num_panels(keys) * panel_width * width + num_panels(width) * panel_width * keys;
+  const std::int64_t values = num_panels(width) * panel_width * in_groups<Element>(keys);
+  return (key_elements<Element>(keys, width) + values) / static_cast<std::int64_t>(4 / sizeof(Element));
 }
 
 std::int64_t num_keys(const TransformerCache& cache, std::int64_t user) {
   return cache.offsets[user + 1] - cache.offsets[user];
 }
 
-Known known(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user, std::int64_t head) {
+template <class Element>
+Known<Element> known(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user,
+                     std::int64_t head) {
   const TransformerCache& cache = cross ? rows.cross : rows.cache;
   const std::int64_t count = num_keys(cache, user), width = rows.stack->head_width;
-  const float* keys = cache.values + layer * (cross ? rows.cross_layer_floats : rows.layer_floats) +
-                      (cross ? rows.cross_cells : rows.cells)[user] + head * head_cell(count, width);
-  return {keys, keys + num_panels(count) * panel_width * width, count};
+  float* cell = cache.values + layer * (cross ? rows.cross_layer_floats : rows.layer_floats) +
+                (cross ? rows.cross_cells : rows.cells)[user] + head * head_cell<Element>(count, width);
+  Element* keys = reinterpret_cast<Element*>(cell);
+  return {keys, keys + key_elements<Element>(count, width), count};
 }
 
-void keep(const float* keys, const float* values, std::int64_t stride, const Known& place, std::int64_t width) {
-  pack(keys, stride, 0, place.count, width, const_cast<float*>(place.keys));
-  pack_rows(values, stride, place.count, place.count, width, const_cast<float*>(place.values));
+// Rows as the products of attention read them. `width` columns of fp32 rows; whole vectors are read.
+#if GENREC_BF16
+void round_rows(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t width, std::uint16_t* to,
+                std::int64_t to_stride) {
+  for (std::int64_t r = 0; r < count; ++r) {
+    for (std::int64_t c = 0; c < width; c += lanes) store_bfloat16(to + r * to_stride + c, load(rows + r * stride + c));
+    if (width % 2) to[r * to_stride + width] = 0;
+  }
 }
+#endif
+
+void keep(const float* keys, const float* values, std::int64_t stride, const Known<float>& place, std::int64_t width,
+          const TransformerScratch&) {
+  pack(keys, stride, 0, place.count, width, place.keys);
+  pack_rows(values, stride, place.count, place.count, width, place.values);
+}
+
+#if GENREC_BF16
+void keep(const float* keys, const float* values, std::int64_t stride, const Known<std::uint16_t>& place,
+          std::int64_t width, const TransformerScratch& scratch) {
+  const std::int64_t words = in_groups<std::uint16_t>(width) / 2, padded = whole_vectors(width);
+  round_rows(keys, stride, place.count, width, scratch.halves, padded);
+  pack(reinterpret_cast<const float*>(scratch.halves), padded / 2, 0, place.count, words,
+       reinterpret_cast<float*>(place.keys));
+  round_rows(values, stride, place.count, width, scratch.halves, padded);
+  pack_rows(scratch.halves, padded, place.count, in_groups<std::uint16_t>(place.count), width, place.values);
+}
+#endif
 
 float dot(const float* a, const float* b, std::int64_t count) {
   Vec total = fill(0.0f);
@@ -60,10 +106,12 @@ void scale(float* x, float factor, std::int64_t count) {
   for (; c < count; ++c) x[c] *= factor;
 }
 
-// One line of scores in place of which stand the weights afterwards, times their sum's inverse, which is returned.
-// Prompt keys [from, until) of the columns [begin, end), whole vectors; `count` more at `chain`, ready scores.
-float soften(float* line, std::int64_t begin, std::int64_t end, std::int64_t from, std::int64_t until, float alpha,
-             const float* distance, float* chain, std::int64_t count) {
+// One line of scores -> weights at `to` and, in place, of the chain; returns their sum's inverse, which they lack.
+// Prompt keys [from, until) of the columns [begin, end), whole vectors; `count` more at `chain`, ready scores, behind
+// which a vector may be read.
+template <class Element>
+float soften(float* line, Element* to, std::int64_t begin, std::int64_t end, std::int64_t from, std::int64_t until,
+             float alpha, const float* distance, float* chain, std::int64_t count) {
   Vec best = fill(negative_infinity), total = fill(0.0f);
   for (std::int64_t c = begin; c < end; c += lanes) {
     Vec x = load(line + c) * fill(alpha);
@@ -76,14 +124,15 @@ float soften(float* line, std::int64_t begin, std::int64_t end, std::int64_t fro
   float top = maximum(best);
   for (std::int64_t j = 0; j < count; ++j) top = chain[j] > top ? chain[j] : top;
   for (std::int64_t c = begin; c < end; c += lanes) {
-    const Vec weight = exp_of(load(line + c) - fill(top));
-    store(line + c, weight);
+    const Vec weight = weight_exp<Element>(load(line + c) - fill(top));
+    put(to + c, weight);
     total = total + weight;
   }
   float sums = sum(total);
-  for (std::int64_t j = 0; j < count; ++j) {
-    chain[j] = expf(chain[j] - top);
-    sums += chain[j];
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    float weights[lanes];
+    store(weights, exp_of(load(chain + j) - fill(top)));
+    for (std::int64_t i = j; i < count && i < j + lanes; ++i) sums += chain[i] = weights[i - j];
   }
   return 1.0f / sums;
 }
@@ -100,13 +149,23 @@ class Attention {
 
   // Queries at q[(row - first) * q_stride], rows [first, last) -> attended[(row - first) * attended_stride].
   void run(std::int64_t first, std::int64_t last, const float* q, std::int64_t q_stride, bool cross) const {
+#if GENREC_BF16
+    if (halves(stack_)) return run<std::uint16_t>(first, last, q, q_stride, cross);
+#endif
+    run<float>(first, last, q, q_stride, cross);
+  }
+
+ private:
+  template <class Element>
+  void run(std::int64_t first, std::int64_t last, const float* q, std::int64_t q_stride, bool cross) const {
     for (std::int64_t row = first; row < last;) {
       Group group{rows_.users[row], row, 1};
       while (group.count < tile_rows && row + group.count < last && rows_.users[row + group.count] == group.user)
         ++group.count;
       for (std::int64_t head = 0; head < stack_.num_heads; ++head)
-        one_head(group, head, q + (row - first) * q_stride + head * stack_.head_width, q_stride,
-                 scratch_.attended + (row - first) * scratch_.attended_stride + head * stack_.head_width, cross);
+        one_head<Element>(group, head, q + (row - first) * q_stride + head * stack_.head_width, q_stride,
+                          scratch_.attended + (row - first) * scratch_.attended_stride + head * stack_.head_width,
+                          cross);
       row += group.count;
     }
     const std::int64_t end = stack_.num_heads * stack_.head_width;
@@ -114,11 +173,28 @@ class Attention {
       for (std::int64_t c = end; c < whole_vectors(end); ++c) scratch_.attended[r * scratch_.attended_stride + c] = 0;
   }
 
- private:
+  // Queries of one head as the products read them, behind the weights of a tile.
+  const float* queries(const float* q, std::int64_t q_stride, std::int64_t, float*, std::int64_t* stride) const {
+    *stride = q_stride;
+    return q;
+  }
+#if GENREC_BF16
+  const std::uint16_t* queries(const float* q, std::int64_t q_stride, std::int64_t count, std::uint16_t* weights,
+                               std::int64_t* stride) const {
+    std::uint16_t* to = weights + tile_rows * scratch_.line_stride;
+    *stride = whole_vectors(stack_.head_width);
+    round_rows(q, q_stride, count, stack_.head_width, to, *stride);
+    return to;
+  }
+  std::uint16_t* weights_of(std::uint16_t*) const { return scratch_.halves; }
+#endif
+  float* weights_of(float*) const { return scratch_.line; }
+
+  template <class Element>
   void one_head(const Group& group, std::int64_t head, const float* q, std::int64_t q_stride, float* out,
                 bool cross) const {
     const std::int64_t width = stack_.head_width, kv = head / (stack_.num_heads / stack_.num_kv_heads);
-    const Known seen = known(rows_, cross, layer_, group.user, kv);
+    const Known<Element> seen = known<Element>(rows_, cross, layer_, group.user, kv);
     const bool all = cross || rows_.step != nullptr || !stack_.causal;
     const std::int64_t window = cross ? 0 : stack_.window;
     const auto from_of = [&](std::int64_t row) {
@@ -130,9 +206,14 @@ class Attention {
     const std::int64_t panel = from_of(group.first) / panel_width, begin = panel * panel_width, until = until_of(last),
                        end = whole_vectors(until);
     Keep scores{scratch_.line, scratch_.line_stride};
-    if (begin < until)
-      product_of_vectors<Order::by_row>(q, q_stride, group.count, seen.keys, width * panel_width, panel * panel_vecs,
-                                        num_vectors(until), width, scores);
+    Element* weights = weights_of(static_cast<Element*>(nullptr));
+    if (begin < until) {
+      const std::int64_t depth = in_groups<Element>(width);
+      std::int64_t stride;
+      const Element* rows = queries(q, q_stride, group.count, weights, &stride);
+      product_of_vectors<Order::by_row>(rows, stride, group.count, static_cast<const Element*>(seen.keys),
+                                        depth * panel_width, panel * panel_vecs, num_vectors(until), depth, scores);
+    }
     const std::int64_t chained = cross || !rows_.step ? 0 : rows_.step->num_steps + 1;
     float* chain = scratch_.line + tile_rows * scratch_.line_stride;
     float inverse[tile_rows];
@@ -142,14 +223,15 @@ class Attention {
       const float* distance = nullptr;
       if (rows_.tables.distance && !cross)
         distance = rows_.tables.distance + head * rows_.tables.distance_size - rows_.positions[row];
-      inverse[r] = soften(scratch_.line + r * scratch_.line_stride, begin, end, from_of(row), until_of(row),
-                          stack_.score_scale, distance, chain + r * chained, chained);
+      inverse[r] = soften(scratch_.line + r * scratch_.line_stride, weights + r * scratch_.line_stride, begin, end,
+                          from_of(row), until_of(row), stack_.score_scale, distance, chain + r * chained, chained);
     }
     Keep sums{out, scratch_.attended_stride};
     if (begin < until) {
-      product_of_vectors<Order::by_row>(scratch_.line + begin, scratch_.line_stride, group.count,
-                                        seen.values + begin * panel_width, seen.count * panel_width, 0,
-                                        num_vectors(width), until - begin, sums);
+      product_of_vectors<Order::by_row>(static_cast<const Element*>(weights) + begin, scratch_.line_stride, group.count,
+                                        static_cast<const Element*>(seen.values) + begin * panel_width,
+                                        in_groups<Element>(seen.count) * panel_width, 0, num_vectors(width),
+                                        in_groups<Element>(until - begin), sums);
     } else {
       for (std::int64_t r = 0; r < group.count; ++r)
         for (std::int64_t c = 0; c < width; ++c) out[r * scratch_.attended_stride + c] = 0.0f;
@@ -189,6 +271,18 @@ class Attention {
   const TransformerScratch& scratch_;
 };
 
+// Keys of one head at keys[row * stride], its values num_kv_heads heads on.
+void keep_head(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user, std::int64_t head,
+               const float* keys, std::int64_t stride, const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  const float* values = keys + stack.num_kv_heads * stack.head_width;
+#if GENREC_BF16
+  if (halves(stack))
+    return keep(keys, values, stride, known<std::uint16_t>(rows, cross, layer, user, head), stack.head_width, scratch);
+#endif
+  keep(keys, values, stride, known<float>(rows, cross, layer, user, head), stack.head_width, scratch);
+}
+
 // Norm of rows [first, last) into scratch.normed, as an operand.
 Operand normed(const TransformerRows& rows, const Norm& norm, std::int64_t first, std::int64_t last,
                const TransformerScratch& scratch) {
@@ -203,7 +297,9 @@ Operand normed(const TransformerRows& rows, const Norm& norm, std::int64_t first
 
 TransformerSizes transformer_sizes() { return {panel_width, tile_rows, GENREC_BF16 != 0}; }
 
-std::int64_t transformer_head_cell(std::int64_t keys, std::int64_t width) { return head_cell(keys, width); }
+std::int64_t transformer_head_cell(const TransformerStack& stack, std::int64_t keys) {
+  return halves(stack) ? head_cell<std::uint16_t>(keys, stack.head_width) : head_cell<float>(keys, stack.head_width);
+}
 
 // Queries, keys and values of rows [first, last).
 void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
@@ -231,12 +327,12 @@ void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int6
 }
 
 // Packs what a user's prompt has for one head of keys.
-void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head) {
+void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head,
+                      const TransformerScratch& scratch) {
   const TransformerStack& stack = *rows.stack;
   const float* keys = rows.qkv + (rows.cache.offsets[user] - rows.first_row) * rows.qkv_stride +
                       (stack.num_heads + head) * stack.head_width;
-  keep(keys, keys + stack.num_kv_heads * stack.head_width, rows.qkv_stride, known(rows, false, layer, user, head),
-       stack.head_width);
+  keep_head(rows, false, layer, user, head, keys, rows.qkv_stride, scratch);
 }
 
 // Keys and values of one user's encoder rows in one layer; `pairs` [keys of the user][pair_stride] is working memory,
@@ -250,8 +346,7 @@ void transformer_pack_cross(const TransformerRows& rows, std::int64_t layer, std
   apply(stack.precision, operand, stack.layers[layer].cross_kv, pairs, pair_stride, Then::store);
   for (std::int64_t head = 0; head < stack.num_kv_heads; ++head) {
     const float* keys = pairs + head * stack.head_width;
-    keep(keys, keys + stack.num_kv_heads * stack.head_width, pair_stride, known(rows, true, layer, user, head),
-         stack.head_width);
+    keep_head(rows, true, layer, user, head, keys, pair_stride, scratch);
   }
 }
 

@@ -201,6 +201,23 @@ def test_bfloat16_weights_are_rounded_and_nothing_else_is():
         assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
 
 
+@settings(max_examples=40)
+@given(case=cases(), precision=st.sampled_from(["bfloat16", "int8"]))
+def test_rounded_keys_and_values_lie_where_the_twin_reads_them(case, precision):
+    """Prompts read by the kernel, steps by the twin: the caches are one, whatever widths and lengths."""
+    mixed = SimpleNamespace(cross=KERNEL.cross, prefill=KERNEL.prefill, step=TWIN.step, head=TWIN.head)
+    before = core.active_isa()
+    try:
+        for name in core.usable_isas():
+            core.select_isa(name)
+            weights = pack_stacks([(case.spec, case.weights)], precision)
+            for ours, theirs in zip(run(case, KERNEL, weights, 3), run(case, mixed, weights, 3), strict=True):
+                if theirs.numel():
+                    assert (ours - theirs).abs().mean() < 0.1 * theirs.abs().mean()
+    finally:
+        core.select_isa(before)
+
+
 def quantized_linear(x, whole, scales):
     """Rows rounded to 127 steps of their largest channel, whole numbers multiplied exactly."""
     largest = x.abs().amax(1, keepdim=True)
@@ -251,7 +268,7 @@ def test_int8_stays_near_the_weights():
     assert weights.numel() < 0.5 * pack_stacks([(case.spec, case.weights)]).numel()
     exact = pack_stacks([(case.spec, case.weights)])
     for ours, theirs in zip(run(case, KERNEL, weights, 1), run(case, TWIN, weights, 1), strict=True):
-        assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()  # rows are rounded in the kernel alone
+        assert (ours - theirs).abs().mean() < 0.03 * theirs.abs().mean()  # rows are rounded in the kernel alone
     for ours, theirs in zip(run(case, KERNEL, weights, 1), run(case, KERNEL, exact, 1), strict=True):
         assert (ours - theirs).abs().max() < 0.1 * theirs.abs().max()
 

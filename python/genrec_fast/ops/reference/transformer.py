@@ -1,6 +1,7 @@
 """Twins of the ``transformer_*`` ops: plain layers over one user at a time.
 
-The cache has the kernel's layout: layer by layer, user by user, head by head, panels of keys and panels of values.
+The cache has the kernel's layout: layer by layer, user by user, head by head, panels of keys and panels of values;
+bfloat16 in pairs, seen as float32, where the weights are not float32 and the instruction set multiplies it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from genrec_fast.ops._registry import core
 from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks, unpack_weights
 from genrec_fast.ops._transformer_spec import TransformerSpec
 
@@ -23,7 +25,8 @@ class _Layers:
     def __init__(self, weights: Tensor, stack: int) -> None:
         self.packed: PackedStack = unpack_stacks(weights)[0][stack]
         self.spec: TransformerSpec = self.packed.spec
-        self.panel = int(weights[24:32].view(torch.int64))
+        self.panel, precision = weights[24:40].view(torch.int64).tolist()
+        self.group = 2 if precision and core.transformer_sizes()[1] else 1
         self.of = unpack_weights(self.packed)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
@@ -73,11 +76,12 @@ class _Layers:
     # ---- the cache
 
     def cell(self, keys: int) -> int:
-        width = self.spec.head_width
-        return self._padded(keys) * width + self._padded(width) * keys
+        width, group = self.spec.head_width, self.group
+        elements = self._padded(keys) * _whole(width, group) + self._padded(width) * _whole(keys, group)
+        return elements // group
 
     def _padded(self, count: int) -> int:
-        return -(-count // self.panel) * self.panel
+        return _whole(count, self.panel)
 
     def cells(self, offsets: Tensor) -> list[int]:
         ends = [0]
@@ -88,19 +92,25 @@ class _Layers:
     def keep(self, k: Tensor, v: Tensor, cache: Tensor) -> None:
         """Keys and values ``[S, KV, width]`` into one user's part of a layer."""
         keys, heads, width = k.shape
+        group, panel = self.group, self.panel
+        kind = torch.bfloat16 if group == 2 else torch.float32
         for head, cell in enumerate(cache.view(heads, -1)):
-            padded = functional.pad(k[:, head], (0, 0, 0, self._padded(keys) - keys))
-            cell[: padded.numel()] = padded.view(-1, self.panel, width).transpose(1, 2).flatten()
-            wide = functional.pad(v[:, head], (0, self._padded(width) - width))
-            cell[padded.numel() :] = wide.view(keys, -1, self.panel).transpose(0, 1).flatten()
+            room = cell.view(kind)
+            padded = functional.pad(k[:, head].to(kind), (0, -width % group, 0, -keys % panel))
+            room[: padded.numel()] = padded.view(-1, panel, padded.shape[1] // group, group).transpose(1, 2).flatten()
+            wide = functional.pad(v[:, head].to(kind), (0, -width % panel, 0, -keys % group))
+            pairs = wide.view(wide.shape[0] // group, group, -1, panel).permute(2, 0, 3, 1)
+            room[padded.numel() :] = pairs.flatten()
 
     def kept(self, cache: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        heads, width = self.spec.num_kv_heads, self.spec.head_width
-        size = self._padded(keys) * width
-        cells = cache.view(heads, -1)
-        k = cells[:, :size].view(heads, -1, width, self.panel).transpose(2, 3).reshape(heads, -1, width)[:, :keys]
-        v = cells[:, size:].view(heads, -1, keys, self.panel).transpose(1, 2).reshape(heads, keys, -1)[..., :width]
-        return k.transpose(0, 1), v.transpose(0, 1)
+        heads, width, group, panel = self.spec.num_kv_heads, self.spec.head_width, self.group, self.panel
+        words = _whole(width, group) // group
+        cells = cache.view(heads, -1).view(torch.bfloat16 if group == 2 else torch.float32)
+        size = self._padded(keys) * words * group
+        k = cells[:, :size].view(heads, -1, words, panel, group).transpose(2, 3).reshape(heads, -1, words * group)
+        v = cells[:, size:].view(heads, self._padded(width) // panel, -1, panel, group).permute(0, 2, 4, 1, 3)
+        v = v.reshape(heads, -1, self._padded(width))
+        return k[:, :keys, :width].transpose(0, 1).float(), v[:, :keys, :width].transpose(0, 1).float()
 
     def cross(self, layer: int, x: Tensor, user: int, cross: Tensor | None, offsets: Tensor | None) -> Tensor:
         """Rows with what cross-attention adds to them."""
@@ -113,6 +123,10 @@ class _Layers:
         q = self.linear(f"{place}.cross_q", self.norm(f"{place}.before_cross", x))
         q = q.view(x.shape[0], self.spec.num_heads, self.spec.head_width)
         return x + self.linear(f"{place}.cross_attended", self.attended(q, k, v, None, None))
+
+
+def _whole(count: int, size: int) -> int:
+    return -(-count // size) * size
 
 
 def _turned(x: Tensor, turns: Tensor) -> Tensor:
