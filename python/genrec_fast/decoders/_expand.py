@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
@@ -29,8 +30,10 @@ def expand_rows(
         items int64 ``[B, k]`` (-1 behind the last), codes int32 ``[B, k, L]`` (-1), scores float32 ``[B, k]`` (-inf).
 
     Notes:
-        O(E log E) for E items of the kept rows.
+        O(E log E) for E items of the kept rows; a few calls on ``[B, W]`` where every row has one item.
     """
+    if trie.leaf_items.shape[0] == trie.num_rows:  # a search with the filter has found no other rows
+        return _one_each(trie, rows, codes, scores, k)
     users = rows.shape[0]
     user, beam = (rows >= 0).nonzero(as_tuple=True)
     row = rows[user, beam].long()
@@ -63,3 +66,19 @@ def expand_rows(
     out_codes[owner, rank] = codes[user[source], beam[source]]
     out_scores[owner, rank] = scores[user[source], beam[source]]
     return items, out_codes, out_scores
+
+
+def _one_each(trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    live = rows >= 0
+    item = trie.leaf_items[rows.clamp(min=0).long()].long().where(live, torch.iinfo(torch.int64).max)
+    item, order = item.sort(1)  # dead beams last, no item twice
+    best, again = scores.where(live, -torch.inf).gather(1, order).sort(dim=1, descending=True, stable=True)
+    best, again = best[:, :k], again[:, :k]
+    order = order.gather(1, again)
+    items = item.gather(1, again).where(live.gather(1, order), -1)
+    found = codes.gather(1, order.unsqueeze(2).expand(-1, -1, codes.shape[2])).where((items >= 0).unsqueeze(2), -1)
+    if (missing := k - items.shape[1]) > 0:
+        items = functional.pad(items, (0, missing), value=-1)
+        found = functional.pad(found, (0, 0, 0, missing), value=-1)
+        best = functional.pad(best, (0, missing), value=-torch.inf)
+    return items, found, best

@@ -113,7 +113,9 @@ class NativeEngine:
             assert decoder_prompts is not None
             prompts = decoder_prompts
         longest = self._check(prompts)
-        positions = torch.cat([torch.arange(length) for length in prompts.lengths.tolist()] or [prompts.values])
+        positions = None
+        if "positions" in self.tensors:
+            positions = torch.cat([torch.arange(length) for length in prompts.lengths.tolist()] or [prompts.values])
         hidden, cache = transformer_prefill(
             self.decoder,
             self._embed(prompts.values, positions),
@@ -147,12 +149,15 @@ class NativeEngine:
             ancestors = torch.empty(0, rows, dtype=torch.int32)
         else:
             before = state.ancestors.shape[1] // users
-            if parents.numel() and not 0 <= int(parents.min()) <= int(parents.max()) < before:
-                raise InvalidValueError(f"step: parents must be beams in [0, {before}), got {int(parents.max())}")
-            flat = (parents + torch.arange(users).unsqueeze(1) * before).flatten()
-            ancestors = state.ancestors[:, flat]
+            low, high = (int(end) for end in parents.aminmax()) if parents.numel() else (0, 0)
+            if low < 0 or high >= before:
+                raise InvalidValueError(f"step: parents must be beams in [0, {before}), got {low} to {high}")
+            flat = parents if users == 1 else parents + torch.arange(users).unsqueeze(1) * before
+            ancestors = state.ancestors.index_select(1, flat.flatten())
         reach = state.longest + steps + 1
-        positions = (state.offsets.diff() + steps).repeat_interleave(beams)
+        positions = None
+        if "positions" in self.tensors:
+            positions = (state.offsets.diff() + steps).repeat_interleave(beams)
         hidden, kept = transformer_step(
             self.decoder,
             self._embed(tokens.flatten(), positions),
@@ -208,11 +213,11 @@ class NativeEngine:
 
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         size = self._embedding.shape[0]
-        if tokens.numel():
-            low, high = torch.aminmax(tokens)
-            if int(low) < 0 or int(high) >= size:
-                raise InvalidValueError(f"tokens must be in [0, {size}), got {int(low)} to {int(high)}")
-        rows = self._embedding[tokens].float()
+        try:
+            rows = self._embedding.index_select(0, tokens).float()  # a row of its own, or widened
+        except IndexError as error:
+            ends = [int(end) for end in tokens.aminmax()]
+            raise InvalidValueError(f"tokens must be in [0, {size}), got {ends[0]} to {ends[1]}") from error
         if (scale := self.note.get("embedding_scale", 1.0)) != 1.0:
             rows *= scale
         if positions is not None and (table := self.tensors.get("positions")) is not None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops import _transformer as _ops
 from genrec_fast.ops._arguments import require_tensors, whole_number
-from genrec_fast.ops._transformer import cross_op, head_op, prefill_op, step_op
 from genrec_fast.ops._transformer_pack import PackedStack
 
 __all__ = ["transformer_cross", "transformer_head", "transformer_prefill", "transformer_step"]
@@ -56,7 +56,7 @@ def transformer_prefill(
     op = "transformer_prefill"
     _check(op, stack, rows, offsets, rotary=rotary, distance=distance, cross=cross, cross_offsets=cross_offsets)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
-    hidden, cache = prefill_op(*tensors, stack.number, stack.spec.num_layers, only_last)
+    hidden, cache = _ops.prefill(*tensors, stack.number, stack.spec.num_layers, only_last)
     return hidden, cache
 
 
@@ -81,7 +81,7 @@ def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tens
     Source: as ``transformer_prefill``.
     """
     _check("transformer_cross", stack, rows, offsets)
-    out: Tensor = cross_op(stack.weights, rows, offsets, stack.number)
+    out: Tensor = _ops.cross(stack.weights, rows, offsets, stack.number)
     return out
 
 
@@ -151,7 +151,7 @@ def transformer_step(
                 f"got {part.dtype} {list(part.shape)}"
             )
     tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, rotary, distance, cross, cross_offsets)
-    hidden, own = step_op(*tensors, stack.number, stack.spec.num_layers, kept)
+    hidden, own = _ops.step(*tensors, stack.number, stack.spec.num_layers, kept)
     return hidden, own
 
 
@@ -184,7 +184,7 @@ def transformer_head(
     first, last = whole_number(op, "first", first), whole_number(op, "last", last)
     if not 0 <= first <= last <= stack.spec.head_size:
         raise InvalidValueError(f"{op}: first and last must lie in [0, {stack.spec.head_size}], got {first} and {last}")
-    logits, sums = head_op(stack.weights, hidden, stack.number, first, last, log_sums)
+    logits, sums = _ops.head(stack.weights, hidden, stack.number, first, last, log_sums)
     return logits, sums
 
 

@@ -38,6 +38,7 @@ class CodeTokens:
         if not self.of:
             raise InvalidValueError("code_to_token: code_to_token must have a table for each level, got none")
         object.__setattr__(self, "_codes", tuple(_inverse(table) for table in self.of))
+        object.__setattr__(self, "_written", tuple(table.clamp(min=0) for table in self.of))
         object.__setattr__(self, "_spans", tuple(_span(table) for table in self.of))
 
     @property
@@ -58,10 +59,20 @@ class CodeTokens:
         found: Tensor | slice = self._spans[level]  # type: ignore[attr-defined]
         return found
 
+    def written(self, level: int, codes: Tensor) -> Tensor:
+        """int64: what is written for int32 codes of a level; any token for a code that has none (a dead beam's 0)."""
+        found: Tensor = self._written[level][codes]  # type: ignore[attr-defined]
+        return found
+
     def encode(self, codes: Tensor) -> Tensor:
         """The tokens of integer codes ``[..., t]``: int64 ``[..., t]``; codes are in range and have tokens."""
         columns = [table[codes[..., level].long()] for level, table in enumerate(self.of[: codes.shape[-1]])]
         return torch.stack(columns, -1) if columns else codes.long()
+
+    def codes_of(self, tokens: Tensor) -> Tensor:
+        """int32 ``[..., L]``: the codes of int64 tokens ``[..., L]``, each of which is one."""
+        tables = self._codes  # type: ignore[attr-defined]
+        return torch.stack([table[tokens[..., level]] for level, table in enumerate(tables)], -1).int()
 
     def decode(self, tokens: Tensor) -> Tensor:
         """The codes of int64 tokens ``[..., t]``, t at most L: int64 ``[..., t]``, -1 where a token is no code."""

@@ -74,8 +74,7 @@ class _Beams:
 
     def write(self, tokens: Tensor, parents: Tensor, scores: Tensor) -> None:
         """Beams become ``[B, W]`` children of others; the engine is asked when their logits are next needed."""
-        before = self.written.gather(1, parents.unsqueeze(2).expand(-1, -1, self.written.shape[2]))
-        self.written = torch.cat([before, tokens.unsqueeze(2)], 2)
+        self.written = _extended(self.written, tokens, parents)
         self.scores = scores
         self.state, self.hidden = self.engine.step(self.state, tokens, parents)
 
@@ -170,16 +169,23 @@ def search(
                 allowed=keep,
             )
             rows, bound = step.nodes, torch.maximum(bound, step.bound)
-            chosen = tokens.of[level][step.codes.long()].clamp(min=0)  # a dead beam's code 0 may have no token
+            chosen = tokens.written(level, step.codes)
             parents = step.parents.long()
             if level == levels - 1 and item == num_items - 1 and end_token is None:
-                before = beams.written.gather(1, parents.unsqueeze(2).expand(-1, -1, beams.written.shape[2]))
-                written, final = torch.cat([before, chosen.unsqueeze(2)], 2), step.scores
-                return _ordered(rows, written, final, bound, tokens, levels)
+                written = _extended(beams.written, chosen, parents)  # best first, as trie_step gives them
+                return Found(rows, written, tokens.codes_of(written[..., -levels:]), step.scores, bound)
             beams.write(chosen, parents, step.scores)
     assert end_token is not None
     beams.force(end_token, pays=pays, last=True)
     return _ordered(rows, beams.written, beams.scores, bound, tokens, levels)
+
+
+def _extended(written: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:
+    """``[B, W, t + 1]``: what the parents wrote ``[B, W', t]``, and a token behind it."""
+    if written.shape[2] == 0:
+        return tokens.unsqueeze(2)
+    before = written.gather(1, parents.unsqueeze(2).expand(-1, -1, written.shape[2]))
+    return torch.cat([before, tokens.unsqueeze(2)], 2)
 
 
 def _ordered(rows: Tensor, written: Tensor, scores: Tensor, bound: Tensor, tokens: CodeTokens, levels: int) -> Found:
@@ -187,8 +193,7 @@ def _ordered(rows: Tensor, written: Tensor, scores: Tensor, bound: Tensor, token
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     rows = rows.gather(1, order)
     written = written.gather(1, order.unsqueeze(2).expand(-1, -1, written.shape[2]))
-    codes = tokens.decode(written[..., written.shape[2] - levels :]).int()
-    return Found(rows, written, codes, scores, bound)
+    return Found(rows, written, tokens.codes_of(written[..., -levels:]), scores, bound)
 
 
 def _rows_below(trie: Trie) -> list[Tensor]:
