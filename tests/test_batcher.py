@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
 from genrec_fast.batcher import Batcher
-from genrec_fast.decoders import GreedyConfig
+from genrec_fast.decoders import DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
 from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError, QueueFullError, TimedOutError
 from genrec_fast.model import Recommender, build_parts
 from genrec_fast.types import Jagged
@@ -147,7 +147,15 @@ def test_a_new_question_starts_before_the_running_one_ends_and_may_end_before_a_
     assert sizes == [1, 3]
 
 
-@pytest.mark.parametrize("make", [lambda: tiger(GreedyConfig()), toy], ids=["greedy", "no levels"])
+OTHERS = {
+    "greedy": lambda: tiger(GreedyConfig()),
+    "stochastic": lambda: tiger(StochasticBeamConfig(num_beams=10, seed=3)),
+    "diverse": lambda: tiger(DiverseBeamConfig(num_beams=12, num_groups=3)),
+    "no levels": toy,
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
 def test_other_decoders(make):
     model = make()
     with model.batcher() as batcher:

@@ -1,19 +1,24 @@
 """Search procedures: how the k best items of the catalog are found; never a network.
 
-``beam`` and ``greedy`` write semantic IDs over a trie, ``retrieve`` compares embeddings, ``interests``
-several of them per user, ``rank`` asks what the user would do with each candidate.
+``beam`` and ``greedy`` write semantic IDs over a trie, ``stochastic`` draws them and ``diverse`` spreads them;
+``retrieve`` compares embeddings, ``interests`` several of them per user; ``rank`` asks what the user would do with each
+candidate.
 """
 
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.candidates import score_candidates
+from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.rank import Rank, RankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
+from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 
 __all__ = [
     "Beam",
     "BeamConfig",
+    "DiverseBeam",
+    "DiverseBeamConfig",
     "Greedy",
     "GreedyConfig",
     "Rank",
@@ -22,5 +27,7 @@ __all__ = [
     "RetrieveConfig",
     "RetrieveInterests",
     "RetrieveInterestsConfig",
+    "StochasticBeam",
+    "StochasticBeamConfig",
     "score_candidates",
 ]

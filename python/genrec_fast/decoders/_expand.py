@@ -12,11 +12,17 @@ __all__ = ["expand_rows"]
 
 
 def expand_rows(
-    trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int, keep: TrieFilter | None
+    trie: CatalogTrie,
+    rows: Tensor,
+    codes: Tensor,
+    scores: Tensor,
+    k: int,
+    keep: TrieFilter | None,
+    ranks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gives every item of every row the row's score, drops what the filter drops, and keeps the best k per user.
 
-    Order: higher score first, then lower item id.
+    Order: higher score (or rank) first, then lower item id.
 
     Args:
         trie: the catalog.
@@ -25,6 +31,7 @@ def expand_rows(
         scores: float32 ``[B, W]``.
         k: items per user.
         keep: the filter of the search.
+        ranks: float ``[B, W]``: what items are ordered by, the largest first; ``None``: the scores.
 
     Returns:
         items int64 ``[B, k]`` (-1 behind the last), codes int32 ``[B, k, L]`` (-1), scores float32 ``[B, k]`` (-inf).
@@ -33,8 +40,8 @@ def expand_rows(
         O(E log E) for E items of the kept rows; a few calls on ``[B, W]`` where every row has one item.
     """
     if trie.leaf_items.shape[0] == trie.num_rows:  # a search with the filter has found no other rows
-        return _one_each(trie, rows, codes, scores, k)
-    users = rows.shape[0]
+        return _one_each(trie, rows, codes, scores, k, scores if ranks is None else ranks)
+    users, by = rows.shape[0], scores if ranks is None else ranks
     user, beam = (rows >= 0).nonzero(as_tuple=True)
     row = rows[user, beam].long()
     first, end = (trie.leaf_bases[r >> 4].long() + trie.leaf_deltas[r].long() for r in (row, row + 1))
@@ -50,7 +57,7 @@ def expand_rows(
 
     # Three stable sorts: by item, then by score, then by user; the last key decides first.
     order = torch.argsort(item, stable=True)
-    order = order[torch.argsort(scores[user, beam][source[order]], descending=True, stable=True)]
+    order = order[torch.argsort(by[user, beam][source[order]], descending=True, stable=True)]
     order = order[torch.argsort(user[source[order]], stable=True)]
     item, source = item[order], source[order]
     owner = user[source]
@@ -68,14 +75,16 @@ def expand_rows(
     return items, out_codes, out_scores
 
 
-def _one_each(trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def _one_each(
+    trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int, ranks: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     live = rows >= 0
     item = trie.leaf_items[rows.clamp(min=0).long()].long().where(live, torch.iinfo(torch.int64).max)
     item, order = item.sort(1)  # dead beams last, no item twice
-    best, again = scores.where(live, -torch.inf).gather(1, order).sort(dim=1, descending=True, stable=True)
-    best, again = best[:, :k], again[:, :k]
+    again = ranks.where(live, -torch.inf).gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :k]
     order = order.gather(1, again)
     items = item.gather(1, again).where(live.gather(1, order), -1)
+    best = scores.gather(1, order).where(items >= 0, -torch.inf)
     found = codes.gather(1, order.unsqueeze(2).expand(-1, -1, codes.shape[2])).where((items >= 0).unsqueeze(2), -1)
     if (missing := k - items.shape[1]) > 0:
         items = functional.pad(items, (0, missing), value=-1)

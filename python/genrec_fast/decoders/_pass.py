@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from genrec_fast.decoders._choose import Choose, Sampled
 from genrec_fast.decoders._expand import expand_rows
-from genrec_fast.decoders._users import check_filter
+from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.types import Autoregressive, Batch, Jagged, Ranked
 
-__all__ = ["BeamPass", "beam_pass", "check_search"]
+__all__ = ["BeamPass", "OnePass", "beam_pass", "check_search"]
 
 
 def check_search(
@@ -53,7 +56,9 @@ class BeamPass:
         normalize: str,
         allowed: Tensor | None,
         exclude: Jagged | None,
+        choose: Choose = trie_step,
     ) -> None:
+        self.choose = choose
         self.backbone, self.trie, self.num_beams, self.normalize = backbone, trie, num_beams, normalize
         users, device = len(batch), trie.leaf_items.device
         self.keep = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
@@ -75,7 +80,7 @@ class BeamPass:
         """Searches the next level."""
         logits, self.state = self.backbone.step(self.state, self.chosen, self.parents)
         width = min(self.num_beams, self.trie.tokens[self.level].numel())  # there are no more prefixes than that
-        self.scores, self.chosen, self.parents, self.nodes, pruned = trie_step(
+        self.scores, self.chosen, self.parents, self.nodes, pruned = self.choose(
             self.trie,
             self.level,
             logits,
@@ -92,7 +97,8 @@ class BeamPass:
 
     def result(self, k: int) -> Ranked:
         """The k best items of each user."""
-        items, codes, scores = expand_rows(self.trie, self.nodes, self.codes, self.scores, k, self.keep)
+        drawn = self.choose.values if isinstance(self.choose, Sampled) else None
+        items, codes, scores = expand_rows(self.trie, self.nodes, self.codes, self.scores, k, self.keep, drawn)
         return Ranked(items, codes, scores, _proven(scores[:, -1], self.bound), self.bound)
 
     def results(self, ks: Sequence[int]) -> list[Ranked]:
@@ -104,6 +110,70 @@ class BeamPass:
             items, codes, scores = (part[row, :k] for part in (found.items, found.codes, found.scores))
             rows.append(Ranked(items, codes, scores, _proven(scores[:, -1], found.bound[row]), found.bound[row]))
         return rows
+
+
+class OnePass(ABC):
+    """A decoder that is one beam search and chooses its beams by a rule of its own, so it cannot widen."""
+
+    name: ClassVar[str]
+    can_widen: ClassVar[bool] = False
+
+    def __init__(self, num_beams: int, normalize: str) -> None:
+        self.num_beams, self.normalize = num_beams, normalize
+
+    @abstractmethod
+    def choose(self, batch: Batch, num_beams: int) -> Choose:
+        """The rule for one search."""
+
+    def width(self, k: int, num_beams: int | None) -> int:
+        """The beams of a search.
+
+        Raises:
+            InvalidValueError: k is below 1 or above num_beams.
+        """
+        beams = max(self.num_beams, k) if num_beams is None else num_beams
+        check_k(self.name, k, beams)
+        return beams
+
+    def search(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        k: int,
+        *,
+        num_beams: int | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exact: bool = False,
+    ) -> Ranked:
+        """At most k items per user; arguments and errors as ``beam.search``.
+
+        Raises:
+            InvalidValueError: exact is true: there is nothing to prove.
+        """
+        if exact:
+            raise InvalidValueError(f"{self.name}: exact must be False: its items are not the best k (beam's are)")
+        beams = self.width(k, num_beams)
+        check_search(self.name, backbone, batch, trie, allowed, exclude)
+        with torch.inference_mode():
+            rule = self.choose(batch, beams)
+            return beam_pass(backbone, batch, trie, k, beams, self.normalize, allowed, exclude, rule)
+
+    def begin(
+        self,
+        backbone: Autoregressive,
+        batch: Batch,
+        trie: CatalogTrie,
+        num_beams: int,
+        *,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+    ) -> BeamPass:
+        """A search that goes level by level; at least one user, under ``torch.inference_mode``."""
+        check_search(self.name, backbone, batch, trie, allowed, exclude)
+        rule = self.choose(batch, num_beams)
+        return BeamPass(backbone, batch, trie, num_beams, self.normalize, allowed, exclude, rule)
 
 
 def _proven(last: Tensor, bound: Tensor) -> Tensor:
@@ -120,6 +190,7 @@ def beam_pass(
     normalize: str,
     allowed: Tensor | None,
     exclude: Jagged | None,
+    choose: Choose = trie_step,
 ) -> Ranked:
     """One beam search; arguments are those of ``beam.search``, taken as valid."""
     users, levels = len(batch), len(trie.codebook_sizes)
@@ -132,7 +203,7 @@ def beam_pass(
             torch.empty(0, dtype=torch.bool, device=device),
             torch.empty(0, device=device),
         )
-    search = BeamPass(backbone, batch, trie, num_beams, normalize, allowed, exclude)
+    search = BeamPass(backbone, batch, trie, num_beams, normalize, allowed, exclude, choose)
     while not search.done:
         search.advance()
     return search.result(k)

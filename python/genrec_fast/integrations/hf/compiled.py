@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.decoders._choose import Sampled
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.generate import choose_engine
+from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
 from genrec_fast.ops._arguments import whole_number
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
@@ -150,6 +152,9 @@ class CompiledRecommender:
         attention_mask: Tensor | None = None,
         allowed: Tensor | None = None,
         exclude: Jagged | None = None,
+        seed: int | None = None,
+        num_groups: int = 1,
+        diversity_penalty: float = 0.0,
     ) -> Ranked:
         """The k best items behind each prompt.
 
@@ -162,9 +167,13 @@ class CompiledRecommender:
             attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
             allowed: bool ``[N]`` or ``[B, N]``: items that may appear.
             exclude: int64 Jagged of item ids per user that may not.
+            seed: see ``trie_beam_search``; needs ``compile(normalize="valid")``.
+            num_groups: see ``trie_beam_search``.
+            diversity_penalty: see ``trie_beam_search``.
 
         Returns:
-            ``Ranked``: scores are summed log-probabilities, ``exact`` is true where the items are proven the best.
+            ``Ranked``: scores are summed log-probabilities, ``exact`` is true where the items are proven the best
+            (never with a seed or groups).
 
         Raises:
             InvalidTypeError: prompts of another kind.
@@ -179,6 +188,15 @@ class CompiledRecommender:
         width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams)
         if k < 1 or width < k:
             raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
+        rule = Rule(
+            op="recommend",
+            seed=seed,
+            num_groups=num_groups,
+            diversity_penalty=diversity_penalty,
+            normalize=self.normalize,
+        )
+        if num_beams is None:
+            width = -(-width // num_groups) * num_groups
         users, levels = len(rows), self.trie.num_levels
         if users == 0:
             empty = torch.empty(0, k)
@@ -198,8 +216,10 @@ class CompiledRecommender:
             normalize=self.normalize,
             keep=keep,
             prefix=self.prefix,
+            choose=(choose := rule.begin(width, rows)),
         )
-        items, codes, scores = expand_rows(self.trie, found.rows, found.codes, found.scores, k, keep)
+        drawn = choose.values if isinstance(choose, Sampled) else None
+        items, codes, scores = expand_rows(self.trie, found.rows, found.codes, found.scores, k, keep, drawn)
         exact = (scores[:, -1] > found.bound) | (found.bound == -torch.inf)
         return Ranked(items, codes, scores, exact, found.bound)
 

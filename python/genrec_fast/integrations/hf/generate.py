@@ -13,6 +13,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarn
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
 from genrec_fast.integrations.hf.native import native_engine
+from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import Processor, search
 from genrec_fast.ops._arguments import whole_number
 from genrec_fast.trie import Trie
@@ -55,6 +56,9 @@ def trie_beam_search(
     normalize: str = "all",
     prefix_tokens: Sequence[int] = (),
     items_per_sequence: int = 1,
+    seed: int | None = None,
+    num_groups: int = 1,
+    diversity_penalty: float = 0.0,
 ) -> Callable[..., Any]:
     """What ``generate`` is to call in the place of its own loop: beam search over the items of a trie.
 
@@ -71,6 +75,12 @@ def trie_beam_search(
         normalize: "all": log-softmax over the vocabulary, Hugging Face's scores; "valid": over what the trie allows.
         prefix_tokens: written before every item.
         items_per_sequence: items that a sequence holds, none of them twice.
+        seed: draws the sequences without replacement from the model's distribution over what the trie allows, in the
+            order of the draw (stochastic beam search; needs ``normalize="valid"``). A prompt's draw depends on the
+            seed and itself alone; an encoder-decoder's on its row of the batch.
+        num_groups: groups of beams, searched one after the other (diverse beam search); divides ``num_beams``.
+        diversity_penalty: log-probability that a candidate loses for every beam of an earlier group at its prefix;
+            scores are without it.
 
     Returns:
         A function for ``custom_generate``. It returns what ``generate`` returns with beams: sequences int64
@@ -93,7 +103,8 @@ def trie_beam_search(
         end token or -1 where that stands for a code): never an invalid item, and no item twice. ``scores``,
         ``beam_indices`` and ``past_key_values`` of the output are ``None``.
 
-    Source: ours; the scores are those of transformers' beam search.
+    Source: ours; the scores are those of transformers' beam search. Draws: ``decoders.StochasticBeam``; groups:
+    ``decoders.DiverseBeam``.
     """
     if not isinstance(trie, Trie):
         raise InvalidTypeError(
@@ -106,8 +117,14 @@ def trie_beam_search(
         raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
+    op = "trie_beam_search"
+    rule = Rule(op=op, seed=seed, num_groups=num_groups, diversity_penalty=diversity_penalty, normalize=normalize)
+    if items_per_sequence > 1 and not rule.plain:
+        raise InvalidValueError(
+            f"{op}: items_per_sequence must be 1 with a seed or groups of beams, got {items_per_sequence}"
+        )
     trie = trie.to("cpu")  # where the search runs, whatever runs the model
-    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="trie_beam_search")
+    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op=op)
     tokens.require("trie_beam_search", trie)
     prefix = token_ids("trie_beam_search", "prefix_tokens", prefix_tokens)
     length = items_per_sequence * (len(prefix) + trie.num_levels)
@@ -142,6 +159,7 @@ def trie_beam_search(
             num_items=items_per_sequence,
             processor=_processor(logits_processor, start, num_beams),
             encoded=encoded,
+            choose=rule.begin(num_beams, prompts),
         )
         scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
         if settings.length_penalty is None:
@@ -158,7 +176,7 @@ def _check_settings(settings: Any, stopping_criteria: Any) -> None:
     """Raises for what this search would leave out."""
     if settings.do_sample:
         raise InvalidValueError(
-            "trie_beam_search: do_sample must be False, got True (TrieLogitsProcessor masks generate's own sampling)"
+            "trie_beam_search: do_sample must be False, got True (seed= draws items; TrieLogitsProcessor masks tokens)"
         )
     for name in ("output_logits", "output_attentions", "output_hidden_states"):
         if settings.return_dict_in_generate and getattr(settings, name, False):

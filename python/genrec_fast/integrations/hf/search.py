@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.decoders._choose import Choose, Diverse, Sampled
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens
 from genrec_fast.integrations.hf.engine import Engine
@@ -106,6 +107,7 @@ def search(
     num_items: int = 1,
     processor: Processor | None = None,
     encoded: bool = False,
+    choose: Choose = trie_step,
 ) -> Found:
     """``num_items`` items of the trie behind each prompt, one after the other, none twice in a sequence.
 
@@ -123,9 +125,11 @@ def search(
         num_items: items per sequence.
         processor: changes log-probabilities over the whole vocabulary before the trie looks at them.
         encoded: see ``Engine.prefill``.
+        choose: which children of the beams survive, for searches of one item: the best (``trie_step``), a sample, or
+            groups of them (``decoders._choose``).
 
     Returns:
-        ``Found``, best first.
+        ``Found``, best first; a sample in the order of the draw.
 
     Raises:
         InvalidValueError: an argument out of range.
@@ -157,7 +161,7 @@ def search(
                 here = logits.logsumexp(-1)
                 scores = torch.where(here > -torch.inf, scores + (here - sums), -torch.inf)
                 rows, log_sums = torch.where(here > -torch.inf, rows, -1), None
-            step = trie_step(
+            step = choose(
                 trie,
                 level,
                 logits,
@@ -172,12 +176,15 @@ def search(
             chosen = tokens.written(level, step.codes)
             parents = step.parents.long()
             if level == levels - 1 and item == num_items - 1 and end_token is None:
-                written = _extended(beams.written, chosen, parents)  # best first, as trie_step gives them
-                return Found(rows, written, tokens.codes_of(written[..., -levels:]), step.scores, bound)
+                written = _extended(beams.written, chosen, parents)
+                found = Found(rows, written, tokens.codes_of(written[..., -levels:]), step.scores, bound)
+                return _ordered(found) if isinstance(choose, Diverse) else found
             beams.write(chosen, parents, step.scores)
     assert end_token is not None
     beams.force(end_token, pays=pays, last=True)
-    return _ordered(rows, beams.written, beams.scores, bound, tokens, levels)
+    scores = torch.where(rows >= 0, beams.scores, -torch.inf)
+    found = Found(rows, beams.written, tokens.codes_of(beams.written[..., -levels:]), scores, bound)
+    return found if isinstance(choose, Sampled) else _ordered(found)
 
 
 def _extended(written: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:
@@ -188,12 +195,12 @@ def _extended(written: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:
     return torch.cat([before, tokens.unsqueeze(2)], 2)
 
 
-def _ordered(rows: Tensor, written: Tensor, scores: Tensor, bound: Tensor, tokens: CodeTokens, levels: int) -> Found:
-    scores = torch.where(rows >= 0, scores, -torch.inf)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    rows = rows.gather(1, order)
-    written = written.gather(1, order.unsqueeze(2).expand(-1, -1, written.shape[2]))
-    return Found(rows, written, tokens.codes_of(written[..., -levels:]), scores, bound)
+def _ordered(found: Found) -> Found:
+    scores, order = found.scores.sort(dim=1, descending=True, stable=True)
+    written, codes = (
+        part.gather(1, order.unsqueeze(2).expand(-1, -1, part.shape[2])) for part in (found.tokens, found.codes)
+    )
+    return Found(found.rows.gather(1, order), written, codes, scores, found.bound)
 
 
 def _rows_below(trie: Trie) -> list[Tensor]:

@@ -1,0 +1,82 @@
+"""Diverse beam search: groups of beams that keep out of each other's prefixes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from genrec_fast.decoders._choose import Choose, Diverse
+from genrec_fast.decoders._pass import OnePass
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.types import Batch
+
+__all__ = ["DiverseBeam", "DiverseBeamConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiverseBeamConfig:
+    """Settings of the diverse beam search."""
+
+    needs: ClassVar[str] = "Autoregressive"
+
+    num_beams: int = 50
+    """of all groups together, a multiple of num_groups"""
+    num_groups: int = 5
+    """1 is a plain beam search"""
+    penalty: float = 0.5
+    """log-probability that a candidate loses for every beam of an earlier group at the same prefix"""
+    normalize: str = "all"
+    """as in ``BeamConfig``"""
+
+    def __post_init__(self) -> None:
+        op = "DiverseBeamConfig"
+        if self.num_groups < 1:
+            raise InvalidValueError(f"{op}: num_groups must be at least 1, got {self.num_groups}")
+        if self.num_beams < 1 or self.num_beams % self.num_groups:
+            raise InvalidValueError(
+                f"{op}: num_beams must be a multiple of num_groups = {self.num_groups}, got {self.num_beams}"
+            )
+        if not 0 <= self.penalty < math.inf:
+            raise InvalidValueError(f"{op}: penalty must be at least 0 and finite, got {self.penalty}")
+        if self.normalize not in ("all", "valid"):
+            raise InvalidValueError(f"{op}: normalize must be 'all' or 'valid', got {self.normalize!r}")
+
+    def build(self) -> DiverseBeam:
+        return DiverseBeam(self)
+
+
+class DiverseBeam(OnePass):
+    """A configured diverse beam search.
+
+    The groups' items together, the likeliest first; none stands in two groups. ``Ranked.scores`` are log-probabilities
+    without penalties, ``Ranked.exact`` is false.
+
+    Notes:
+        One native call per group and level.
+
+    Source: Vijayakumar et al., "Diverse Beam Search" (arXiv:1610.02424), with a penalty on prefixes.
+    """
+
+    name = "diverse_beam"
+
+    def __init__(self, config: DiverseBeamConfig) -> None:
+        super().__init__(config.num_beams, config.normalize)
+        self.config = config
+
+    def width(self, k: int, num_beams: int | None) -> int:
+        """As the other searches'; where it is not given, rounded up to whole groups.
+
+        Raises:
+            InvalidValueError: k is below 1 or above num_beams, or num_beams is no multiple of num_groups.
+        """
+        groups = self.config.num_groups
+        if num_beams is not None and num_beams % groups:
+            raise InvalidValueError(
+                f"{self.name}: num_beams must be a multiple of num_groups = {groups}, got {num_beams}"
+            )
+        return -(-super().width(k, num_beams) // groups) * groups
+
+    def choose(self, batch: Batch, num_beams: int) -> Choose:
+        """Groups of equal width."""
+        return Diverse(num_beams, self.config.num_groups, self.config.penalty)
