@@ -155,6 +155,41 @@ class AutoregressiveSuite(BackboneSuite):
             logits, state = backbone.step(state, codes, parents)
             torch.testing.assert_close(logits[:, 0], forced[level], rtol=1e-4, atol=1e-5)
 
+    def test_the_native_engine_gives_what_the_modules_give(self):
+        layout, backbone = self.parts()
+        batch = layout(batch_of([6, 0, 1, 3]))
+
+        def run():
+            """Every level's logits, for beams that are drawn, not searched."""
+            generator = torch.Generator().manual_seed(0)
+            state, found = backbone.prefill(batch), []
+            codes = parents = None
+            beams = 1
+            for level, size in enumerate(SIZES):
+                logits, state = backbone.step(state, codes, parents)
+                found.append(logits)
+                wide = 3 + level
+                codes = torch.randint(0, size, (4, wide), generator=generator, dtype=torch.int32)
+                parents = torch.randint(0, beams, (4, wide), generator=generator, dtype=torch.int32)
+                beams = wide
+            return type(state).__name__, found
+
+        kind, modules = run()  # gradients are on: torch's modules run
+        assert not kind.startswith("Native")
+        with torch.no_grad():
+            kind, native = run()
+            assert kind.startswith("Native")
+            for ours, theirs in zip(native, modules, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+            for parameter in backbone.parameters():
+                parameter.mul_(1.25)  # packed anew
+        _, modules = run()
+        with torch.no_grad():
+            for ours, theirs in zip(run()[1], modules, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+            with pytest.raises(InvalidValueError, match="codes must be given from level 1 on"):
+                backbone.step(backbone.step(backbone.prefill(batch), None, None)[1], None, None)
+
     def test_beams_follow_their_parents(self):
         """Beam w of a wide search equals the same prefix searched alone, whatever slot its parent had."""
         layout, backbone = self.parts()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genrec_fast.nn.native import NativeEngine, packed_once
+from genrec_fast.nn.native import NativeEngine, packed_once, runs_natively
 from genrec_fast.ops._transformer_pack import pack_stacks
 from genrec_fast.ops._transformer_spec import TransformerSpec
 
@@ -18,9 +18,8 @@ __all__ = ["native_t5"]
 
 
 def native_t5(model: T5) -> NativeEngine | None:
-    """The engine where it gives what torch's modules give: outside training, without gradients, float32 on a CPU."""
-    weight = model.head.weight
-    if model.training or torch.is_grad_enabled() or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    """The engine where it gives what torch's modules give (``runs_natively``)."""
+    if not runs_natively(model, model.head.weight):
         return None
     return packed_once(model, "float32", lambda: _pack(model))
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
-from genrec_fast.nn.packed import EqualPast, equal_rows
+from genrec_fast.nn.native import NativeEngine, NativeState
+from genrec_fast.nn.packed import EqualPast, Packing, equal_rows
 from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
@@ -50,12 +52,24 @@ class TimelineState:
     user_states: Tensor  # [B, D]
 
 
+@dataclass(frozen=True)
+class NativeTimelineState:
+    """The same where the native kernels run the search; at level 0 the hidden rows are there already."""
+
+    engine: NativeEngine
+    level: int
+    native: NativeState
+    hidden: Tensor  # [B, W, D]
+
+
 class Timeline(nn.Module):
     """One position per item; its input is the sum of its codes' embeddings and a projection of its features.
 
     At every position the state seeds the depth transformer, whose position 0 is that state and whose position l is
     the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
     ``types.Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
+    Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores agree
+    to rounding (``nn.native``); the weights are packed once, and again when one has changed.
 
     Source: MARIUS (arXiv:2508.14910).
     """
@@ -87,8 +101,8 @@ class Timeline(nn.Module):
         self.apply(init_weights)
         nn.init.normal_(self.start, std=0.02)
 
-    def _states(self, batch: Batch) -> Tensor:
-        """``[E + B, D]``: each row's start, then its state after each item."""
+    def _rows(self, batch: Batch) -> tuple[Tensor, Packing]:
+        """``[E + B, D]``: what the blocks read of each row's start and items."""
         check_length("timeline", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("timeline: batch must have codes (let it pass a layout first), got None")
@@ -99,7 +113,11 @@ class Timeline(nn.Module):
             embedded = embedded + self.features(self.feature_norm(batch.features))
         assert isinstance(embedded, Tensor)
         x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
-        x = self.input_dropout(x + self.positions(rows.positions))
+        return self.input_dropout(x + self.positions(rows.positions)), rows
+
+    def _states(self, batch: Batch) -> Tensor:
+        """``[E + B, D]``: each row's start, then its state after each item."""
+        x, rows = self._rows(batch)
         for block in self.blocks:
             x = block(x, rows)
         normed: Tensor = self.norm(x)
@@ -120,17 +138,25 @@ class Timeline(nn.Module):
         x = self.depth_norm(x).view(targets, levels, width)
         return [head(x[:, level]) for level, head in enumerate(self.heads)]
 
-    def prefill(self, batch: Batch) -> TimelineState:
+    def prefill(self, batch: Batch) -> TimelineState | NativeTimelineState:
         """Reads each history once."""
+        engine = native_timeline(self)
+        if engine is not None and len(batch):
+            states = last_states(engine, *self._rows(batch))
+            return NativeTimelineState(engine, 0, *begin_item(engine, states + self.depth_positions.weight[0]))
         return TimelineState(1, 0, (), at_last(self._states(batch), batch))
 
-    def step(self, state: TimelineState, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, TimelineState]:
+    def step(
+        self, state: TimelineState | NativeTimelineState, codes: Tensor | None, parents: Tensor | None
+    ) -> tuple[Tensor, TimelineState | NativeTimelineState]:
         """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
+        if (codes is None or parents is None) and state.level:
+            raise InvalidValueError(f"timeline: codes must be given from level 1 on, got None at {state.level}")
+        if isinstance(state, NativeTimelineState):
+            return self._native_step(state, codes, parents)
         num_users = state.user_states.shape[0]
         known: tuple[tuple[Tensor, Tensor], ...] = ()
         if codes is None or parents is None:
-            if state.level:
-                raise InvalidValueError(f"timeline: codes must be given from level 1 on, got None at {state.level}")
             num_beams, level, x = 1, 0, state.user_states
         else:
             num_beams, level = codes.shape[1], state.level
@@ -145,3 +171,14 @@ class Timeline(nn.Module):
             x = block(x, rows, number)
         logits = self.heads[level](self.depth_norm(x)).view(num_users, num_beams, self.codebook_sizes[level])
         return logits, TimelineState(num_beams, level + 1, past.known, state.user_states)
+
+    def _native_step(
+        self, state: NativeTimelineState, codes: Tensor | None, parents: Tensor | None
+    ) -> tuple[Tensor, NativeTimelineState]:
+        engine, level, native, hidden = state.engine, state.level, state.native, state.hidden
+        if codes is not None and parents is not None:
+            tokens = codes.long() + sum(self.codebook_sizes[: level - 1])
+            native, hidden = engine.step(native, tokens, parents.long())
+        begin = sum(self.codebook_sizes[:level])
+        logits, _ = engine.logits(hidden, slice(begin, begin + self.codebook_sizes[level]), False)
+        return logits, NativeTimelineState(engine, level + 1, native, hidden)

@@ -17,9 +17,15 @@ from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer import transformer_cross, transformer_head, transformer_prefill, transformer_step
 from genrec_fast.types import Jagged
 
-__all__ = ["NativeEngine", "NativeState", "packed_once"]
+__all__ = ["NativeEngine", "NativeState", "packed_once", "runs_natively"]
 
 _packed: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, NativeEngine]]] = weakref.WeakKeyDictionary()
+
+
+def runs_natively(model: nn.Module, weight: Tensor) -> bool:
+    """Whether a backbone's search may leave torch's modules: outside training, without gradients, float32 on a CPU."""
+    trains = model.training or torch.is_grad_enabled()
+    return not trains and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def packed_once(model: nn.Module, name: str, pack: Callable[[], Tensor]) -> NativeEngine:

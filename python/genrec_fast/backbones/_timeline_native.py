@@ -1,0 +1,85 @@
+"""``Timeline``'s weights as the native engine runs them: a stack over items, and a stack over one item's codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.nn.native import NativeEngine, NativeState, packed_once, runs_natively
+from genrec_fast.nn.packed import Packing
+from genrec_fast.ops._transformer_pack import pack_stacks
+from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer import transformer_prefill
+
+if TYPE_CHECKING:
+    from genrec_fast.backbones.timeline import Timeline
+
+__all__ = ["begin_item", "last_states", "native_timeline"]
+
+
+def native_timeline(model: Timeline) -> NativeEngine | None:
+    """The engine where it gives what torch's modules give (``runs_natively``); not for a stack without blocks."""
+    if not (model.blocks and model.depth_blocks and runs_natively(model, model.start)):
+        return None
+    return packed_once(model, "float32", lambda: _pack(model))
+
+
+def last_states(engine: NativeEngine, rows: Tensor, packing: Packing) -> Tensor:
+    """``[B, D]``: the state after each row's last item, of rows ``[E + B, D]`` with their starts and positions."""
+    assert engine.encoder is not None
+    states, _ = transformer_prefill(engine.encoder, rows, packing.offsets)
+    return states
+
+
+def begin_item(engine: NativeEngine, rows: Tensor) -> tuple[NativeState, Tensor]:
+    """The depth stack's first position ``[B, D]``, one per user -> the state of a search, and hidden ``[B, 1, D]``."""
+    offsets = torch.arange(len(rows) + 1)
+    hidden, cache = transformer_prefill(engine.decoder, rows, offsets)
+    return NativeState(offsets, cache, None, None, 1), hidden.unsqueeze(1)
+
+
+def _pack(model: Timeline) -> Tensor:
+    config = model.config
+    common: dict[str, Any] = {
+        "width": config.width,
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_heads,
+        "head_width": config.width // config.num_heads,
+        "score_scale": (config.width // config.num_heads) ** -0.5,
+        "activation": "relu",
+        "norm": "layer",
+        "epsilon": model.norm.eps,
+    }
+    items = TransformerSpec(num_layers=len(model.blocks), ff_width=config.hidden, **common)
+    sizes = sum(model.codebook_sizes)
+    codes = TransformerSpec(num_layers=len(model.depth_blocks), ff_width=config.depth_hidden, head_size=sizes, **common)
+    heads = {f"head.{name}": torch.cat([getattr(head, name) for head in model.heads]) for name in ("weight", "bias")}
+    stacks = [
+        (items, _weights(model.blocks, model.norm)),
+        (codes, {**_weights(model.depth_blocks, model.depth_norm), **heads}),
+    ]
+    tables = [table.weight.detach() for table in model.depth_embeddings if isinstance(table, nn.Embedding)]
+    none = model.start.new_empty(0, config.width)  # an item of one code has none to embed
+    tensors = {
+        "embedding": torch.cat([none, *tables]),
+        "positions": model.depth_positions.weight.detach(),
+    }
+    return pack_stacks(stacks, "float32", tensors)
+
+
+def _weights(blocks: nn.ModuleList, norm: nn.LayerNorm) -> dict[str, Tensor]:
+    out = {f"last_norm.{name}": getattr(norm, name) for name in ("weight", "bias")}
+    for number, block in enumerate(blocks):
+        of = {
+            "before_attention": block.attention_norm,
+            "qkv": block.qkv,
+            "attended": block.attention_out,
+            "before_feed_forward": block.mlp_norm,
+            "up": block.mlp_in,
+            "down": block.mlp_out,
+        }
+        for part, module in of.items():
+            out |= {f"layers.{number}.{part}.{name}": getattr(module, name) for name in ("weight", "bias")}
+    return out

@@ -1,0 +1,75 @@
+"""Weights that were saved once load for good, and mean what they meant: names, shapes and outputs stay."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from genrec_fast.backbones import CausalConfig, T5Config, TimelineConfig
+from genrec_fast.types import Batch, Jagged
+from shared.backbone_suite import ITEMS, SIZES, catalog_layout
+
+CASES = {
+    "t5": T5Config(
+        width=16, num_heads=2, head_width=8, num_layers=2, hidden=32, dropout=0.0, num_user_tokens=3, max_items=6
+    ),
+    "timeline": TimelineConfig(width=16, num_heads=2, num_layers=2, hidden=32, depth_hidden=24, max_items=6),
+    "causal": CausalConfig(width=16, num_heads=2, num_layers=2, hidden=32, max_items=6),
+}
+
+
+def filled(config):
+    """The backbone with weights that come from no generator: waves of an own frequency for every name."""
+    backbone = config.build(SIZES, ITEMS, None).eval()
+    for name, tensor in backbone.state_dict().items():
+        pace = int(hashlib.sha256(name.encode()).hexdigest()[:4], 16) / 65536 + 0.5
+        wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * pace).view(tensor.shape)
+        tensor.copy_(wave * (0.3 if tensor.dim() > 1 else 1.0))
+    return backbone
+
+
+def outputs(name, backbone):
+    """A few numbers of each of two users."""
+    batch = catalog_layout()(Batch(Jagged.from_rows([[3, 17, 5], [8]]), users=torch.tensor([1, 2])))
+    if name == "causal":
+        return backbone.embed_users(batch)[:, :4]
+    logits, state = backbone.step(backbone.prefill(batch), None, None)
+    codes = torch.tensor([[1, 4], [0, 6]], dtype=torch.int32)
+    after, _ = backbone.step(state, codes, torch.zeros(2, 2, dtype=torch.int32))
+    return torch.cat([logits[:, 0, :4], after[:, 1, :4]], 1)
+
+
+def names_of(backbone):
+    lines = [f"{name} {list(tensor.shape)}" for name, tensor in sorted(backbone.state_dict().items())]
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+# Of commit 26b7606, where the backbones ran on padded rows: number of tensors and a checksum of names and shapes.
+NAMES = {"t5": (42, "e79f67fdae34be72"), "timeline": (66, "72db51cdbfb49d9d"), "causal": (29, "57d200acbd1c09a9")}
+OUTPUTS = {
+    "t5": [
+        [0.697177, 0.209488, -0.504060, -0.674155, -0.754089, -1.078463, -0.240088, 0.857139],
+        [0.694951, 0.342600, -0.379126, -0.692097, 0.053875, -0.724432, -0.721689, 0.059145],
+    ],
+    "timeline": [
+        [1.557904, 3.027592, -1.219922, -2.998004, 1.860155, 1.233832, -1.592354, 1.851954],
+        [1.519687, 3.033694, -1.181515, -3.002910, 1.972602, 1.213164, -1.679730, 1.978612],
+    ],
+    "causal": [[0.0, 2.086474, 2.147495, 1.677573], [0.0, 2.175292, 2.008087, 1.069746]],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_and_shapes_stay(name):
+    backbone = CASES[name].build(SIZES, ITEMS, None)
+    assert names_of(backbone) == NAMES[name], sorted(backbone.state_dict())
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_what_weights_say_stays(name, native):
+    with torch.set_grad_enabled(not native):
+        found = outputs(name, filled(CASES[name])).detach()
+    torch.testing.assert_close(found, torch.tensor(OUTPUTS[name]), rtol=0, atol=2e-5)
