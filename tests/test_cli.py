@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from genrec_fast import recipes
 from genrec_fast.cli import main
 from genrec_fast.data import load as load_data
 from genrec_fast.data.synthetic import Shop
+from genrec_fast.training import train
+from genrec_fast.types import Jagged
 
 FAST = ["--train.epochs", "1", "--batching.items-per-batch", "256", "--threads", "1", "--device", "cpu"]
 
@@ -172,3 +176,47 @@ def test_a_training_that_cannot_begin_is_one_line(shop, tmp_path, options, text,
 def test_the_quickstart_has_so_many_items(capsys):
     assert main(["quickstart", "--k", "100000"]) == 2
     assert "quickstart: k must be in [1, 600], got 100000" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory):
+    """A model that reads times and two actions per event."""
+    data = Shop(80).dataset(30)
+    recipe = recipes.get("hstu_ranking")
+    events = data.interactions
+    rated = torch.stack([events.items.values % 2 == 0, events.items.values % 6 == 0], 1)
+    events = dataclasses.replace(events, actions=rated, action_names=recipe.objective.actions)
+    out = tmp_path_factory.mktemp("ranking")
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=1))
+    model = train(recipe, dataclasses.replace(data, interactions=events), out=out, device="cpu", show_progress=False)
+    return out, model, events
+
+
+def test_recommend_reads_actions(ranking, capsys):
+    out, model, events = ranking
+    items, times = events.items[0][:3], events.timestamps[:3]
+    marks = torch.tensor([[True, True], [False, False], [True, False]])
+    expected = model.recommend(
+        [items.tolist()],
+        4,
+        timestamps=[times.tolist()],
+        target_timestamps=[float(times[2]) + 5],
+        actions=Jagged(marks, torch.tensor([0, 3])),
+    )
+    asked = ["recommend", str(out), "--history", *(model.item_ids[item] for item in items), "-k", "4", "--json"]
+    asked += ["--times", *(str(float(time)) for time in times), "--at", str(float(times[2]) + 5)]
+    assert main([*asked, "--actions", "11", "00", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)["items"]
+    assert [entry["item"] for entry in found] == [model.item_ids[item] for item in expected.items[0]]
+    for words, text in (
+        (["11", "00"], "recommend: actions must be one word per event, 3 of them, got 2"),
+        (["11", "00", "1"], "recommend: actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '1'"),
+        (["11", "02", "10"], "recommend: actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '02'"),
+    ):
+        assert main([*asked, "--actions", *words]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_actions_are_refused_where_nobody_reads_them(trained, capsys):
+    assert main(["recommend", str(trained), "--history", "1", "--actions", "1"]) == 2
+    assert "recommend: actions must not be given as sasrec reads none" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,8 @@ from genrec_fast.data import leave_one_out
 from genrec_fast.data import load as load_data
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
-from genrec_fast.model import load
+from genrec_fast.model import Recommender, load
+from genrec_fast.types import Jagged
 
 __all__ = ["evaluate", "recommend", "serve", "set_threads"]
 
@@ -76,6 +78,7 @@ def recommend(
     user: int | None = None,
     times: tuple[float, ...] | None = None,
     at: float | None = None,
+    actions: tuple[str, ...] | None = None,
     num_beams: int | None = None,
     exact: bool = False,
     threads: int | None = None,
@@ -93,6 +96,8 @@ def recommend(
             as user 0 if it is not given.
         times: when each event of the history was, in the data's unit (seconds): for recipes that read times (hstu).
         at: when the list is to be shown, in the same unit; at the last event if not given.
+        actions: what the user did at each event of the history, a 0 or 1 for each of the recipe's actions in their
+            order, such as 11 10 00: for recipes that read actions (hstu_ranking).
         num_beams: the recipe's own if not given.
         exact: widen the search until the list is proven to be the best of the catalog.
         threads: CPU threads; all cores if not given.
@@ -115,6 +120,7 @@ def recommend(
         users=users,
         timestamps=None if times is None else [list(times)],
         target_timestamps=None if at is None else [at],
+        actions=None if actions is None else _actions(recommender, actions, len(numbers)),
     )
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
@@ -127,6 +133,22 @@ def recommend(
     wide = max([len(entry["item"]) for entry in found], default=0)
     for place, entry in enumerate(found, start=1):
         print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
+
+
+def _actions(recommender: Recommender, words: Sequence[str], events: int) -> Jagged:
+    """One word per event, a 0 or 1 per action."""
+    names = getattr(recommender.recipe.objective, "actions", ())
+    if not names:
+        raise InvalidValueError(f"recommend: actions must not be given as {recommender.recipe.name} reads none")
+    if len(words) != events:
+        raise InvalidValueError(f"recommend: actions must be one word per event, {events} of them, got {len(words)}")
+    for word in words:
+        if len(word) != len(names) or set(word) - {"0", "1"}:
+            raise InvalidValueError(
+                f"recommend: actions must be words of {len(names)} digits 0 or 1 ({', '.join(names)}), got {word!r:.40}"
+            )
+    values = torch.tensor([[digit == "1" for digit in word] for word in words]).view(events, len(names))
+    return Jagged(values, torch.tensor([0, events]))
 
 
 def serve(
