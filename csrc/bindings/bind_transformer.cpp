@@ -21,6 +21,9 @@ struct Given {
   TransformerWeights weights() const {
     return {at<const void>("weights"), number("weights_bytes"), number("stack"), number("rows_width")};
   }
+  TransformerFirst first() const {
+    return {at<const float>("first_table"), at<const std::int64_t>("tokens"), number("num_tokens")};
+  }
   TransformerTables tables() const {
     return {at<const float>("rotary"), number("num_positions"), at<const float>("distance"), number("distance_size")};
   }
@@ -46,11 +49,28 @@ void register_transformer(py::module_& m) {
   });
   m.def("transformer_prefill", [](const py::kwargs& values) {
     const Given given{values};
-    const TransformerPrefill args{
-        given.weights(), given.at<const float>("rows"),    given.number("num_users"), given.tables(), given.cache(),
-        given.cross(),   values["only_last"].cast<bool>(), given.at<float>("hidden"), given.threads()};
+    const TransformerPrefill args{given.weights(),
+                                  given.at<const float>("rows"),
+                                  given.first(),
+                                  given.number("num_users"),
+                                  given.tables(),
+                                  given.cache(),
+                                  given.cross(),
+                                  values["only_last"].cast<bool>(),
+                                  given.at<float>("hidden"),
+                                  given.threads()};
     py::gil_scoped_release unlocked;
     transformer_prefill(args);
+  });
+  m.def("transformer_first", [](const py::kwargs& values) {
+    const Given given{values};
+    const TransformerWeights weights = given.weights();
+    const float* rows = given.at<const float>("rows");
+    const std::int64_t num_rows = given.number("num_rows");
+    float* table = given.at<float>("table");
+    const int threads = given.threads();
+    py::gil_scoped_release unlocked;
+    transformer_first(weights, rows, num_rows, table, threads);
   });
   m.def("transformer_cross", [](const py::kwargs& values) {
     const Given given{values};
@@ -70,6 +90,7 @@ void register_transformer(py::module_& m) {
     for (std::uintptr_t address : addresses) chain.push_back(as_pointer<const float>(address));
     const TransformerStep args{given.weights(),
                                given.at<const float>("rows"),
+                               given.first(),
                                given.number("num_users"),
                                given.number("num_beams"),
                                static_cast<std::int64_t>(chain.size()),

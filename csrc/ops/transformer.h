@@ -81,9 +81,17 @@ struct TransformerWeights {
 std::int64_t transformer_cache_size(const TransformerWeights& weights, const std::int64_t* offsets,
                                     std::int64_t num_users, bool cross);
 
+// Rows that are a table's, whatever their positions, meet the first layer's product once, and are looked up ever after.
+struct TransformerFirst {
+  const float* table;          // [num_tokens, (num_heads + 2 num_kv_heads) head_width], of transformer_first; or null
+  const std::int64_t* tokens;  // of every row of the call
+  std::int64_t num_tokens;
+};
+
 struct TransformerPrefill {
   TransformerWeights weights;
   const float* rows;  // [E, width]
+  TransformerFirst first;
   std::int64_t num_users;
   TransformerTables tables;
   TransformerCache cache;  // written; its offsets are the prompts'
@@ -94,6 +102,10 @@ struct TransformerPrefill {
 };
 void transformer_prefill(const TransformerPrefill& args);
 
+// What the first layer's norm and product make of rows: its queries, keys and values, before they are turned.
+void transformer_first(const TransformerWeights& weights, const float* rows, std::int64_t num_rows, float* table,
+                       int num_threads);
+
 // Keys and values of an encoder's rows for every layer of a decoder.
 void transformer_cross(const TransformerWeights& weights, const float* rows, const TransformerCache& cache,
                        std::int64_t num_users, int num_threads);
@@ -101,6 +113,7 @@ void transformer_cross(const TransformerWeights& weights, const float* rows, con
 struct TransformerStep {
   TransformerWeights weights;
   const float* rows;  // [num_users * num_beams, width]
+  TransformerFirst first;
   std::int64_t num_users, num_beams, num_steps;
   TransformerTables tables;
   TransformerCache cache, cross;  // read
@@ -138,6 +151,8 @@ struct TransformerRows {
   std::int64_t x_stride, qkv_stride;
   std::int64_t num_rows;
   std::int64_t first_row;       // which row of the call the first of these is
+  const float* first_table;     // null: the first layer makes its own queries, keys and values
+  const std::int64_t* tokens;   // of the first of these rows
   const TransformerStep* step;  // null: prompts; else rows see their prompt, their ancestors and themselves
 };
 

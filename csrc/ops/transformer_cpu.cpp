@@ -7,83 +7,11 @@
 #include "core/gemm.h"
 #include "ops/attention_rows.h"
 #include "ops/transformer.h"
+#include "ops/transformer_keys.h"
 #include "ops/transformer_rows.h"
 
 namespace genrec::GENREC_ISA {
 namespace {
-
-// Whether keys and values of prompts are bfloat16: weights that are rounded leave no more behind, and half the memory
-// and half the products do.
-constexpr bool halves(const TransformerStack& stack) { return GENREC_BF16 && stack.precision != Precision::float32; }
-
-// Keys and values of one user and head of keys.
-template <class Element>
-struct Known {
-  Element *keys, *values;
-  std::int64_t count;
-};
-
-// bfloat16 is multiplied in pairs.
-template <class Element>
-constexpr std::int64_t in_groups(std::int64_t count) {
-  return sizeof(Element) == 4 ? count : (count + 1) / 2 * 2;
-}
-
-template <class Element>
-std::int64_t key_elements(std::int64_t keys, std::int64_t width) {
-  return num_panels(keys) * panel_width * in_groups<Element>(width);
-}
-
-// Floats of one head.
-template <class Element>
-std::int64_t head_cell(std::int64_t keys, std::int64_t width) {
-  const std::int64_t values = num_panels(width) * panel_width * in_groups<Element>(keys);
-  return (key_elements<Element>(keys, width) + values) / static_cast<std::int64_t>(4 / sizeof(Element));
-}
-
-std::int64_t num_keys(const TransformerCache& cache, std::int64_t user) {
-  return cache.offsets[user + 1] - cache.offsets[user];
-}
-
-template <class Element>
-Known<Element> known(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user,
-                     std::int64_t head) {
-  const TransformerCache& cache = cross ? rows.cross : rows.cache;
-  const std::int64_t count = num_keys(cache, user), width = rows.stack->head_width;
-  float* cell = cache.values + layer * (cross ? rows.cross_layer_floats : rows.layer_floats) +
-                (cross ? rows.cross_cells : rows.cells)[user] + head * head_cell<Element>(count, width);
-  Element* keys = reinterpret_cast<Element*>(cell);
-  return {keys, keys + key_elements<Element>(count, width), count};
-}
-
-// Rows as the products of attention read them. `width` columns of fp32 rows; whole vectors are read.
-#if GENREC_BF16
-void round_rows(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t width, std::uint16_t* to,
-                std::int64_t to_stride) {
-  for (std::int64_t r = 0; r < count; ++r) {
-    for (std::int64_t c = 0; c < width; c += lanes) store_bfloat16(to + r * to_stride + c, load(rows + r * stride + c));
-    if (width % 2) to[r * to_stride + width] = 0;
-  }
-}
-#endif
-
-void keep(const float* keys, const float* values, std::int64_t stride, const Known<float>& place, std::int64_t width,
-          const TransformerScratch&) {
-  pack(keys, stride, 0, place.count, width, place.keys);
-  pack_rows(values, stride, place.count, place.count, width, place.values);
-}
-
-#if GENREC_BF16
-void keep(const float* keys, const float* values, std::int64_t stride, const Known<std::uint16_t>& place,
-          std::int64_t width, const TransformerScratch& scratch) {
-  const std::int64_t words = in_groups<std::uint16_t>(width) / 2, padded = whole_vectors(width);
-  round_rows(keys, stride, place.count, width, scratch.halves, padded);
-  pack(reinterpret_cast<const float*>(scratch.halves), padded / 2, 0, place.count, words,
-       reinterpret_cast<float*>(place.keys));
-  round_rows(values, stride, place.count, width, scratch.halves, padded);
-  pack_rows(scratch.halves, padded, place.count, in_groups<std::uint16_t>(place.count), width, place.values);
-}
-#endif
 
 float dot(const float* a, const float* b, std::int64_t count) {
   Vec total = fill(0.0f);
@@ -271,18 +199,6 @@ class Attention {
   const TransformerScratch& scratch_;
 };
 
-// Keys of one head at keys[row * stride], its values num_kv_heads heads on.
-void keep_head(const TransformerRows& rows, bool cross, std::int64_t layer, std::int64_t user, std::int64_t head,
-               const float* keys, std::int64_t stride, const TransformerScratch& scratch) {
-  const TransformerStack& stack = *rows.stack;
-  const float* values = keys + stack.num_kv_heads * stack.head_width;
-#if GENREC_BF16
-  if (halves(stack))
-    return keep(keys, values, stride, known<std::uint16_t>(rows, cross, layer, user, head), stack.head_width, scratch);
-#endif
-  keep(keys, values, stride, known<float>(rows, cross, layer, user, head), stack.head_width, scratch);
-}
-
 // Norm of rows [first, last) into scratch.normed, as an operand.
 Operand normed(const TransformerRows& rows, const Norm& norm, std::int64_t first, std::int64_t last,
                const TransformerScratch& scratch) {
@@ -301,15 +217,30 @@ std::int64_t transformer_head_cell(const TransformerStack& stack, std::int64_t k
   return halves(stack) ? head_cell<std::uint16_t>(keys, stack.head_width) : head_cell<float>(keys, stack.head_width);
 }
 
-// Queries, keys and values of rows [first, last).
+// Queries, keys and values of rows [first, last), before they are turned.
+void transformer_mix(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
+                     const TransformerScratch& scratch) {
+  const TransformerStack& stack = *rows.stack;
+  const TransformerLayer& part = stack.layers[layer];
+  const Operand operand = normed(rows, part.before_attention, first, last, scratch);
+  apply(stack.precision, operand, part.qkv, rows.qkv + first * rows.qkv_stride, rows.qkv_stride, Then::store);
+}
+
+// The same, turned, and kept if these are rows of a step.
 void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int64_t first, std::int64_t last,
                       const TransformerScratch& scratch) {
   const TransformerStack& stack = *rows.stack;
   const TransformerLayer& part = stack.layers[layer];
-  const Operand operand = normed(rows, part.before_attention, first, last, scratch);
-  float* qkv = rows.qkv + first * rows.qkv_stride;
-  apply(stack.precision, operand, part.qkv, qkv, rows.qkv_stride, Then::store);
   const std::int64_t width = stack.head_width, kept = 2 * stack.num_kv_heads * width;
+  const std::int64_t mixed = (stack.num_heads + 2 * stack.num_kv_heads) * width;
+  float* qkv = rows.qkv + first * rows.qkv_stride;
+  if (layer == 0 && rows.first_table) {
+    for (std::int64_t row = first; row < last; ++row)
+      __builtin_memcpy(rows.qkv + row * rows.qkv_stride, rows.first_table + rows.tokens[row] * mixed,
+                       static_cast<std::size_t>(mixed) * 4);
+  } else {
+    transformer_mix(rows, layer, first, last, scratch);
+  }
   for (std::int64_t row = first; row < last; ++row, qkv += rows.qkv_stride) {
     const float* turn = stack.rotary_width ? rows.tables.rotary + rows.positions[row] * stack.rotary_width : nullptr;
     for (std::int64_t head = 0; head < stack.num_heads + stack.num_kv_heads; ++head) {

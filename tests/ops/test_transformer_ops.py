@@ -74,6 +74,7 @@ def cases(draw):
         lengths=lengths,
         beams=beams,
         relative=relative,
+        known=draw(st.booleans(), "first layer known"),
         generator=generator,
     )
 
@@ -95,14 +96,24 @@ def run(case, ops, weights, seed):
     if case.relative:
         tables["distance"] = torch.randn(spec.num_heads, 2 * longest - 1, generator=generator)
     outs = []
+
+    def tables_of(rows):
+        if not case.known:
+            return {**tables, "first_table": None, "tokens": None}
+        other = torch.Generator().manual_seed(seed)
+        tokens = torch.randperm(len(rows) + 3, generator=other)
+        whole = torch.randn(len(tokens), spec.width, generator=other)
+        whole[tokens[: len(rows)]] = rows
+        return {**tables, "first_table": ops.first(stack, whole), "tokens": tokens[: len(rows)]}
+
     if spec.cross_width:
         encoded = torch.randn(2 * sum(case.lengths), spec.cross_width, generator=generator)
         tables["cross_offsets"] = offsets_of([2 * length for length in case.lengths])
         tables["cross"] = ops.cross(stack, encoded, tables["cross_offsets"])
     offsets = offsets_of(case.lengths)
     rows = torch.randn(sum(case.lengths), spec.width, generator=generator)
-    outs.append(ops.prefill(stack, rows, offsets, tables, False)[0])
-    hidden, cache = ops.prefill(stack, rows, offsets, tables, True)
+    outs.append(ops.prefill(stack, rows, offsets, tables_of(rows), False)[0])
+    hidden, cache = ops.prefill(stack, rows, offsets, tables_of(rows), True)
     outs.append(hidden)
     chain, ancestors = [], torch.empty(0, users, dtype=torch.int32)
     width = 1
@@ -112,7 +123,7 @@ def run(case, ops, weights, seed):
         ancestors = ancestors[:, flat] if not chain else torch.cat([ancestors[:, flat], flat[None].int()])
         width = beams
         rows = torch.randn(users * beams, spec.width, generator=generator)
-        hidden, kept = ops.step(stack, rows, offsets, cache, chain, ancestors.contiguous(), tables)
+        hidden, kept = ops.step(stack, rows, offsets, cache, chain, ancestors.contiguous(), tables_of(rows))
         chain.append(kept)
         if len(chain) == 1:
             ancestors = torch.empty(0, users * beams, dtype=torch.int32)
@@ -123,6 +134,7 @@ def run(case, ops, weights, seed):
 
 
 KERNEL = SimpleNamespace(
+    first=transformer.transformer_first,
     cross=transformer.transformer_cross,
     prefill=lambda stack, rows, offsets, tables, last: transformer.transformer_prefill(
         stack, rows, offsets, only_last=last, **tables
@@ -137,10 +149,12 @@ KERNEL = SimpleNamespace(
 
 
 def _tables(tables):
-    return [tables[name] for name in ("rotary", "distance", "cross", "cross_offsets")]
+    names = ("rotary", "distance", "cross", "cross_offsets", "first_table", "tokens")
+    return [tables[name] for name in names]
 
 
 TWIN = SimpleNamespace(
+    first=lambda stack, rows: twin.transformer_first(stack.weights, rows, stack.number, stack.spec.mixed),
     cross=lambda stack, rows, offsets: twin.transformer_cross(stack.weights, rows, offsets, stack.number),
     prefill=lambda stack, rows, offsets, tables, last: twin.transformer_prefill(
         stack.weights, rows, offsets, *_tables(tables), stack.number, stack.spec.num_layers, last
@@ -186,7 +200,20 @@ def small(**changes):
         }
     )
     weights = random_weights(spec, torch.Generator().manual_seed(3), True)
-    return SimpleNamespace(spec=spec, weights=weights, lengths=[3, 40, 9], beams=[4, 130, 30], relative=True)
+    return SimpleNamespace(
+        spec=spec, weights=weights, lengths=[3, 40, 9], beams=[4, 130, 30], relative=True, known=False
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "num_layers": 1}, {"cross_width": 24, "norm": "layer"}])
+def test_a_known_first_layer_gives_the_same_bits(precision, changes):
+    case = small(**changes)
+    weights = pack_stacks([(case.spec, case.weights)], precision)
+    made = run(case, KERNEL, weights, 5)
+    case.known = True
+    for one, other in zip(made, run(case, KERNEL, weights, 5), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_bfloat16_weights_are_rounded_and_nothing_else_is():
@@ -205,7 +232,7 @@ def test_bfloat16_weights_are_rounded_and_nothing_else_is():
 @given(case=cases(), precision=st.sampled_from(["bfloat16", "int8"]))
 def test_rounded_keys_and_values_lie_where_the_twin_reads_them(case, precision):
     """Prompts read by the kernel, steps by the twin: the caches are one, whatever widths and lengths."""
-    mixed = SimpleNamespace(cross=KERNEL.cross, prefill=KERNEL.prefill, step=TWIN.step, head=TWIN.head)
+    mixed = SimpleNamespace(**{**vars(KERNEL), "step": TWIN.step, "head": TWIN.head})
     before = core.active_isa()
     try:
         for name in core.usable_isas():
@@ -342,6 +369,15 @@ def test_what_does_not_fit_is_named():
         prefill(stack, rows, offsets, rotary=rotary, distance=torch.randn(3, 99))
     with pytest.raises(InvalidValueError, match="distance must have a table for rows of 40, got one for 39"):
         prefill(stack, rows, offsets, rotary=rotary, distance=torch.randn(2, 77))
+    table, tokens = torch.randn(9, 48), torch.arange(52) % 9
+    with pytest.raises(InvalidValueError, match="first_table and tokens must be given together"):
+        prefill(stack, rows, offsets, rotary=rotary, tokens=tokens)
+    with pytest.raises(InvalidValueError, match=r"first_table must be \[V, 48\], got \[9, 47\]"):
+        prefill(stack, rows, offsets, rotary=rotary, first_table=table[:, 1:], tokens=tokens)
+    with pytest.raises(InvalidValueError, match=r"tokens must be int64 \[52\], got torch.int64 \[51\]"):
+        prefill(stack, rows, offsets, rotary=rotary, first_table=table, tokens=tokens[1:])
+    with pytest.raises(InvalidValueError, match=r"tokens must be in \[0, 9\), got 9 for row 8"):
+        prefill(stack, rows, offsets, rotary=rotary, first_table=table, tokens=tokens + tokens // 8)
     _, cache = prefill(stack, rows, offsets, rotary=rotary)
     six, none = torch.randn(6, 24), torch.empty(0, 6, dtype=torch.int32)
     _, kept = step(stack, six, offsets, cache, [], none, rotary=rotary)
@@ -376,7 +412,10 @@ def test_ops_are_registered_whole():
     head = torch.ops.genrec_fast.transformer_head.default
     torch.library.opcheck(head, (stack.weights, rows, 0, 3, 9, True), test_utils=("test_schema", "test_faketensor"))
     step = (stack.weights, torch.randn(6, 24), offsets, cache, [], torch.empty(0, 6, dtype=torch.int32))
-    tables = (rotary, None, None, None)
+    tables = (rotary, None, None, None, None, None)
+    first = torch.ops.genrec_fast.transformer_first.default
+    mixed = stack.spec.mixed
+    torch.library.opcheck(first, (stack.weights, rows, 0, mixed), test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(
         torch.ops.genrec_fast.transformer_step.default,
         (*step, *tables, 0, 2, stack.spec.kept),

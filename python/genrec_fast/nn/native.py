@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._attention_bias import t5_buckets
 from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
-from genrec_fast.ops.transformer import transformer_cross, transformer_head, transformer_prefill, transformer_step
+from genrec_fast.ops.transformer import (
+    transformer_cross,
+    transformer_first,
+    transformer_head,
+    transformer_prefill,
+    transformer_step,
+)
 from genrec_fast.types import Jagged
 
 __all__ = ["NativeEngine", "NativeState", "packed_once", "runs_natively"]
+
+# A table of the first layer's queries, keys and values by token is kept up to this size: past it the memory is worth
+# more than a share of one layer.
+_FIRST_TABLE_BYTES = 1 << 26
 
 _packed: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, NativeEngine]]] = weakref.WeakKeyDictionary()
 
@@ -69,7 +79,9 @@ class NativeEngine:
     """Weights of ``pack_weights`` ready to run.
 
     Args:
-        weights: uint8 ``[bytes]``; may be mapped from a file, nothing of it is copied.
+        weights: uint8 ``[bytes]``; may be mapped from a file, nothing of it is copied. Where no position is added to
+            the embeddings the first layer's queries, keys and values are made of all tokens at once, and looked up
+            ever after (``transformer_first``; vocabularies for which that takes at most 64 MiB).
 
     Raises:
         CorruptFileError: not a whole block.
@@ -82,6 +94,7 @@ class NativeEngine:
         self.vocab_size: int = self.decoder.spec.head_size
         self._embedding = self.tensors["embedding"]
         self._tables: dict[str, Tensor] = {}
+        self._first = {stack.number: self._first_table(stack) for stack in stacks}
 
     def prefill(
         self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False
@@ -113,6 +126,7 @@ class NativeEngine:
                     self._embed(prompts.values, None),
                     prompts.offsets,
                     distance=self._distance("encoder", longest),
+                    **self._first_layer(self.encoder, prompts.values),
                     only_last=False,
                 )
             cross, cross_offsets = transformer_cross(self.decoder, rows, prompts.offsets), prompts.offsets
@@ -130,6 +144,7 @@ class NativeEngine:
             distance=self._distance("decoder", longest),
             cross=cross,
             cross_offsets=cross_offsets,
+            **self._first_layer(self.decoder, prompts.values),
         )
         return NativeState(prompts.offsets, cache, cross, cross_offsets, longest), hidden.unsqueeze(1)
 
@@ -158,15 +173,16 @@ class NativeEngine:
             low, high = (int(end) for end in parents.aminmax()) if parents.numel() else (0, 0)
             if low < 0 or high >= before:
                 raise InvalidValueError(f"step: parents must be beams in [0, {before}), got {low} to {high}")
-            flat = parents if users == 1 else parents + torch.arange(users).unsqueeze(1) * before
-            ancestors = state.ancestors.index_select(1, flat.flatten())
+            extended = parents if users == 1 else parents + torch.arange(users).unsqueeze(1) * before
+            ancestors = state.ancestors.index_select(1, extended.flatten())
         reach = state.longest + steps + 1
         positions = None
         if "positions" in self.tensors:
             positions = (state.offsets.diff() + steps).repeat_interleave(beams)
+        flat = tokens.flatten()
         hidden, kept = transformer_step(
             self.decoder,
-            self._embed(tokens.flatten(), positions),
+            self._embed(flat, positions),
             state.offsets,
             state.cache,
             state.chain,
@@ -175,6 +191,7 @@ class NativeEngine:
             distance=self._distance("decoder", reach),
             cross=state.cross,
             cross_offsets=state.cross_offsets,
+            **self._first_layer(self.decoder, flat),
         )
         ancestors = torch.cat([ancestors, torch.arange(rows, dtype=torch.int32).unsqueeze(0)])
         after = NativeState(
@@ -233,6 +250,16 @@ class NativeEngine:
                 )
             rows += table[positions].float()
         return rows
+
+    def _first_table(self, stack: PackedStack) -> Tensor | None:
+        spec, size = stack.spec, self._embedding.shape[0]
+        if "positions" in self.tensors or size * spec.mixed * 4 > _FIRST_TABLE_BYTES:
+            return None
+        return transformer_first(stack, self._embed(torch.arange(size), None))
+
+    def _first_layer(self, stack: PackedStack, tokens: Tensor) -> dict[str, Tensor]:
+        table = self._first[stack.number]
+        return {} if table is None else {"first_table": table, "tokens": tokens}
 
     def _rotary(self, reach: int) -> Tensor | None:
         """Cosines and sines of at least ``reach`` positions."""

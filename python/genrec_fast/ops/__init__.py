@@ -20,7 +20,13 @@ from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.topk_inner_product import topk_inner_product
-from genrec_fast.ops.transformer import transformer_cross, transformer_head, transformer_prefill, transformer_step
+from genrec_fast.ops.transformer import (
+    transformer_cross,
+    transformer_first,
+    transformer_head,
+    transformer_prefill,
+    transformer_step,
+)
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -53,6 +59,7 @@ __all__ = [
     "to_padded",
     "topk_inner_product",
     "transformer_cross",
+    "transformer_first",
     "transformer_head",
     "transformer_prefill",
     "transformer_step",

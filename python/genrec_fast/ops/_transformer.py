@@ -11,11 +11,12 @@ from torch import Tensor
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.transformer import transformer_cross as _cross_twin
+from genrec_fast.ops.reference.transformer import transformer_first as _first_twin
 from genrec_fast.ops.reference.transformer import transformer_head as _head_twin
 from genrec_fast.ops.reference.transformer import transformer_prefill as _prefill_twin
 from genrec_fast.ops.reference.transformer import transformer_step as _step_twin
 
-__all__ = ["cross", "head", "prefill", "step"]
+__all__ = ["cross", "first", "head", "prefill", "step"]
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -52,6 +53,14 @@ def _tables(
     }
 
 
+def _first_layer(table: Tensor | None, tokens: Tensor | None) -> dict[str, Any]:
+    return {
+        "first_table": _address(table),
+        "tokens": _address(tokens),
+        "num_tokens": 0 if table is None else table.shape[0],
+    }
+
+
 def _empty_cache(common: dict[str, Any], offsets: Tensor, for_cross: bool) -> Tensor:
     names = ("weights", "weights_bytes", "stack", "rows_width")
     given = {name: common[name] for name in names}
@@ -69,18 +78,22 @@ def _prefill_cpu(
     distance: Tensor | None,
     cross: Tensor | None,
     cross_offsets: Tensor | None,
+    first_table: Tensor | None,
+    tokens: Tensor | None,
     stack: int,
     num_layers: int,
     only_last: bool,
 ) -> tuple[Tensor, Tensor]:
     rows, offsets = rows.contiguous(), offsets.contiguous()
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
+    first_table, tokens = _whole(first_table, tokens)
     users = offsets.numel() - 1
     common = _common(weights, stack, rows)
     cache = _empty_cache(common, offsets, False)
     hidden = torch.empty(users if only_last else rows.shape[0], rows.shape[1])
     core.transformer_prefill(
         rows=rows.data_ptr(),
+        **_first_layer(first_table, tokens),
         offsets=offsets.data_ptr(),
         num_users=users,
         cache=cache.data_ptr(),
@@ -91,6 +104,15 @@ def _prefill_cpu(
         **common,
     )
     return hidden, cache
+
+
+def _first_cpu(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> Tensor:
+    rows = rows.contiguous()
+    out = torch.empty(rows.shape[0], mixed_width)
+    core.transformer_first(
+        rows=rows.data_ptr(), num_rows=rows.shape[0], table=out.data_ptr(), **_common(weights, stack, rows)
+    )
+    return out
 
 
 def _cross_cpu(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
@@ -119,6 +141,8 @@ def _step_cpu(
     distance: Tensor | None,
     cross: Tensor | None,
     cross_offsets: Tensor | None,
+    first_table: Tensor | None,
+    tokens: Tensor | None,
     stack: int,
     num_layers: int,
     kept: int,
@@ -126,12 +150,14 @@ def _step_cpu(
     rows, offsets = rows.contiguous(), offsets.contiguous()
     cache, ancestors = cache.contiguous(), ancestors.contiguous()
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
+    first_table, tokens = _whole(first_table, tokens)
     parts = [part.contiguous() for part in chain]
     users = offsets.numel() - 1
     own = torch.empty(num_layers, rows.shape[0], kept)
     hidden = torch.empty(rows.shape)
     core.transformer_step(
         rows=rows.data_ptr(),
+        **_first_layer(first_table, tokens),
         offsets=offsets.data_ptr(),
         num_users=users,
         num_beams=rows.shape[0] // users,
@@ -171,8 +197,12 @@ def _some(like: Tensor) -> Tensor:
 
 
 def _prefill_fake(*args: Any) -> tuple[Tensor, Tensor]:
-    rows, offsets, only_last = args[1], args[2], args[9]
+    rows, offsets, only_last = args[1], args[2], args[11]
     return rows.new_empty(offsets.shape[0] - 1 if only_last else rows.shape[0], rows.shape[1]), _some(rows)
+
+
+def _first_fake(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> Tensor:
+    return rows.new_empty(rows.shape[0], mixed_width)
 
 
 def _cross_fake(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
@@ -180,7 +210,7 @@ def _cross_fake(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> T
 
 
 def _step_fake(*args: Any) -> tuple[Tensor, Tensor]:
-    rows, num_layers, kept = args[1], args[11], args[12]
+    rows, num_layers, kept = args[1], args[13], args[14]
     return torch.empty_like(rows), rows.new_empty(num_layers, rows.shape[0], kept)
 
 
@@ -200,13 +230,19 @@ def _direct(cpu: Callable[..., Any], op: Callable[..., Any]) -> Callable[..., An
     return call
 
 
-_TABLES = "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets"
+_TABLES = "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table, Tensor? tokens"
 _prefill_op = define(
     f"transformer_prefill(Tensor weights, Tensor rows, Tensor offsets, {_TABLES}, "
     "int stack, int num_layers, bool only_last) -> (Tensor, Tensor)",
     cpu=_prefill_cpu,
     twin=_prefill_twin,
     fake=_prefill_fake,
+)
+first = define(
+    "transformer_first(Tensor weights, Tensor rows, int stack, int mixed_width) -> Tensor",
+    cpu=_first_cpu,
+    twin=_first_twin,
+    fake=_first_fake,
 )
 _cross_op = define(
     "transformer_cross(Tensor weights, Tensor rows, Tensor offsets, int stack) -> Tensor",

@@ -83,12 +83,17 @@ class TransformerSpec:
         """Floats that a row keeps per layer: its keys and values."""
         return 2 * self.num_kv_heads * self.head_width
 
+    @property
+    def mixed(self) -> int:
+        """Floats of a row's queries, keys and values."""
+        return self.num_heads * self.head_width + self.kept
+
     def linears(self) -> dict[str, tuple[int, int, bool]]:
         """Name in a layer -> rows, columns, needed, in the order of the packed block."""
         heads, kv = self.num_heads * self.head_width, self.num_kv_heads * self.head_width
         cross = self.cross_width > 0
         return {
-            "qkv": (heads + 2 * kv, self.width, True),
+            "qkv": (self.mixed, self.width, True),
             "attended": (self.width, heads, True),
             "cross_q": (heads, self.width, cross),
             "cross_kv": (2 * kv, self.cross_width, cross),

@@ -12,7 +12,7 @@ from genrec_fast.ops import _transformer as _ops
 from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.ops._transformer_pack import PackedStack
 
-__all__ = ["transformer_cross", "transformer_head", "transformer_prefill", "transformer_step"]
+__all__ = ["transformer_cross", "transformer_first", "transformer_head", "transformer_prefill", "transformer_step"]
 
 
 def transformer_prefill(
@@ -24,6 +24,8 @@ def transformer_prefill(
     distance: Tensor | None = None,
     cross: Tensor | None = None,
     cross_offsets: Tensor | None = None,
+    first_table: Tensor | None = None,
+    tokens: Tensor | None = None,
     only_last: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Reads every user's prompt through all layers (``ops._transformer_spec.TransformerSpec`` has the formula).
@@ -36,6 +38,8 @@ def transformer_prefill(
         distance: float32 ``[H, 2M - 1]``: added to the scores, read at ``M - 1 + key - query``; ``None``: nothing.
         cross: from ``transformer_cross``, for stacks with cross-attention.
         cross_offsets: int64 ``[B + 1]`` of the encoder's rows.
+        first_table: float32 ``[V, mixed]`` of ``transformer_first`` for the table that the rows are taken from, and
+        tokens: int64 ``[E]``, which of its rows they are; ``None``, both: the first layer is made here.
         only_last: of the last layer compute what the last row of each prompt needs.
 
     Returns:
@@ -54,10 +58,39 @@ def transformer_prefill(
     Source: Vaswani et al. (arXiv:1706.03762); the panels are those of ``gemm``.
     """
     op = "transformer_prefill"
-    _check(op, stack, rows, offsets, rotary=rotary, distance=distance, cross=cross, cross_offsets=cross_offsets)
+    tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
+    _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
-    hidden, cache = _ops.prefill(*tensors, stack.number, stack.spec.num_layers, only_last)
+    hidden, cache = _ops.prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, only_last)
     return hidden, cache
+
+
+def transformer_first(stack: PackedStack, rows: Tensor) -> Tensor:
+    """What the first layer's norm and product make of rows: queries, keys and values, not yet turned by position.
+
+    Where rows are those of an embedding table, with nothing added by position, they are the same in every call: made
+    once for the whole table and looked up by token, they save the first layer its largest product.
+
+    Args:
+        stack: from ``unpack_stacks``.
+        rows: float32 ``[E, D]``.
+
+    Returns:
+        float32 ``[E, mixed]``, mixed = ``(num_heads + 2 num_kv_heads) head_width``: ``first_table`` of the other ops,
+        with the bits that they would have made.
+
+    Raises:
+        InvalidTypeError, InvalidValueError, UnsupportedError: as ``transformer_prefill``.
+
+    Notes:
+        2 D flops per channel of the output and row. Deterministic; the same bits for any number of threads. Not
+        differentiable.
+
+    Source: ours; the first layer of a model whose positions enter in its attention alone (T5, rotary).
+    """
+    _check("transformer_first", stack, rows, None)
+    out: Tensor = _ops.first(stack.weights, rows, stack.number, stack.spec.mixed)
+    return out
 
 
 def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tensor:
@@ -97,6 +130,8 @@ def transformer_step(
     distance: Tensor | None = None,
     cross: Tensor | None = None,
     cross_offsets: Tensor | None = None,
+    first_table: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Extends every beam by one row: it sees its user's prompt, its ancestors and itself.
 
@@ -111,6 +146,7 @@ def transformer_step(
         distance: as for the prompts, rows up to the longest prompt + t + 1.
         cross: as for the prompts.
         cross_offsets: as for the prompts.
+        first_table, tokens: as for the prompts, of these rows.
 
     Returns:
         hidden float32 ``[B * W, D]`` after the last norm, and what this step keeps: float32
@@ -129,7 +165,8 @@ def transformer_step(
     Source: as ``transformer_prefill``; the shared prompt is ours, after the mechanism of prefix sharing.
     """
     op = "transformer_step"
-    _check(op, stack, rows, offsets, rotary=rotary, distance=distance, cross=cross, cross_offsets=cross_offsets)
+    tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
+    _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     require_tensors(
         op, rows.device, cache=cache, ancestors=ancestors, **{f"chain[{i}]": c for i, c in enumerate(chain)}
     )
@@ -151,7 +188,7 @@ def transformer_step(
                 f"got {part.dtype} {list(part.shape)}"
             )
     tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, rotary, distance, cross, cross_offsets)
-    hidden, own = _ops.step(*tensors, stack.number, stack.spec.num_layers, kept)
+    hidden, own = _ops.step(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, kept)
     return hidden, own
 
 
@@ -193,7 +230,7 @@ def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **
     required = {"rows": rows} if offsets is None else {"rows": rows, "offsets": offsets}
     require_tensors(op, stack.weights.device, **required, **given)
     for name, tensor in {"rows": rows, **given}.items():
-        if name == "cross_offsets":
+        if name in ("cross_offsets", "tokens"):
             continue
         shape = "[floats]" if name == "cross" else "[E, D]" if name == "rows" else "a matrix"
         if tensor.dtype != torch.float32 or tensor.dim() != (1 if name == "cross" else 2):
@@ -204,6 +241,16 @@ def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **
     if offsets is not None and op != "transformer_step" and int(offsets[-1]) != rows.shape[0]:
         raise InvalidValueError(f"{op}: offsets must end at the number of rows {rows.shape[0]}, got {int(offsets[-1])}")
     rotary, distance = tables.get("rotary"), tables.get("distance")
+    first, tokens = tables.get("first_table"), tables.get("tokens")
+    if (first is None) != (tokens is None):
+        raise InvalidValueError(f"{op}: first_table and tokens must be given together, got one of them")
+    if first is not None and tokens is not None:
+        if first.shape[1] != stack.spec.mixed:
+            raise InvalidValueError(f"{op}: first_table must be [V, {stack.spec.mixed}], got {list(first.shape)}")
+        if tokens.dtype != torch.int64 or tokens.shape != rows.shape[:1]:
+            raise InvalidValueError(
+                f"{op}: tokens must be int64 [{rows.shape[0]}], got {tokens.dtype} {list(tokens.shape)}"
+            )
     if rotary is not None and rotary.shape[1] != stack.spec.rotary_width:
         raise InvalidValueError(f"{op}: rotary must be [P, {stack.spec.rotary_width}], got {list(rotary.shape)}")
     if distance is not None and distance.shape[0] != stack.spec.num_heads:

@@ -16,7 +16,7 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks, unpack_weights
 from genrec_fast.ops._transformer_spec import TransformerSpec
 
-__all__ = ["transformer_cross", "transformer_head", "transformer_prefill", "transformer_step"]
+__all__ = ["transformer_cross", "transformer_first", "transformer_head", "transformer_prefill", "transformer_step"]
 
 
 class _Layers:
@@ -47,10 +47,15 @@ class _Layers:
         inner = kinds[name](self.linear(f"{layer}.{'gate' if self.spec.gated else 'up'}", h))
         return x + self.linear(f"{layer}.down", inner * self.linear(f"{layer}.up", h) if self.spec.gated else inner)
 
-    def queries_keys_values(self, layer: str, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """``[S, heads, width]`` each; ``turns`` are the rows' own of the rotary table."""
+    def mixed(self, layer: str, x: Tensor) -> Tensor:
+        return self.linear(f"{layer}.qkv", self.norm(f"{layer}.before_attention", x))
+
+    def queries_keys_values(
+        self, layer: str, x: Tensor, turns: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``[S, heads, width]`` each; ``turns`` are the rows' own of the rotary table, ``known`` the first layer's."""
         spec = self.spec
-        mixed = self.linear(f"{layer}.qkv", self.norm(f"{layer}.before_attention", x))
+        mixed = self.mixed(layer, x) if known is None or layer != "layers.0" else known
         mixed = mixed.view(x.shape[0], spec.num_heads + 2 * spec.num_kv_heads, spec.head_width)
         q, k, v = mixed.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
         if spec.qk_norm:
@@ -129,6 +134,10 @@ def _whole(count: int, size: int) -> int:
     return -(-count // size) * size
 
 
+def _looked_up(table: Tensor | None, tokens: Tensor | None, rows: slice) -> Tensor | None:
+    return None if table is None or tokens is None else table[tokens[rows]]
+
+
 def _turned(x: Tensor, turns: Tensor) -> Tensor:
     half = turns.shape[1] // 2
     cosine, sine = turns[:, None, :half], turns[:, None, half:]
@@ -149,6 +158,8 @@ def transformer_prefill(
     distance: Tensor | None,
     cross: Tensor | None,
     cross_offsets: Tensor | None,
+    first_table: Tensor | None,
+    tokens: Tensor | None,
     stack: int,
     num_layers: int,
     only_last: bool,
@@ -159,7 +170,8 @@ def transformer_prefill(
     cache = rows.new_empty(spec.num_layers, ends[-1])
     hidden = []
     for user in range(offsets.numel() - 1):
-        x = rows[int(offsets[user]) : int(offsets[user + 1])]
+        mine = slice(int(offsets[user]), int(offsets[user + 1]))
+        x, known = rows[mine], _looked_up(first_table, tokens, mine)
         at = torch.arange(x.shape[0], device=x.device)
         seen = (at <= at[:, None]) if spec.causal else None
         if spec.window:
@@ -167,13 +179,18 @@ def transformer_prefill(
             seen = near if seen is None else seen & near
         for layer in range(spec.num_layers):
             place = f"layers.{layer}"
-            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at])
+            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at], known)
             layers.keep(k, v, cache[layer, ends[user] : ends[user + 1]])
             mixed = layers.attended(q, k, v, seen, _bias(distance, at, at))
             x = layers.cross(layer, x + layers.linear(f"{place}.attended", mixed), user, cross, cross_offsets)
             x = layers.feed_forward(place, x)
         hidden.append(layers.norm("last_norm", x[-1:] if only_last else x))
     return torch.cat(hidden) if hidden else rows[:0], cache.flatten()
+
+
+def transformer_first(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> Tensor:
+    """The first layer's queries, keys and values, not turned."""
+    return _Layers(weights, stack).mixed("layers.0", rows)
 
 
 def transformer_cross(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
@@ -200,6 +217,8 @@ def transformer_step(
     distance: Tensor | None,
     cross: Tensor | None,
     cross_offsets: Tensor | None,
+    first_table: Tensor | None,
+    tokens: Tensor | None,
     stack: int,
     num_layers: int,
     kept: int,
@@ -214,12 +233,13 @@ def transformer_step(
     for user in range(users):
         mine = slice(user * beams, (user + 1) * beams)
         x, keys = rows[mine], int(offsets[user + 1] - offsets[user])
+        known = _looked_up(first_table, tokens, mine)
         at = torch.full((beams,), keys + steps, device=x.device)
         key_at = torch.arange(keys + steps + 1, device=x.device)
         seen = (key_at > at[:, None] - spec.window) if spec.window else None
         for layer in range(spec.num_layers):
             place = f"layers.{layer}"
-            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at])
+            q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at], known)
             own[layer, mine] = torch.cat([k, v], 1).flatten(1)
             past = [part[layer, ancestors[step, mine].long()] for step, part in enumerate(chain)]
             links = torch.stack([*past, own[layer, mine]], 1).view(beams, steps + 1, 2, *k.shape[1:])

@@ -1,0 +1,59 @@
+"""The native engine's tables."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genrec_fast.nn import native
+from genrec_fast.ops._transformer_pack import pack_stacks
+from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.types import Jagged
+
+TOKENS = 40
+
+
+def block(precision="float32", **tables):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    spec = TransformerSpec(
+        **{"width": 24, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_width": 12, "ff_width": 40},
+        head_size=TOKENS,
+    )
+    weights = {"head.weight": normal(TOKENS, 24)}
+    for layer in range(2):
+        for name in ("before_attention", "before_feed_forward"):
+            weights[f"layers.{layer}.{name}.weight"] = normal(24)
+        for name, (rows, columns, needed) in spec.linears().items():
+            if needed:
+                weights[f"layers.{layer}.{name}.weight"] = normal(rows, columns) / columns**0.5
+    return pack_stacks([(spec, weights)], precision, {"embedding": normal(TOKENS, 24), **tables}, {})
+
+
+def outputs(engine):
+    state, hidden = engine.prefill(Jagged.from_rows([torch.tensor([3, 39, 0, 7]), torch.tensor([5])]))
+    tokens = torch.tensor([[1, 2, 3], [4, 4, 39]])
+    state, after = engine.step(state, tokens, torch.zeros_like(tokens))
+    _, last = engine.step(state, tokens.flip(1), torch.tensor([[2, 2, 0], [0, 1, 1]]))
+    return hidden, after, last, engine.logits(last, slice(0, TOKENS), True)[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_the_first_layer_by_token_gives_the_bits_of_the_first_layer_by_row(precision, monkeypatch):
+    weights = block(precision)
+    looked_up = native.NativeEngine(weights)
+    assert looked_up._first[0].shape == (TOKENS, 48)
+    monkeypatch.setattr(native, "_FIRST_TABLE_BYTES", 0)
+    made = native.NativeEngine(weights)
+    assert made._first[0] is None
+    for one, other in zip(outputs(looked_up), outputs(made), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_rows_with_positions_added_are_not_looked_up():
+    engine = native.NativeEngine(block(positions=torch.randn(9, 24)))
+    assert engine._first[0] is None
+    outputs(engine)
