@@ -1,41 +1,8 @@
-#include <pybind11/stl.h>
-
-#include "bindings/bindings.h"
-#include "ops/transformer.h"
+#include "bindings/transformer_arguments.h"
 
 namespace py = pybind11;
 
 namespace genrec::bindings {
-namespace {
-
-// The calls share some twenty numbers: all take them by name.
-struct Given {
-  const py::kwargs& values;
-
-  template <typename T>
-  T* at(const char* name) const {
-    return as_pointer<T>(values[name].cast<std::uintptr_t>());
-  }
-  std::int64_t number(const char* name) const { return values[name].cast<std::int64_t>(); }
-  int threads() const { return values["num_threads"].cast<int>(); }
-  TransformerWeights weights() const {
-    return {at<const void>("weights"), number("weights_bytes"), number("stack"), number("rows_width")};
-  }
-  TransformerFirst first() const {
-    return {at<const float>("first_table"), at<const std::int64_t>("tokens"), number("num_tokens")};
-  }
-  TransformerTables tables() const {
-    return {at<const float>("rotary"), number("num_positions"), at<const float>("distance"), number("distance_size")};
-  }
-  TransformerCache cache() const {
-    return {at<float>("cache"), at<const std::int64_t>("offsets"), number("cache_floats")};
-  }
-  TransformerCache cross() const {
-    return {at<float>("cross"), at<const std::int64_t>("cross_offsets"), number("cross_floats")};
-  }
-};
-
-}  // namespace
 
 void register_transformer(py::module_& m) {
   m.def("transformer_sizes", [] {
@@ -84,10 +51,8 @@ void register_transformer(py::module_& m) {
   });
   m.def("transformer_step", [](const py::kwargs& values) {
     const Given given{values};
-    const auto addresses = values["chain"].cast<std::vector<std::uintptr_t>>();
-    const auto chain_rows = values["chain_rows"].cast<std::vector<std::int64_t>>();
-    std::vector<const float*> chain;
-    for (std::uintptr_t address : addresses) chain.push_back(as_pointer<const float>(address));
+    const auto chain = given.all<const float>("chain");
+    const auto chain_rows = given.numbers("chain_rows");
     const TransformerStep args{given.weights(),
                                given.at<const float>("rows"),
                                given.first(),

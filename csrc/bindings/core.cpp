@@ -5,6 +5,7 @@
 #include "bindings/bindings.h"
 #include "core/check.h"
 #include "core/isa.h"
+#include "core/memory.h"
 
 namespace py = pybind11;
 
@@ -37,6 +38,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     for (genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));
     return names;
   });
+  m.def(
+      "ask_huge_pages",
+      [](std::uintptr_t data, std::int64_t bytes) {
+        genrec::ask_huge_pages(genrec::bindings::as_pointer<void>(data), bytes);
+      },
+      py::arg("data"), py::arg("bytes"));
   genrec::bindings::register_gemm(m);
   genrec::bindings::register_jagged_attention(m);
   genrec::bindings::register_jagged_pack(m);
@@ -45,6 +52,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   genrec::bindings::register_rq_encode(m);
   genrec::bindings::register_topk_inner_product(m);
   genrec::bindings::register_transformer(m);
+  genrec::bindings::register_transformer_search(m);
   genrec::bindings::register_trie_build(m);
   genrec::bindings::register_trie_filter(m);
   genrec::bindings::register_trie_lookup(m);

@@ -16,12 +16,6 @@
 #include "core/transpose.h"
 #include "core/vec.h"
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define GENREC_INLINE __forceinline
-#else
-#define GENREC_INLINE inline __attribute__((always_inline))
-#endif
-
 namespace genrec::GENREC_ISA {
 
 // Registers decide the tile: sums, the panel's row and one broadcast must fit (32 of 512 bits, 16 of 256, 16 of 128).
@@ -195,6 +189,10 @@ static GENREC_INLINE Sum to_sum(Vec a) { return a; }
 static GENREC_INLINE void from_sum(Sum a, Vec& out) { out = a; }
 #endif
 
+// A panel is read faster than the third cache announces its next lines: a product of 50 rows with 512 KiB of weights
+// that were not at hand took 169 us, 153 us with this, 145 us with huge pages too, and 141 us from the second cache.
+constexpr int steps_ahead = 24;
+
 // How the rows of `a` lie: element (r, d) at a[r * stride + d], or, by depth, at a[d * stride + r].
 enum class Order { by_row, by_depth };
 
@@ -209,8 +207,11 @@ static GENREC_INLINE void multiply(const float* a, std::int64_t stride, const fl
     for (int v = 0; v < vecs; ++v) c[r][v] = to_sum(sums[r][v]);
   for (std::int64_t d = 0; d < depth; ++d) {
     Sum b[vecs];
-    for (int v = 0; v < vecs; ++v)
-      b[v] = load_sum(panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes);
+    for (int v = 0; v < vecs; ++v) {
+      const float* at = panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes;
+      b[v] = load_sum(at);
+      if (Rows == tile_rows) prefetch(at + steps_ahead * panel_width);
+    }
     for (int r = 0; r < Rows; ++r) {
       const Sum x = fill_sum(order == Order::by_row ? a[r * stride + d] : a[d * stride + r]);
       for (int v = 0; v < vecs; ++v) c[r][v] = multiply_add(x, b[v], c[r][v]);
@@ -233,8 +234,11 @@ static GENREC_INLINE void multiply(const std::uint16_t* a, std::int64_t stride, 
     for (int v = 0; v < vecs; ++v) c[r][v] = sums[r][v].v;
   for (std::int64_t d = 0; d < depth; d += 2) {
     __m512i b[vecs];
-    for (int v = 0; v < vecs; ++v)
-      b[v] = _mm512_loadu_si512(panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes * 2);
+    for (int v = 0; v < vecs; ++v) {
+      const std::uint16_t* at = panel + v / panel_vecs * next + d * panel_width + v % panel_vecs * lanes * 2;
+      b[v] = _mm512_loadu_si512(at);
+      if (Rows == tile_rows) prefetch(at + steps_ahead * panel_width * 2);
+    }
     for (int r = 0; r < Rows; ++r) {
       const __m512i x =
           _mm512_castps_si512(_mm512_broadcastss_ps(_mm_load_ss(reinterpret_cast<const float*>(a + r * stride + d))));

@@ -158,7 +158,10 @@ static GENREC_INLINE void multiply_int8(const std::uint8_t* a, std::int64_t stri
     for (int v = 0; v < Vecs; ++v) c[r][v] = (Words)_mm512_setzero_si512();
   for (std::int64_t d = 0; d < depth; d += 4) {
     __m512i b[Vecs];
-    for (int v = 0; v < Vecs; ++v) b[v] = _mm512_loadu_si512(at(d, v));
+    for (int v = 0; v < Vecs; ++v) {
+      b[v] = _mm512_loadu_si512(at(d, v));
+      if (Rows == tile_rows) prefetch(at(d + 4 * steps_ahead, v));
+    }
 #if GENREC_VNNI
     for (int r = 0; r < Rows; ++r) {
       const __m512i x = _mm512_set1_epi32(four(r, d));

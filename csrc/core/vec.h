@@ -35,6 +35,12 @@
 #include <intrin.h>
 #endif
 
+#if defined(_MSC_VER) && !defined(__clang__)
+#define GENREC_INLINE __forceinline
+#else
+#define GENREC_INLINE inline __attribute__((always_inline))
+#endif
+
 namespace genrec::GENREC_ISA {
 
 using Mask = std::uint32_t;
@@ -79,7 +85,8 @@ static inline int count_bits(std::uint64_t word) {
 #endif
 }
 
-static inline void prefetch(const void* address) {
+// Inlined first of all: GCC takes a function that only prefetches for one that does nothing, and drops its calls.
+static GENREC_INLINE void prefetch(const void* address) {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
 #elif defined(__GNUC__)

@@ -137,6 +137,7 @@ void transformer_first(const TransformerWeights& weights, const float* given, st
   all.stack = &stack, all.x_stride = whole(stack.width), all.qkv_stride = whole(width);
   const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride);
   const Memory memory(num_threads * floats * 4);
+  ask_huge_pages(table, num_rows * width * 4);
   each((num_rows + chunk - 1) / chunk, num_threads, [&](std::int64_t task, std::int64_t worker) {
     const std::int64_t begin = task * chunk;
     TransformerRows rows = all;

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformer_stacks import offsets_of, random_weights
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops import transformer
@@ -16,31 +17,6 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops._transformer_pack import pack_stacks, unpack_stacks, unpack_weights
 from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.reference import transformer as twin
-
-
-def random_weights(spec: TransformerSpec, generator: torch.Generator, biases: bool) -> dict[str, torch.Tensor]:
-    def normal(*shape, scale=1.0):
-        return torch.randn(*shape, generator=generator) * scale
-
-    weights = {"last_norm.weight": 1 + normal(spec.width, scale=0.1)}
-    if spec.head_size:
-        weights["head.weight"] = normal(spec.head_size, spec.width, scale=spec.width**-0.5)
-        if biases:
-            weights["head.bias"] = normal(spec.head_size)
-    for layer in range(spec.num_layers):
-        for name in ("before_attention", "before_feed_forward", *(["before_cross"] if spec.cross_width else [])):
-            weights[f"layers.{layer}.{name}.weight"] = 1 + normal(spec.width, scale=0.1)
-            if spec.norm == "layer":
-                weights[f"layers.{layer}.{name}.bias"] = normal(spec.width, scale=0.1)
-        for name, (rows, columns, needed) in spec.linears().items():
-            if needed:
-                weights[f"layers.{layer}.{name}.weight"] = normal(rows, columns, scale=columns**-0.5)
-                if biases:
-                    weights[f"layers.{layer}.{name}.bias"] = normal(rows, scale=0.1)
-        if spec.qk_norm:
-            for name in ("q_norm", "k_norm"):
-                weights[f"layers.{layer}.{name}.weight"] = 1 + normal(spec.head_width, scale=0.1)
-    return weights
 
 
 @st.composite
@@ -77,10 +53,6 @@ def cases(draw):
         known=draw(st.booleans(), "first layer known"),
         generator=generator,
     )
-
-
-def offsets_of(lengths):
-    return torch.tensor([0, *lengths]).cumsum(0)
 
 
 def run(case, ops, weights, seed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from genrec_fast.ops.transformer import (
     transformer_prefill,
     transformer_step,
 )
+from genrec_fast.ops.transformer_search import TransformerFound, transformer_search
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.types import Jagged
 
 __all__ = ["NativeEngine", "NativeState", "packed_once", "runs_natively"]
@@ -205,6 +207,61 @@ class NativeEngine:
         )
         return after, hidden.view(users, beams, -1)
 
+    @property
+    def searches(self) -> bool:
+        """Whether ``search`` runs this model: embeddings in float32 that know no position."""
+        return self._embedding.dtype == torch.float32 and "positions" not in self.tensors
+
+    def search(
+        self,
+        state: NativeState,
+        hidden: Tensor,
+        scores: Tensor,
+        trie: CatalogTrie,
+        code_tokens: Sequence[Tensor],
+        *,
+        num_beams: int,
+        normalize: str = "all",
+        keep: TrieFilter | None = None,
+        end_token: int | None = None,
+    ) -> TransformerFound:
+        """The best semantic IDs behind prompts that were read, in one call (``transformer_search``).
+
+        Args:
+            state: of ``prefill``, or of steps of one beam per user.
+            hidden: float32 ``[B, 1, D]`` of that call.
+            scores: float32 ``[B, 1]``: paid so far.
+            trie: the catalog.
+            code_tokens: L tensors int64 ``[K_l]``: the token of each code.
+            num_beams: see ``transformer_search``.
+            normalize: see ``transformer_search``.
+            keep: see ``transformer_search``.
+            end_token: see ``transformer_search``.
+        """
+        reach = state.longest + len(state.chain) + len(code_tokens) + 1
+        return transformer_search(
+            self.decoder,
+            hidden[:, 0],
+            scores[:, 0],
+            state.offsets,
+            state.cache,
+            trie,
+            code_tokens,
+            self._embedding,
+            num_beams=num_beams,
+            normalize=normalize,
+            keep=keep,
+            end_token=end_token,
+            embedding_scale=float(self.note.get("embedding_scale", 1.0)),
+            chain=state.chain,
+            ancestors=state.ancestors,
+            rotary=self._rotary(reach),
+            distance=self._distance("decoder", reach),
+            cross=state.cross,
+            cross_offsets=state.cross_offsets,
+            first_table=self._first[self.decoder.number],
+        )
+
     def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
         """Logits of some tokens.
 
@@ -257,7 +314,7 @@ class NativeEngine:
             return None
         return transformer_first(stack, self._embed(torch.arange(size), None))
 
-    def _first_layer(self, stack: PackedStack, tokens: Tensor) -> dict[str, Tensor]:
+    def _first_layer(self, stack: PackedStack, tokens: Tensor) -> dict[str, Any]:
         table = self._first[stack.number]
         return {} if table is None else {"first_table": table, "tokens": tokens}
 

@@ -27,6 +27,7 @@ from genrec_fast.ops.transformer import (
     transformer_prefill,
     transformer_step,
 )
+from genrec_fast.ops.transformer_search import TransformerFound, transformer_search
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
@@ -37,6 +38,7 @@ __all__ = [
     "KMeansStep",
     "RelativeTimeBias",
     "T5Bias",
+    "TransformerFound",
     "TrieFilter",
     "TrieStep",
     "deinterleave",
@@ -62,6 +64,7 @@ __all__ = [
     "transformer_first",
     "transformer_head",
     "transformer_prefill",
+    "transformer_search",
     "transformer_step",
     "trie_build",
     "trie_filter",

@@ -16,7 +16,7 @@ from genrec_fast.ops.reference.transformer import transformer_head as _head_twin
 from genrec_fast.ops.reference.transformer import transformer_prefill as _prefill_twin
 from genrec_fast.ops.reference.transformer import transformer_step as _step_twin
 
-__all__ = ["cross", "first", "head", "prefill", "step"]
+__all__ = ["addresses_of_tables", "common_arguments", "cross", "direct", "first", "head", "prefill", "step"]
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -27,7 +27,7 @@ def _whole(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
 
 
-def _common(weights: Tensor, stack: int, rows: Tensor) -> dict[str, Any]:
+def common_arguments(weights: Tensor, stack: int, rows: Tensor) -> dict[str, Any]:
     return {
         "weights": weights.data_ptr(),
         "weights_bytes": weights.numel(),
@@ -37,7 +37,7 @@ def _common(weights: Tensor, stack: int, rows: Tensor) -> dict[str, Any]:
     }
 
 
-def _tables(
+def addresses_of_tables(
     rotary: Tensor | None, distance: Tensor | None, cross: Tensor | None, cross_offsets: Tensor | None, users: int
 ) -> dict[str, Any]:
     if cross_offsets is not None and cross_offsets.numel() != users + 1:
@@ -88,7 +88,7 @@ def _prefill_cpu(
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
     first_table, tokens = _whole(first_table, tokens)
     users = offsets.numel() - 1
-    common = _common(weights, stack, rows)
+    common = common_arguments(weights, stack, rows)
     cache = _empty_cache(common, offsets, False)
     hidden = torch.empty(users if only_last else rows.shape[0], rows.shape[1])
     core.transformer_prefill(
@@ -100,7 +100,7 @@ def _prefill_cpu(
         cache_floats=cache.numel(),
         only_last=only_last,
         hidden=hidden.data_ptr(),
-        **_tables(rotary, distance, cross, cross_offsets, users),
+        **addresses_of_tables(rotary, distance, cross, cross_offsets, users),
         **common,
     )
     return hidden, cache
@@ -110,14 +110,14 @@ def _first_cpu(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> T
     rows = rows.contiguous()
     out = torch.empty(rows.shape[0], mixed_width)
     core.transformer_first(
-        rows=rows.data_ptr(), num_rows=rows.shape[0], table=out.data_ptr(), **_common(weights, stack, rows)
+        rows=rows.data_ptr(), num_rows=rows.shape[0], table=out.data_ptr(), **common_arguments(weights, stack, rows)
     )
     return out
 
 
 def _cross_cpu(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
     rows, offsets = rows.contiguous(), offsets.contiguous()
-    common = _common(weights, stack, rows)
+    common = common_arguments(weights, stack, rows)
     cache = _empty_cache(common, offsets, True)
     core.transformer_cross(
         rows=rows.data_ptr(),
@@ -169,8 +169,8 @@ def _step_cpu(
         kept=own.data_ptr(),
         kept_floats=own.numel(),
         hidden=hidden.data_ptr(),
-        **_tables(rotary, distance, cross, cross_offsets, users),
-        **_common(weights, stack, rows),
+        **addresses_of_tables(rotary, distance, cross, cross_offsets, users),
+        **common_arguments(weights, stack, rows),
     )
     return hidden, own
 
@@ -187,7 +187,7 @@ def _head_cpu(
         last=last,
         logits=logits.data_ptr(),
         log_sums=sums.data_ptr() if log_sums else 0,
-        **_common(weights, stack, hidden),
+        **common_arguments(weights, stack, hidden),
     )
     return logits, sums
 
@@ -220,7 +220,7 @@ def _head_fake(
     return hidden.new_empty(hidden.shape[0], last - first), hidden.new_empty(hidden.shape[0] if log_sums else 0)
 
 
-def _direct(cpu: Callable[..., Any], op: Callable[..., Any]) -> Callable[..., Any]:
+def direct(cpu: Callable[..., Any], op: Callable[..., Any]) -> Callable[..., Any]:
     """The way through the dispatcher costs 8 us, ten times a search: plain CPU tensors take the direct one."""
 
     def call(weights: Tensor, rows: Tensor, *rest: Any) -> Any:
@@ -264,5 +264,5 @@ _head_op = define(
     twin=_head_twin,
     fake=_head_fake,
 )
-prefill, cross = _direct(_prefill_cpu, _prefill_op), _direct(_cross_cpu, _cross_op)
-step, head = _direct(_step_cpu, _step_op), _direct(_head_cpu, _head_op)
+prefill, cross = direct(_prefill_cpu, _prefill_op), direct(_cross_cpu, _cross_op)
+step, head = direct(_step_cpu, _step_op), direct(_head_cpu, _head_op)

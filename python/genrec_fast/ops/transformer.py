@@ -38,8 +38,9 @@ def transformer_prefill(
         distance: float32 ``[H, 2M - 1]``: added to the scores, read at ``M - 1 + key - query``; ``None``: nothing.
         cross: from ``transformer_cross``, for stacks with cross-attention.
         cross_offsets: int64 ``[B + 1]`` of the encoder's rows.
-        first_table: float32 ``[V, mixed]`` of ``transformer_first`` for the table that the rows are taken from, and
-        tokens: int64 ``[E]``, which of its rows they are; ``None``, both: the first layer is made here.
+        first_table: float32 ``[V, mixed]`` of ``transformer_first`` for the table that the rows are taken from;
+            ``None``: the first layer is made here.
+        tokens: int64 ``[E]``, which of the table's rows they are; with ``first_table`` alone.
         only_last: of the last layer compute what the last row of each prompt needs.
 
     Returns:
@@ -146,7 +147,8 @@ def transformer_step(
         distance: as for the prompts, rows up to the longest prompt + t + 1.
         cross: as for the prompts.
         cross_offsets: as for the prompts.
-        first_table, tokens: as for the prompts, of these rows.
+        first_table: as for the prompts.
+        tokens: of these rows.
 
     Returns:
         hidden float32 ``[B * W, D]`` after the last norm, and what this step keeps: float32

@@ -38,13 +38,19 @@ class CodeTokens:
         if not self.of:
             raise InvalidValueError("code_to_token: code_to_token must have a table for each level, got none")
         object.__setattr__(self, "_codes", tuple(_inverse(table) for table in self.of))
-        object.__setattr__(self, "_written", tuple(table.clamp(min=0) for table in self.of))
+        object.__setattr__(self, "_known", tuple(_filled(table) for table in self.of))
         object.__setattr__(self, "_spans", tuple(_span(table) for table in self.of))
 
     @property
     def largest(self) -> int:
         """The largest token of any code."""
         return max(int(table.max()) for table in self.of)
+
+    @property
+    def known(self) -> tuple[Tensor, ...]:
+        """``of`` with some other code's token for a code that has none."""
+        found: tuple[Tensor, ...] = self._known  # type: ignore[attr-defined]
+        return found
 
     @property
     def num_levels(self) -> int:
@@ -61,8 +67,7 @@ class CodeTokens:
 
     def written(self, level: int, codes: Tensor) -> Tensor:
         """int64: what is written for int32 codes of a level; any token for a code that has none (a dead beam's 0)."""
-        found: Tensor = self._written[level][codes]  # type: ignore[attr-defined]
-        return found
+        return self.known[level][codes]
 
     def encode(self, codes: Tensor) -> Tensor:
         """The tokens of integer codes ``[..., t]``: int64 ``[..., t]``; codes are in range and have tokens."""
@@ -256,6 +261,10 @@ def _span(table: Tensor) -> Tensor | slice:
     first = int(table[0]) if table.numel() else -1
     if first >= 0 and torch.equal(table, torch.arange(first, first + table.numel())):
         return slice(first, first + table.numel())
+    return _filled(table)
+
+
+def _filled(table: Tensor) -> Tensor:
     return torch.where(table >= 0, table, table.max()) if table.numel() else table
 
 

@@ -13,6 +13,7 @@ from genrec_fast.decoders._choose import Choose, Diverse, Sampled
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens
 from genrec_fast.integrations.hf.engine import Engine
+from genrec_fast.nn.native import NativeEngine
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import TrieFilter
 from genrec_fast.ops.trie_step import trie_step
@@ -141,6 +142,9 @@ def search(
     beams = _Beams(engine, users, state, hidden, processor)
     bound = torch.full((users,), -torch.inf)
     rows = torch.zeros(users, 1, dtype=torch.int32)
+    whole = isinstance(engine, NativeEngine) and engine.searches and processor is None and choose is trie_step
+    if whole and num_items == 1:
+        return _in_one_call(beams, trie, tokens, num_beams, normalize, keep, prefix, end_token)
     below = _rows_below(trie) if num_items > 1 else []
     for item in range(num_items):
         for token in prefix:
@@ -185,6 +189,38 @@ def search(
     scores = torch.where(rows >= 0, beams.scores, -torch.inf)
     found = Found(rows, beams.written, tokens.codes_of(beams.written[..., -levels:]), scores, bound)
     return found if isinstance(choose, Sampled) else _ordered(found)
+
+
+def _in_one_call(
+    beams: _Beams,
+    trie: Trie,
+    tokens: CodeTokens,
+    num_beams: int,
+    normalize: str,
+    keep: TrieFilter | None,
+    prefix: Sequence[int],
+    end_token: int | None,
+) -> Found:
+    """The search for one item, where nobody has to look in between."""
+    for token in prefix:
+        beams.force(token, pays=normalize == "all")
+    engine: Any = beams.engine
+    found = engine.search(
+        beams.state,
+        beams.hidden,
+        beams.scores,
+        trie,
+        tokens.known,
+        num_beams=num_beams,
+        normalize=normalize,
+        keep=keep,
+        end_token=end_token,
+    )
+    written = found.tokens
+    if prefix:
+        written = torch.cat([beams.written.expand(-1, written.shape[1], -1), written], 2)
+    out = Found(found.rows, written, found.codes, found.scores, found.bound)
+    return out if end_token is None else _ordered(out)
 
 
 def _extended(written: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:
