@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops._registry import core
 from genrec_fast.ops._transformer_spec import ACTIVATIONS, TransformerSpec
+from genrec_fast.ops.gemm import MAX_INT8_DEPTH
 
 __all__ = ["PRECISIONS", "PackedStack", "pack_stacks", "unpack_stacks", "unpack_weights"]
 
@@ -179,6 +180,11 @@ def _stack_words(
         bias = vector(f"{name}.bias", rows, False)
         if weight is None:
             return [0, bias, 0, 0]
+        if precision == "int8" and columns > MAX_INT8_DEPTH:
+            raise InvalidValueError(
+                f"{op}: {name} must have at most {MAX_INT8_DEPTH} columns in int8, whose sums are of 32 bits, "
+                f"got {columns}"
+            )
         if precision != "int8":
             return [block.add(_panels(_rounded(weight, precision).to(_DTYPE[stored]), stored, panel)), bias, 0, 0]
         whole, scale = _quantized(weight)
