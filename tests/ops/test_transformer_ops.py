@@ -376,7 +376,7 @@ def test_what_does_not_fit_is_named():
         pack_stacks([(case.spec, weights)], "float64")
     wide = TransformerSpec(width=1, num_layers=1, num_heads=1, num_kv_heads=1, head_width=1, ff_width=65_537)
     pack_stacks([(wide, random_weights(wide, torch.Generator(), False))])
-    with pytest.raises(InvalidValueError, match="down must have at most 65536 columns in int8.*got 65537"):
+    with pytest.raises(InvalidValueError, match=r"down must have at most 65536 columns in int8.*got 65537"):
         pack_stacks([(wide, random_weights(wide, torch.Generator(), False))], "int8")
 
 
