@@ -79,15 +79,24 @@ def _one_each(
     trie: CatalogTrie, rows: Tensor, codes: Tensor, scores: Tensor, k: int, ranks: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     live = rows >= 0
-    item = trie.leaf_items[rows.clamp(min=0).long()].long().where(live, torch.iinfo(torch.int64).max)
+    item = trie.leaf_items[rows.clamp(min=0).long()].long()
+    if not bool((live[:, 1:] & (ranks[:, 1:] >= ranks[:, :-1])).any()):  # in order, and no ties to break
+        shown, live = slice(None, k), live[:, :k]
+        items, found = item[:, shown].where(live, -1), codes[:, shown].where(live.unsqueeze(2), -1)
+        return _padded(items, found, scores[:, shown].where(live, -torch.inf), k)
+    item = item.where(live, torch.iinfo(torch.int64).max)
     item, order = item.sort(1)  # dead beams last, no item twice
     again = ranks.where(live, -torch.inf).gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :k]
     order = order.gather(1, again)
     items = item.gather(1, again).where(live.gather(1, order), -1)
     best = scores.gather(1, order).where(items >= 0, -torch.inf)
     found = codes.gather(1, order.unsqueeze(2).expand(-1, -1, codes.shape[2])).where((items >= 0).unsqueeze(2), -1)
+    return _padded(items, found, best, k)
+
+
+def _padded(items: Tensor, codes: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     if (missing := k - items.shape[1]) > 0:
         items = functional.pad(items, (0, missing), value=-1)
-        found = functional.pad(found, (0, 0, 0, missing), value=-1)
-        best = functional.pad(best, (0, missing), value=-torch.inf)
-    return items, found, best
+        codes = functional.pad(codes, (0, 0, 0, missing), value=-1)
+        scores = functional.pad(scores, (0, missing), value=-torch.inf)
+    return items, codes, scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -286,10 +287,11 @@ class NativeEngine:
     def _check(self, prompts: Jagged) -> int:
         if not isinstance(prompts, Jagged) or prompts.values.dtype != torch.int64 or prompts.values.dim() != 1:
             raise InvalidTypeError(f"prefill: prompts must be int64 Jagged, got {type(prompts).__name__}")
-        if len(prompts) and int(prompts.lengths.min()) < 1:
-            user = int((prompts.lengths == 0).nonzero()[0])
-            raise InvalidValueError(f"prefill: prompts must have a token each, but user {user} has none")
-        return int(prompts.lengths.max()) if len(prompts) else 1
+        ends = prompts.offsets.tolist()
+        lengths = [end - begin for begin, end in itertools.pairwise(ends)]
+        if 0 in lengths:
+            raise InvalidValueError(f"prefill: prompts must have a token each, but user {lengths.index(0)} has none")
+        return max(lengths, default=1)
 
     def _embed(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         size = self._embedding.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -181,8 +182,9 @@ class CompiledRecommender:
         """
         rows = _to_rows(prompts, attention_mask)
         rows = rows if self.histories is None else self.histories.prompts(rows)
-        if len(rows) and int(rows.lengths.min()) < 1:
-            user = int((rows.lengths == 0).nonzero()[0])
+        ends = rows.offsets.tolist()
+        if len(set(ends)) < len(ends):
+            user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
             raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
         k = whole_number("recommend", "k", k)
         width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams)
@@ -205,7 +207,9 @@ class CompiledRecommender:
         keep = None
         if allowed is not None or exclude is not None:
             keep = trie_filter(self.trie, allowed=allowed, exclude=exclude)
-        start = None if self.start is None else Jagged.from_rows([self.start] * users)
+        start = None
+        if self.start is not None:
+            start = Jagged(torch.tensor(self.start * users), torch.arange(users + 1) * len(self.start))
         found = search(
             self.engine,
             rows,
@@ -232,6 +236,9 @@ def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | 
             )
         if mask is not None and not isinstance(mask, Tensor):
             raise InvalidTypeError(f"recommend: attention_mask must be a tensor, got {type(mask).__name__}")
+        if mask is None and prompts.shape[1]:
+            users, longest = prompts.shape
+            return Jagged(prompts.reshape(-1), torch.arange(users + 1) * longest)
         kept = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.bool()
         if kept.shape != prompts.shape:
             raise InvalidValueError(f"recommend: attention_mask must be {list(prompts.shape)}, got {list(kept.shape)}")

@@ -140,11 +140,11 @@ def search(
     users, levels, pays = len(prompts), trie.num_levels, normalize == "all"
     state, hidden = engine.prefill(prompts, decoder_prompts, encoded=encoded)
     beams = _Beams(engine, users, state, hidden, processor)
-    bound = torch.full((users,), -torch.inf)
-    rows = torch.zeros(users, 1, dtype=torch.int32)
     whole = isinstance(engine, NativeEngine) and engine.searches and processor is None and choose is trie_step
     if whole and num_items == 1:
         return _in_one_call(beams, trie, tokens, num_beams, normalize, keep, prefix, end_token)
+    bound = torch.full((users,), -torch.inf)
+    rows = torch.zeros(users, 1, dtype=torch.int32)
     below = _rows_below(trie) if num_items > 1 else []
     for item in range(num_items):
         for token in prefix:
