@@ -196,7 +196,7 @@ def test_decode_hf(benchmark, name, monkeypatch):
     flops = decode_flops(model.config, shape)
     rows, facts = [], environment()
     for weights in WEIGHTS:
-        rounds = 3 if shape.users > 1 else 20
+        rounds = 4 if shape.users > 1 else 50
         search, memory = share_of_search(compiled[weights], prompts, shape.beams, rounds, monkeypatch)
         same, difference = against(answers[weights], answers["hf"], shape)
         rows.append(
