@@ -12,6 +12,7 @@ T* as_pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+void register_fingerprint(pybind11::module_& m);
 void register_gemm(pybind11::module_& m);
 void register_jagged_attention(pybind11::module_& m);
 void register_jagged_pack(pybind11::module_& m);

@@ -44,6 +44,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         genrec::ask_huge_pages(genrec::bindings::as_pointer<void>(data), bytes);
       },
       py::arg("data"), py::arg("bytes"));
+  genrec::bindings::register_fingerprint(m);
   genrec::bindings::register_gemm(m);
   genrec::bindings::register_jagged_attention(m);
   genrec::bindings::register_jagged_pack(m);

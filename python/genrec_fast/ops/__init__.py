@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genrec_fast.ops._attention_bias import ALiBi, RelativeTimeBias, T5Bias
+from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.jagged_attention import jagged_attention
 from genrec_fast.ops.jagged_pack import (
@@ -43,6 +44,7 @@ __all__ = [
     "TrieStep",
     "deinterleave",
     "embedding",
+    "fingerprint",
     "from_padded",
     "gemm",
     "gemm_pack",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +12,19 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["require_tensors", "whole_number"]
+__all__ = [
+    "choice",
+    "flag",
+    "numbers",
+    "readable",
+    "real_number",
+    "require_tensors",
+    "sequence",
+    "shown",
+    "whole_number",
+]
+
+INT64 = (-(2**63), 2**63 - 1)
 
 
 def require_tensors(op: str, device: torch.device | None, **tensors: Any) -> None:
@@ -32,15 +46,119 @@ def require_tensors(op: str, device: torch.device | None, **tensors: Any) -> Non
             raise InvalidValueError(f"{op}: {name} must be on {device} like the trie, got {tensor.device}")
 
 
-def whole_number(op: str, name: str, value: Any) -> int:
-    """``value`` as an int.
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor as a kernel may read it: its elements end to end, as they are meant, each at its own alignment.
+
+    ``z.conj().imag`` is held with the opposite sign, and ``torch.frombuffer`` gives any address: such a tensor is
+    copied. torch's dispatcher undoes the sign by itself; this is for the calls that go around it.
+    """
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
+
+
+def whole_number(op: str, name: str, value: Any, least: int = INT64[0], most: int = INT64[1]) -> int:
+    """``value`` as an int in ``[least, most]``; without limits, one of 64 bits.
 
     Raises:
-        InvalidTypeError: it is not a whole number by type (2.0 is not).
+        InvalidTypeError: it is not a whole number by type (2.0 and ``True`` are not).
+        InvalidValueError: it is out of range.
     """
-    if isinstance(value, int):
-        return value
+    if type(value) is int:
+        number = value
+    else:
+        try:
+            if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+                raise TypeError
+            number = operator.index(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # torch's, for a tensor of no or of many numbers
+            raise InvalidTypeError(f"{op}: {name} must be an int, got {shown(value)}") from error
+    if least <= number <= most:
+        return number
+    if number < least:
+        rule = "at least -2^63" if least == INT64[0] else f"at least {least}"
+    else:
+        rule = "below 2^63" if most == INT64[1] else f"at most {most}"
+    raise InvalidValueError(f"{op}: {name} must be {rule}, got {shown(number)}")
+
+
+def numbers(op: str, name: str, values: Any, least: int = INT64[0], most: int = INT64[1]) -> list[int]:
+    """A sequence of ``whole_number``.
+
+    Raises:
+        InvalidTypeError: not a sequence, or one of other things.
+        InvalidValueError: one of them is out of range.
+    """
+    return [whole_number(op, name, value, least, most) for value in sequence(op, name, values, "ints")]
+
+
+def sequence(op: str, name: str, values: Any, of: str = "tensors") -> list[Any]:
+    """The entries of a list, a tuple, or whatever else can be walked through.
+
+    Raises:
+        InvalidTypeError: it cannot be.
+    """
     try:
-        return operator.index(value)
+        if isinstance(values, Iterable) and not isinstance(values, str | bytes):
+            return list(values)
+    except TypeError as error:  # a tensor of no dimension
+        raise InvalidTypeError(f"{op}: {name} must be a sequence of {of}, got {shown(values)}") from error
+    raise InvalidTypeError(f"{op}: {name} must be a sequence of {of}, got {shown(values)}")
+
+
+def real_number(op: str, name: str, value: Any) -> float:
+    """``value`` as a finite float.
+
+    Raises:
+        InvalidTypeError: it is no number by type (``True`` is not; a tensor of one number is).
+        InvalidValueError: NaN, infinite, or too large for a float.
+    """
+    kind = f"{op}: {name} must be a number"
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.device.type == "meta" or value.dtype == torch.bool or value.is_complex():
+            raise InvalidTypeError(f"{kind}, got {shown(value)}")
+        value = value.item()
+    if isinstance(value, bool | str | bytes):
+        raise InvalidTypeError(f"{kind}, got {shown(value)}")
+    try:
+        number = float(value)
     except TypeError as error:
-        raise InvalidTypeError(f"{op}: {name} must be an int, got {value!r:.40}") from error
+        raise InvalidTypeError(f"{kind}, got {shown(value)}") from error
+    except (OverflowError, ValueError) as error:
+        raise InvalidValueError(f"{op}: {name} must be a finite number, got {shown(value)}") from error
+    if not math.isfinite(number):
+        raise InvalidValueError(f"{op}: {name} must be a finite number, got {number}")
+    return number
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    """``value`` as a bool.
+
+    Raises:
+        InvalidTypeError: it is neither ``True`` nor ``False``.
+    """
+    if isinstance(value, bool):
+        return value
+    raise InvalidTypeError(f"{op}: {name} must be True or False, got {shown(value)}")
+
+
+def choice(op: str, name: str, value: Any, options: Sequence[str]) -> str:
+    """``value``, one of ``options``.
+
+    Raises:
+        InvalidValueError: it is not.
+    """
+    if isinstance(value, str) and value in options:
+        return value
+    *front, last = map(repr, options)
+    raise InvalidValueError(f"{op}: {name} must be {', '.join(front)} or {last}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as a message names it: short, and without reading what cannot be read."""
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}" if value.layout == torch.strided and not value.is_nested else "a tensor"
+    if isinstance(value, int) and abs(value) >= 1 << 128:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.40}" if isinstance(value, str | int | float | bytes | type(None)) else type(value).__name__
