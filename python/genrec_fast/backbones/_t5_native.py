@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from genrec_fast.nn.native import NativeEngine, packed_once, runs_natively
+from genrec_fast.nn.native import NativeEngine, native_backbone, runs_natively
+from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
+from genrec_fast.nn.t5 import RMSNorm
 from genrec_fast.ops._transformer_pack import pack_stacks
 from genrec_fast.ops._transformer_spec import TransformerSpec
 
@@ -19,9 +20,11 @@ __all__ = ["native_t5"]
 
 def native_t5(model: T5) -> NativeEngine | None:
     """The engine where it gives what torch's modules give (``runs_natively``)."""
+    from genrec_fast.backbones.t5 import T5
+
     if not runs_natively(model, model.head.weight):
         return None
-    return packed_once(model, "float32", lambda: _pack(model))
+    return native_backbone(model, T5, lambda: _pack(model))
 
 
 def _pack(model: T5) -> Tensor:
@@ -34,32 +37,34 @@ def _pack(model: T5) -> Tensor:
         "head_width": config.head_width,
         "ff_width": config.hidden,
         "activation": "relu",
-        "epsilon": model.encoder_norm.eps,
+        "epsilon": one_value(model, "epsilon", (norm.eps for norm in model.modules() if isinstance(norm, RMSNorm))),
     }
-    stacks = []
+    stacks, read = [], list[Tensor]()
     for decodes, layers, norm in (
         (False, model.encoder, model.encoder_norm),
         (True, model.decoder, model.decoder_norm),
     ):
-        weights: dict[str, Tensor] = {"last_norm.weight": norm.weight}
+        weights = StackWeights(read)
+        weights.put("last_norm", norm)
         if decodes:
-            weights["head.weight"] = model.head.weight
+            weights["head.weight"] = weights.table(model.head.weight)  # T5 reads parts of it, and never a bias
         for number, layer in enumerate(layers):
             parts: Any = layer
             of = {
-                "before_attention": parts.norm.weight,
-                "qkv": torch.cat([parts.attention.queries.weight, parts.attention.keys_values.weight]),
-                "attended": parts.attention.out.weight,
-                "before_feed_forward": parts.feed_norm.weight,
-                "up": parts.feed_forward.into.weight,
-                "down": parts.feed_forward.out.weight,
+                "before_attention": (parts.norm,),
+                "qkv": (parts.attention.queries, parts.attention.keys_values),
+                "attended": (parts.attention.out,),
+                "before_feed_forward": (parts.feed_norm,),
+                "up": (parts.feed_forward.into,),
+                "down": (parts.feed_forward.out,),
             }
             if decodes:
-                of["before_cross"] = parts.cross_norm.weight
-                of["cross_q"] = parts.cross_attention.queries.weight
-                of["cross_kv"] = parts.cross_attention.keys_values.weight
-                of["cross_attended"] = parts.cross_attention.out.weight
-            weights |= {f"layers.{number}.{name}.weight": weight for name, weight in of.items()}
+                of["before_cross"] = (parts.cross_norm,)
+                of["cross_q"] = (parts.cross_attention.queries,)
+                of["cross_kv"] = (parts.cross_attention.keys_values,)
+                of["cross_attended"] = (parts.cross_attention.out,)
+            for name, modules in of.items():
+                weights.put(f"layers.{number}.{name}", *modules)
         spec = TransformerSpec(
             causal=decodes,
             cross_width=config.width if decodes else 0,
@@ -68,8 +73,9 @@ def _pack(model: T5) -> Tensor:
         )
         stacks.append((spec, weights))
     tensors = {
-        "embedding": model.tokens.weight.detach(),
-        "relative_encoder": model.encoder_bias.table.weight.detach(),
-        "relative_decoder": model.decoder_bias.table.weight.detach(),
+        "embedding": weights.table(model.tokens.weight),
+        "relative_encoder": weights.table(model.encoder_bias.table.weight),
+        "relative_decoder": weights.table(model.decoder_bias.table.weight),
     }
+    check_all_read(model, read)
     return pack_stacks(stacks, "float32", tensors, {"max_distance": model.decoder_bias.max_distance})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.nn.native import NativeEngine, NativeState, packed_once, runs_natively
+from genrec_fast.nn.native import NativeEngine, NativeState, native_backbone, runs_natively
 from genrec_fast.nn.packed import Packing
+from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.ops._transformer_pack import pack_stacks
 from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.transformer import transformer_prefill
@@ -21,9 +23,11 @@ __all__ = ["begin_item", "last_states", "native_timeline"]
 
 def native_timeline(model: Timeline) -> NativeEngine | None:
     """The engine where it gives what torch's modules give (``runs_natively``); not for a stack without blocks."""
+    from genrec_fast.backbones.timeline import Timeline
+
     if not (model.blocks and model.depth_blocks and runs_natively(model, model.start)):
         return None
-    return packed_once(model, "float32", lambda: _pack(model))
+    return native_backbone(model, Timeline, lambda: _pack(model))
 
 
 def last_states(engine: NativeEngine, rows: Tensor, packing: Packing) -> Tensor:
@@ -50,27 +54,38 @@ def _pack(model: Timeline) -> Tensor:
         "score_scale": (config.width // config.num_heads) ** -0.5,
         "activation": "relu",
         "norm": "layer",
-        "epsilon": model.norm.eps,
+        "epsilon": one_value(model, "epsilon", (norm.eps for norm in _norms(model))),
     }
     items = TransformerSpec(num_layers=len(model.blocks), ff_width=config.hidden, **common)
     sizes = sum(model.codebook_sizes)
     codes = TransformerSpec(num_layers=len(model.depth_blocks), ff_width=config.depth_hidden, head_size=sizes, **common)
-    heads = {f"head.{name}": torch.cat([getattr(head, name) for head in model.heads]) for name in ("weight", "bias")}
-    stacks = [
-        (items, _weights(model.blocks, model.norm)),
-        (codes, {**_weights(model.depth_blocks, model.depth_norm), **heads}),
+    read: list[Tensor] = []
+    weights = [
+        _weights(model.blocks, model.norm, read),
+        _weights(model.depth_blocks, model.depth_norm, read),
     ]
-    tables = [table.weight.detach() for table in model.depth_embeddings if isinstance(table, nn.Embedding)]
+    weights[1].put("head", *model.heads)
+    tables = [weights[1].table(table.weight) for table in model.depth_embeddings if isinstance(table, nn.Embedding)]
     none = model.start.new_empty(0, config.width)  # an item of one code has none to embed
     tensors = {
         "embedding": torch.cat([none, *tables]),
-        "positions": model.depth_positions.weight.detach(),
+        "positions": weights[1].table(model.depth_positions.weight),
     }
-    return pack_stacks(stacks, "float32", tensors)
+    # What of the model runs in torch on every call (``Timeline._rows``), and so is never kept.
+    rows = [model.code_embeddings, model.positions, model.features]
+    check_all_read(model, [*read, model.start, *(p for part in rows if part is not None for p in part.parameters())])
+    return pack_stacks(list(zip((items, codes), weights, strict=True)), "float32", tensors)
 
 
-def _weights(blocks: nn.ModuleList, norm: nn.LayerNorm) -> dict[str, Tensor]:
-    out = {f"last_norm.{name}": getattr(norm, name) for name in ("weight", "bias")}
+def _norms(model: Timeline) -> Iterator[nn.LayerNorm]:
+    """Every norm that the stacks run."""
+    for part in (model.blocks, model.norm, model.depth_blocks, model.depth_norm):
+        yield from (module for module in part.modules() if isinstance(module, nn.LayerNorm))
+
+
+def _weights(blocks: nn.ModuleList, norm: nn.LayerNorm, read: list[Tensor]) -> StackWeights:
+    out = StackWeights(read)
+    out.put("last_norm", norm)
     for number, block in enumerate(blocks):
         of = {
             "before_attention": block.attention_norm,
@@ -81,5 +96,5 @@ def _weights(blocks: nn.ModuleList, norm: nn.LayerNorm) -> dict[str, Tensor]:
             "down": block.mlp_out,
         }
         for part, module in of.items():
-            out |= {f"layers.{number}.{part}.{name}": getattr(module, name) for name in ("weight", "bias")}
+            out.put(f"layers.{number}.{part}", module)
     return out

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.nn.snapshot import Snapshot
+from genrec_fast.nn.stock import change_of_model
 from genrec_fast.ops._attention_bias import t5_buckets
 from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer import (
@@ -26,13 +29,60 @@ from genrec_fast.ops.transformer_search import TransformerFound, transformer_sea
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.types import Jagged
 
-__all__ = ["NativeEngine", "NativeState", "packed_once", "runs_natively"]
+__all__ = ["NativeEngine", "NativeState", "native_backbone", "packed_once", "runs_natively", "warn_once"]
 
 # A table of the first layer's queries, keys and values by token is kept up to this size: past it the memory is worth
 # more than a share of one layer.
 _FIRST_TABLE_BYTES = 1 << 26
 
-_packed: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, NativeEngine]]] = weakref.WeakKeyDictionary()
+_said: set[str] = set()
+_packed: weakref.WeakKeyDictionary[nn.Module, dict[str, _Packed]] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Packed:
+    """A packed form of a model, and what the model was when it was made."""
+
+    snapshot: Snapshot
+    mark: int
+    engine: NativeEngine
+
+
+def packed_once(
+    model: nn.Module,
+    name: str,
+    check: Callable[[], None],
+    pack: Callable[[], Tensor],
+    also: Iterable[Mapping[Any, Any]] = (),
+) -> NativeEngine:
+    """The engine of a model's packed weights; checked and packed anew when anything about the model has changed.
+
+    Args:
+        model: compared with what it was, part by part and byte by byte (``Snapshot``).
+        name: which of the model's packed forms.
+        check: raises ``UnsupportedError`` where the packed form would not be the model.
+        pack: makes the block.
+        also: more mappings whose values the packing depends on.
+    """
+    forms = _packed.setdefault(model, {})
+    known = forms.get(name)
+    if known is not None and _still(known, model):
+        return known.engine
+    forms.pop(name, None)
+    check()
+    snapshot = Snapshot(model, also)
+    mark = snapshot.mark()
+    engine = NativeEngine(pack())
+    if snapshot.mark() == mark:  # else somebody writes while we read: nothing is kept
+        forms[name] = _Packed(snapshot, mark, engine)
+    return engine
+
+
+def _still(known: _Packed, model: nn.Module) -> bool:
+    try:
+        return known.snapshot.same_parts(model) and known.snapshot.mark() == known.mark
+    except UnsupportedError:  # its tensors are no longer plain ones on the CPU: the check says so by name
+        return False
 
 
 def runs_natively(model: nn.Module, weight: Tensor) -> bool:
@@ -41,20 +91,39 @@ def runs_natively(model: nn.Module, weight: Tensor) -> bool:
     return not trains and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def packed_once(model: nn.Module, name: str, pack: Callable[[], Tensor]) -> NativeEngine:
-    """The engine of a model's packed weights; packed anew when a weight has changed since.
+def native_backbone(model: nn.Module, kind: type, pack: Callable[[], Tensor]) -> NativeEngine | None:
+    """The engine of one of our backbones; ``None``, said once, where the model is more than its class and weights.
 
     Args:
-        model: whose parameters are watched: a tensor counts its changes in place, another has another address.
-        name: which of the model's packed forms.
+        model: ``runs_natively``.
+        kind: the class that ``pack`` knows.
         pack: makes the block.
     """
-    parameters = model.parameters()
-    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
-    known = _packed.setdefault(model, {})
-    if name not in known or known[name][0] != state:
-        known[name] = (state, NativeEngine(pack()))
-    return known[name][1]
+
+    def check() -> None:
+        change = f"is no {kind.__name__} itself" if type(model) is not kind else None
+        change = change or change_of_model(model, _is_ours, ("genrec_fast",))
+        if change is not None:
+            raise UnsupportedError(
+                f"{type(model).__name__}: the native engine searches backbones as they were built, but this {change}"
+            )
+
+    try:
+        return packed_once(model, "float32", check, pack)
+    except UnsupportedError as error:
+        warn_once(error)
+        return None
+
+
+def warn_once(error: UnsupportedError) -> None:
+    """Says that torch's modules run in the native engine's place, once for each text."""
+    if str(error) not in _said:
+        _said.add(str(error))
+        warnings.warn(f"{error}; torch's modules run in its place", SlowPathWarning, stacklevel=4)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith(("genrec_fast.nn.", "genrec_fast.backbones."))
 
 
 @dataclass(frozen=True)

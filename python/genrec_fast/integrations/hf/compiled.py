@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from genrec_fast.decoders._choose import Sampled
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.integrations.hf.adapters import underlying
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
+from genrec_fast.integrations.hf.engine import Engine
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
@@ -67,6 +69,9 @@ def compile(
     """
     if not isinstance(trie, Trie):
         raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
+    model = underlying(model)
     chosen = choose_engine(model, engine, dtype)
     trie = trie.to("cpu")  # where the search runs, whatever runs the model
     tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
@@ -93,7 +98,9 @@ def compile(
     for name, ids in (("prefix_tokens", prefix), ("decoder_start_tokens", start or [])):
         if ids and max(ids) >= chosen.vocab_size:
             raise InvalidValueError(f"compile: {name} must be in [0, {chosen.vocab_size}), got {max(ids)}")
-    return CompiledRecommender(chosen, trie, tokens, normalize, prefix, start, histories)
+    return CompiledRecommender(
+        lambda: choose_engine(model, engine, dtype), trie, tokens, normalize, prefix, start, histories
+    )
 
 
 class _Histories(NamedTuple):
@@ -128,11 +135,11 @@ def _item_codes(trie: Trie) -> Tensor:
 
 
 class CompiledRecommender:
-    """Made by ``compile``. The weights are those of the moment it was made."""
+    """Made by ``compile``; every call answers with the model as it is then."""
 
     def __init__(
         self,
-        engine: Any,
+        engine: Callable[[], Engine],
         trie: Trie,
         tokens: CodeTokens,
         normalize: str,
@@ -140,8 +147,13 @@ class CompiledRecommender:
         start: list[int] | None,
         histories: _Histories | None = None,
     ) -> None:
-        self.engine, self.trie, self.tokens = engine, trie, tokens
+        self._engine, self.trie, self.tokens = engine, trie, tokens
         self.normalize, self.prefix, self.start, self.histories = normalize, prefix, start, histories
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model as it is now."""
+        return self._engine()
 
     @torch.inference_mode()
     def recommend(

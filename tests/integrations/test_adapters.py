@@ -1,0 +1,152 @@
+"""Models with adapters of peft: the answers of the adapted model, whoever runs it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import genrec_fast as gf
+from genrec_fast.errors import GenrecError, UnsupportedError
+
+pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from integrations.models import make_inputs, make_model
+from integrations.test_live_weights import LENGTHS, TRIE, agree, check, search, tables_of, theirs
+
+# What peft itself calls of transformers changes its name from version to version.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:peft.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+KINDS = {
+    "lora": peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS),
+    "rslora": peft.LoraConfig(r=4, use_rslora=True, target_modules=TARGETS),
+    "dora": peft.LoraConfig(r=4, use_dora=True, target_modules=TARGETS),
+    "lora on the embedding": peft.LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"]),
+    "lora and a whole head": peft.LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["lm_head"]),
+    "ia3": peft.IA3Config(
+        task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+    ),
+    "loha": peft.LoHaConfig(r=4, target_modules=TARGETS),
+    "lokr": peft.LoKrConfig(r=4, target_modules=TARGETS),
+}
+
+
+def adapted(kind, name="qwen2", seed=1):
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(make_model(name), kind)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.normal_(1 if "ia3_" in path else 0, 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_merged_into_the_packed_copy(kind):
+    model = adapted(KINDS[kind])
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    scores = agree(model, "native")
+    assert not torch.allclose(scores, theirs(make_model("qwen2")).sequences_scores, atol=1e-3)
+    check(gf.hf.compile(model.base_model.model, TRIE, code_to_token=tables_of()), model, theirs(model))
+    for name, parameter in model.named_parameters():  # the model itself is left alone
+        assert torch.equal(parameter, before[name])
+
+
+def test_t5_with_adapters():
+    kind = peft.LoraConfig(r=4, target_modules=["q", "v", "wo"], task_type="SEQ_2_SEQ_LM")
+    agree(adapted(kind, "flan-t5"), "native")
+
+
+def test_what_is_switched_is_seen_at_the_next_call():
+    model = adapted(KINDS["lora"])
+    with_adapter = agree(model)
+    with model.disable_adapter():
+        without = agree(model)
+    assert not torch.allclose(with_adapter, without, atol=1e-4)
+    assert torch.equal(agree(model), with_adapter)
+    model.merge_adapter()
+    torch.testing.assert_close(agree(model), with_adapter, rtol=0, atol=1e-4)
+    model.unmerge_adapter()
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    layer.scaling["default"] *= 3
+    scaled = agree(model)
+    assert not torch.allclose(scaled, with_adapter, atol=1e-4)
+    model.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        layer.lora_B["other"].weight.normal_()
+    model.set_adapter("other")
+    assert not torch.allclose(agree(model), scaled, atol=1e-4)
+    agree(model.merge_and_unload(), "native")
+
+
+def test_training_an_adapter_between_searches():
+    model = adapted(KINDS["lora"])
+    before = agree(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
+    tokens = make_inputs(model, LENGTHS)["input_ids"]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    assert not torch.allclose(agree(model), before, atol=1e-4)
+
+
+def test_rounded_weights_are_not_merged():
+    model = adapted(KINDS["lora"])
+    model.base_model.model.to(torch.bfloat16)
+    with pytest.raises(UnsupportedError, match="merged exactly in float32 only"):
+        gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+        peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16),
+    ],
+    ids=["prompt tuning", "p-tuning"],
+)
+def test_learned_prompts_stand_before_every_prompt(kind):
+    model = adapted(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch runs it, and says so
+        scores = agree(model)
+    assert not torch.allclose(scores, theirs(make_model("qwen2")).sequences_scores, atol=1e-3)
+    with pytest.raises(UnsupportedError, match="learned prompt"):
+        gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
+
+
+def test_learned_prompts_before_padding_are_refused():
+    model = adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    compiled = gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="torch")
+    with pytest.raises(UnsupportedError, match="prompts of one length behind a learned prompt"):
+        compiled.recommend([[2, 3, 4], [5]], 5)
+
+
+def test_learned_keys_are_refused_by_name():
+    model = adapted(peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(GenrecError, match="PREFIX_TUNING"):
+            agree(model)
+        with pytest.raises(GenrecError, match="PREFIX_TUNING"):
+            gf.hf.compile(model, TRIE, code_to_token=tables_of())
+
+
+def test_layers_of_a_users_own_around_adapters_run_on_torch():
+    model = adapted(KINDS["lora"])
+    model.base_model.model.model.layers[0].mlp.register_forward_hook(lambda _, __, out: 2 * out)
+    with pytest.raises(UnsupportedError, match="has hooks at"):
+        search("native")(
+            model.base_model.model,
+            torch.ones(1, 1, dtype=torch.int64),
+            generation_config=nn.Module.__new__(_Settings),
+        )
+
+
+class _Settings:
+    num_beams, num_return_sequences, do_sample, return_dict_in_generate = 1, 1, False, False
