@@ -358,13 +358,3 @@ def test_models_that_torch_runs_give_the_beams_of_hugging_face(kind):
         for parameter in model.parameters():
             parameter *= 4 if parameter.dim() > 1 else 1
     compare(model, catalog(60), [9, 1, 14], 8, 5, 1, "auto")
-
-
-@pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
-def test_a_model_without_keys_and_values_is_refused():
-    import transformers
-
-    config = transformers.MambaConfig(vocab_size=VOCAB, hidden_size=24, num_hidden_layers=1, state_size=4)
-    compiled = gf.hf.compile(transformers.MambaForCausalLM(config).eval(), gf.build_trie([[0, 1], [1, 0]]), 20)
-    with pytest.raises(UnsupportedError, match="in a cache that beams can reorder, got MambaForCausalLM"):
-        compiled.recommend([[3, 4]], 2)

@@ -1,0 +1,104 @@
+"""Whether a model's own cache, shared out to beams, gives what the model says of whole texts: found out by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.errors import UnsupportedError
+from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.stepped import Stepped
+from genrec_fast.integrations.hf.whole import WholeTexts
+from genrec_fast.types import Jagged
+
+__all__ = ["Way", "way_to_search"]
+
+# The state of a search over a model, to be filled by its ``prefill``.
+Way = Callable[[CalledModel], Stepped | WholeTexts]
+
+_LONGEST = 64  # tokens of the trial's prompts
+# Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
+# float32 and 0.05 in bfloat16, a wrong one not within 0.3.
+_TOLERANCE, _TOLERANCE_OF_HALF = 0.02, 0.2
+# Models that quantize what they compute differ with the texts that are read together: this many times that is noise.
+_NOISE = 5.0
+# What the code of a model raises when its state is not made for beams, or not for one token behind a prompt.
+_NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+def _with_masks(model: CalledModel) -> Stepped:
+    return Stepped(model)
+
+
+def _without_masks(model: CalledModel) -> Stepped:
+    return Stepped(model, masked=False)
+
+
+@torch.no_grad()
+def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
+    """The fastest way that gives the logits of ``WholeTexts``.
+
+    Tried with the longest prompt and its second half, so that one of two rows is padded, and two steps: one prompt
+    becomes two beams, and beams change places.
+    """
+    if model.cache_name is None:
+        return WholeTexts
+    user = int(prompts.lengths.argmax())
+    longest = prompts[user][:_LONGEST]
+    if len(longest) == 1:
+        longest = torch.cat([longest, longest])
+    rows = Jagged.from_rows([longest, longest[len(longest) // 2 :]], longest.dtype)
+    starts = None
+    if decoder_prompts is not None:
+        starts = Jagged.from_rows([decoder_prompts[user]] * 2)
+    training = model.module.training
+    model.module.eval()  # dropout would draw other units for either
+    try:
+        return _tried(model, rows, starts, encoded)
+    finally:
+        model.module.train(training)
+
+
+def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
+    whole = WholeTexts(model)
+    wanted = [whole.prefill(rows, starts, encoded)]
+    steps = _steps(model, wanted[0][:, 0])
+    wanted += [whole.step(tokens, parents) for tokens, parents in steps]
+    together = Jagged.from_rows([rows[0], rows[0].flip(0)], rows.values.dtype)
+    noise = _difference(WholeTexts(model).prefill(together, starts, encoded)[:1], wanted[0][:1])
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
+    tolerance = max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
+    for way in (_with_masks,) if model.encoder_decoder else (_with_masks, _without_masks):
+        stepped = way(model)
+        try:
+            got = [stepped.prefill(rows, starts, encoded)]
+            got += [stepped.step(tokens, parents) for tokens, parents in steps]
+        except torch.OutOfMemoryError:
+            raise
+        except (UnsupportedError, *_NOT_MADE_FOR_IT):
+            continue
+        if all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True)):
+            return way
+    return WholeTexts
+
+
+def _steps(model: CalledModel, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Tokens and parents of two steps: likely tokens, but none that a model may treat as padding or an end."""
+    logits, config = logits.clone(), model.module.config
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        given: Any = getattr(config, name, None)
+        for token in given if isinstance(given, list) else [given]:
+            if isinstance(token, int) and 0 <= token < logits.shape[1]:
+                logits[:, token] = -torch.inf
+    first = logits.topk(2).indices
+    return [(first, torch.zeros_like(first)), (first.flip(1), torch.tensor([[1, 0]] * 2))]
+
+
+def _difference(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference in standard deviations of a row; inf where it is not a number."""
+    spread = wanted.std(-1, keepdim=True).clamp(min=1e-6)
+    largest = ((got - wanted).abs() / spread).max()
+    return float(largest.nan_to_num(nan=torch.inf, posinf=torch.inf))
