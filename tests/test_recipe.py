@@ -55,12 +55,12 @@ def test_a_part_that_is_no_config_is_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs must be above 0, got 0"),
-        ({"weight_decay": -1.0}, r"weight_decay must be at least 0, got -1\.0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"weight_decay": -1.0}, r"weight_decay must be at least 0 and finite, got -1\.0"),
         ({"final_ratio": 1.5}, r"final_ratio must be in \[0, 1\], got 1\.5"),
         ({"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1\.0"),
         ({"schedule": "inverse_sqrt", "warmup_steps": 0}, "warmup_steps must be at least 1 for inverse_sqrt, got 0"),
-        ({"max_minutes": float("nan")}, "max_minutes must be at least 0, got nan"),
+        ({"max_minutes": float("nan")}, "max_minutes must be at least 0 and finite, got nan"),
     ],
 )
 def test_train_settings_out_of_range_are_named(settings, message):
@@ -97,7 +97,7 @@ def test_an_unknown_key_kind_value_or_version_is_corrupt():
         from_json(text | {"backbone": text["backbone"] | {"deep": 1}}, "here")
     with pytest.raises(CorruptFileError, match=r"^here: train: epochs must be <class 'int'>, got '3'"):
         from_json(text | {"train": text["train"] | {"epochs": "3"}}, "here")
-    with pytest.raises(CorruptFileError, match=r"^here: train: TrainConfig: epochs must be above 0, got -3"):
+    with pytest.raises(CorruptFileError, match=r"^here: train: TrainConfig: epochs must be at least 1, got -3"):
         from_json(text | {"train": text["train"] | {"epochs": -3}}, "here")
     with pytest.raises(CorruptFileError, match=r"^here: version must be 1, got 'list'"):
         from_json([], "here")

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged, Loss, Ranked
 
@@ -104,11 +105,6 @@ class DecoderConfig(Protocol):
     def build(self) -> Any: ...
 
 
-def _positive(op: str, name: str, value: float, *, zero: bool = False) -> None:
-    if not (value >= 0 if zero else value > 0):
-        raise InvalidValueError(f"{op}: {name} must be {'at least 0' if zero else 'above 0'}, got {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class BatchingConfig:
     """How histories become batches; see ``data.training_batches``."""
@@ -123,7 +119,7 @@ class BatchingConfig:
     """learn from every transition, or only from each user's last max_items"""
 
     def __post_init__(self) -> None:
-        _positive("BatchingConfig", "max_items", self.max_items)
+        check_fields(self)
         if self.items_per_batch < self.max_items:
             raise InvalidValueError(
                 f"BatchingConfig: items_per_batch must be at least max_items = {self.max_items}, "
@@ -176,20 +172,16 @@ class TrainConfig:
     """steps between two lines of the log"""
 
     def __post_init__(self) -> None:
-        op = "TrainConfig"
-        for name in ("epochs", "learning_rate", "evaluate_every", "log_every"):
-            _positive(op, name, getattr(self, name))
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "evaluate_users", "patience", "checkpoint_minutes"):
-            _positive(op, name, getattr(self, name), zero=True)
-        if self.max_minutes is not None:
-            _positive(op, "max_minutes", self.max_minutes, zero=True)
-        if not 0 <= self.final_ratio <= 1:
-            raise InvalidValueError(f"{op}: final_ratio must be in [0, 1], got {self.final_ratio}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidValueError(f"{op}: {name} must be in [0, 1), got {getattr(self, name)}")
+        check_fields(
+            self,
+            zero=("warmup_steps", "evaluate_users", "patience"),
+            above=("learning_rate",),
+            within={"final_ratio": "[0, 1]", "beta1": "[0, 1)", "beta2": "[0, 1)"},
+        )
         if self.schedule == "inverse_sqrt" and self.warmup_steps < 1:
-            raise InvalidValueError(f"{op}: warmup_steps must be at least 1 for inverse_sqrt, got {self.warmup_steps}")
+            raise InvalidValueError(
+                f"TrainConfig: warmup_steps must be at least 1 for inverse_sqrt, got {self.warmup_steps}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +223,7 @@ class Recipe:
 
     def check(self) -> None:
         """Says which part does not fit which; called at construction."""
+        check_fields(self)
         for name in ("tokenizer", "layout", "backbone", "objective", "decoder"):
             part = getattr(self, name)
             if part is None and name == "tokenizer":

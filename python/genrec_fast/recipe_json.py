@@ -8,13 +8,13 @@ import typing
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError
 from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.registry import add_config, known_configs
 
 __all__ = ["from_json", "register_config", "to_json"]
 
 VERSION = 1
-_own: dict[str, type] = {}
 Config = TypeVar("Config", bound=type)
 
 
@@ -32,19 +32,20 @@ def _packaged() -> dict[str, type]:
 
 
 def register_config(kind: Config) -> Config:
-    """Lets recipes that use the config ``kind`` (a frozen dataclass of your own) be saved and loaded; a decorator.
+    """Lets what uses the config ``kind`` (a frozen dataclass of your own) be saved and loaded; a decorator.
+
+    Once is enough, whatever it is a part of: a recipe, a tokenizer, the regularisers of a tokenizer.
 
     Raises:
         InvalidTypeError: not a frozen dataclass.
         InvalidValueError: the name is taken by another type.
     """
-    if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InvalidTypeError(f"register_config: kind must be a frozen dataclass, got {kind!r}")
-    name = kind.__name__.removesuffix("Config")
-    if (_packaged() | _own).get(name, kind) is not kind:
-        raise InvalidValueError(f"register_config: kind must have a name of its own, got {kind.__name__!r} again")
-    _own[name] = kind
+    add_config("register_config", kind, _packaged())
     return kind
+
+
+def _configs() -> dict[str, type]:
+    return {**known_configs(), **_packaged()}
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, (tuple, list)):
         return [_encode(part, where) for part in value]
     name = type(value).__name__.removesuffix("Config")
-    if not dataclasses.is_dataclass(value) or (_packaged() | _own).get(name) is not type(value):
+    if not dataclasses.is_dataclass(value) or _configs().get(name) is not type(value):
         raise InvalidTypeError(f"to_json: {where} must be of a registered config type, got {type(value).__name__}")
     return {"kind": name} | {f.name: _encode(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}
 
@@ -98,7 +99,7 @@ def _decode_fields(kind: type, values: dict[str, Any], where: str) -> object:
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, dict):
-        kind = (_packaged() | _own).get(str(value.get("kind")))
+        kind = _configs().get(str(value.get("kind")))
         if kind is None:
             raise CorruptFileError(f"{where}: kind must be a registered config type, got {value.get('kind')!r}")
         return _decode_fields(kind, {k: v for k, v in value.items() if k != "kind"}, where)

@@ -171,9 +171,9 @@ def test_nothing_is_padded():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"attention": "relu"}, "attention must be one of silu, softmax, got 'relu'"),
-        ({"bias": "all"}, "bias must be one of none, position, time, both, got 'all'"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"attention": "relu"}, "attention must be 'silu' or 'softmax', got 'relu'"),
+        ({"bias": "all"}, "bias must be 'none', 'position', 'time' or 'both', got 'all'"),
+        ({"temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),
         ({"rotary": True, "qk_dim": 7}, "qk_dim must be even with rotary, got 7"),
         ({"max_tokens": 3, "max_items": 4}, "max_tokens must be 0 or at least max_items = 4, got 3"),
         ({"attention_dropout": 1.0}, r"attention_dropout must be in \[0, 1\), got 1.0"),

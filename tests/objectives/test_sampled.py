@@ -182,24 +182,24 @@ def test_a_batch_without_targets_is_refused(config):
 
 def test_messages_name_argument_rule_and_value():
     backbone, batch, _ = example()
-    for config, text in (
-        (SampledSoftmaxConfig(num_negatives=0), "SampledSoftmax: num_negatives must be at least 1, got 0"),
-        (SampledSoftmaxConfig(temperature=0.0), "temperature must be above 0 and finite, got 0.0"),
-        (SampledSoftmaxConfig(correction="some"), "correction must be negatives, all or none, got 'some'"),
-        (SampledSoftmaxConfig(share="user"), "share must be batch or row, got 'user'"),
-        (SampledBCEConfig(sampling="hard"), "sampling must be uniform or popularity, got 'hard'"),
-        (SampledBCEConfig(mask="none"), "mask must be target or history, got 'none'"),
-        (SampledBCEConfig(power=math.nan), r"power must be in \[0, 8\], got nan"),
-        (SampledBCEConfig(calibration=1.5), r"calibration must be in \[0, 1\], got 1.5"),
-        (InBatchConfig(temperature=math.nan), "temperature must be above 0 and finite, got nan"),
-        (InBatchConfig(mask="none"), "mask must be target or history, got 'none'"),
+    for kind, settings, text in (
+        (SampledSoftmaxConfig, {"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
+        (SampledSoftmaxConfig, {"temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),
+        (SampledSoftmaxConfig, {"correction": "some"}, "correction must be 'negatives', 'all' or 'none', got 'some'"),
+        (SampledSoftmaxConfig, {"share": "user"}, "share must be 'batch' or 'row', got 'user'"),
+        (SampledBCEConfig, {"sampling": "hard"}, "sampling must be 'uniform' or 'popularity', got 'hard'"),
+        (SampledBCEConfig, {"mask": "none"}, "mask must be 'target' or 'history', got 'none'"),
+        (SampledBCEConfig, {"power": math.nan}, r"power must be in \[0, 8\], got nan"),
+        (SampledBCEConfig, {"calibration": 1.5}, r"calibration must be in \[0, 1\], got 1.5"),
+        (InBatchConfig, {"temperature": math.nan}, "temperature must be above 0 and finite, got nan"),
+        (InBatchConfig, {"mask": "none"}, "mask must be 'target' or 'history', got 'none'"),
     ):
-        with pytest.raises(InvalidValueError, match=text):
-            config.build()
+        with pytest.raises(InvalidValueError, match=f"^{kind.__name__}: {text}"):
+            kind(**settings)
     popular = SampledSoftmaxConfig(sampling="popularity").build()
     with pytest.raises(InvalidValueError, match="counts must be taken before a draw by popularity"):
         popular(backbone, batch)
-    with pytest.raises(InvalidTypeError, match=r"counts must be an integer tensor \[N\], got torch.float32"):
+    with pytest.raises(InvalidTypeError, match=r"counts must be integers \[N\], got torch.float32"):
         popular.take_counts(torch.ones(3))
     with pytest.raises(InvalidValueError, match="counts must be at least 0, got -1"):
         popular.take_counts(torch.tensor([1, -1]))

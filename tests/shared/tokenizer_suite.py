@@ -49,6 +49,15 @@ class TokenizerSuite:
         assert bool((codes < torch.tensor(sizes)).all())
         assert build_trie(codes, codebook_sizes=sizes).num_items == self.items
 
+    def test_it_tells_what_was_done_about_equal_codes(self, tmp_path):
+        tokenizer = self.fitted(tmp_path)
+        dedup = getattr(tokenizer.config, "dedup", None)
+        assert (tokenizer.resolution is None) == (dedup is None)
+        if tokenizer.resolution is not None:
+            assert (tokenizer.resolution.method, tokenizer.resolution.num_items) == (dedup, self.items)
+            added = len(tokenizer.codebook_sizes) - len(getattr(tokenizer.config, "sizes", tokenizer.codebook_sizes))
+            assert not added or tokenizer.resolution.level_added == tokenizer.codebook_sizes[-1]
+
     def test_the_seed_decides(self, tmp_path):
         first = self.fitted(tmp_path).item_codes
         torch.randn(3)  # nothing hangs on torch's global generator
@@ -132,8 +141,13 @@ class TokenizerSuite:
         assert tokenizer.decode(tokenizer.item_codes[:0]).shape == (0, 6)
         with pytest.raises(InvalidValueError, match=rf"{tokenizer.kind}: codes must be \[m, 1 to \d+\], got \[3\]"):
             tokenizer.decode(torch.zeros(3, dtype=torch.int64))
-        with pytest.raises(InvalidTypeError, match=rf"{tokenizer.kind}: codes must be integers \[m, t\], got"):
-            tokenizer.decode(torch.zeros(3, levels))
+        for dtype in (torch.float32, torch.bool, torch.complex64, torch.uint16):
+            with pytest.raises(InvalidTypeError, match=rf"{tokenizer.kind}: codes must be integers .*, got {dtype}"):
+                tokenizer.decode(torch.zeros(3, levels, dtype=dtype))
+        with pytest.raises(InvalidTypeError, match=rf"{tokenizer.kind}: codes must be integers \[m, t\], got list"):
+            tokenizer.decode(tokenizer.item_codes.tolist())
+        with pytest.raises(InvalidTypeError, match=f"{tokenizer.kind}: codes must be a dense tensor with data"):
+            tokenizer.decode(tokenizer.item_codes.to_sparse())
         size = tokenizer.codebook_sizes[0]
         for code in (-1, size):
             wrong = tokenizer.item_codes.clone()

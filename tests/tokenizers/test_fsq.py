@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import DivergedError, InvalidValueError
+from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import FSQConfig
 from shared.tokenizer_suite import TokenizerSuite
 
@@ -51,9 +51,11 @@ def test_codes_are_mixed_numbers():
 def test_messages():
     with pytest.raises(InvalidValueError, match="FSQConfig: steps must be integers of at least 2, got 1"):
         FSQConfig(steps=((1, 4),))
-    with pytest.raises(InvalidValueError, match=r"steps must be tuples of integers, one per level, got \(8,\)"):
+    with pytest.raises(InvalidValueError, match=r"steps must be tuples of integers, one per level, got \(\(\),\)"):
+        FSQConfig(steps=((),))
+    with pytest.raises(InvalidTypeError, match=r"FSQConfig: steps must be a tuple of tuple of int, got \(8,\)"):
         FSQConfig(steps=(8,))
-    with pytest.raises(InvalidValueError, match="FSQConfig: encoder must be mlp or pca, got 'no'"):
+    with pytest.raises(InvalidValueError, match="FSQConfig: encoder must be 'mlp' or 'pca', got 'no'"):
         FSQConfig(encoder="no")
     with pytest.raises(InvalidValueError, match="FSQConfig: feature_dim must be at least 9, got 4"):
         FSQConfig(encoder="pca").build(4)

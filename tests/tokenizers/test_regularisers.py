@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.recipe_json import from_json, to_json
+from genrec_fast.recipe_json import from_json, register_config, to_json
 from genrec_fast.recipes import tiger
 from genrec_fast.tokenizers import (
     RQVAE,
@@ -291,6 +291,30 @@ def test_one_of_your_own(tmp_path):
         from_plain([{"kind": "No"}])
 
 
+@register_config
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwellConfig:
+    weight: float = 1.0
+    learned_codebooks = False
+
+    def build(self, context):
+        return Shrink()
+
+
+@pytest.mark.parametrize("kind", [ShrinkConfig, SwellConfig])
+def test_one_registration_is_enough(tmp_path, kind):
+    """In a recipe's JSON and in a tokenizer's file, whichever of the two doors it went through."""
+    recipe = dataclasses.replace(tiger(), tokenizer=RQVAEConfig(regularisers=(kind(weight=0.5),)))
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+    tokenizer = fitted(world(count=100, users=20), kind(weight=0.5), steps=10)
+    tokenizer.save(tmp_path / "tok.safetensors")
+    assert RQVAE.load(tmp_path / "tok.safetensors").config == tokenizer.config
+    assert register(kind) is register_config(kind) is kind
+    for door in (register, register_config):
+        with pytest.raises(InvalidValueError, match=f"kind must have a name of its own, got '{kind.__name__}' again"):
+            door(dataclasses.dataclass(frozen=True)(type(kind.__name__, (), {})))
+
+
 def test_messages_name_argument_rule_and_value():
     given = world(count=100, users=20)
     with pytest.raises(InvalidValueError, match=r"Alignment: histories \(of the training split\) must be given to fit"):
@@ -307,13 +331,13 @@ def test_messages_name_argument_rule_and_value():
         TagSupervisionConfig().build(context(given, categories=torch.zeros(99, 2, dtype=torch.int64)))
     with pytest.raises(InvalidValueError, match="TagSupervision: categories must be at least -1, got -2"):
         TagSupervisionConfig().build(context(given, categories=torch.full((100, 1), -2)))
-    with pytest.raises(InvalidValueError, match="AlignmentConfig: temperature must be above 0, got 0"):
+    with pytest.raises(InvalidValueError, match="AlignmentConfig: temperature must be above 0 and finite, got 0"):
         AlignmentConfig(temperature=0.0)
-    with pytest.raises(InvalidValueError, match="ContrastiveConfig: weight must be at least 0, got nan"):
+    with pytest.raises(InvalidValueError, match="ContrastiveConfig: weight must be at least 0 and finite, got nan"):
         ContrastiveConfig(weight=math.nan)
     with pytest.raises(InvalidTypeError, match="TagSupervisionConfig: weight must be a number, got 'much'"):
         TagSupervisionConfig(weight="much")
-    with pytest.raises(InvalidValueError, match="DiversityConfig: groups must be an integer of at least 1, got 0"):
+    with pytest.raises(InvalidValueError, match="DiversityConfig: groups must be at least 1, got 0"):
         DiversityConfig(groups=0)
     with pytest.raises(InvalidValueError, match=r"RQVAEConfig: decay must be None .* with DiversityConfig, got 0.95"):
         RQVAEConfig(regularisers=(DiversityConfig(),))

@@ -84,10 +84,10 @@ class TestRQKMeans(TokenizerSuite):
 
     def test_settings_are_checked(self):
         values = [
-            ({"init": "best"}, r"init must be one of auto, kmeans\+\+, random, progressive, got 'best'"),
+            ({"init": "best"}, r"init must be 'auto', 'kmeans\+\+', 'random' or 'progressive', got 'best'"),
             ({"balance": "even"}, "balance must be None, 'sinkhorn' or 'capacity', got 'even'"),
-            ({"balance_levels": "first"}, "balance_levels must be one of all, last, got 'first'"),
-            ({"precision": "float64"}, "precision must be one of float32, bfloat16, got 'float64'"),
+            ({"balance_levels": "first"}, "balance_levels must be 'all' or 'last', got 'first'"),
+            ({"precision": "float64"}, "precision must be 'float32' or 'bfloat16', got 'float64'"),
             ({"shrinkage": 1.5}, r"shrinkage must be in \[0, 1\], got 1.5"),
             ({"shrinkage": float("nan")}, r"shrinkage must be in \[0, 1\], got nan"),
             ({"refinements": -1}, "refinements must be at least 0, got -1"),

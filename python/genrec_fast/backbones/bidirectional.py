@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch, Jagged
 
@@ -33,7 +33,8 @@ class BidirectionalConfig:
     max_items: int = 50  # longest history, items; a row has one token more
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers",))
+        check_fields(self, zero=("num_layers",))
+        check_heads("BidirectionalConfig", self.width, self.num_heads)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Bidirectional:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

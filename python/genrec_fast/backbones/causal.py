@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_targets, check_length, with_start
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
 
@@ -34,9 +33,8 @@ class CausalConfig:
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers",))
-        if not 0 < self.temperature < math.inf:
-            raise InvalidValueError(f"CausalConfig: temperature must be above 0 and finite, got {self.temperature}")
+        check_fields(self, zero=("num_layers",), above=("temperature",))
+        check_heads("CausalConfig", self.width, self.num_heads)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Causal:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

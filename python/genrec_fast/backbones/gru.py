@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from genrec_fast.checks import check_fields
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import last_states
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.types import Batch, Jagged
 
 __all__ = ["GRU", "GRUConfig"]
@@ -30,7 +30,7 @@ class GRUConfig:
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        check_fields(self)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> GRU:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

@@ -11,25 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.hstu import HSTULayer, RelativeBias
 from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch
 
 __all__ = ["HSTU", "HSTUConfig"]
-
-_CHOICES = {
-    "attention": ("silu", "softmax"),
-    "activate": ("all", "gate"),
-    "norm": ("layer", "group"),
-    "bias": ("none", "position", "time", "both"),
-    "positions": ("start", "end", "none"),
-    "times": ("none", "gap", "end"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +54,7 @@ class HSTUConfig:
 
     def __post_init__(self) -> None:
         zero = ("num_layers", "max_attn_len", "num_actions", "num_contexts", "max_tokens")
-        check_sizes(self, zero=zero)
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                rule = f"one of {', '.join(known)}"
-                raise InvalidValueError(f"HSTUConfig: {name} must be {rule}, got {getattr(self, name)!r}")
-        if not self.temperature > 0:
-            raise InvalidValueError(f"HSTUConfig: temperature must be above 0, got {self.temperature}")
+        check_fields(self, zero=zero, above=("alpha", "temperature"))
         if self.rotary and self.qk_dim % 2:
             raise InvalidValueError(f"HSTUConfig: qk_dim must be even with rotary, got {self.qk_dim}")
         if self.max_tokens and self.max_tokens < self.max_items:

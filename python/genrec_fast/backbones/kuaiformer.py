@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import offsets_of
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch, Jagged
 
@@ -36,7 +36,8 @@ class KuaiFormerConfig:
     max_items: int = 256  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers", "middle"))
+        check_fields(self, zero=("num_layers", "middle"))
+        check_heads("KuaiFormerConfig", self.width, self.num_heads)
 
     @property
     def max_tokens(self) -> int:

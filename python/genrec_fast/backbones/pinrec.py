@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones.causal import CausalConfig
-from genrec_fast.nn.sizes import check_sizes
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch
 
@@ -28,7 +28,8 @@ class PinRecConfig:
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers",))
+        check_fields(self, zero=("num_layers",))
+        check_heads("PinRecConfig", self.width, self.num_heads)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> PinRec:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

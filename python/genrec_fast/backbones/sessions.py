@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import Packing, offsets_of, row_positions, successors
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
 
@@ -34,9 +34,8 @@ class SessionsConfig:
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers", "session_seconds"))
-        if self.form not in ("pooled", "token"):
-            raise InvalidValueError(f"SessionsConfig: form must be 'pooled' or 'token', got {self.form!r}")
+        check_fields(self, zero=("num_layers", "session_seconds"))
+        check_heads("SessionsConfig", self.width, self.num_heads)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Sessions:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""

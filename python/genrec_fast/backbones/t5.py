@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._t5_native import native_t5
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.native import NativeEngine, NativeState
 from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
 from genrec_fast.types import Batch, Jagged
@@ -35,7 +35,7 @@ class T5Config:
     max_items: int = 20  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_user_tokens",))
+        check_fields(self, zero=("num_user_tokens",))
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> T5:
         """Makes the backbone; it reads codes alone, so items and features are not used."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
+from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
 from genrec_fast.nn.native import NativeEngine, NativeState
 from genrec_fast.nn.packed import EqualPast, Packing, equal_rows
-from genrec_fast.nn.sizes import check_sizes
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch
 
@@ -35,7 +35,8 @@ class TimelineConfig:
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:
-        check_sizes(self, zero=("num_layers", "num_depth_layers"))
+        check_fields(self, zero=("num_layers", "num_depth_layers"))
+        check_heads("TimelineConfig", self.width, self.num_heads)
 
     def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Timeline:
         """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""

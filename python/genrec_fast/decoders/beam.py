@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k, select_filter, select_users
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie
 from genrec_fast.types import Autoregressive, Batch, Jagged, Ranked
 
@@ -95,14 +95,11 @@ class BeamConfig:
 
     num_beams: int = 50
     """prefixes kept per user and level (50: common in the field's evaluations)"""
-    normalize: str = "all"
+    normalize: Literal["all", "valid"] = "all"
     """"all": log-softmax over the codebook, as in Hugging Face's beam search; "valid": over the trie's children"""
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1:
-            raise InvalidValueError(f"BeamConfig: num_beams must be at least 1, got {self.num_beams}")
-        if self.normalize not in ("all", "valid"):
-            raise InvalidValueError(f"BeamConfig: normalize must be 'all' or 'valid', got {self.normalize!r}")
+        check_fields(self)
 
     def build(self) -> Beam:
         return Beam(self)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from genrec_fast.checks import check_fields
 from genrec_fast.decoders._choose import Choose, Diverse
 from genrec_fast.decoders._pass import OnePass
 from genrec_fast.errors import InvalidValueError
@@ -26,21 +26,16 @@ class DiverseBeamConfig:
     """1 is a plain beam search"""
     penalty: float = 0.5
     """log-probability that a candidate loses for every beam of an earlier group at the same prefix"""
-    normalize: str = "all"
+    normalize: Literal["all", "valid"] = "all"
     """as in ``BeamConfig``"""
 
     def __post_init__(self) -> None:
-        op = "DiverseBeamConfig"
-        if self.num_groups < 1:
-            raise InvalidValueError(f"{op}: num_groups must be at least 1, got {self.num_groups}")
-        if self.num_beams < 1 or self.num_beams % self.num_groups:
+        check_fields(self)
+        if self.num_beams % self.num_groups:
             raise InvalidValueError(
-                f"{op}: num_beams must be a multiple of num_groups = {self.num_groups}, got {self.num_beams}"
+                f"DiverseBeamConfig: num_beams must be a multiple of num_groups = {self.num_groups}, "
+                f"got {self.num_beams}"
             )
-        if not 0 <= self.penalty < math.inf:
-            raise InvalidValueError(f"{op}: penalty must be at least 0 and finite, got {self.penalty}")
-        if self.normalize not in ("all", "valid"):
-            raise InvalidValueError(f"{op}: normalize must be 'all' or 'valid', got {self.normalize!r}")
 
     def build(self) -> DiverseBeam:
         return DiverseBeam(self)

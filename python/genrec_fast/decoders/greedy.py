@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k
 from genrec_fast.errors import InvalidValueError
@@ -69,12 +70,11 @@ class GreedyConfig:
 
     needs: ClassVar[str] = "Autoregressive"
 
-    normalize: str = "all"
+    normalize: Literal["all", "valid"] = "all"
     """as in ``BeamConfig``"""
 
     def __post_init__(self) -> None:
-        if self.normalize not in ("all", "valid"):
-            raise InvalidValueError(f"GreedyConfig: normalize must be 'all' or 'valid', got {self.normalize!r}")
+        check_fields(self)
 
     def build(self) -> Greedy:
         return Greedy(self)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.decoders.retrieve import search as search_one
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidTypeError
 from genrec_fast.types import Batch, Interests, Jagged, Ranked
 
 __all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "search_interests"]
@@ -119,10 +120,7 @@ class RetrieveInterestsConfig:
     """items scored at once"""
 
     def __post_init__(self) -> None:
-        if self.items_per_block < 1:
-            raise InvalidValueError(
-                f"RetrieveInterestsConfig: items_per_block must be at least 1, got {self.items_per_block}"
-            )
+        check_fields(self)
 
     def build(self) -> RetrieveInterests:
         return RetrieveInterests(self)

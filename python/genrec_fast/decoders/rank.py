@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields, check_weights
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.decoders.retrieve import keep_best
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
@@ -86,12 +86,8 @@ class RankConfig:
     """candidates behind one reading of the history; with it they must fit into the backbone's max_tokens"""
 
     def __post_init__(self) -> None:
-        if self.candidates_per_pass < 1:
-            raise InvalidValueError(
-                f"RankConfig: candidates_per_pass must be at least 1, got {self.candidates_per_pass}"
-            )
-        if self.weights and not (all(0.0 <= w < math.inf for w in self.weights) and sum(self.weights) > 0.0):
-            raise InvalidValueError(f"RankConfig: weights must be finite, at least 0 and not all 0, got {self.weights}")
+        check_fields(self, free=("weights",))
+        check_weights("RankConfig", "weights", self.weights)
 
     def build(self) -> Rank:
         return Rank(self)

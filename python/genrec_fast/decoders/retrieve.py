@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.decoders._index import is_flat, search_index
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
@@ -141,8 +142,7 @@ class RetrieveConfig:
     """items scored at once where there is no kernel, on a GPU (65536: 64 MiB of scores for 256 users)"""
 
     def __post_init__(self) -> None:
-        if self.items_per_block < 1:
-            raise InvalidValueError(f"RetrieveConfig: items_per_block must be at least 1, got {self.items_per_block}")
+        check_fields(self)
 
     def build(self) -> Retrieve:
         return Retrieve(self)

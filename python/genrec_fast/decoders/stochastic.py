@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from genrec_fast.checks import check_fields, shown
 from genrec_fast.decoders._choose import Choose, Sampled, seeds_of_rows
 from genrec_fast.decoders._pass import OnePass
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch
 
 __all__ = ["StochasticBeam", "StochasticBeamConfig"]
@@ -25,12 +26,9 @@ class StochasticBeamConfig:
     """another seed, another draw; the same seed and history, the same items, whoever else is asked for"""
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1:
-            raise InvalidValueError(f"StochasticBeamConfig: num_beams must be at least 1, got {self.num_beams}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InvalidTypeError(f"StochasticBeamConfig: seed must be an int, got {self.seed!r:.40}")
+        check_fields(self, free=("seed",))
         if not -(1 << 63) <= self.seed < 1 << 63:
-            raise InvalidValueError(f"StochasticBeamConfig: seed must fit 64 bits, got {self.seed}")
+            raise InvalidValueError(f"StochasticBeamConfig: seed must fit 64 bits, got {shown(self.seed)}")
 
     def build(self) -> StochasticBeam:
         return StochasticBeam(self)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Jagged, Tokens
 
@@ -25,13 +26,7 @@ class InterleaveConfig:
     use_features: bool = False  # hand the items' and candidates' feature vectors to the backbone
 
     def __post_init__(self) -> None:
-        if self.actions not in ("tokens", "added", "none"):
-            raise InvalidValueError(
-                f"InterleaveConfig: actions must be 'tokens', 'added' or 'none', got {self.actions!r}"
-            )
-        for name in ("num_candidates", "num_user_buckets"):
-            if getattr(self, name) < 0:
-                raise InvalidValueError(f"InterleaveConfig: {name} must be at least 0, got {getattr(self, name)}")
+        check_fields(self, zero=("num_candidates", "num_user_buckets"))
         if self.actions == "added" and not self.num_candidates:
             raise InvalidValueError(
                 "InterleaveConfig: num_candidates must be at least 1 where actions are added to their items, "

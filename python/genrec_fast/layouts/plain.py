@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import check_fields, check_integers
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch
 
@@ -24,6 +25,9 @@ class PlainConfig:
     use_features: bool = False  # hand the items' feature vectors to the backbone
     use_users: bool = False  # hand the users to the backbone
     use_valid_codes: bool = False  # hand the objective the codes that may follow each prefix of a target
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> Plain:
         """Makes the layout of one catalog: integer ``item_codes [N, L]``, float ``features [N, F]`` or ``None``."""
@@ -51,8 +55,7 @@ class Plain(nn.Module):
         self, config: PlainConfig, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
     ) -> None:
         super().__init__()
-        if item_codes.is_floating_point() or item_codes.dtype == torch.bool:
-            raise InvalidTypeError(f"Plain: item_codes must be integers [N, L], got {item_codes.dtype}")
+        check_integers("Plain", "item_codes", item_codes, "[N, L]")
         if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
             raise InvalidValueError(
                 f"Plain: item_codes must be [N, {len(codebook_sizes)}] with N at least 1, got {list(item_codes.shape)}"

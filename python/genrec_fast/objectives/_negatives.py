@@ -8,26 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import check_integers
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch
 
-__all__ = ["Draw", "check_counts", "check_draw", "hits_of"]
-
-SAMPLINGS = ("uniform", "popularity")
-
-
-def check_draw(op: str, sampling: str, share: str, num_negatives: int, power: float, mask: str) -> None:
-    """Raises InvalidValueError where settings of a draw are not of those there are."""
-    if sampling not in SAMPLINGS:
-        raise InvalidValueError(f"{op}: sampling must be uniform or popularity, got {sampling!r}")
-    if share not in ("batch", "row"):
-        raise InvalidValueError(f"{op}: share must be batch or row, got {share!r}")
-    if num_negatives < 1:
-        raise InvalidValueError(f"{op}: num_negatives must be at least 1, got {num_negatives}")
-    if not 0.0 <= power <= 8.0:
-        raise InvalidValueError(f"{op}: power must be in [0, 8], got {power}")
-    if mask not in ("target", "history"):
-        raise InvalidValueError(f"{op}: mask must be target or history, got {mask!r}")
+__all__ = ["Draw", "check_counts", "hits_of"]
 
 
 def check_counts(op: str, counts: Tensor) -> Tensor:
@@ -37,9 +22,7 @@ def check_counts(op: str, counts: Tensor) -> Tensor:
         InvalidTypeError: not a tensor of integers.
         InvalidValueError: not ``[N]`` with N at least 1, or a count below 0.
     """
-    if not isinstance(counts, Tensor) or counts.is_floating_point() or counts.dtype == torch.bool:
-        what = counts.dtype if isinstance(counts, Tensor) else type(counts).__name__
-        raise InvalidTypeError(f"{op}: counts must be an integer tensor [N], got {what}")
+    check_integers(op, "counts", counts, "[N]")
     if counts.dim() != 1 or counts.numel() == 0:
         raise InvalidValueError(f"{op}: counts must be [N] with N at least 1, got {list(counts.shape)}")
     if bool((counts < 0).any()):

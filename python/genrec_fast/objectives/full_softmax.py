@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Embedding, Loss
 
@@ -25,6 +26,9 @@ class FullSoftmaxConfig:
 
     label_smoothing: float = 0.0  # share of the target's probability spread over all items
 
+    def __post_init__(self) -> None:
+        check_fields(self, within={"label_smoothing": "[0, 1)"})
+
     def build(self) -> FullSoftmax:
         """Makes the objective."""
         return FullSoftmax(self)
@@ -39,8 +43,6 @@ class FullSoftmax:
     needs = Embedding
 
     def __init__(self, config: FullSoftmaxConfig) -> None:
-        if not 0.0 <= config.label_smoothing < 1.0:
-            raise InvalidValueError(f"FullSoftmax: label_smoothing must be in [0, 1), got {config.label_smoothing}")
         self.config = config
 
     def __call__(self, backbone: Embedding, batch: Batch) -> Loss:

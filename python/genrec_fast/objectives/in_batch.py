@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import check_counts, hits_of
@@ -24,6 +24,9 @@ class InBatchConfig:
     temperature: float = 1.0  # scores are divided by it
     correct_log_q: bool = True  # take the logarithm of each item's popularity from its score
     mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+
+    def __post_init__(self) -> None:
+        check_fields(self, above=("temperature",))
 
     def build(self) -> InBatch:
         """Makes the objective."""
@@ -48,10 +51,6 @@ class InBatch:
     needs = Embedding
 
     def __init__(self, config: InBatchConfig) -> None:
-        if not 0.0 < config.temperature < math.inf:
-            raise InvalidValueError(f"InBatch: temperature must be above 0 and finite, got {config.temperature}")
-        if config.mask not in ("target", "history"):
-            raise InvalidValueError(f"InBatch: mask must be target or history, got {config.mask!r}")
         self.config = config
         self._log_share: Tensor | None = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.types import Batch, Jagged, Loss, MaskedEmbedding
@@ -23,11 +24,8 @@ class MaskedItemsConfig:
     label_smoothing: float = 0.0  # share of the target's probability spread over all items
 
     def __post_init__(self) -> None:
-        for name in ("mask_ratio", "last_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidValueError(f"MaskedItemsConfig: {name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise InvalidValueError(f"MaskedItemsConfig: label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        within = {"mask_ratio": "[0, 1]", "last_share": "[0, 1]", "label_smoothing": "[0, 1)"}
+        check_fields(self, within=within)
 
     def build(self) -> MaskedItems:
         """Makes the objective."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from genrec_fast.checks import check_fields, check_weights
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import ActionScoring, Batch, Loss
 
@@ -21,6 +21,16 @@ class MultiTaskConfig:
     actions: tuple[str, ...] = ()  # the rules of data.load(actions=...) that the command line reads data with
     weights: tuple[float, ...] = ()  # one per action, of its cross-entropy; empty: all 1
     positive_weights: tuple[float, ...] = ()  # one per action, of its yes against its no; empty: all 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, free=("weights", "positive_weights"))
+        for name in ("weights", "positive_weights"):
+            values = getattr(self, name)
+            check_weights("MultiTaskConfig", name, values)
+            if values and self.actions and len(values) != len(self.actions):
+                raise InvalidValueError(
+                    f"MultiTaskConfig: {name} must give {len(self.actions)} actions, got {len(values)}"
+                )
 
     def build(self) -> MultiTask:
         """Makes the objective."""
@@ -46,10 +56,6 @@ class MultiTask:
     needs = ActionScoring
 
     def __init__(self, config: MultiTaskConfig) -> None:
-        for name in ("weights", "positive_weights"):
-            values = getattr(config, name)
-            if values and not (all(0.0 <= value < math.inf for value in values) and sum(values) > 0.0):
-                raise InvalidValueError(f"MultiTask: {name} must be finite, at least 0 and not all 0, got {values}")
         self.config = config
 
     def __call__(self, backbone: ActionScoring, batch: Batch) -> Loss:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives.sampled_softmax import SampledSoftmaxConfig
 from genrec_fast.types import Batch, Jagged, Loss
@@ -40,6 +41,9 @@ class MultiTokenConfig:
     sampling: Literal["uniform", "popularity"] = "popularity"  # how likely an item is to be drawn
     power: float = 1.0  # popularity: probability ~ (count + 1) ** power
     temperature: float = 1.0  # scores are divided by it
+
+    def __post_init__(self) -> None:
+        check_fields(self, above=("temperature",), within={"power": "[0, 8]"})
 
     def build(self) -> MultiToken:
         """Makes the objective."""

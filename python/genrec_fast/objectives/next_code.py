@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_fast.checks import check_fields, check_weights
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Loss, TeacherForced
 
@@ -22,6 +22,10 @@ class NextCodeConfig:
     label_smoothing: float = 0.0  # share of the target's probability spread over the level's codes
     level_weights: tuple[float, ...] = ()  # one per level; empty: all 1
     valid_only: bool = False  # softmax over the codes that lead to an item; search with normalize="valid" then
+
+    def __post_init__(self) -> None:
+        check_fields(self, within={"label_smoothing": "[0, 1)"}, free=("level_weights",))
+        check_weights("NextCodeConfig", "level_weights", self.level_weights)
 
     def build(self) -> NextCode:
         """Makes the objective."""
@@ -41,11 +45,6 @@ class NextCode:
     needs = TeacherForced
 
     def __init__(self, config: NextCodeConfig) -> None:
-        if not 0.0 <= config.label_smoothing < 1.0:
-            raise InvalidValueError(f"NextCode: label_smoothing must be in [0, 1), got {config.label_smoothing}")
-        weights = config.level_weights
-        if weights and not (all(0.0 <= weight < math.inf for weight in weights) and sum(weights) > 0.0):
-            raise InvalidValueError(f"NextCode: level_weights must be finite, at least 0 and not all 0, got {weights}")
         self.config = config
 
     def __call__(self, backbone: TeacherForced, batch: Batch) -> Loss:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
-from genrec_fast.objectives._negatives import Draw, check_draw, hits_of
+from genrec_fast.objectives._negatives import Draw, hits_of
 from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["SampledBCE", "SampledBCEConfig"]
@@ -25,6 +26,9 @@ class SampledBCEConfig:
     power: float = 1.0  # popularity: probability ~ (count + 1) ** power
     mask: Literal["target", "history"] = "history"  # what is no negative; SASRec: all that the row knows
     calibration: float = 0.0  # t of gSASRec, in [0, 1]: 0 plain, 1 scores calibrated as with no sampling
+
+    def __post_init__(self) -> None:
+        check_fields(self, within={"power": "[0, 8]", "calibration": "[0, 1]"})
 
     def build(self) -> SampledBCE:
         """Makes the objective."""
@@ -44,9 +48,6 @@ class SampledBCE:
     needs = Embedding
 
     def __init__(self, config: SampledBCEConfig) -> None:
-        check_draw("SampledBCE", config.sampling, config.share, config.num_negatives, config.power, config.mask)
-        if not 0.0 <= config.calibration <= 1.0:
-            raise InvalidValueError(f"SampledBCE: calibration must be in [0, 1], got {config.calibration}")
         self.config = config
         self._draw = Draw("SampledBCE", config.sampling, config.power)
 

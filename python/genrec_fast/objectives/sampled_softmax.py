@@ -8,9 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
-from genrec_fast.objectives._negatives import Draw, check_draw, hits_of
+from genrec_fast.objectives._negatives import Draw, hits_of
 from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["SampledSoftmax", "SampledSoftmaxConfig"]
@@ -27,6 +28,9 @@ class SampledSoftmaxConfig:
     correction: Literal["negatives", "all", "none"] = "negatives"  # whose logits are corrected by log-Q
     temperature: float = 1.0  # scores are divided by it
     mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+
+    def __post_init__(self) -> None:
+        check_fields(self, above=("temperature",), within={"power": "[0, 8]"})
 
     def build(self) -> SampledSoftmax:
         """Makes the objective."""
@@ -57,14 +61,8 @@ class SampledSoftmax:
     needs = Embedding
 
     def __init__(self, config: SampledSoftmaxConfig) -> None:
-        op = "SampledSoftmax"
-        check_draw(op, config.sampling, config.share, config.num_negatives, config.power, config.mask)
-        if config.correction not in ("negatives", "all", "none"):
-            raise InvalidValueError(f"{op}: correction must be negatives, all or none, got {config.correction!r}")
-        if not 0.0 < config.temperature < math.inf:
-            raise InvalidValueError(f"{op}: temperature must be above 0 and finite, got {config.temperature}")
         self.config = config
-        self._draw = Draw(op, config.sampling, config.power)
+        self._draw = Draw("SampledSoftmax", config.sampling, config.power)
 
     def take_counts(self, counts: Tensor) -> None:
         """Integer ``[N]``: how often each item occurs in the training data."""

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genrec_fast.checks import check_integers
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
 from genrec_fast.tokenizers.report import report as measure
@@ -24,7 +25,7 @@ from genrec_fast.types import Jagged
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-__all__ = ["Progress", "Tokenizer", "check_codebook_sizes", "load"]
+__all__ = ["Progress", "Tokenizer", "load"]
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called while a tokenizer learns with (what is done, steps done, steps in all, figures); done is at most all."""
@@ -32,7 +33,6 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 FILE_VERSION = 1
 _PREFIX = "genrec_fast.tokenizer."
 _kinds: dict[str, type[Tokenizer]] = {}  # every class that names a kind, for ``load``
-MAX_CODES = 65536  # per level: the trie's limit
 
 
 class Tokenizer:
@@ -217,14 +217,7 @@ class Tokenizer:
             InvalidTypeError: codes are not integers.
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
-        if (
-            not isinstance(codes, Tensor)
-            or codes.is_floating_point()
-            or codes.dtype == torch.bool
-            or codes.is_complex()
-        ):
-            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
-            raise InvalidTypeError(f"{self.kind}: codes must be integers [m, t], got {got}")
+        check_integers(self.kind, "codes", codes, "[m, t]")
         most = max(len(self._codebook_sizes), len(sizes))
         if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
             raise InvalidValueError(f"{self.kind}: codes must be [m, 1 to {most}], got {list(codes.shape)}")
@@ -256,16 +249,6 @@ class Tokenizer:
             row = int((~finite).nonzero()[0])
             raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
         return vectors
-
-
-def check_codebook_sizes(op: str, sizes: tuple[int, ...]) -> None:
-    """At least one level, each of 1 to 65,536 codes.
-
-    Raises:
-        InvalidValueError: it is not so.
-    """
-    if not sizes or not all(type(size) is int and 1 <= size <= MAX_CODES for size in sizes):
-        raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {MAX_CODES}], one per level, got {sizes}")
 
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:

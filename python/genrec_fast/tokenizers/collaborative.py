@@ -8,11 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.checks import check_fields
+from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.balanced_tree import grow
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.tokenizers.collaborative_vectors import co_occurrence
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import Dedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.types import Jagged
 
 __all__ = ["Collaborative", "CollaborativeConfig", "spectral_vectors"]
@@ -38,14 +41,8 @@ class CollaborativeConfig:
     """how the items of one leaf are told apart, see ``add_dedup_level``"""
 
     def __post_init__(self) -> None:
+        check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("CollaborativeConfig", self.codebook_sizes)
-        check_dedup("CollaborativeConfig", self.dedup)
-        for name in ("window", "width", "rounds", "iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(f"CollaborativeConfig: {name} must be an int, got {value!r:.40}")
-            if value < 1:
-                raise InvalidValueError(f"CollaborativeConfig: {name} must be at least 1, got {value}")
 
     def build(self, feature_dim: int | None = None) -> Collaborative:
         return Collaborative(self, feature_dim)
@@ -107,7 +104,7 @@ class Collaborative(Tokenizer):
             progress("collaborative", 1, steps, {})
         sizes = config.codebook_sizes
         _, codes = grow(vectors, sizes, iterations=config.iterations, generator=generator, progress=tell)
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, config.dedup)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, config.dedup)
 
     def encode(self, features: Tensor) -> Tensor:
         """Not possible: an item's place comes from who chose it.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import INTEGERS
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Jagged
 
@@ -118,7 +119,7 @@ def check_histories(op: str, histories: Any, num_items: int) -> None:
     if not isinstance(histories, Jagged):
         raise InvalidTypeError(f"{op}: histories must be a Jagged of item ids, got {type(histories).__name__}")
     values = histories.values
-    if values.is_floating_point() or values.dtype == torch.bool or values.is_complex() or values.dim() != 1:
+    if values.dtype not in INTEGERS or values.dim() != 1:
         raise InvalidTypeError(f"{op}: histories must hold integers [E], got {values.dtype} {list(values.shape)}")
     if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < num_items):
         wrong = int(values.min()) if int(values.min()) < 0 else int(values.max())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_integers
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.groups import check_codebook_sizes, check_codebooks, check_item_codes
 
@@ -146,9 +147,8 @@ def unpack_codes(packed: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
 
 
 def _check_codes(op: str, codes: Tensor, sizes: tuple[int, ...]) -> None:
-    if isinstance(codes, Tensor) and codes.shape == (0, len(sizes)) and not codes.is_floating_point():
-        return  # no rows are fine here
-    check_item_codes(op, codes, sizes)
+    if check_integers(op, "codes", codes, "[m, L]").shape != (0, len(sizes)):  # no rows are fine here
+        check_item_codes(op, codes, sizes)
 
 
 def _bits(op: str, sizes: tuple[int, ...], *, power: bool = False) -> list[int]:

@@ -9,9 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import DivergedError, InvalidValueError
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.base import Progress, Tokenizer
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import Dedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
@@ -44,22 +47,13 @@ class FSQConfig:
     """how items of equal codes are told apart, see ``add_dedup_level``"""
 
     def __post_init__(self) -> None:
-        groups = self.steps
-        if not isinstance(groups, tuple) or not groups or not all(isinstance(g, tuple) and g for g in groups):
-            raise InvalidValueError(f"FSQConfig: steps must be tuples of integers, one per level, got {groups!r}")
-        for count in (count for group in groups for count in group):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-                raise InvalidValueError(f"FSQConfig: steps must be integers of at least 2, got {count!r}")
+        check_fields(self, above=("learning_rate",), free=("steps",))
+        if not self.steps or not all(self.steps):
+            raise InvalidValueError(f"FSQConfig: steps must be tuples of integers, one per level, got {self.steps!r}")
+        least = min(count for group in self.steps for count in group)
+        if least < 2:
+            raise InvalidValueError(f"FSQConfig: steps must be integers of at least 2, got {least}")
         check_codebook_sizes("FSQConfig", self.sizes)
-        check_dedup("FSQConfig", self.dedup)
-        if self.encoder not in ("mlp", "pca"):
-            raise InvalidValueError(f"FSQConfig: encoder must be mlp or pca, got {self.encoder!r}")
-        for name in ("hidden_size", "training_steps", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidValueError(f"FSQConfig: {name} must be an integer of at least 1, got {value!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InvalidValueError(f"FSQConfig: learning_rate must be above 0, got {self.learning_rate}")
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -141,7 +135,7 @@ class FSQ(Tokenizer):
             for part, block in zip(codes.split(_BLOCK), vectors.split(_BLOCK), strict=True)
         )
         self.mse = error / vectors.numel()
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, self.config.sizes, self.config.dedup)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, self.config.sizes, self.config.dedup)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_integers, shown
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import require_tensors
 
-__all__ = ["Groups", "check_item_codes", "group_items"]
+__all__ = ["Groups", "check_codebook_sizes", "check_codebooks", "check_item_codes", "group_items"]
 
-_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+MAX_CODES = 65536  # per level: the trie's limit
 _MOST = (1 << 63) - 1
 
 
@@ -81,11 +82,9 @@ def check_item_codes(op: str, item_codes: Tensor, codebook_sizes: tuple[int, ...
         InvalidTypeError: not integers.
         InvalidValueError: another shape, empty, or a code outside its codebook.
     """
-    if not isinstance(item_codes, Tensor) or item_codes.dtype not in _INTEGERS:
-        got = item_codes.dtype if isinstance(item_codes, Tensor) else type(item_codes).__name__
-        raise InvalidTypeError(f"{op}: item_codes must be integers [N, L], got {got}")
-    if codebook_sizes is not None:
-        check_codebook_sizes(op, codebook_sizes)
+    check_integers(op, "item_codes", item_codes, "[N, L]")
+    if codebook_sizes is not None:  # codes of atoms are their items, however many
+        check_codebook_sizes(op, codebook_sizes, most=1 << 31)
     levels = "L" if codebook_sizes is None else len(codebook_sizes)
     wrong_levels = codebook_sizes is not None and item_codes.shape[-1:] != (len(codebook_sizes),)
     if item_codes.dim() != 2 or item_codes.numel() == 0 or wrong_levels:
@@ -98,18 +97,18 @@ def check_item_codes(op: str, item_codes: Tensor, codebook_sizes: tuple[int, ...
             raise InvalidValueError(f"{op}: codes of level {level} must be in [0, {limit}), got {wrong}")
 
 
-def check_codebook_sizes(op: str, codebook_sizes: object) -> tuple[int, ...]:
-    """Whole numbers, one per level, as a tuple.
+def check_codebook_sizes(op: str, codebook_sizes: object, *, most: int = MAX_CODES) -> tuple[int, ...]:
+    """Whole numbers from 1 to ``most``, one per level, as a tuple.
 
     Raises:
-        InvalidTypeError: they are not.
-        InvalidValueError: none, or one below 1.
+        InvalidTypeError: no tuple or list of whole numbers.
+        InvalidValueError: none, or one out of range.
     """
     given = codebook_sizes if isinstance(codebook_sizes, (tuple, list)) else None
     if given is None or any(isinstance(size, bool) or not isinstance(size, int) for size in given):
-        raise InvalidTypeError(f"{op}: codebook_sizes must be a tuple of int, got {codebook_sizes!r:.60}")
-    if not given or min(given) < 1:
-        raise InvalidValueError(f"{op}: codebook_sizes must be at least 1, one per level, got {codebook_sizes!r:.60}")
+        raise InvalidTypeError(f"{op}: codebook_sizes must be a tuple of int, got {shown(codebook_sizes)}")
+    if not given or not all(1 <= size <= most for size in given):
+        raise InvalidValueError(f"{op}: codebook_sizes must be in [1, {most}], one per level, got {shown(given)}")
     return tuple(given)
 
 

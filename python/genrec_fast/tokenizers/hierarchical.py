@@ -9,10 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import check_fields
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.balanced_tree import Level, Stage, descend, grow
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
-from genrec_fast.tokenizers.dedup import Dedup, add_dedup_level, check_dedup
+from genrec_fast.tokenizers.base import Progress, Tokenizer
+from genrec_fast.tokenizers.collisions import resolve
+from genrec_fast.tokenizers.dedup import Dedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.tokenizers.stored import numbers, take
 from genrec_fast.types import Jagged
 
@@ -33,12 +36,8 @@ class HierarchicalConfig:
     """how the items of one leaf are told apart, see ``add_dedup_level`` ("rank": DSI's number within the leaf)"""
 
     def __post_init__(self) -> None:
+        check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("HierarchicalConfig", self.codebook_sizes)
-        check_dedup("HierarchicalConfig", self.dedup)
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int):
-            raise InvalidTypeError(f"HierarchicalConfig: iterations must be an int, got {self.iterations!r:.40}")
-        if self.iterations < 1:
-            raise InvalidValueError(f"HierarchicalConfig: iterations must be at least 1, got {self.iterations}")
 
     def build(self, feature_dim: int | None) -> Hierarchical:
         if feature_dim is None or feature_dim < 1:
@@ -114,7 +113,7 @@ class Hierarchical(Tokenizer):
             rows, sizes, iterations=self.config.iterations, generator=self._generator(seed), progress=tell
         )
         self.mse = tuple(errors)
-        self._item_codes, self._codebook_sizes = add_dedup_level(codes, sizes, self.config.dedup)
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, self.config.dedup)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, the way down the tree, cut by cut.

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
+from genrec_fast.checks import check_fields
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
+from genrec_fast.tokenizers.dedup import CodebookDedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.tokenizers.kmeans import kmeans
 from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqkmeans_train import squared_length
@@ -38,15 +40,8 @@ class PQConfig:
     """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        check_codebook_sizes(name, self.codebook_sizes)
-        check_dedup(name, self.dedup, codebooks=True)
-        for field in ("iterations", *(("rotations",) if hasattr(self, "rotations") else ())):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(f"{name}: {field} must be an int, got {value!r:.40}")
-            if value < 1:
-                raise InvalidValueError(f"{name}: {field} must be at least 1, got {value}")
+        check_fields(self, free=("codebook_sizes",))
+        check_codebook_sizes(type(self).__name__, self.codebook_sizes)
 
     def build(self, feature_dim: int | None) -> PQ:
         return PQ(self, self._checked(feature_dim))

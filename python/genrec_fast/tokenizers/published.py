@@ -8,11 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.data.readers.lines import codes_by_number
-from genrec_fast.errors import DataError, InvalidValueError
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
+from genrec_fast.errors import DataError
+from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup, check_dedup
+from genrec_fast.tokenizers.dedup import Dedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.types import Jagged
 
 __all__ = ["Published", "PublishedConfig"]
@@ -32,11 +34,9 @@ class PublishedConfig:
     """how items of equal codes are told apart, see ``add_dedup_level``; published IDs are taken as they are"""
 
     def __post_init__(self) -> None:
-        if self.first < 0:
-            raise InvalidValueError(f"PublishedConfig: first must be at least 0, got {self.first}")
+        check_fields(self, zero=("first",), free=("codebook_sizes",))
         if self.codebook_sizes is not None:
             check_codebook_sizes("PublishedConfig", self.codebook_sizes)
-        check_dedup("PublishedConfig", self.dedup)
 
     def build(self, feature_dim: int | None = None) -> Published:
         return Published(self, feature_dim)

@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.tokenizers.base import Progress, Tokenizer, check_codebook_sizes
+from genrec_fast.checks import check_fields
+from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup, check_dedup
+from genrec_fast.tokenizers.dedup import Dedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.types import Jagged
 
 __all__ = ["Random", "RandomConfig"]
@@ -26,8 +28,8 @@ class RandomConfig:
     """how items of equal codes are told apart, see ``add_dedup_level``"""
 
     def __post_init__(self) -> None:
+        check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("RandomConfig", self.codebook_sizes)
-        check_dedup("RandomConfig", self.dedup)
 
     def build(self, feature_dim: int | None = None) -> Random:
         return Random(self, feature_dim)

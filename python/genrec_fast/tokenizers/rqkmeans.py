@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers.balance import Balance, check_balance
-from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.checks import check_fields
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.tokenizers.balance import Balance
+from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
+from genrec_fast.tokenizers.dedup import CodebookDedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.rqkmeans_train import BLOCK, next_residual, squared_length, train
 from genrec_fast.tokenizers.stored import numbers, take
@@ -60,31 +62,14 @@ class RQKMeansConfig:
     """levels that ``balance`` is for (the last: LC-Rec)"""
     num_beams: int = 1
     """beams of ``encode``, and of the codes of the catalog without ``balance``; see ``ops.rq_encode``"""
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """"float32" or "bfloat16" (faster, equal codes); see ``ops.rq_encode``"""
     dedup: CodebookDedup = "rank"
     """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
+        check_fields(self, zero=("refinements",), within={"shrinkage": "[0, 1]"}, free=("codebook_sizes",))
         check_codebook_sizes("RQKMeansConfig", self.codebook_sizes)
-        check_dedup("RQKMeansConfig", self.dedup, codebooks=True)
-        check_balance("RQKMeansConfig", self.balance)
-        least = {"iterations": 1, "restarts": 1, "num_beams": 1, "refinements": 0}
-        least |= {name: 1 for name in ("batch_size", "max_train_rows") if getattr(self, name) is not None}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(f"RQKMeansConfig: {name} must be an int, got {value!r:.40}")
-            if value < bound:
-                raise InvalidValueError(f"RQKMeansConfig: {name} must be at least {bound}, got {value}")
-        choices = {"init": get_args(Init), "balance_levels": ("all", "last"), "precision": ("float32", "bfloat16")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InvalidValueError(
-                    f"RQKMeansConfig: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.shrinkage <= 1:
-            raise InvalidValueError(f"RQKMeansConfig: shrinkage must be in [0, 1], got {self.shrinkage}")
         if self.balance is not None and self.batch_size is not None:
             raise InvalidValueError(
                 f"RQKMeansConfig: batch_size must be None with balance {self.balance!r}, got {self.batch_size}"
@@ -241,27 +226,9 @@ class RQKMeans(Tokenizer):
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
         self._fitted()
-        if (
-            not isinstance(codes, Tensor)
-            or codes.is_floating_point()
-            or codes.is_complex()
-            or codes.dtype == torch.bool
-        ):
-            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
-            raise InvalidTypeError(f"rqkmeans: codes must be integers [m, t], got {got}")
-        most = max(len(self._codebook_sizes), len(self.codebooks))
-        if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
-            raise InvalidValueError(f"rqkmeans: codes must be [m, 1 to {most}], got {list(codes.shape)}")
-        levels = min(codes.shape[1], len(self.codebooks))
-        for level, codebook in enumerate(self.codebooks[:levels]):
-            wrong = (codes[:, level] < 0) | (codes[:, level] >= codebook.shape[0])
-            if bool(wrong.any()):
-                raise InvalidValueError(
-                    f"rqkmeans: codes of level {level} must be in [0, {codebook.shape[0]}), "
-                    f"got {int(codes[wrong, level][0])} in row {int(wrong.nonzero()[0])}"
-                )
+        columns = self._columns(codes, self.config.codebook_sizes)
         books = [book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)]
-        return ops.rq_decode(codes.long(), books, num_levels=levels)
+        return ops.rq_decode(torch.stack(columns, 1), books, num_levels=len(columns))
 
     def targets(self, features: Tensor) -> Tensor:
         """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""

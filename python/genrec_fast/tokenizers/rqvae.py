@@ -10,22 +10,24 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import check_fields
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
 from genrec_fast.nn.quantize import Distance, check_quantizer
-from genrec_fast.tokenizers.base import Tokenizer, check_codebook_sizes
+from genrec_fast.tokenizers.base import Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup
+from genrec_fast.tokenizers.dedup import CodebookDedup
+from genrec_fast.tokenizers.groups import check_codebook_sizes
 from genrec_fast.tokenizers.reassign import Reassign
 from genrec_fast.tokenizers.regularisers.base import (
     RegulariserConfig,
-    check_number,
     check_regularisers,
     from_plain,
     to_plain,
 )
 from genrec_fast.tokenizers.rqvae_model import RQVAEModel
-from genrec_fast.tokenizers.rqvae_training import columns, train_rqvae
+from genrec_fast.tokenizers.rqvae_training import columns as history_columns
+from genrec_fast.tokenizers.rqvae_training import train_rqvae
 from genrec_fast.tokenizers.stored import numbers, take
 
 if TYPE_CHECKING:
@@ -92,36 +94,15 @@ class RQVAEConfig:
     """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
+        below_one = dict.fromkeys(("autoencoder_share", "restart_below", "decay"), "[0, 1)")
+        above = ("learning_rate", "temperatures")
+        check_fields(self, zero=("kmeans_iterations",), above=above, within=below_one, free=("codebook_sizes",))
         check_codebook_sizes("RQVAEConfig", self.codebook_sizes)
-        check_dedup("RQVAEConfig", self.dedup, codebooks=True)
-        for name in ("latent_dim", "steps", "batch_size", "log_every", "sinkhorn_iterations"):
-            _integer(name, getattr(self, name), 1)
-        _integer("kmeans_iterations", self.kmeans_iterations, 0)
-        for name in ("hidden_sizes", "temperatures"):
-            if not isinstance(getattr(self, name), tuple):
-                raise InvalidTypeError(f"RQVAEConfig: {name} must be a tuple, got {getattr(self, name)!r}")
-        for size in self.hidden_sizes:
-            _integer("hidden_sizes", size, 1)
-        for name in ("autoencoder_share", "commitment", "weight_decay", "restart_below", "sinkhorn_epsilon"):
-            check_number("RQVAEConfig", name, getattr(self, name), least=0)
-        check_number("RQVAEConfig", "reconstruction_weight", self.reconstruction_weight, least=0)
-        check_number("RQVAEConfig", "learning_rate", self.learning_rate, above=0)
-        if self.decay is not None:
-            check_number("RQVAEConfig", "decay", self.decay, least=0)
         check_quantizer("RQVAEConfig", self.estimator, self.distance, self.decay, self.commitment)
-        for name in ("autoencoder_share", "restart_below"):
-            if getattr(self, name) >= 1:
-                raise InvalidValueError(f"RQVAEConfig: {name} must be in [0, 1), got {getattr(self, name)}")
         if 0 < self.sinkhorn_epsilon < SINKHORN_FLOOR:
             raise InvalidValueError(
                 f"RQVAEConfig: sinkhorn_epsilon must be 0 or at least {SINKHORN_FLOOR}, got {self.sinkhorn_epsilon}"
             )
-        for value in self.temperatures:
-            check_number("RQVAEConfig", "temperatures", value, above=0)
-        if len(self.temperatures) != 2:
-            raise InvalidValueError(f"RQVAEConfig: temperatures must be two numbers, got {self.temperatures}")
-        if self.device not in ("cpu", "auto"):
-            raise InvalidValueError(f"RQVAEConfig: device must be cpu or auto, got {self.device!r}")
         check_regularisers("RQVAEConfig", self.regularisers)
         for config in self.regularisers:
             if config.learned_codebooks and self.decay is not None:
@@ -247,20 +228,9 @@ class RQVAE(Tokenizer):
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
         model, books = self._fitted(), self.codebooks
-        if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.dtype == torch.bool:
-            got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
-            raise InvalidTypeError(f"rqvae: codes must be integers [m, t], got {got}")
-        most = max(len(self._codebook_sizes), len(books))
-        if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
-            raise InvalidValueError(f"rqvae: codes must be [m, 1 to {most}], got {list(codes.shape)}")
-        latents = torch.zeros(codes.shape[0], self.config.latent_dim)
-        for level, (column, book) in enumerate(zip(codes.cpu().T.long(), books, strict=False)):
-            wrong = (column < 0) | (column >= book.shape[0])
-            if bool(wrong.any()):
-                raise InvalidValueError(
-                    f"rqvae: codes of level {level} must be in [0, {book.shape[0]}), "
-                    f"got {int(column[wrong][0])} in row {int(wrong.nonzero()[0])}"
-                )
+        columns = self._columns(codes, self.config.codebook_sizes)
+        latents = torch.zeros(len(codes), self.config.latent_dim)
+        for column, book in zip(columns, books, strict=False):
             latents += book[column]
         return (
             torch.cat([model.decode(block) for block in latents.split(_BLOCK)])
@@ -286,8 +256,8 @@ class RQVAE(Tokenizer):
 
     def _learned(self) -> dict[str, Tensor]:
         state = {f"model.{name}": value.detach() for name, value in self._fitted().state_dict().items()}
-        rows = [[row[name] for name in columns(self.config)] for row in self.history]
-        table = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(columns(self.config)))
+        rows = [[row[name] for name in history_columns(self.config)] for row in self.history]
+        table = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(history_columns(self.config)))
         return {**state, "history": table, "mse": torch.tensor([self.mse], dtype=torch.float64)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
@@ -299,12 +269,6 @@ class RQVAE(Tokenizer):
         }
         model.load_state_dict(state)
         self._model = model.eval()
-        table = take(tensors, "history", torch.float64, (None, len(columns(self.config))), finite=False)
-        self.history = [dict(zip(columns(self.config), row, strict=True)) for row in table.tolist()]
+        table = take(tensors, "history", torch.float64, (None, len(history_columns(self.config))), finite=False)
+        self.history = [dict(zip(history_columns(self.config), row, strict=True)) for row in table.tolist()]
         (self.mse,) = numbers(tensors, "mse", 1)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidValueError(f"RQVAEConfig: {name} must be an integer of at least {least}, got {value!r}")
-    return value

@@ -6,18 +6,16 @@ import dataclasses
 from typing import Any
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.registry import known_configs
 
-__all__ = ["from_plain", "registered", "to_plain"]
-
-registered: dict[str, type] = {}
-"""Config types of a user's own, by name, beside those that ``genrec_fast.tokenizers`` names"""
+__all__ = ["from_plain", "to_plain"]
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """The fields of a config; a config inside it carries its class name as ``kind``.
 
     Raises:
-        InvalidTypeError: a config inside it that ``genrec_fast.tokenizers`` does not name.
+        InvalidTypeError: a config inside it that ``genrec_fast.tokenizers`` does not name and nobody registered.
     """
     return {field.name: _plain(getattr(config, field.name), field.name) for field in dataclasses.fields(config)}
 
@@ -63,4 +61,4 @@ def _known() -> dict[str, type]:
     from genrec_fast import tokenizers  # not at the top: it imports this file
 
     found: dict[str, type] = {n: getattr(tokenizers, n) for n in tokenizers.__all__ if n.endswith("Config")}
-    return {**found, **registered}
+    return {**{kind.__name__: kind for kind in known_configs().values()}, **found}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_integers
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Style", "from_text", "to_text"]
@@ -35,16 +36,7 @@ def to_text(codes: Tensor, style: Style = "lcrec") -> list[str]:
         ['<a_183><b_70>']
     """
     _check_style("to_text", style)
-    integers = isinstance(codes, Tensor) and codes.dtype in (
-        torch.uint8,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-    )
-    if not integers:
-        got = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
-        raise InvalidTypeError(f"to_text: codes must be integers [m, L], got {got}")
+    check_integers("to_text", "codes", codes, "[m, L]")
     if codes.dim() != 2 or not 1 <= codes.shape[1] <= len(_LETTERS):
         raise InvalidValueError(f"to_text: codes must be [m, 1 to {len(_LETTERS)}], got {list(codes.shape)}")
     if bool((codes < 0).any()):

@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import shown
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers.settings import registered
+from genrec_fast.registry import add_config, known_configs
 from genrec_fast.types import Jagged
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "FitContext",
     "Regulariser",
     "RegulariserConfig",
-    "check_number",
     "check_regularisers",
     "contrast",
     "from_plain",
@@ -118,16 +118,13 @@ class RegulariserConfig(Protocol):
 
 
 def register(kind: Config) -> Config:
-    """Lets tokenizers with regularisers of the config ``kind`` (a frozen dataclass) be saved and loaded; a decorator.
+    """``genrec_fast.register_config`` under the name that is short beside a regulariser: either is enough.
 
     Raises:
         InvalidTypeError: not a frozen dataclass.
         InvalidValueError: the name is taken by another type.
     """
-    if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InvalidTypeError(f"register: kind must be a frozen dataclass, got {kind!r}")
-    if registered.setdefault(kind.__name__, kind) is not kind:
-        raise InvalidValueError(f"register: kind must have a name of its own, got {kind.__name__!r} again")
+    add_config("register", kind)
     return kind
 
 
@@ -140,7 +137,7 @@ def to_plain(configs: tuple[RegulariserConfig, ...]) -> list[dict[str, Any]]:
     out = []
     for config in configs:
         name = type(config).__name__
-        if registered.get(name) is not type(config):
+        if known_configs().get(name.removesuffix("Config")) is not type(config):
             raise InvalidTypeError(f"save: regularisers must be of registered config types, got {name}")
         out.append({"kind": name, **dataclasses.asdict(config)})  # type: ignore[call-overload]
     return out
@@ -155,8 +152,9 @@ def from_plain(values: list[dict[str, Any]]) -> tuple[RegulariserConfig, ...]:
     out = []
     for value in values:
         fields = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"}
-        kind = registered.get(str(value.get("kind")))
-        if kind is None or fields.keys() != {f.name for f in dataclasses.fields(kind)}:
+        name = str(value.get("kind"))
+        kind = known_configs().get(name.removesuffix("Config"))
+        if kind is None or kind.__name__ != name or fields.keys() != {f.name for f in dataclasses.fields(kind)}:
             raise CorruptFileError(f"load: regularisers must be of registered config types, got {value}")
         out.append(kind(**fields))
     return tuple(out)
@@ -170,7 +168,7 @@ def check_regularisers(op: str, configs: Any) -> None:
         InvalidValueError: a kind twice.
     """
     if not isinstance(configs, tuple) or not all(isinstance(c, RegulariserConfig) for c in configs):
-        raise InvalidTypeError(f"{op}: regularisers must be a tuple of regulariser configs, got {configs!r}")
+        raise InvalidTypeError(f"{op}: regularisers must be a tuple of regulariser configs, got {shown(configs)}")
     names = [type(config).__name__ for config in configs]
     if len(set(names)) < len(names):
         raise InvalidValueError(f"{op}: regularisers must be of different kinds, got {', '.join(names)}")
@@ -200,17 +198,3 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor |
     if hidden is not None:
         logits = logits.masked_fill(hidden, -math.inf)
     return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-
-
-def check_number(op: str, name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
-    """A finite number above one bound or at least the other.
-
-    Raises:
-        InvalidTypeError: no number.
-        InvalidValueError: out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"{op}: {name} must be a number, got {value!r}")
-    if not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
-        rule = f"above {above:g}" if above is not None else f"at least {least:g}"
-        raise InvalidValueError(f"{op}: {name} must be {rule}, got {value}")

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.collaborative_vectors import check_histories, collaborative_vectors
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,
     Regulariser,
-    check_number,
     contrast,
     register,
 )
@@ -48,7 +48,7 @@ class AlignmentConfig:
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("AlignmentConfig", self.weight, self.temperature, {"window": self.window})
+        check_fields(self, above=("temperature",))
 
     def build(self, context: FitContext) -> Alignment:
         return Alignment(self, context)
@@ -100,7 +100,7 @@ class CoOccurrenceConfig:
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("CoOccurrenceConfig", self.weight, self.temperature, {"window": self.window})
+        check_fields(self, above=("temperature",))
 
     def build(self, context: FitContext) -> CoOccurrence:
         return CoOccurrence(self, context)
@@ -164,11 +164,3 @@ def _histories(name: str, context: FitContext) -> Jagged:
         raise InvalidValueError(f"{name}: histories (of the training split) must be given to fit, got None")
     check_histories(name, context.histories, context.num_items)
     return context.histories
-
-
-def _check(op: str, weight: float, temperature: float, whole: dict[str, int]) -> None:
-    check_number(op, "weight", weight, least=0)
-    check_number(op, "temperature", temperature, above=0)
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidValueError(f"{op}: {name} must be an integer of at least 1, got {value!r}")

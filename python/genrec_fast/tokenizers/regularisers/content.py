@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import check_fields, check_integers
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,
     Regulariser,
-    check_number,
     contrast,
     register,
 )
@@ -42,8 +42,7 @@ class ContrastiveConfig:
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_number("ContrastiveConfig", "weight", self.weight, least=0)
-        check_number("ContrastiveConfig", "temperature", self.temperature, above=0)
+        check_fields(self, above=("temperature",))
 
     def build(self, context: FitContext) -> Contrastive:
         return Contrastive(self)
@@ -84,7 +83,7 @@ class TagSupervisionConfig:
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_number("TagSupervisionConfig", "weight", self.weight, least=0)
+        check_fields(self)
 
     def build(self, context: FitContext) -> TagSupervision:
         return TagSupervision(context)
@@ -119,9 +118,7 @@ class TagSupervision(Regulariser):
 def _checked(categories: Tensor | None, num_items: int) -> Tensor:
     if categories is None:
         raise InvalidValueError("TagSupervision: categories must be given to fit, got None")
-    if not isinstance(categories, Tensor) or categories.is_floating_point() or categories.dtype == torch.bool:
-        got = categories.dtype if isinstance(categories, Tensor) else type(categories).__name__
-        raise InvalidTypeError(f"TagSupervision: categories must be integers [N, depth], got {got}")
+    check_integers("TagSupervision", "categories", categories, "[N, depth]")
     if categories.dim() != 2 or categories.shape[0] != num_items or categories.shape[1] < 1:
         raise InvalidValueError(
             f"TagSupervision: categories must be [{num_items}, depth], got {list(categories.shape)}"

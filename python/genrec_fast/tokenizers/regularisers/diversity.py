@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.checks import check_fields
 from genrec_fast.tokenizers.kmeans import kmeans
-from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, check_number, register
+from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, register
 
 __all__ = ["Diversity", "DiversityConfig"]
 
@@ -43,12 +43,7 @@ class DiversityConfig:
     learned_codebooks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_number("DiversityConfig", "weight", self.weight, least=0)
-        check_number("DiversityConfig", "temperature", self.temperature, above=0)
-        for name in ("groups", "regroup_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidValueError(f"DiversityConfig: {name} must be an integer of at least 1, got {value!r}")
+        check_fields(self, above=("temperature",))
 
     def build(self, context: FitContext) -> Diversity:
         return Diversity(self, context)
