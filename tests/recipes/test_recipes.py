@@ -7,14 +7,19 @@ import pytest
 import torch
 
 from genrec_fast import recipes
-from genrec_fast.data import leave_one_out
+from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.evaluation import evaluate
 from genrec_fast.model import load
 from genrec_fast.recipes.page import markdown
-from genrec_fast.tokenizers import RQKMeansConfig
+from genrec_fast.tokenizers import AtomicConfig, RQKMeansConfig
 from genrec_fast.training import train
 from genrec_fast.types import Jagged
+
+
+def reads_times(model):
+    return getattr(model.backbone, "reads_times", False)
 
 
 def test_the_registry():
@@ -68,7 +73,7 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
         with pytest.raises(InvalidValueError, match="batch must have actions, got None"):
             model.recommend(histories, 5)
         known = {"actions": Jagged(test.actions, histories.offsets)}
-    if getattr(model.backbone, "reads_times", False):
+    if reads_times(model):
         times = {"timestamps": Jagged(test.timestamps, histories.offsets), "target_timestamps": test.target_timestamps}
         with pytest.raises(InvalidValueError, match="batch must have timestamps, got None"):
             model.recommend(histories, 5, **known)
@@ -81,6 +86,26 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     unseen = model.recommend(histories, 5, exclude_seen=True, **times)
     for row, history in zip(unseen.items, histories.rows(), strict=True):
         assert not set(row.tolist()) & set(history.tolist())
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_one_user_one_item_and_one_level_are_enough(name, tmp_path):
+    items = Jagged.from_rows([[0] * 5])
+    rated = torch.tensor([[True, False], [False, True], [True, True], [False, False], [True, False]])
+    actions = ("rating>=4", "rating>=5")
+    events = Interactions(items, torch.arange(5) * 60, ["user"], ["item"], actions=rated, action_names=actions)
+    data = Dataset("tiny", events, titles=None, features=torch.ones(1, 3))
+    recipe = recipes.get(name)
+    parts = {"train": dataclasses.replace(recipe.train, epochs=2)}
+    if recipe.tokenizer is not None:
+        parts["tokenizer"] = AtomicConfig()
+    model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    test = leave_one_out(events).test
+    known = {"timestamps": Jagged(test.timestamps, test.histories.offsets)} if reads_times(model) else {}
+    known |= {"actions": Jagged(test.actions, test.histories.offsets)} if name == "hstu_ranking" else {}
+    for again in (model, load(tmp_path)):
+        assert again.recommend(test.histories, 2, **known).items.tolist() == [[0, -1]]
+    assert evaluate(model, test).recall == {5: 1.0, 10: 1.0}
 
 
 def test_the_page_in_docs_is_the_one_the_command_writes():

@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from genrec_fast.decoders import BeamConfig
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import PlainConfig
+from genrec_fast.trie import build_trie
 from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged, TeacherForced
 
 SIZES = (7, 5, 11)
@@ -219,6 +221,31 @@ class AutoregressiveSuite(BackboneSuite):
         once, _ = backbone.step(state, codes, parents)
         again, _ = backbone.step(state, codes, parents)
         assert torch.equal(once, again)
+
+    @pytest.mark.parametrize(("items", "size"), [(1, 1), (1, 4), (9, 9)])
+    def test_semantic_ids_of_one_level(self, items, size):
+        """Atoms, down to a catalog of one item: trains, and searches alike on both engines."""
+        layout = PlainConfig(use_features=self.features, use_users=True).build(
+            torch.arange(items)[:, None], (size,), torch.ones(items, FEATURES)
+        )
+        torch.manual_seed(0)
+        backbone = self.config.build((size,), items, layout.feature_dim)
+        rows = Jagged.from_rows([[0, items - 1, 0], [items - 1]])
+        targets = torch.tensor([-1, -1, 0, items - 1])
+        batch = layout(Batch(rows, targets, torch.arange(2)))
+        self.training_value(backbone, batch).backward()
+        backbone.eval()
+        forced = backbone.level_logits(batch)
+        assert [tuple(logits.shape) for logits in forced] == [(2, size)]
+        modules, _ = backbone.step(backbone.prefill(batch), None, None)
+        torch.testing.assert_close(modules[:, 0], forced[0], rtol=1e-4, atol=1e-5)
+        trie = build_trie(layout.item_codes, codebook_sizes=(size,))
+        for user in range(2):
+            alone = layout(Batch(Jagged.from_rows([rows.rows()[user]]), users=torch.tensor([user])))
+            found = BeamConfig(num_beams=items).build().search(backbone, alone, trie, items, exact=True)
+            assert found.items.sort().values.tolist() == [list(range(items))]
+            scores = modules[user].log_softmax(-1)[:, :items].sort(descending=True).values
+            torch.testing.assert_close(found.scores, scores, rtol=1e-4, atol=1e-5)
 
     def test_codes_must_be_given_after_level_0(self):
         layout, backbone = self.parts()

@@ -206,7 +206,9 @@ class T5(nn.Module):
             )
         states, offsets = self._encode(batch)
         num_levels, device = len(self.codebook_sizes), states.device
-        before = batch.target_codes[:, :-1] + torch.tensor(self.level_offsets[: num_levels - 1], device=device)
+        # The dtype is named as a target of one level has no codes before it: torch takes an empty list for floats.
+        starts = torch.tensor(self.level_offsets[: num_levels - 1], dtype=torch.int64, device=device)
+        before = batch.target_codes[:, :-1] + starts
         start = torch.full((len(batch), 1), self.start_token, device=device)
         x = self.dropout(self.tokens(torch.cat([start, before], 1).flatten()))
         rows, bias = equal_rows(len(batch), num_levels, device), self.decoder_bias()
