@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -26,6 +27,7 @@ def test_the_public_list():
         "CorruptFileError",
         "DataError",
         "DivergedError",
+        "DiverseBeamConfig",
         "DiversityConfig",
         "Evaluated",
         "FSQConfig",
@@ -64,6 +66,8 @@ def test_the_public_list():
         "SampledSoftmaxConfig",
         "SessionsConfig",
         "SlowPathWarning",
+        "StillValidationWarning",
+        "StochasticBeamConfig",
         "T5Config",
         "TagSupervisionConfig",
         "TimedOutError",
@@ -91,6 +95,13 @@ def test_every_public_name_is_there_and_listed():
     for name in gf.__all__:
         assert getattr(gf, name) is not None
     assert set(gf.__all__) <= set(dir(gf))
+
+
+def test_every_config_is_there():
+    """What a package of parts exports as a config is exported at the top, too."""
+    for family in ("backbones", "decoders", "layouts", "objectives", "tokenizers"):
+        module = importlib.import_module(f"genrec_fast.{family}")
+        assert {name for name in module.__all__ if name.endswith("Config")} <= set(gf.__all__)
 
 
 def test_train_and_evaluate_are_functions_whatever_was_imported():

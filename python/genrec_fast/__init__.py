@@ -25,7 +25,15 @@ if TYPE_CHECKING:
         TimelineConfig,
     )
     from genrec_fast.batcher import Batcher
-    from genrec_fast.decoders import BeamConfig, GreedyConfig, RankConfig, RetrieveConfig, RetrieveInterestsConfig
+    from genrec_fast.decoders import (
+        BeamConfig,
+        DiverseBeamConfig,
+        GreedyConfig,
+        RankConfig,
+        RetrieveConfig,
+        RetrieveInterestsConfig,
+        StochasticBeamConfig,
+    )
     from genrec_fast.errors import (
         ClosedError,
         CorruptFileError,
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
         InvalidValueError,
         QueueFullError,
         SlowPathWarning,
+        StillValidationWarning,
         TimedOutError,
         UnsupportedError,
     )
@@ -92,6 +101,7 @@ __all__ = [
     "CorruptFileError",
     "DataError",
     "DivergedError",
+    "DiverseBeamConfig",
     "DiversityConfig",
     "Evaluated",
     "FSQConfig",
@@ -130,6 +140,8 @@ __all__ = [
     "SampledSoftmaxConfig",
     "SessionsConfig",
     "SlowPathWarning",
+    "StillValidationWarning",
+    "StochasticBeamConfig",
     "T5Config",
     "TagSupervisionConfig",
     "TimedOutError",
@@ -166,10 +178,12 @@ _HOMES = {
     "TimelineConfig": "genrec_fast.backbones",
     "Batcher": "genrec_fast.batcher",
     "BeamConfig": "genrec_fast.decoders",
+    "DiverseBeamConfig": "genrec_fast.decoders",
     "GreedyConfig": "genrec_fast.decoders",
     "RankConfig": "genrec_fast.decoders",
     "RetrieveConfig": "genrec_fast.decoders",
     "RetrieveInterestsConfig": "genrec_fast.decoders",
+    "StochasticBeamConfig": "genrec_fast.decoders",
     "ClosedError": "genrec_fast.errors",
     "CorruptFileError": "genrec_fast.errors",
     "DataError": "genrec_fast.errors",
@@ -179,6 +193,7 @@ _HOMES = {
     "InvalidValueError": "genrec_fast.errors",
     "QueueFullError": "genrec_fast.errors",
     "SlowPathWarning": "genrec_fast.errors",
+    "StillValidationWarning": "genrec_fast.errors",
     "TimedOutError": "genrec_fast.errors",
     "UnsupportedError": "genrec_fast.errors",
     "Evaluated": "genrec_fast.evaluation",

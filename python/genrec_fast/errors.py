@@ -16,6 +16,7 @@ __all__ = [
     "InvalidValueError",
     "QueueFullError",
     "SlowPathWarning",
+    "StillValidationWarning",
     "TimedOutError",
     "UnsupportedError",
 ]
@@ -63,3 +64,7 @@ class ClosedError(GenrecError, RuntimeError):
 
 class SlowPathWarning(UserWarning):
     """A plain torch twin runs in place of a compiled kernel; the message names the remedy."""
+
+
+class StillValidationWarning(UserWarning):
+    """The validation figures of a training do not move while its loss falls; the message names what may be wrong."""
