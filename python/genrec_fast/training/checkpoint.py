@@ -43,6 +43,12 @@ class Progress:
     items: int = 0
     logged_at: float = 0.0  # elapsed at the last line of the log
     log_bytes: int = 0
+    validated: dict[str, float] = field(default_factory=dict)  # figures of the last validation
+    validated_loss: float | None = None  # mean training loss between the last two validations
+    validated_sum: float = 0.0  # of training losses since the last validation
+    validated_count: int = 0
+    still: int = 0  # validations in a row that changed nothing while the loss fell
+    said_still: bool = False
     identity: dict[str, Any] = field(default_factory=dict)  # recipe, seed and data: what a resumed run must share
 
 

@@ -16,15 +16,24 @@ from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batche
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.model import Recommender, build_parts, usable_device
-from genrec_fast.recipe import Objective, Recipe
+from genrec_fast.recipe import Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
-from genrec_fast.training.setup import bf16_pays, make_optimizer, mix_seed, objective_of, sample_users, semantic_ids
-from genrec_fast.types import Batch, Loss
+from genrec_fast.training.setup import (
+    Step,
+    bf16_pays,
+    make_optimizer,
+    mix_seed,
+    objective_of,
+    sample_users,
+    semantic_ids,
+)
+from genrec_fast.training.still import say_if_still
+from genrec_fast.types import Batch
 from genrec_fast.weights import module_tensors, restore_module
 
 __all__ = ["train"]
@@ -80,18 +89,6 @@ def train(
         usable_device("train", device)
     with torch.random.fork_rng(devices=[]), Interrupts() as stop:
         return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop).run()
-
-
-class _Step(nn.Module):
-    """Backbone and objective as one module, so that a distributed wrapper sees every use of the weights."""
-
-    def __init__(self, backbone: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.backbone, self._objective = backbone, objective
-
-    def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        loss: Loss = self._objective(self.backbone, batch)
-        return loss.value, loss.count, loss.figures
 
 
 class _Training:
@@ -158,7 +155,7 @@ class _Training:
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
-        self.module = self.processes.wrap(_Step(backbone, objective_of(recipe, self.splits.train)))
+        self.module = self.processes.wrap(Step(backbone, objective_of(recipe, self.splits.train)))
         self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
         self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
         self.bar = ProgressBar(
@@ -289,6 +286,8 @@ class _Training:
                 raise self._diverged(state.step - len(self.pending) + index, "loss", value)
             state.loss_sum += value
             state.loss_count += 1
+            state.validated_sum += value
+            state.validated_count += 1
             self.last_loss = value
         self.pending.clear()
 
@@ -363,6 +362,8 @@ class _Training:
         )
         if time.monotonic() - self._drawn >= PICTURE_SECONDS:
             self._draw()
+        if self.main:
+            say_if_still(state, figures, self.bar.say)
 
     def _validation_figures(self) -> dict[str, float]:
         """Recall and NDCG, and of actions; every process asks its share of the users."""

@@ -15,9 +15,21 @@ from genrec_fast.data import Dataset, Evaluation, Interactions
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
 from genrec_fast.recipe import Objective, Recipe, TrainConfig
-from genrec_fast.types import Jagged
+from genrec_fast.types import Batch, Jagged, Loss
 
-__all__ = ["bf16_pays", "make_optimizer", "mix_seed", "objective_of", "sample_users", "semantic_ids"]
+__all__ = ["Step", "bf16_pays", "make_optimizer", "mix_seed", "objective_of", "sample_users", "semantic_ids"]
+
+
+class Step(nn.Module):
+    """Backbone and objective as one module, so that a distributed wrapper sees every use of the weights."""
+
+    def __init__(self, backbone: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.backbone, self._objective = backbone, objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
+        loss: Loss = self._objective(self.backbone, batch)
+        return loss.value, loss.count, loss.figures
 
 
 def semantic_ids(
