@@ -14,6 +14,7 @@ import torch
 from genrec_fast.data import leave_one_out, num_training_batches
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.model import load
+from genrec_fast.training import train
 from genrec_fast.training.log import read_log
 from genrec_fast.training.processes import Processes
 from toy import toy_data, toy_recipe
@@ -125,3 +126,42 @@ def test_one_process_joins_nothing(monkeypatch, text):
     assert (alone.world, alone.wrap(module), alone.sum(values)) == (1, module, values)
     with alone.main_first():
         assert alone.rank == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "every process holds all weights"),
+        ("ACCELERATE_USE_FSDP", "1", "every process holds all weights"),
+        ("ACCELERATE_USE_DEEPSPEED", "True", "every process holds all weights"),
+        ("ACCELERATE_USE_MEGATRON_LM", "yes", "every process holds all weights"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "every process holds all weights"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "set the recipe's train.bf16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "set the recipe's batching.items_per_batch"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "networks are not compiled"),
+    ],
+)
+@pytest.mark.parametrize("launched", ["", "2"])
+def test_what_accelerate_was_told_and_is_not_done_is_refused(monkeypatch, name, value, instead, launched):
+    monkeypatch.setenv("WORLD_SIZE", launched)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UnsupportedError, match=rf"^train: {name} must not be set \({instead}\), got '{value}'"):
+        train(toy_recipe(epochs=1), toy_data(), device="cpu", show_progress=False)
+
+
+def test_what_accelerate_says_by_itself_asks_for_nothing(monkeypatch):
+    told = {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+    for name, value in (told | {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert Processes("cpu").world == 1
+
+
+@pytest.mark.slow
+@linux
+@no_accelerator
+def test_a_launch_with_fsdp_ends_with_a_word(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    done = launch(tmp_path / "sharded")
+    assert done.returncode != 0
+    assert "UnsupportedError: train: ACCELERATE_USE_FSDP must not be set" in done.stderr
+    assert not (tmp_path / "sharded" / "weights.safetensors").exists()

@@ -18,6 +18,18 @@ __all__ = ["Processes"]
 # What torchrun and "accelerate launch" set, and what MPI's launchers set.
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
+# What "accelerate launch" asks for by its own settings, the values under which it asks for nothing, and what is there
+# instead. Every process holds the whole network, and what accelerate would do beside that is the training loop's.
+_NOT_READ = {
+    "ACCELERATE_USE_FSDP": (("", "false", "0", "no"), "every process holds all weights"),
+    "ACCELERATE_USE_DEEPSPEED": (("", "false", "0", "no"), "every process holds all weights"),
+    "ACCELERATE_USE_MEGATRON_LM": (("", "false", "0", "no"), "every process holds all weights"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (("", "false", "0", "no"), "every process holds all weights"),
+    "ACCELERATE_MIXED_PRECISION": (("", "no"), "set the recipe's train.bf16"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("", "1"), "set the recipe's batching.items_per_batch"),
+    "ACCELERATE_DYNAMO_BACKEND": (("", "no"), "networks are not compiled"),
+}
+
 
 class Processes:
     """This process among those that a launcher started; alone, it needs no launcher and joins nothing.
@@ -34,10 +46,12 @@ class Processes:
     Raises:
         InvalidValueError: a device with a number where several processes were launched.
         UnsupportedError: several processes were launched and cannot train together on that device; each would train
-            for itself and write over the others' files.
+            for itself and write over the others' files. Or accelerate was told to do what this training does not:
+            to shard the weights (FSDP, DeepSpeed, Megatron), another precision, accumulated gradients, compilation.
     """
 
     def __init__(self, device: str | None) -> None:
+        _refuse_what_is_not_read()
         launched = _launched()
         self._accelerator: Accelerator | None = None
         self.rank, self.world = 0, 1
@@ -75,6 +89,14 @@ class Processes:
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes, the same in each; on ``device``."""
         return values if self._accelerator is None else self._accelerator.reduce(values.to(self.device), "sum")
+
+
+def _refuse_what_is_not_read() -> None:
+    """Nothing that was asked of accelerate is left out without a word."""
+    for name, (nothing, instead) in _NOT_READ.items():
+        value = os.environ.get(name, "")
+        if value.strip().lower() not in nothing:
+            raise UnsupportedError(f"train: {name} must not be set ({instead}), got {value!r:.60}")
 
 
 def _launched() -> int:
