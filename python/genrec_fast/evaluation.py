@@ -12,9 +12,10 @@ import torch
 
 from genrec_fast import metrics
 from genrec_fast.data import Evaluation, evaluation_batches
+from genrec_fast.decoders.rank import with_candidates
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.model import Recommender
-from genrec_fast.types import ActionScoring
+from genrec_fast.types import ActionScoring, Batch, Jagged
 
 __all__ = ["Evaluated", "evaluate", "figure_names"]
 
@@ -107,16 +108,18 @@ def evaluate(
         for batch in batches:
             assert batch.targets is not None
             question = dataclasses.replace(batch, targets=None)
-            ranked = model.search(question, max(ks), num_beams=num_beams)
-            items.append(ranked.items.cpu())
-            exact.append(ranked.exact.cpu())
             targets.append(batch.targets[batch.target_positions])
             if asks:
-                asked = model.layout(batch.to(model.device))
-                logits.append(model.backbone.action_logits(asked).float().cpu())  # type: ignore[operator]
-                if asked.tokens.labels is None:
+                if batch.target_actions is None:
                     raise InvalidValueError("evaluate: evaluation must have actions for a model of actions, got None")
-                labels.append(asked.tokens.labels.cpu())
+                labels.append(batch.target_actions[batch.target_positions])
+                laid = model.layout(question.to(model.device))
+                ranked = model.decoder.search(model.backbone, laid, model.trie, max(ks), num_beams=num_beams)
+                logits.append(_action_logits(model, laid, targets[-1].to(model.device)).cpu())
+            else:
+                ranked = model.search(question, max(ks), num_beams=num_beams)
+            items.append(ranked.items.cpu())
+            exact.append(ranked.exact.cpu())
     seconds = time.perf_counter() - start
     auc, entropy = _of_actions(model, torch.cat(logits), torch.cat(labels)) if asks else ({}, {})
     found, wanted = torch.cat(items), torch.cat(targets)
@@ -142,6 +145,15 @@ def figure_names(model: Recommender) -> tuple[str, ...]:
     """Names of ``Evaluated.figures()`` for ks 5 and 10; the last one is what a training goes by."""
     names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     return (*names, "auc", "normalized_entropy") if predicts_actions(model) else names
+
+
+def _action_logits(model: Recommender, laid: Batch, targets: torch.Tensor) -> torch.Tensor:
+    """float32 ``[B, A]``: what each user will do with the target, a candidate behind the history that was searched."""
+    table = getattr(model.layout, "features", None)
+    features = None if laid.features is None or table is None else table[targets]
+    one_each = Jagged(targets, torch.arange(len(targets) + 1, device=targets.device))
+    logits: torch.Tensor = model.backbone.action_logits(with_candidates(laid, one_each, features))  # type: ignore[operator]
+    return logits.float()
 
 
 def _of_actions(

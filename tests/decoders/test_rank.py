@@ -64,6 +64,18 @@ def test_equals_the_layouts_own_candidates():
         assert torch.equal(backbone.action_logits(made), backbone.action_logits(asked))
 
 
+def test_candidates_of_each_user_equal_the_layouts_own():
+    backbone, layout, batch = example()
+    rows = Jagged.from_rows([[4, 0], [], [12]])
+    asked = layout(dataclasses.replace(batch, candidates=rows))
+    made = with_candidates(layout(batch), rows)
+    for field in dataclasses.fields(made.tokens):
+        mine, theirs = getattr(made.tokens, field.name), getattr(asked.tokens, field.name)
+        assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine == theirs, field.name
+    with torch.inference_mode():
+        assert torch.equal(backbone.action_logits(made), backbone.action_logits(asked))
+
+
 def test_filters():
     backbone, layout, batch = example()
     allowed = torch.zeros(ITEMS, dtype=torch.bool)

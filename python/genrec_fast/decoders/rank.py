@@ -18,54 +18,58 @@ from genrec_fast.types import ActionScoring, Batch, Jagged, Ranked, Tokens
 __all__ = ["Rank", "RankConfig", "with_candidates"]
 
 
-def with_candidates(batch: Batch, candidates: Tensor) -> Batch:
-    """The batch with the same candidates behind every history, asked in their order.
+def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor | None = None) -> Batch:
+    """The batch with candidates behind every history, asked in their order.
 
     Args:
         batch: B users through ``layouts.Interleave``, without targets or candidates.
-        candidates: int64 ``[C]``: item ids.
+        candidates: item ids: int64 ``[C]``, the same for every user, or int64 Jagged of B rows.
+        features: float ``[T, F]``, those of all T candidates, user by user, where the items have some.
 
     Returns:
-        A batch whose ``tokens.asked`` are B * C candidates, user by user.
+        A batch whose ``tokens.asked`` are all candidates, user by user.
 
     Raises:
         InvalidValueError: no tokens, or candidates that are there already.
-        UnsupportedError: items with features, which a decoder cannot look up for candidates.
+        UnsupportedError: items with features, and none given for candidates: a decoder cannot look them up.
     """
     tokens = batch.tokens
     if tokens is None or tokens.candidates_at.numel():
         raise InvalidValueError("rank: batch must have tokens without candidates (let it pass layouts.Interleave)")
-    if batch.features is not None:
+    if batch.features is not None and features is None:
         raise UnsupportedError("rank: items must have no features, as a decoder knows none of the candidates")
-    count, each = len(batch), candidates.numel()
     device = tokens.offsets.device
-    before = torch.arange(count + 1, device=device) * each  # candidates in front of each row
+    if isinstance(candidates, Tensor):
+        ends = torch.arange(len(batch) + 1, device=device) * candidates.numel()
+        candidates = Jagged(candidates.repeat(len(batch)), ends)
+    before, rows = candidates.offsets, candidates.row_index()  # candidates in front of each row
     offsets = tokens.offsets + before
 
     def moved(at: Tensor) -> Tensor:
         return at + before[torch.searchsorted(tokens.offsets, at, right=True) - 1]
 
-    candidates_at = (offsets[1:, None] - each + torch.arange(each, device=device)).flatten()
+    candidates_at = tokens.offsets[1:][rows] + torch.arange(rows.numel(), device=device)
     times: dict[str, Tensor | None] = {"timestamps": None, "query_timestamps": None}
     if tokens.timestamps is not None and tokens.query_timestamps is not None:
         own = moved(torch.arange(int(tokens.offsets[-1]), device=device))
-        now = tokens.offsets.new_zeros(count)
+        now = tokens.offsets.new_zeros(len(batch))
         some = tokens.offsets.diff() > 0
         now[some] = tokens.query_timestamps[tokens.offsets[1:][some] - 1]  # when the user asks
         for name, column in (("timestamps", tokens.timestamps), ("query_timestamps", tokens.query_timestamps)):
             whole = column.new_zeros(int(offsets[-1]))
-            whole[own], whole[candidates_at] = column, now.repeat_interleave(each)
+            whole[own], whole[candidates_at] = column, now[rows]
             times[name] = whole
     return dataclasses.replace(
         batch,
-        candidates=Jagged(candidates.repeat(count), before),
+        candidates=candidates,
+        candidate_features=features,
         tokens=Tokens(
             offsets,
             moved(tokens.contexts_at),
             moved(tokens.items_at),
             moved(tokens.actions_at),
             candidates_at,
-            torch.full((count,), each, dtype=torch.int64, device=device),
+            candidates.lengths,
             tokens.contextual_seq_len,
             times["timestamps"],
             times["query_timestamps"],
