@@ -86,6 +86,8 @@ def from_json(text: Any, where: str = "recipe.json") -> Recipe:
 def _decode_fields(kind: type, values: dict[str, Any], where: str) -> object:
     hints = typing.get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
+    # A setting that came later: files from before mean what they meant, whatever the default is now.
+    values = {f.name: f.metadata["absent"] for f in dataclasses.fields(kind) if "absent" in f.metadata} | values
     unknown, missing = sorted(values.keys() - known), sorted(known - values.keys())
     if unknown or missing:
         what = f"unknown key {unknown[0]!r}" if unknown else f"no key {missing[0]!r}"

@@ -64,8 +64,8 @@ def hstu(seed: int = 0, **changes):
 
 def layer_by_hand(x, layer, pos_w, ts_w, times, asked, longest):
     """One user, one loop per query: the research code's layer, equations 1 to 3."""
-    c = layer.num_heads
-    normed = torch.nn.functional.layer_norm(x, x.shape[1:], layer.input_norm.weight, layer.input_norm.bias)
+    c, epsilon = layer.num_heads, 1e-6
+    normed = torch.nn.functional.layer_norm(x, x.shape[1:], layer.input_norm.weight, layer.input_norm.bias, epsilon)
     mixed = torch.nn.functional.silu(normed @ layer.uvqk.weight.T + layer.uvqk.bias)
     u, v, q, k = mixed.split([c * layer.v_dim, c * layer.v_dim, c * layer.qk_dim, c * layer.qk_dim], 1)
     out = torch.zeros(len(x), c, layer.v_dim)
@@ -79,7 +79,7 @@ def layer_by_hand(x, layer, pos_w, ts_w, times, asked, longest):
                 weight = torch.nn.functional.silu(a @ b + bias) / longest
                 out[i, h] += weight * v[j].view(c, -1)[h]
     norm = layer.attention_norm
-    gated = u * torch.nn.functional.layer_norm(out.flatten(1), norm.weight.shape, norm.weight, norm.bias)
+    gated = u * torch.nn.functional.layer_norm(out.flatten(1), norm.weight.shape, norm.weight, norm.bias, epsilon)
     return x + gated @ layer.out.weight.T + layer.out.bias
 
 
@@ -171,6 +171,7 @@ def test_nothing_is_padded():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"epsilon": 0.0}, "epsilon must be above 0 and finite, got 0.0"),
         ({"attention": "relu"}, "attention must be 'silu' or 'softmax', got 'relu'"),
         ({"bias": "all"}, "bias must be 'none', 'position', 'time' or 'both', got 'all'"),
         ({"temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),

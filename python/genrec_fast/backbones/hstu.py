@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ class HSTUConfig:
     attention: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
     activate: Literal["all", "gate"] = "all"  # silu over u, v, q, k (the paper), or over the gate alone (production)
     norm: Literal["layer", "group"] = "layer"  # of what was attended: over all heads, or per head
+    epsilon: float = field(default=1e-6, metadata={"absent": 1e-5})  # of the norms; before it was a setting, 1e-5
     alpha: float | None = 1.0  # factor of the scores; None: 1 / sqrt(qk_dim) (production)
     bias: Literal["none", "position", "time", "both"] = "both"  # learned bias of the scores; time needs timestamps
     num_time_buckets: int = 128  # buckets of the gaps in the bias, floor(ln(gap in seconds) / 0.301)
@@ -54,7 +55,7 @@ class HSTUConfig:
 
     def __post_init__(self) -> None:
         zero = ("num_layers", "max_attn_len", "num_actions", "num_contexts", "max_tokens")
-        check_fields(self, zero=zero, above=("alpha", "temperature"))
+        check_fields(self, zero=zero, above=("epsilon", "alpha", "temperature"))
         if self.rotary and self.qk_dim % 2:
             raise InvalidValueError(f"HSTUConfig: qk_dim must be even with rotary, got {self.qk_dim}")
         if self.max_tokens and self.max_tokens < self.max_items:
@@ -112,7 +113,7 @@ class HSTU(nn.Module):
         self.feature_norm = None if feature_dim is None else nn.LayerNorm(feature_dim, elementwise_affine=False)
         self.input_dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(self._layer() for _ in range(config.num_layers))
-        self.norm = nn.Identity() if config.normalize else nn.LayerNorm(width)
+        self.norm = nn.Identity() if config.normalize else nn.LayerNorm(width, eps=config.epsilon)
         self.action_head = (
             nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, config.num_actions))
             if config.num_actions
@@ -132,6 +133,7 @@ class HSTU(nn.Module):
             kind=c.attention,
             activate=c.activate,
             norm=c.norm,
+            epsilon=c.epsilon,
             alpha=c.alpha,
             rotary=c.rotary,
             dropout=c.dropout,

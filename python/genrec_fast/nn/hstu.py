@@ -64,6 +64,7 @@ class HSTULayer(nn.Module):
         kind: "silu", or "softmax" in its place.
         activate: "all": silu over u, v, q and k (the paper, the research code); "gate": over u alone (production).
         norm: of a: "layer" over all heads, "group" per head.
+        epsilon: of both norms.
         alpha: factor of the scores; ``None``: ``1 / sqrt(qk_dim)``.
         rotary: turn q and k by their positions; needs an even qk_dim.
         dropout: rate, on what goes into the output projection.
@@ -88,6 +89,7 @@ class HSTULayer(nn.Module):
         kind: Literal["silu", "softmax"] = "silu",
         activate: Literal["all", "gate"] = "all",
         norm: Literal["layer", "group"] = "layer",
+        epsilon: float = 1e-6,
         alpha: float | None = None,
         rotary: bool = False,
         dropout: float = 0.0,
@@ -101,10 +103,12 @@ class HSTULayer(nn.Module):
         self.num_heads, self.qk_dim, self.v_dim = num_heads, qk_dim, v_dim
         self.kind, self.activate, self.alpha, self.rotary = kind, activate, alpha, rotary
         self.attention_dropout, self.max_attn_len = attention_dropout, max_attn_len
-        self.input_norm = nn.LayerNorm(width)
+        self.input_norm = nn.LayerNorm(width, eps=epsilon)
         self.uvqk = nn.Linear(width, 2 * num_heads * (qk_dim + v_dim))
         inner = num_heads * v_dim
-        self.attention_norm = nn.LayerNorm(inner) if norm == "layer" else nn.GroupNorm(num_heads, inner)
+        self.attention_norm = (
+            nn.LayerNorm(inner, eps=epsilon) if norm == "layer" else nn.GroupNorm(num_heads, inner, eps=epsilon)
+        )
         self.out = nn.Linear(inner, width)
         self.dropout = Dropout(dropout)
         self.bias = bias
