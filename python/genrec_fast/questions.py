@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.data import Evaluation
-from genrec_fast.data.interactions import following, span_indices, whole_times
+from genrec_fast.data.interactions import following, looks_like_seconds, span_indices, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
@@ -140,7 +140,8 @@ def to_times(
 
     Raises:
         InvalidTypeError: not lists of numbers.
-        InvalidValueError: rows of other lengths than the histories', times that decrease or are not finite.
+        InvalidValueError: rows of other lengths than the histories', times that decrease, are not finite or are too
+            large for seconds.
     """
     if timestamps is None:
         if target_timestamps is not None:
@@ -160,8 +161,13 @@ def to_times(
             f"{op}: target_timestamps must be [{len(histories)}], one per history, got {list(at.shape)}"
         )
     for name, value in (("timestamps", times), ("target_timestamps", at)):
-        if value is not None and not bool((value.abs() < 2**62).all()):
+        if value is None or not value.numel():
+            continue
+        largest = float(value.abs().max())
+        if not largest < 2**62:
             raise InvalidValueError(f"{op}: {name} must be numbers below 2^62, got NaN or more")
+        if not looks_like_seconds(largest):
+            raise InvalidValueError(f"{op}: {name} must be in seconds, got {largest:.0f}; divide milliseconds by 1,000")
     rows = histories.row_index()
     if bool(((times[1:] < times[:-1]) & (rows[1:] == rows[:-1])).any()):
         raise InvalidValueError(f"{op}: timestamps must not decrease within a history")

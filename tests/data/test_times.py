@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from genrec_fast import data
+from genrec_fast.backbones.sessions import session_begins
 from genrec_fast.data import Evaluation, Interactions
 from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 from genrec_fast.questions import question, to_times
@@ -189,3 +190,114 @@ def test_formats_without_columns_refuse_actions(tmp_path):
     (tmp_path / "interactions.txt").write_text("1 10 11 12 13")
     with pytest.raises(InvalidValueError, match="actions must be None for the format s3rec"):
         data.load(tmp_path, actions=("rating>=4",))
+
+
+def write_times(folder, kind, times, dtype=None):
+    """One user's items 0, 1, ... at these times; gives what ``load`` reads with some options."""
+    rows = [("u", f"i{place}", time) for place, time in enumerate(times)]
+    if kind == "parquet":
+        polars = pytest.importorskip("polars")
+        frame = polars.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+        frame = frame if dtype is None else frame.with_columns(polars.col("timestamp").cast(dtype))
+        frame.write_parquet(folder / "interactions.parquet")
+    elif kind == "csv":
+        pytest.importorskip("polars")
+        (folder / "interactions.csv").write_text(
+            "user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+        )
+    else:
+        header = "user_id:token\titem_id:token\ttimestamp:float\n"
+        (folder / "d.inter").write_text(header + "".join(f"{u}\t{i}\t{t}\n" for u, i, t in rows))
+    return lambda **options: data.load(folder, **options).interactions
+
+
+KINDS = pytest.mark.parametrize("kind", ["inter", "csv", "parquet"])
+MOMENTS = [1_700_000_000, 1_700_000_000.25, 1_700_003_601, 1_700_090_000.5]
+
+
+@KINDS
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)])
+def test_a_unit_is_told_by_its_size_or_declared(tmp_path, kind, unit, scale):
+    times = MOMENTS if scale == 1 else [int(time * 4) * scale // 4 for time in MOMENTS]
+    read = write_times(tmp_path, kind, times)
+    assert read().timestamps.tolist() == pytest.approx(MOMENTS, abs=1e-6)
+    assert read(time_unit=unit).timestamps.tolist() == pytest.approx(MOMENTS, abs=1e-6)
+    write_times(tmp_path, kind, [0, 5 * scale, 9 * scale])
+    assert read().timestamps.tolist() == [0, 5 * scale, 9 * scale]  # no moment of our days in any unit: as it is
+    assert read(time_unit=unit).timestamps.tolist() == [0, 5, 9]
+    write_times(tmp_path, kind, [0, *times])  # a moment that is missing is often 0
+    assert read().timestamps.tolist() == pytest.approx([0, *MOMENTS], abs=1e-6)
+
+
+@KINDS
+def test_sessions_are_the_same_in_any_unit(tmp_path, kind):
+    for scale in (1, 1_000, 1_000_000):
+        read = write_times(
+            tmp_path,
+            kind,
+            [int((1_600_000_000 + day * 50_000 + at * 100) * scale) for day in range(3) for at in range(4)],
+        )
+        batch = next(data.training_batches(read(), max_items=20, targets="every", items_per_batch=20, seed=0, epoch=0))
+        assert session_begins(batch.timestamps, batch.items.offsets, 1800).tolist() == [at % 4 == 0 for at in range(11)]
+        assert batch.target_timestamps[-1] == 1_600_000_000 + 2 * 50_000 + 300
+
+
+@KINDS
+def test_two_units_in_one_column_are_refused_with_the_line(tmp_path, kind):
+    read = write_times(tmp_path, kind, [1_700_000_000_000, 1_700_000_100_000, 1_700_000_200, 1_700_000_300_000])
+    line = "" if kind == "parquet" else ":4"
+    with pytest.raises(
+        DataError,
+        match=rf"{kind}{line}: times must be of one unit, but 1700000200 looks like s and 3 others like ms; time_unit",
+    ):
+        read()
+    assert read(time_unit="ms").timestamps.tolist() == [1_700_000.2, 1.7e9, 1_700_000_100, 1_700_000_300]
+
+
+@KINDS
+def test_times_that_are_no_unit_are_named_once(tmp_path, kind):
+    read = write_times(tmp_path, kind, [20_200_101_120_000, 20_200_101_130_000])  # year, month, day, ...
+    with pytest.warns(
+        UserWarning, match=r"taken as seconds, but 20200101130000 seconds are more than 3,000 years; time"
+    ):
+        found = read()
+    assert found.timestamps.tolist() == [20_200_101_120_000, 20_200_101_130_000]
+
+
+@pytest.mark.parametrize("dtype", ["Datetime(ms)", "Datetime(us)", "Datetime(ns)", "Datetime(us, zone)"])
+def test_types_of_moments_are_seconds(tmp_path, dtype):
+    polars = pytest.importorskip("polars")
+    unit = dtype[9:11]
+    moments = polars.Datetime(unit, "Europe/Berlin" if "zone" in dtype else None)
+    times = [int(time * 4) * {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit] // 4 for time in MOMENTS]
+    read = write_times(tmp_path, "parquet", times, moments)
+    assert read().timestamps.tolist() == pytest.approx(MOMENTS, abs=1e-6)
+    with pytest.raises(InvalidValueError, match=r"time_unit must be None, as timestamp of .* holds dates"):
+        read(time_unit="ms")
+
+
+def test_a_unit_that_is_none_or_not_needed(tmp_path):
+    read = write_times(tmp_path, "inter", MOMENTS)
+    with pytest.raises(InvalidValueError, match=r"data.load: time_unit must be one of s, ms, us, ns, got 'minutes'"):
+        read(time_unit="minutes")
+    (tmp_path / "d.inter").write_text("user_id:token\titem_id:token\nu\ta\n")
+    with pytest.raises(InvalidValueError, match=r"time_unit must be None, as .*d.inter has no column timestamp"):
+        read(time_unit="ms")
+    (tmp_path / "d.inter").rename(tmp_path / "interactions.txt")
+    with pytest.raises(InvalidValueError, match="time_unit must be None for the format s3rec"):
+        read(time_unit="ms")
+
+
+def test_times_that_no_reader_has_seen_are_named(tmp_path):
+    rows = Jagged.from_rows([[0, 1, 2]])
+    times = torch.tensor([1_700_000_000_000.0, 1_700_000_000_500.0, 1_700_000_001_000.0], dtype=torch.float64)
+    events = Interactions(rows, times, ["a"], ["x", "y", "z"])
+    with pytest.warns(
+        UserWarning, match="timestamps must be in seconds, as models read them so, got 1700000001000; div"
+    ):
+        next(data.training_batches(events, max_items=4, targets="every", items_per_batch=9, seed=0, epoch=0))
+    for options in ((times[None].tolist(), None), ([[1, 2, 3]], [1.7e12])):
+        with pytest.raises(
+            InvalidValueError, match=r"recommend: (target_)?timestamps must be in seconds, got 17\d+; div"
+        ):
+            to_times(rows, *options)

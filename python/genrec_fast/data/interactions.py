@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ __all__ = [
     "Interactions",
     "Splits",
     "following",
+    "looks_like_seconds",
     "span_indices",
     "spans",
     "take",
@@ -30,9 +32,26 @@ def take(column: Tensor | None, at: Tensor) -> Tensor | None:
     return None if column is None else column[at]
 
 
+def looks_like_seconds(time: float) -> bool:
+    """Whether a time may be in seconds: one of 1e11 would be the year 5138, and is 1973 in milliseconds."""
+    return abs(time) < 1e11
+
+
 def whole_times(times: Tensor | None) -> Tensor | None:
-    """Times as models read them: int64, the whole part of the data's own unit."""
-    return None if times is None else times.double().floor().long()
+    """Times as models read them: int64, whole seconds.
+
+    Warns:
+        UserWarning: numbers that are too large for seconds.
+    """
+    if times is None:
+        return None
+    if times.numel() and not looks_like_seconds(largest := float(times.abs().max())):
+        warnings.warn(
+            f"timestamps must be in seconds, as models read them so, got {largest:.0f}; divide milliseconds by 1,000, "
+            "or read the file with data.load(time_unit='ms')",
+            stacklevel=3,
+        )
+    return times.double().floor().long()
 
 
 def span_indices(starts: Tensor, lengths: Tensor) -> Jagged:
@@ -68,8 +87,8 @@ class Interactions:
 
     Args:
         items: int64 values ``[E]``, item ids in ``[0, N)``; one row per user, rows may be empty.
-        timestamps: float64 ``[E]``, aligned with ``items.values``, not decreasing within a user (the file's own unit);
-            ``None`` where the source has only an order.
+        timestamps: float64 ``[E]``, aligned with ``items.values``, not decreasing within a user, in seconds (``load``
+            turns a file's unit into them); ``None`` where the source has only an order.
         user_ids: B names.
         item_ids: N names; N counts items that nobody touched, too.
         actions: bool ``[E, A]``, aligned with ``items.values``: what each event was (liked, ...), or ``None``.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import fail, numbered_lines
 from genrec_fast.errors import DataError, InvalidValueError
 
@@ -99,27 +98,13 @@ def read_categories(path: str | os.PathLike[str], num_items: int) -> Tensor:
 
 
 def _table(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    text = "\n".join(numbered_lines(file)) + "\n"
-    lines = io.StringIO(text, newline="")
-    if file.suffix == ".tsv":  # quotes are letters there: texts hold inches
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-    else:
-        reader = csv.reader(lines, strict=True)
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            if header is None:
-                header = cells
-                if len(set(header)) < len(header):
-                    raise fail(file, 1, f"columns must have names of their own, got {', '.join(header)}")
-                continue
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise fail(file, reader.line_num, f"must have {len(header)} cells as the header, got {len(cells)}")
-            yield reader.line_num, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise fail(file, reader.line_num, f"not {file.suffix[1:]}: {error}") from error
+    tabs = file.suffix == ".tsv"  # quotes are letters there: texts hold inches
+    rows = csv_rows(file, delimiter="\t" if tabs else ",", quotes=not tabs)
+    first, header = next(rows, (1, []))
+    if len(set(header)) < len(header):
+        raise fail(file, first, f"columns must have names of their own, got {', '.join(header)}")
+    for number, cells in rows:
+        yield number, dict(zip(header, cells, strict=True))
 
 
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, str]]]:

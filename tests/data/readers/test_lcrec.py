@@ -32,6 +32,14 @@ def test_everything_at_once(tmp_path):
     assert dataset.features.tolist() == np.eye(3).tolist()
 
 
+def test_what_is_missing_of_an_item_is_an_empty_text(tmp_path):
+    items = '{"0": {"title": "", "brand": null}, "1": {"title": null, "brand": "B"}, "2": {"title": NaN, "price": 3}}'
+    write(tmp_path, {"5": [1, 0, 2]}, item=items)
+    dataset = data.load(tmp_path)
+    assert dataset.titles == ["", "", ""]
+    assert dataset.attributes == ["", "B", "3"]
+
+
 def test_alone_it_has_the_items_that_were_touched(tmp_path):
     write(tmp_path, {"0": [70, 4], "1": [4]})
     dataset = data.load(tmp_path)
@@ -66,7 +74,7 @@ def test_malformed_interactions(tmp_path, inter, message):
         ({"0": {"title": 5}}, "item '0': title must be a text, got int"),
         ({"0": {"title": "a"}, "2": {"title": "b"}}, "item 1 is missing"),
         ({"x": {"title": "a"}}, "an item number must be an integer from 0, got 'x'"),
-        ({"00": {"title": "a"}, "0": {"title": "b"}}, "item 1 is not among the 1 of Beauty.item.json"),
+        ({"00": {"title": "a"}, "0": {"title": "b"}}, "Beauty.item.json: item 0 stands there twice"),
         ({}, "holds no items"),
         ({"0": {"title": "a"}}, "user '7': item 1 is not among the 1 of Beauty.item.json"),
     ],

@@ -83,7 +83,7 @@ def test_without_times_the_file_is_the_order(tmp_path):
         ("user_id:token\tuser_id:token\na\tx\n", "got 'user_id:token'"),
         (
             "user_id:token\tproduct:token\na\tx\n",
-            "ml.inter:1: the header must have a column item_id, got user_id, product",
+            r"ml.inter:1: must have a column item_id, got user_id, product; item \(--item\) names another",
         ),
         ("user_id:token\titem_id:token\n", "ml.inter: has a header but no lines"),
         (
@@ -95,6 +95,8 @@ def test_without_times_the_file_is_the_order(tmp_path):
             "ml.inter:2: timestamp must be a finite number, got 'nan'",
         ),
         ("", "ml.inter: the file is empty"),
+        ("user_id:token\titem_id:token\na\tx\n\ty\n", "ml.inter:3: column user_id must not be empty"),
+        ("user_id:token\titem_id:token\na\t\n", "ml.inter:2: column item_id must not be empty"),
     ],
 )
 def test_malformed_interactions(tmp_path, inter, message):
@@ -112,12 +114,46 @@ def test_malformed_interactions(tmp_path, inter, message):
         ),
         (ITEM.replace("z\tZ", "q\tZ"), "ml.inter:5: item 'z' is not in ml.item"),
         (ITEM + "short\n", "ml.item:6: must have 4 tab-separated fields, got 1"),
+        (ITEM + "\tNobody\t\t\n", "ml.item:6: column item_id must not be empty"),
     ],
 )
 def test_malformed_items(tmp_path, item, message):
     write(tmp_path, item=item)
     with pytest.raises(DataError, match=message):
         data.load(tmp_path)
+
+
+def test_an_item_without_a_title_has_an_empty_one(tmp_path):
+    write(tmp_path, item="item_id:token\ttitle:token_seq\nx\t\ny\tYes\nz\t\n")
+    assert data.load(tmp_path).titles == ["", "Yes", ""]
+
+
+def test_blank_lines_and_quotes_mean_nothing(tmp_path):
+    write(tmp_path, '\nuser_id:token\titem_id:token\n\na\t"x\n \t \nb\t5" y\n\n', 'item_id:token\n5" y\n\n"x\n')
+    dataset = data.load(tmp_path)
+    assert dataset.interactions.item_ids == ['5" y', '"x']
+    assert named(dataset) == [['"x'], ['5" y']]
+    write(tmp_path, "\n\nuser_id:token\titem_id:token\n\na\n")
+    with pytest.raises(DataError, match=r"ml.inter:5: must have 2 tab-separated fields, got 1"):
+        data.load(tmp_path)
+
+
+def test_columns_of_other_names(tmp_path):
+    inter = INTER.replace("user_id", "customer").replace("item_id", "sku").replace("rating", "stars")
+    write(tmp_path, inter.replace("timestamp", "when"), ITEM.replace("item_id", "sku").replace("class", "subtitle"))
+    names = {"user": "customer", "item": "sku", "timestamp": "when", "rating": "stars"}
+    dataset = data.load(tmp_path, **names, title="year", min_rating=2, actions=("rating>=5", "when<20"))
+    assert named(dataset) == [["y", "x"], ["x", "y"]]
+    assert dataset.interactions.timestamps.tolist() == [10, 30, 10.5, 20]
+    assert dataset.interactions.actions.tolist() == [[False, True], [True, False], [True, True], [False, False]]
+    assert dataset.titles == ["1927", "1998", "", "1969"]
+    for option, wrong in (("timestamp", "date"), ("rating", "score")):
+        with pytest.raises(
+            DataError, match=rf"ml.inter:1: must have a column {wrong}, .*{option} \(--{option}\) names"
+        ):
+            data.load(tmp_path, **names | {option: wrong})
+    with pytest.raises(DataError, match=r"ml.item:1: must have a column name, got sku, .*title \(--title\) names"):
+        data.load(tmp_path, **names, title="name")
 
 
 def test_vectors_without_an_item_file_follow_first_appearance(tmp_path):

@@ -32,6 +32,16 @@ def test_everything_at_once(tmp_path):
     assert dataset.item_codes.tolist() == [[1], [255], [0]]
 
 
+def test_blank_lines_and_items_without_a_text(tmp_path):
+    write(tmp_path, txt="\n7 2 1\n \n3 1\n\n", tsv="item_id\tslug\n\n2\tgreen tea\n1\t\n\n")
+    dataset = data.load(tmp_path)
+    assert dataset.titles == ["", "green tea"]
+    assert dataset.interactions.items.values.tolist() == [1, 0, 0]
+    write(tmp_path, tsv="item_id\tslug\n\n2\tgreen tea\n\n1\n")
+    with pytest.raises(DataError, match=r"items.tsv:5: must have 2 tab-separated fields, got 1"):
+        data.load(tmp_path)
+
+
 def test_alone_it_has_the_items_that_were_touched(tmp_path):
     (tmp_path / "Beauty.txt").write_text("1 900000000000 5\n\n2 5\r\n")
     dataset = data.load(tmp_path)
@@ -116,6 +126,14 @@ def test_embeddings_that_are_not_finite(tmp_path):
     np.save(tmp_path / "item_embeddings.npy", np.array([[1, 2], [np.nan, 0]], dtype=np.float32))
     with pytest.raises(DataError, match=r"item_embeddings.npy: row 1 holds a value that is not finite"):
         data.load(tmp_path)
+
+
+def test_the_usual_name_goes_before_another(tmp_path):
+    write(tmp_path, txt="1 1 2\n")
+    np.save(tmp_path / "item_embeddings_other.npy", np.zeros((2, 7), dtype=np.float32))
+    assert data.load(tmp_path).features.shape == (2, 7)
+    np.save(tmp_path / "item_embeddings.f16.npy", np.zeros((2, 3), dtype=np.float16))
+    assert data.load(tmp_path).features.shape == (2, 3)
 
 
 def test_two_embedding_files(tmp_path):

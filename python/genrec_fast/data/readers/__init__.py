@@ -9,6 +9,8 @@ from typing import Literal
 
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers import lcrec, recbole, s3rec, tables
+from genrec_fast.data.readers.columns import Columns
+from genrec_fast.data.readers.times import check_time_unit
 from genrec_fast.errors import DataError, InvalidValueError
 
 __all__ = ["FORMATS", "load"]
@@ -25,7 +27,9 @@ def load(
     user: str | None = None,
     item: str | None = None,
     timestamp: str | None = None,
+    rating: str | None = None,
     title: str | None = None,
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None,
     actions: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads a folder of interactions, and what stands beside them about the items.
@@ -34,22 +38,31 @@ def load(
         folder: holds one data set in one of the formats of docs/data.md.
         format: "s3rec" (text lines), "lcrec" (json), "recbole" (atomic files) or "table" (CSV or Parquet); ``None``
             goes by the names of the files.
-        min_rating: recbole and table: keep only events whose column ``rating`` is at least this.
-        user: table: name of that column, "user" unless given; likewise ``item`` and ``timestamp`` (a table without a
-            column "timestamp" is taken to be in order, oldest first).
-        item: see ``user``.
+        min_rating: recbole and table: keep only events whose rating is at least this.
+        user: recbole and table: name of that column, "user_id" (recbole) or "user" unless given; likewise ``item``,
+            ``timestamp`` (a file without such a column is taken to be in order, oldest first) and ``rating``.
+        item: see ``user``; in the file of items, too.
         timestamp: see ``user``.
-        title: table: name of the column of titles in the items' file, "title" unless given.
+        rating: see ``user``.
+        title: recbole and table: name of the column of titles in the file of items; unless given "title" (table), or
+            the first column whose name has "title" or "name" in it (recbole).
+        time_unit: recbole and table: of numbers that are times, which become seconds; ``None``: told by their size,
+            for moments between 1990 and 2100.
         actions: recbole and table: what each event was, as rules over columns of numbers, such as
-            ``("rating>=4", "rating>=5")``; they become ``interactions.actions``.
+            ``("rating>=4", "rating>=5")``; they become ``interactions.actions``. "rating" is the column of ratings,
+            whatever its name.
 
     Returns:
         Dataset; its items include those that nobody touched, where a file beside the interactions lists them.
 
     Raises:
         DataError: no known format, a malformed line (``file:line: reason``), or files that disagree.
-        InvalidValueError: an unknown format, or an option the format does not read.
+        InvalidTypeError: the name of a column that is no text.
+        InvalidValueError: an unknown format or unit, or an option that the format or the folder does not have.
         UnsupportedError: a CSV or Parquet file without the optional extra ``tables``.
+
+    Warns:
+        UserWarning: times that are too large for seconds and look like no other unit either.
 
     Example:
         >>> import tempfile, pathlib
@@ -61,6 +74,8 @@ def load(
     root = Path(folder)
     if format is not None and format not in FORMATS:
         raise InvalidValueError(f"data.load: format must be one of {', '.join(FORMATS)}, got {format!r}")
+    columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, title=title)
+    check_time_unit(time_unit)
     if not root.is_dir():
         raise DataError(f"data.load: folder must be an existing folder, got {str(root)!r}")
     found: dict[str, Path] = {}
@@ -74,26 +89,16 @@ def load(
         there = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
         raise DataError(f"data.load: {root} must hold one of: {wanted}. It holds {there}")
     kind, path = next(iter(found.items()))
-    columns = {"user": user, "item": item, "timestamp": timestamp, "title": title}
-    given = [name for name, value in columns.items() if value is not None] if kind != "table" else []
-    if min_rating is not None and kind not in ("recbole", "table"):
-        given.append("min_rating")
-    if actions is not None and kind not in ("recbole", "table"):
-        given.append("actions")
+    root = root.resolve()
+    read = {"recbole": recbole.read, "table": tables.read}.get(kind)
+    if read is not None:
+        return read(root, path, columns=columns, time_unit=time_unit, min_rating=min_rating, actions=actions)
+    given = [name for name, _ in columns.given()]
+    given += [
+        name
+        for name, value in (("time_unit", time_unit), ("min_rating", min_rating), ("actions", actions))
+        if value is not None
+    ]
     if given:
         raise InvalidValueError(f"data.load: {given[0]} must be None for the format {kind} of {path}")
-    root = root.resolve()
-    if kind == "recbole":
-        return recbole.read(root, path, min_rating, actions)
-    if kind == "table":
-        return tables.read(
-            root,
-            path,
-            user=user,
-            item=item,
-            timestamp=timestamp,
-            title=title,
-            min_rating=min_rating,
-            actions=actions,
-        )
     return lcrec.read(root, path) if kind == "lcrec" else s3rec.read(root, path)

@@ -8,6 +8,7 @@ import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
+    VECTORS,
     agree,
     codes_by_number,
     contiguous,
@@ -57,7 +58,7 @@ def read(folder: Path, path: Path) -> Dataset:
     if (published := find_one(folder, ("*.index.json",))) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
-    if (vectors := find_one(folder, ("item_embeddings*.npy", "*emb*.npy"))) is not None:
+    if (vectors := find_one(folder, (*VECTORS, "*emb*.npy"))) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
     num_items = agree(counts)
@@ -86,16 +87,23 @@ def _read_items(path: Path) -> tuple[list[str], list[str]]:
     rows: dict[int, dict[str, object]] = {}
     for name, fields in read_json(path).items():
         item = integer(path, None, name, "an item number", 0)
+        if item in rows:
+            raise fail(path, None, f"item {item} stands there twice")
         if not isinstance(fields, dict):
             raise fail(path, None, f"item {name!r} must be an object of texts, got {type(fields).__name__}")
-        if not isinstance(fields.get("title", ""), str):
-            raise fail(path, None, f"item {name!r}: title must be a text, got {type(fields['title']).__name__}")
-        rows[item] = fields
+        rows[item] = known = {key: value for key, value in fields.items() if not _is_missing(value)}
+        if not isinstance(known.get("title", ""), str):
+            raise fail(path, None, f"item {name!r}: title must be a text, got {type(known['title']).__name__}")
     ordered = [rows[i] for i in range(contiguous(path, rows, 0))]
     if not ordered:
         raise fail(path, None, "holds no items")
     titles = [str(fields.get("title", "")) for fields in ordered]
     return titles, [" | ".join(_flat(value) for key, value in f.items() if key != "title") for f in ordered]
+
+
+def _is_missing(value: object) -> bool:
+    """null, or the NaN that pandas writes."""
+    return value is None or value != value
 
 
 def _flat(value: object) -> str:

@@ -16,7 +16,21 @@ from torch import Tensor
 
 from genrec_fast.errors import DataError
 
-__all__ = ["contiguous", "fail", "find_one", "index_names", "item_codes", "numbered_lines", "read_json", "read_vectors"]
+__all__ = [
+    "VECTORS",
+    "contiguous",
+    "fail",
+    "find_one",
+    "index_names",
+    "item_codes",
+    "numbered_lines",
+    "read_json",
+    "read_text",
+    "read_vectors",
+]
+
+VECTORS = ("item_embeddings.*npy", "item_embeddings*.npy")
+"""Names of files of vectors: the usual one, with a type or without, before any other."""
 
 _CODE = re.compile(r"<?[A-Za-z]*_?(\d{1,9})>?", re.ASCII)
 
@@ -26,10 +40,8 @@ def fail(path: Path, line: int | None, reason: str) -> DataError:
     return DataError(f"{path}: {reason}" if line is None else f"{path}:{line}: {reason}")
 
 
-def numbered_lines(path: Path) -> list[str]:
-    """All lines of a UTF-8 file without their ends; line i of the list is line i + 1 of the file.
-
-    Only a line feed ends a line (a carriage return before it is dropped), so that numbers match any editor's.
+def read_text(path: Path) -> str:
+    """A UTF-8 file as it stands, without a byte order mark.
 
     Raises:
         DataError: unreadable, empty, or not UTF-8 (naming the line).
@@ -38,11 +50,21 @@ def numbered_lines(path: Path) -> list[str]:
     if not raw.strip():
         raise fail(path, None, "the file is empty")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise fail(path, line, f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}") from error
-    lines = text.split("\n")
+
+
+def numbered_lines(path: Path) -> list[str]:
+    """All lines of a UTF-8 file without their ends; line i of the list is line i + 1 of the file.
+
+    Only a line feed ends a line (a carriage return before it is dropped), so that numbers match any editor's.
+
+    Raises:
+        DataError: as ``read_text``.
+    """
+    lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line[:-1] if line.endswith("\r") else line for line in lines]

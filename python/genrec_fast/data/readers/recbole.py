@@ -12,7 +12,9 @@ import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.actions import read_actions
-from genrec_fast.data.readers.lines import agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
+from genrec_fast.data.readers.columns import Columns, no_column
+from genrec_fast.data.readers.lines import VECTORS, agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
+from genrec_fast.data.readers.times import to_seconds
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Jagged
 
@@ -27,7 +29,15 @@ def find(folder: Path) -> Path | None:
     return find_one(folder, ("*.inter",))
 
 
-def read(folder: Path, path: Path, min_rating: float | None = None, actions: Sequence[str] | None = None) -> Dataset:
+def read(
+    folder: Path,
+    path: Path,
+    *,
+    columns: Columns,
+    time_unit: str | None = None,
+    min_rating: float | None = None,
+    actions: Sequence[str] | None = None,
+) -> Dataset:
     """Reads events (sorted by time, ties in the order of the file), and beside them items, vectors, semantic IDs.
 
     ``item_embeddings*.npy`` and ``semantic_ids*.json`` (keys from 0) follow the lines of the ``.item`` file.
@@ -35,21 +45,32 @@ def read(folder: Path, path: Path, min_rating: float | None = None, actions: Seq
     Args:
         folder: where the files are.
         path: the ``.inter`` file.
-        min_rating: keep only events whose ``rating`` is at least this.
+        columns: names in place of user_id, item_id, timestamp, rating, and of the title that ``_title_of`` finds.
+        time_unit: of the times, see ``to_seconds``.
+        min_rating: keep only events whose rating is at least this.
         actions: rules over the columns of the ``.inter`` file, such as "rating>=4".
 
     Raises:
         DataError: a malformed line or file, or files that disagree about the items.
-        InvalidValueError: min_rating without a rating column.
+        InvalidValueError: min_rating without a column of ratings, a unit of times that are not there, or a column of
+            titles without a file of items.
     """
     table = _read(path)
-    users, names = table.column("user_id"), table.column("item_id")
-    times = table.numbers("timestamp") if "timestamp" in table.types else None
+    item, rating = columns.item or "item_id", columns.rating or "rating"
+    users, names = table.names(columns.user or "user_id", "user"), table.names(item, "item")
+    times = None
+    if columns.timestamp is not None or "timestamp" in table.types:
+        found = np.array(table.numbers(columns.timestamp or "timestamp", "timestamp"))
+        times = to_seconds(path, found, time_unit, table.lines.__getitem__)
+    elif time_unit is not None:
+        raise InvalidValueError(f"data.load: time_unit must be None, as {path} has no column timestamp")
+    if columns.rating is not None:
+        table.column(rating, "rating")
     kept = list(range(len(users)))
     if min_rating is not None:
-        if "rating" not in table.types:
-            raise InvalidValueError(f"data.load: min_rating must be None, as {path} has no column rating")
-        ratings = table.numbers("rating")
+        if rating not in table.types:
+            raise InvalidValueError(f"data.load: min_rating must be None, as {path} has no column {rating}")
+        ratings = table.numbers(rating)
         kept = [i for i in kept if ratings[i] >= min_rating]
         if not kept:
             raise InvalidValueError(f"data.load: min_rating must leave some events, got {min_rating} which leaves none")
@@ -58,7 +79,7 @@ def read(folder: Path, path: Path, min_rating: float | None = None, actions: Seq
     titles = attributes = features = item_codes = None
     if (described := find_one(folder, (f"{path.stem}.item", "*.item"))) is not None:
         items = _read(described)
-        item_ids = items.column("item_id")
+        item_ids = items.names(item, "item")
         counts[described] = len(item_ids)
         known = {name: i for i, name in enumerate(item_ids)}
         if len(known) < len(item_ids):
@@ -67,15 +88,17 @@ def read(folder: Path, path: Path, min_rating: float | None = None, actions: Seq
         for row, name in enumerate(names):
             if name not in known:
                 raise fail(path, table.lines[row], f"item {name!r} is not in {described.name}")
-        title = _title_of(items.types)
-        titles = items.column(title) if title else None
-        others = [name for name in items.types if name not in ("item_id", title)]
+        title = columns.title or _title_of({name: kind for name, kind in items.types.items() if name != item})
+        titles = items.column(title, "title") if title else None
+        others = [name for name in items.types if name not in (item, title)]
         attributes = [" | ".join(row) for row in zip(*(items.column(name) for name in others), strict=True)] or None
     else:
+        if columns.title is not None:
+            raise InvalidValueError(f"data.load: title must be None, as {folder} has no *.item file")
         item_ids = list(dict.fromkeys(names[i] for i in kept))
         known = {name: i for i, name in enumerate(item_ids)}
         counts[path] = len(item_ids)
-    if (vectors := find_one(folder, ("item_embeddings*.npy",))) is not None:
+    if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
     if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
@@ -83,13 +106,16 @@ def read(folder: Path, path: Path, min_rating: float | None = None, actions: Seq
         counts[published] = len(item_codes)
     agree(counts)
 
+    def numbers(name: str) -> list[float]:
+        return table.numbers(rating, "rating") if name == "rating" else table.numbers(name)
+
     interactions = ordered_events(
         [users[i] for i in kept],
         np.fromiter((known[names[i]] for i in kept), dtype=np.int64, count=len(kept)),
-        None if times is None else np.array([times[i] for i in kept]),
+        None if times is None else times[kept],
         item_ids,
         actions,
-        None if actions is None else read_actions(actions, table.numbers)[kept],
+        None if actions is None else read_actions(actions, numbers)[kept],
     )
     return Dataset(path.stem or folder.name, interactions, titles, attributes, features, item_codes)
 
@@ -125,16 +151,26 @@ class _Table:
     types: dict[str, str]
     rows: list[list[str]]
     lines: list[int]
+    """of each row"""
+    header: int
+    """its line"""
 
-    def column(self, name: str) -> list[str]:
+    def column(self, name: str, option: str | None = None) -> list[str]:
         if name not in self.types:
-            raise fail(self.path, 1, f"the header must have a column {name}, got {', '.join(self.types)}")
+            raise no_column(self.path, self.header, name, self.types, option)
         at = list(self.types).index(name)
         return [row[at] for row in self.rows]
 
-    def numbers(self, name: str) -> list[float]:
+    def names(self, name: str, option: str) -> list[str]:
+        """A column in which no cell is empty."""
+        texts = self.column(name, option)
+        if "" in texts:
+            raise fail(self.path, self.lines[texts.index("")], f"column {name} must not be empty")
+        return texts
+
+    def numbers(self, name: str, option: str | None = None) -> list[float]:
         out = []
-        for line, text in zip(self.lines, self.column(name), strict=True):
+        for line, text in zip(self.lines, self.column(name, option), strict=True):
             try:
                 value = float(text)
             except ValueError:
@@ -146,27 +182,29 @@ class _Table:
 
 
 def _read(path: Path) -> _Table:
-    text = numbered_lines(path)
+    """Quotes are letters here; blank lines are left out, as are rows of empty fields."""
+    lines = ((number, line) for number, line in enumerate(numbered_lines(path), 1) if line.strip())
     types: dict[str, str] = {}
-    for field in text[0].split("\t"):
+    header, first = next(lines, (1, ""))
+    for field in first.split("\t"):
         name, _, kind = field.partition(":")
         if kind not in TYPES or not name or name in types:
             raise fail(
-                path, 1, f"a column of the header must be name:type with type {'|'.join(TYPES)}, got {field[:40]!r}"
+                path,
+                header,
+                f"a column of the header must be name:type with type {'|'.join(TYPES)}, got {field[:40]!r}",
             )
         types[name] = kind
-    rows, lines = [], []
-    for number, line in enumerate(text[1:], 2):
-        if not line:
-            continue
+    rows, numbers = [], []
+    for number, line in lines:
         row = line.split("\t")
         if len(row) != len(types):
             raise fail(path, number, f"must have {len(types)} tab-separated fields, got {len(row)}")
         rows.append(row)
-        lines.append(number)
+        numbers.append(number)
     if not rows:
         raise fail(path, None, "has a header but no lines")
-    return _Table(path, types, rows, lines)
+    return _Table(path, types, rows, numbers, header)
 
 
 def _title_of(types: dict[str, str]) -> str | None:

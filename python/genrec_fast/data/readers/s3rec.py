@@ -8,6 +8,7 @@ import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
+    VECTORS,
     agree,
     codes_by_number,
     contiguous,
@@ -58,7 +59,7 @@ def read(folder: Path, path: Path) -> Dataset:
     if (table := find_one(folder, ("items.tsv",))) is not None:
         titles, attributes = _read_items(table)
         counts[table] = len(titles)
-    if (vectors := find_one(folder, ("item_embeddings*.npy",))) is not None:
+    if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
     if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
@@ -94,12 +95,13 @@ def _items(path: Path, number: int, tokens: list[str]) -> list[int]:
 
 def _read_items(path: Path) -> tuple[list[str], list[str] | None]:
     """``item_id <tab> text [<tab> attributes ...]`` below a header line, in any order of the ids."""
-    lines = numbered_lines(path)
-    header = lines[0].split("\t")
+    lines = ((number, line) for number, line in enumerate(numbered_lines(path), 1) if line.strip())
+    first, head = next(lines, (1, ""))
+    header = head.split("\t")
     if header[0] != "item_id" or len(header) < 2:
-        raise fail(path, 1, f"the header must be item_id, a text and any attributes, got {lines[0][:80]!r}")
+        raise fail(path, first, f"the header must be item_id, a text and any attributes, got {head[:80]!r}")
     rows: dict[int, list[str]] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines:
         fields = line.split("\t")
         if len(fields) != len(header):
             raise fail(path, number, f"must have {len(header)} tab-separated fields, got {len(fields)}")

@@ -1,0 +1,68 @@
+"""Rows of a CSV file, each with its line in the file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from genrec_fast.data.readers.lines import fail, read_text
+
+__all__ = ["csv_rows"]
+
+_QUOTES = "a cell with a quote in it must be in quotes and have that quote twice"
+
+
+def csv_rows(path: Path, *, delimiter: str = ",", quotes: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """The header and every row below it, each with the line it begins on; blank lines are left out.
+
+    Cells are as RFC 4180 has them: one that begins with a quote ends with one, a quote inside is doubled, and what is
+    between may run over several lines. A quote anywhere else is refused, as every reader makes something else of it:
+    some take ``3" nails`` as it stands, others read on to the next quote, and rows vanish.
+
+    Args:
+        path: a UTF-8 file.
+        delimiter: between the cells.
+        quotes: false: a quote is a letter everywhere.
+
+    Raises:
+        DataError: a stray quote, or a row of another width than the header, with file and line.
+    """
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    reader = csv.reader(
+        (line + "\n" for line in lines),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        strict=True,
+    )
+    cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{delimiter}]*)'
+    quoted = re.compile(rf"{cell}(?:{delimiter}{cell})*\r?")
+    width = 0
+    while True:
+        begin = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            hint = f"; {_QUOTES}" if '"' in lines[begin - 1] else ""
+            reason = str(error).partition(" - ")[0]  # behind it, advice to who wrote this
+            raise fail(path, begin, f"not {path.suffix[1:]}: {reason}{hint}") from error
+        if cells is None:
+            return
+        if not cells or (width > 1 and len(cells) == 1 and not cells[0].strip()):
+            continue
+        width = width or len(cells)
+        record = lines[begin - 1 : reader.line_num]
+        if quotes and '"' in record[0] and not quoted.fullmatch("\n".join(record)):
+            raise fail(path, begin, f"a quote inside a cell, got {record[0].strip()[:80]!r}; {_QUOTES}")
+        if len(record) > 1 and all(line.count(delimiter) == width - 1 for line in record):
+            raise fail(
+                path,
+                begin,
+                f"a quote is closed on line {reader.line_num} only, and each line up to it is a row; {_QUOTES}",
+            )
+        if len(cells) != width:
+            raise fail(path, begin, f"must have {width} cells as the header, got {len(cells)}")
+        yield begin, cells
