@@ -6,15 +6,12 @@ command is known to need it.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from genrec_fast._version import __version__
-from genrec_fast.errors import GenrecError, InvalidValueError
+from genrec_fast.errors import GenrecError
 
 __all__ = ["main"]
 
@@ -45,85 +42,9 @@ def _quickstart(arguments: Sequence[str]) -> None:
 
 
 def _train(arguments: Sequence[str]) -> None:
-    from genrec_fast import recipes
+    from genrec_fast import cli_train
 
-    known = recipes.names()
-    if not arguments or arguments[0].startswith("-"):
-        text = (
-            f"usage: {PROGRAM} train RECIPE --data DIR --out DIR [--part.field VALUE ...]\nrecipes: {', '.join(known)}"
-        )
-        print(f"{text}\n{PROGRAM} train RECIPE --help lists every setting of that recipe.")
-        if arguments and arguments[0] in ("-h", "--help"):
-            return
-        raise InvalidValueError(f"train: the first argument must be a recipe, got {' '.join(arguments) or 'none'}")
-    recipe = recipes.get(arguments[0])
-    _run_training(recipe, _tyro(_train_options(recipe), f"train {recipe.name}", arguments[1:]))
-
-
-def _train_options(recipe: Any) -> type:
-    """A dataclass of the command's own options and every part of ``recipe``, with the recipe's values as defaults."""
-    import tyro
-
-    def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
-        annotated = Annotated[kind, tyro.conf.arg(help=text)]
-        return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
-
-    fields = [
-        option("data", Path, "dataset folder"),
-        option(
-            "out", Path, "folder for checkpoint, log, curves and the finished model; resumed if it has a checkpoint"
-        ),
-        option("semantic_ids", Path | None, "json of published semantic IDs, in place of the tokenizer", None),
-        option("seed", int, "of the weights, the dropout and the order of the batches", 0),
-        option("threads", int | None, "CPU threads; all cores if not given", None),
-        option("device", str | None, "cpu, cuda, ...; what there is if not given", None),
-        option("resume", bool, "go on from the checkpoint in OUT; --no-resume starts over", True),
-        option("test", bool, "ask all test users at the end and write test.json", True),
-        option("quiet", bool, "no progress", False),
-    ]
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if dataclasses.is_dataclass(value):
-            fields.append((field.name, type(value), dataclasses.field(default=value)))
-    options = dataclasses.make_dataclass("Train", fields, kw_only=True)
-    options.__doc__ = f"Trains the recipe {recipe.name} ({recipe.source})."
-    return options
-
-
-def _run_training(recipe: Any, options: Any) -> None:
-    import torch
-
-    from genrec_fast.commands import set_threads
-    from genrec_fast.data import leave_one_out, load
-    from genrec_fast.evaluation import evaluate
-    from genrec_fast.files import write_text
-    from genrec_fast.tokenizers import PublishedConfig
-    from genrec_fast.training import train
-
-    set_threads(options.threads)
-    parts = {f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)}
-    if options.semantic_ids is not None:
-        if recipe.tokenizer is None:
-            raise InvalidValueError(f"train: semantic_ids must not be given as {recipe.name} uses none")
-        parts["tokenizer"] = PublishedConfig(path=str(options.semantic_ids))
-    if any(part != getattr(recipe, name) for name, part in parts.items()):
-        parts["measured"] = "not yet measured"  # the figure belongs to the recipe as it is published
-    objective = parts.get("objective", recipe.objective)
-    data = load(options.data, actions=getattr(objective, "actions", None) or None)
-    model = train(
-        dataclasses.replace(recipe, **parts),
-        data,
-        seed=options.seed,
-        out=options.out,
-        resume=options.resume,
-        device=options.device,
-        show_progress=not options.quiet,
-    )
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    if options.test and first:
-        result = evaluate(model, leave_one_out(data.interactions).test)
-        write_text(options.out / "test.json", json.dumps(result.to_dict(), indent=2) + "\n")
-        print(f"test, all users of {data.name}:\n{result}")
+    cli_train.main(arguments, PROGRAM)
 
 
 def _evaluate(arguments: Sequence[str]) -> None:

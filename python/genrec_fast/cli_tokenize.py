@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from genrec_fast.commands import set_threads
+from genrec_fast.commands import NO_OPTIONS, DataOptions, set_threads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         categories=options.categories,
         device=options.device,
         show_progress=show,
+        reading=dataclasses.asdict(options.reading) if options.reading != NO_OPTIONS else None,
     )
     with StageBar(show) as bar:
         said = tokenize(source, options.out, options.tokenizer, seed=options.seed, progress=bar)
@@ -68,6 +69,7 @@ def _options(kind: str, known: dict[str, type]) -> Any:
         option("text_columns", tuple[str, ...], "of a table of items; its usual names if not given", ()),
         option("category_columns", tuple[str, ...], "of a table of items, from coarse to fine", ()),
         option("categories", Path | None, ".npy of integers [N] or [N, depth], -1: unknown", None),
+        ("reading", tyro.conf.OmitArgPrefixes[DataOptions], dataclasses.field(default=NO_OPTIONS)),
         option("seed", int, "of all randomness", 0),
         option("threads", int | None, "CPU threads; all cores if not given", None),
         option("device", str | None, "of the encoder", None),

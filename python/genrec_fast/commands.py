@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,14 +12,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from genrec_fast.data import leave_one_out
+from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.data import load as load_data
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.model import Recommender, load
 from genrec_fast.types import Jagged
 
-__all__ = ["evaluate", "recommend", "serve", "set_threads"]
+__all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "recommend", "serve", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -33,10 +34,36 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a dataset folder is read: tables and RecBole's files may have columns of any name."""
+
+    user: str | None = None
+    """column of the users, if it has another name than user (RecBole: user_id)"""
+    item: str | None = None
+    """column of the items, if it has another name than item (RecBole: item_id)"""
+    timestamp: str | None = None
+    """column of the times, if it has another name than timestamp"""
+    rating: str | None = None
+    """column of the ratings, if it has another name than rating"""
+    title: str | None = None
+    """column of the titles in the file of items, if it has another name than title"""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """of times that are numbers; told by their size if not given"""
+
+    def load(self, folder: Path, actions: Sequence[str] | None = None) -> Dataset:
+        """``data.load`` with these options."""
+        return load_data(folder, actions=actions, **asdict(self))
+
+
+NO_OPTIONS = DataOptions()
+
+
 def evaluate(
     model: Annotated[Path, tyro.conf.Positional],
     *,
     data: Path,
+    reading: tyro.conf.OmitArgPrefixes[DataOptions] = NO_OPTIONS,
     split: Literal["test", "validation"] = "test",
     num_beams: int | None = None,
     users_per_batch: int = 256,
@@ -49,6 +76,7 @@ def evaluate(
     Args:
         model: folder of the trained model.
         data: dataset folder.
+        reading: how it is read.
         split: which questions.
         num_beams: the recipe's own if not given.
         users_per_batch: a matter of memory and speed.
@@ -58,7 +86,7 @@ def evaluate(
     """
     set_threads(threads)
     recommender = load(model, device)
-    dataset = load_data(data, actions=getattr(recommender.recipe.objective, "actions", None) or None)
+    dataset = reading.load(data, actions=getattr(recommender.recipe.objective, "actions", None) or None)
     if dataset.interactions.item_ids != recommender.item_ids:
         raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
     if num_beams is not None and num_beams < 1:

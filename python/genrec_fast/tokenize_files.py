@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,14 @@ def kinds() -> dict[str, type]:
     }
 
 
+def _needs_no_features(config_type: type) -> bool:
+    try:
+        config_type().build(None)
+    except InvalidValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Source:
     """What a tokenizer may learn from."""
@@ -54,10 +62,12 @@ def read_source(
     categories: Path | None = None,
     device: str | None = None,
     show_progress: bool = False,
+    reading: Mapping[str, Any] | None = None,
 ) -> Source:
     """Reads a .npy of features, a dataset folder, or a file of item texts.
 
-    A dataset folder without features gives its items' titles and attributes to ``encoder``, if there is one.
+    A dataset folder without features gives its items' titles and attributes to ``encoder``, if there is one;
+    ``reading`` are options of ``data.load`` for it.
 
     Raises:
         DataError: a malformed file, naming it.
@@ -66,8 +76,11 @@ def read_source(
     """
     histories = found = features = None
     texts: list[str] | None = None
+    if reading is not None and not source.is_dir():
+        given = ", ".join(name for name, value in reading.items() if value is not None)
+        raise InvalidValueError(f"tokenize: {given} must not be given for {source}, which is no dataset folder")
     if source.is_dir():
-        data = load(source)
+        data = load(source, **(reading or {}))
         features, count, histories = data.features, data.num_items, leave_one_out(data.interactions).train.items
         if features is None and encoder is not None:
             described = [part for part in (data.titles, data.attributes) if part is not None]
@@ -119,7 +132,16 @@ def tokenize(
     Raises:
         GenrecError: as the tokenizer's ``fit``; more levels than letters.
     """
-    built = config.build(None if source.features is None else source.features.shape[1])
+    try:
+        built = config.build(None if source.features is None else source.features.shape[1])
+    except InvalidValueError as error:
+        if source.features is not None:
+            raise
+        raise InvalidValueError(
+            f"tokenize: source must hold item features for this kind, got none ({error}); give a folder with "
+            "item_embeddings.npy, a file of features, or texts and --encoder. Kinds without features: "
+            f"{', '.join(name for name, kind in kinds().items() if _needs_no_features(kind))}"
+        ) from error
     built.fit(
         source.features,
         num_items=source.num_items,

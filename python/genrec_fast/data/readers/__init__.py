@@ -100,5 +100,7 @@ def load(
         if value is not None
     ]
     if given:
-        raise InvalidValueError(f"data.load: {given[0]} must be None for the format {kind} of {path}")
+        raise InvalidValueError(
+            f"data.load: {given[0]} must be None for the format {kind} of {path}, which has no such column"
+        )
     return lcrec.read(root, path) if kind == "lcrec" else s3rec.read(root, path)

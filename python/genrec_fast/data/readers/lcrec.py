@@ -8,6 +8,7 @@ import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
+    PUBLISHED,
     VECTORS,
     agree,
     codes_by_number,
@@ -55,7 +56,7 @@ def read(folder: Path, path: Path) -> Dataset:
     if (texts := find_one(folder, ("*.item.json",))) is not None:
         titles, attributes = _read_items(texts)
         counts[texts] = len(titles)
-    if (published := find_one(folder, ("*.index.json",))) is not None:
+    if (published := find_one(folder, PUBLISHED[1:])) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
     if (vectors := find_one(folder, (*VECTORS, "*emb*.npy"))) is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.errors import DataError
 
 __all__ = [
+    "PUBLISHED",
     "VECTORS",
     "contiguous",
     "fail",
@@ -31,6 +32,9 @@ __all__ = [
 
 VECTORS = ("item_embeddings.*npy", "item_embeddings*.npy")
 """Names of files of vectors: the usual one, with a type or without, before any other."""
+
+PUBLISHED = ("semantic_ids*.json", "*.index.json")
+"""Names of files of semantic IDs: of most formats, of LC-Rec's and LETTER's."""
 
 _CODE = re.compile(r"<?[A-Za-z]*_?(\d{1,9})>?", re.ASCII)
 

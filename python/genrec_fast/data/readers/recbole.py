@@ -13,7 +13,16 @@ import torch
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.columns import Columns, no_column
-from genrec_fast.data.readers.lines import VECTORS, agree, codes_by_number, fail, find_one, numbered_lines, read_vectors
+from genrec_fast.data.readers.lines import (
+    PUBLISHED,
+    VECTORS,
+    agree,
+    codes_by_number,
+    fail,
+    find_one,
+    numbered_lines,
+    read_vectors,
+)
 from genrec_fast.data.readers.times import to_seconds
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Jagged
@@ -101,7 +110,7 @@ def read(
     if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
-    if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
+    if (published := find_one(folder, PUBLISHED[:1])) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
     agree(counts)

@@ -8,6 +8,7 @@ import torch
 
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
+    PUBLISHED,
     VECTORS,
     agree,
     codes_by_number,
@@ -62,7 +63,7 @@ def read(folder: Path, path: Path) -> Dataset:
     if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
-    if (published := find_one(folder, ("semantic_ids*.json",))) is not None:
+    if (published := find_one(folder, PUBLISHED[:1])) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
     num_items = agree(counts)

@@ -1,0 +1,161 @@
+"""``genrec-fast train`` on what a stranger has: a folder with interactions alone, columns of other names."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from genrec_fast import recipes
+from genrec_fast.cli import main
+from genrec_fast.data.synthetic import Shop
+
+pytest.importorskip("polars")
+
+FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
+ALONE = ["bert4rec", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce"]
+MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return Shop(80).dataset(60)
+
+
+@pytest.fixture
+def alone(shop, tmp_path):
+    """A folder with interactions alone, in S3-Rec's form."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    lines = [
+        f"{user} " + " ".join(str(item + 1) for item in row.tolist())
+        for user, row in enumerate(shop.interactions.items.rows())
+    ]
+    (folder / "interactions.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def train(recipe, folder, *options):
+    return main(["train", recipe, "--data", str(folder), "--out", str(folder.parent / "run"), *FAST, *options])
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_learns_from_interactions_alone_or_says_what_it_lacks(alone, name, capsys):
+    code = train(name, alone)
+    error = capsys.readouterr().err
+    assert code == (0 if name in ALONE else 2), error
+    if code == 0:
+        return
+    assert error.count("\n") == 1
+    assert not (alone.parent / "run").exists()
+    if name == "hstu_ranking":
+        assert "data.load: actions must be None for the format s3rec" in error
+        return
+    assert f"Recipes for interactions alone: {', '.join(ALONE)}\n" in error
+    for text in {
+        "marius": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE", "--layout.no-use-features"),
+        "tiger": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE"),
+        "hstu": ("must have times", "--timestamp", "--backbone.bias position"),
+    }.get(name, ("must have times", "--timestamp")):
+        assert text in error
+    assert ("--layout" in error, "--backbone" in error) == (name == "marius", name == "hstu")
+
+
+def test_what_the_message_names_works(alone, capsys):
+    """IDs made of interactions alone, and the flags: every word of the message is a road to a trained model."""
+    assert train("marius", alone, *MARIUS) == 2
+    command = re.search(r"'genrec-fast (tokenize .*?)'", capsys.readouterr().err)[1]
+    ids = alone.parent / "ids"
+    options = ["--quiet", "--tokenizer.codebook-sizes", "4", "4"]
+    assert main([*command.replace("--out IDS", f"--out {ids}").split(), *options]) == 0
+    codes = ["--semantic-ids", str(ids / "item_codes.json")]
+    capsys.readouterr()
+    assert train("marius", alone, *MARIUS, *codes) == 2
+    error = capsys.readouterr().err
+    assert "whose network reads them" in error and "--layout.no-use-features" in error and "--semantic" not in error
+    assert train("marius", alone, *MARIUS, *codes, "--layout.no-use-features") == 0
+    assert train("hstu", alone, "--backbone.bias", "position", "--out", str(alone.parent / "hstu")) == 0
+    (alone / "semantic_ids.json").write_text((ids / "item_codes.json").read_text())
+    assert train("tiger", alone) == 2
+    assert f"or give --semantic-ids {alone / 'semantic_ids.json'}. Recipes" in capsys.readouterr().err
+
+
+def test_features_beside_the_interactions_are_enough(alone, shop):
+    np.save(alone / "item_embeddings.npy", shop.features.numpy())
+    assert train("marius", alone, *MARIUS, "--tokenizer.codebook-sizes", "4", "4") == 0
+
+
+def test_a_tokenizer_without_features_names_those_that_need_none(alone, capsys):
+    out = ["--out", str(alone.parent / "ids"), "--quiet"]
+    assert main(["tokenize", str(alone), *out]) == 2
+    error = capsys.readouterr().err
+    assert "tokenize: source must hold item features for this kind, got none" in error
+    assert "--encoder" in error and "Kinds without features: atomic, collaborative, random" in error
+
+
+@pytest.fixture
+def own(shop, tmp_path):
+    """A table with columns of other names, times in milliseconds."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    events = shop.interactions
+    users, items = events.items.row_index().tolist(), events.items.values.tolist()
+    rows = zip(users, items, events.timestamps.tolist(), strict=True)
+    text = "".join(f"{user},{item:03d},{(1.6e9 + time) * 1000:.0f},{item % 5 + 1}\n" for user, item, time in rows)
+    (folder / "sales.csv").write_text("customer,sku,when,stars\n" + text)
+    return folder
+
+
+def test_columns_of_other_names_reach_every_command(own, tmp_path, capsys):
+    names = ["--user", "customer", "--item", "sku", "--timestamp", "when"]
+    out = tmp_path / "run"
+    assert main(["train", "sasrec", "--data", str(own), "--out", str(out), *FAST[:-1], *names]) == 0
+    test = json.loads((out / "test.json").read_text())
+    assert test["num_users"] == 60
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--data", str(own), "--json", *names]) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] == test["recall"]
+    assert main(["recommend", str(out), "--history", "007", "012", "-k", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    kind = ["--kind", "collaborative", "--tokenizer.codebook-sizes", "4", "4", "--quiet"]
+    assert main(["tokenize", str(own), "--out", str(tmp_path / "ids"), *kind, *names]) == 0
+    assert np.load(tmp_path / "ids" / "item_codes.npy").shape[0] == len(
+        json.loads((out / "items.json").read_text())["item_ids"]
+    )
+    capsys.readouterr()
+    for command in (
+        ["train", "sasrec", "--data", str(own), "--out", str(tmp_path / "other"), *FAST],
+        ["evaluate", str(out), "--data", str(own)],
+        ["tokenize", str(own), "--out", str(tmp_path / "other"), *kind],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert (
+            "sales.csv:1: must have a column user, got customer, sku, when, stars; user (--user) names another" in error
+        )
+        assert main([*command, *names[:4], "--timestamp", "day"]) == 2
+        assert "must have a column day, got customer, sku, when, stars; timestamp (--timestamp) names" in (
+            capsys.readouterr().err
+        )
+    assert main(["tokenize", str(tmp_path / "ids" / "item_codes.npy"), "--out", str(tmp_path / "x"), *names]) == 2
+    assert "tokenize: user, item, timestamp must not be given for" in capsys.readouterr().err
+
+
+def test_ratings_and_a_unit_of_time_can_be_named(own, tmp_path, capsys):
+    names = ["--user", "customer", "--item", "sku", "--timestamp", "when", "--rating", "stars", "--time-unit"]
+    run = ["train", "hstu_ranking", "--data", str(own), "--out", str(tmp_path / "run"), *FAST]
+    assert main([*run, *names, "ms"]) == 0
+    capsys.readouterr()
+    assert main([*run, *names, "s"]) == 2  # other times are other data
+    assert "one of the same training" in capsys.readouterr().err
+    assert main([*run, *names[:-3]]) == 2
+    assert "must have a column rating, got customer, sku, when, stars; rating (--rating) names another" in (
+        capsys.readouterr().err
+    )
+
+
+def test_names_of_columns_where_there_are_none_are_refused(alone, capsys):
+    assert train("sasrec", alone, "--user", "customer") == 2
+    assert "data.load: user must be None for the format s3rec of" in capsys.readouterr().err
