@@ -147,8 +147,21 @@ def test_names_and_titles(model):
     with pytest.raises(InvalidValueError, match=r"one of the catalog's 30 names \(such as 'thing 0'\), got 'thing 99'"):
         model.numbers(["thing 1", "thing 99"])
     assert model.title(3) == "Title 3"
+    assert model.title(torch.tensor(3)) == "Title 3"
     model.titles = None
     assert model.title(3) == "thing 3"
+    for item, text in ((-1, "-1, which stands behind a user's last result"), (30, "30"), (-30, "-30")):
+        with pytest.raises(InvalidValueError, match=rf"title must be asked for an item id in \[0, 30\), got {text}$"):
+            model.title(item)
+    with pytest.raises(InvalidTypeError, match=r"title must be asked for an item id, got 1.5"):
+        model.title(1.5)
+
+
+def test_what_is_behind_the_last_result_is_no_item_to_exclude(model):
+    with pytest.raises(InvalidValueError, match=r"recommend: exclude must hold item ids in \[0, 30\), got -1"):
+        model.recommend([[1]], 5, exclude=Jagged.from_rows([[2, -1]]))
+    with pytest.raises(InvalidTypeError, match=r"recommend: allowed must be bool, got int64"):
+        model.recommend([[1]], 5, allowed=torch.ones(30, dtype=torch.int64))
 
 
 def test_a_saved_model_gives_the_same_bits(model, tmp_path):

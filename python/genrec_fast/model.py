@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.errors import CorruptFileError, InvalidValueError, UnsupportedError
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
 from genrec_fast.questions import check_count, check_question, question, slice_rows
 from genrec_fast.recipe import Decoder, Recipe
@@ -116,8 +117,8 @@ class Recommender:
             self.trie = self.trie.to(device)
         return self
 
-    def numbers(self, item_ids: Sequence[str]) -> list[int]:
-        """Outside names -> item ids.
+    def numbers(self, item_ids: Sequence[str], *, what: str = "Recommender: item") -> list[int]:
+        """Outside names -> item ids; ``what`` says in an error whose names they are.
 
         Raises:
             InvalidValueError: a name that is not in the catalog.
@@ -127,14 +128,28 @@ class Recommender:
         for name in item_ids:
             if name not in self._numbers:
                 raise InvalidValueError(
-                    f"Recommender: item must be one of the catalog's {self.num_items} names "
-                    f"(such as {self.item_ids[0]!r}), got {name!r}"
+                    f"{what} must be one of the catalog's {self.num_items} names "
+                    f"(such as {self.item_ids[0]!r}), got {name!r:.80}"
                 )
         return [self._numbers[name] for name in item_ids]
 
     def title(self, item: int) -> str:
-        """Title of an item, or its outside name where there are no titles."""
-        return self.item_ids[item] if self.titles is None else self.titles[item]
+        """Title of an item, "" where it has none; its outside name where there are no titles at all.
+
+        Raises:
+            InvalidTypeError: no whole number.
+            InvalidValueError: no item of the catalog, such as the -1 behind a user's last result.
+        """
+        try:
+            number = operator.index(item)
+        except TypeError as error:
+            raise InvalidTypeError(f"Recommender: title must be asked for an item id, got {item!r:.80}") from error
+        if not 0 <= number < self.num_items:
+            raise InvalidValueError(
+                f"Recommender: title must be asked for an item id in [0, {self.num_items}), got {number}"
+                + (", which stands behind a user's last result" if number == -1 else "")
+            )
+        return self.item_ids[number] if self.titles is None else self.titles[number]
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
