@@ -90,7 +90,7 @@ def test_train_evaluate_recommend(trained, shop, capsys):
 def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path, capsys):
     assert main(["recommend", str(trained), "--history", "nothing"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("genrec-fast: Recommender: item must be one of the catalog's 80 names")
+    assert error.startswith("genrec-fast: recommend: each item of history must be one of the catalog's 80 names")
     assert error.count("\n") == 1
     assert main(["evaluate", str(tmp_path), "--data", str(shop)]) == 2
     assert "recipe.json is missing" in capsys.readouterr().err
@@ -215,6 +215,22 @@ def test_recommend_reads_actions(ranking, capsys):
     ):
         assert main([*asked, "--actions", *words]) == 2
         assert text in capsys.readouterr().err
+
+    assert main(asked) == 2
+    assert "recommend: actions must be given as hstu_ranking reads them (rating>=4, rating>=5), got None" in (
+        capsys.readouterr().err
+    )
+
+
+def test_times_that_are_no_seconds_are_refused(ranking, capsys):
+    out, model, _ = ranking
+    asked = ["recommend", str(out), "--history", model.item_ids[3], "--actions", "11"]
+    assert main([*asked, "--times", "1700000000"]) == 0
+    for options, name in ((["1700000000000"], "timestamps"), (["1.7e9", "--at", "1.7e12"], "target_timestamps")):
+        assert main([*asked, "--times", *options]) == 2
+        assert (
+            f"recommend: {name} must be in seconds, got 1700000000000; divide milliseconds" in capsys.readouterr().err
+        )
 
 
 def test_actions_are_refused_where_nobody_reads_them(trained, capsys):

@@ -16,8 +16,8 @@ from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.data import load as load_data
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
-from genrec_fast.model import Recommender, load
-from genrec_fast.types import Jagged
+from genrec_fast.model import load
+from genrec_fast.questions import marked
 
 __all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "recommend", "serve", "set_threads"]
 
@@ -134,7 +134,7 @@ def recommend(
     """
     set_threads(threads)
     recommender = load(model, device)
-    numbers = recommender.numbers(history)
+    numbers = recommender.numbers(history, what="recommend: each item of history")
     k = min(k, recommender.num_items)  # there are no more results than that
     if num_beams is not None and num_beams < 1:  # a recipe that scores every item does not look at it
         raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
@@ -148,7 +148,7 @@ def recommend(
         users=users,
         timestamps=None if times is None else [list(times)],
         target_timestamps=None if at is None else [at],
-        actions=None if actions is None else _actions(recommender, actions, len(numbers)),
+        actions=marked(recommender.recipe, None if actions is None else [actions], [len(numbers)]),
     )
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
@@ -161,22 +161,6 @@ def recommend(
     wide = max([len(entry["item"]) for entry in found], default=0)
     for place, entry in enumerate(found, start=1):
         print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
-
-
-def _actions(recommender: Recommender, words: Sequence[str], events: int) -> Jagged:
-    """One word per event, a 0 or 1 per action."""
-    names = getattr(recommender.recipe.objective, "actions", ())
-    if not names:
-        raise InvalidValueError(f"recommend: actions must not be given as {recommender.recipe.name} reads none")
-    if len(words) != events:
-        raise InvalidValueError(f"recommend: actions must be one word per event, {events} of them, got {len(words)}")
-    for word in words:
-        if len(word) != len(names) or set(word) - {"0", "1"}:
-            raise InvalidValueError(
-                f"recommend: actions must be words of {len(names)} digits 0 or 1 ({', '.join(names)}), got {word!r:.40}"
-            )
-    values = torch.tensor([[digit == "1" for digit in word] for word in words]).view(events, len(names))
-    return Jagged(values, torch.tensor([0, events]))
 
 
 def serve(

@@ -12,6 +12,7 @@ from torch import Tensor
 from genrec_fast.data import Evaluation
 from genrec_fast.data.interactions import following, looks_like_seconds, span_indices, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.recipe import Recipe
 from genrec_fast.types import Batch, Jagged
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "check_count",
     "check_question",
     "joined",
+    "marked",
     "question",
     "slice_rows",
     "to_actions",
@@ -26,6 +28,9 @@ __all__ = [
     "to_rows",
     "to_times",
 ]
+
+
+_DIGITS: dict[object, bool] = {"0": False, "1": True, 0: False, 1: True}  # false and true are 0 and 1 as keys
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ def check_question(
         raise InvalidTypeError(f"recommend: num_beams must be an int, got {num_beams!r}")
     if allowed is not None and not isinstance(allowed, Tensor):
         raise InvalidTypeError(f"recommend: allowed must be a bool tensor, got {type(allowed).__name__}")
+    if allowed is not None and allowed.dtype != torch.bool:
+        raise InvalidTypeError(f"recommend: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
     if exclude is not None and not (isinstance(exclude, Jagged) and exclude.values.dtype == torch.int64):
         what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
         raise InvalidTypeError(f"recommend: exclude must be int64 Jagged (Jagged.from_rows(lists)), got {what}")
@@ -78,8 +85,10 @@ def check_question(
         raise InvalidValueError(
             f"recommend: allowed must be [{num_items}] or [{len(rows)}, {num_items}], got {list(allowed.shape)}"
         )
-    if exclude is not None and len(exclude) != len(rows):
-        raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
+    if exclude is not None:
+        if len(exclude) != len(rows):
+            raise InvalidValueError(f"recommend: exclude must have {len(rows)} rows, got {len(exclude)}")
+        to_rows("recommend", "exclude", exclude, num_items)  # -1 would be the last item
     try:
         who = torch.zeros(len(rows), dtype=torch.int64) if users is None else torch.as_tensor(users)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # words, lists in lists, more than 64 bits
@@ -189,6 +198,49 @@ def to_actions(histories: Jagged, actions: Jagged | None) -> Tensor | None:
     if not torch.equal(actions.offsets, histories.offsets):
         raise InvalidValueError("recommend: actions must have rows as long as the histories', got other lengths")
     return actions.values
+
+
+def marked(recipe: Recipe, rows: Sequence[Sequence[object]] | None, lengths: Sequence[int]) -> Jagged | None:
+    """Actions as ``to_actions`` wants them, from a mark for each event of each history.
+
+    Args:
+        recipe: which says the actions and their order.
+        rows: per history one mark for each event: a word with a digit per action, such as "10", or as many booleans
+            (0 and 1 will do); ``None``: not given.
+        lengths: how many events each history has.
+
+    Raises:
+        InvalidValueError: a recipe that reads no actions, or does and gets none; another number of histories or
+            events; no mark of that size.
+    """
+    names = getattr(recipe.objective, "actions", ())
+    if rows is None:
+        if getattr(recipe.layout, "actions", "none") != "none":
+            raise InvalidValueError(
+                f"recommend: actions must be given as {recipe.name} reads them ({', '.join(names)}), got None"
+            )
+        return None
+    if not names:
+        raise InvalidValueError(f"recommend: actions must not be given as {recipe.name} reads none")
+    if len(rows) != len(lengths):
+        raise InvalidValueError(
+            f"recommend: actions must be a list for each of {len(lengths)} histories, got {len(rows)}"
+        )
+    marks: list[list[bool]] = []
+    for row, events in zip(rows, lengths, strict=True):
+        if len(row) != events:
+            raise InvalidValueError(f"recommend: actions must be one word per event, {events} of them, got {len(row)}")
+        for mark in row:
+            digits = list(mark) if isinstance(mark, (str, list, tuple)) else []
+            known = [_DIGITS[digit] for digit in digits if isinstance(digit, (str, int)) and digit in _DIGITS]
+            if not len(known) == len(digits) == len(names):
+                raise InvalidValueError(
+                    f"recommend: actions must be words of {len(names)} digits 0 or 1 ({', '.join(names)}), "
+                    f"got {mark!r:.40}"
+                )
+            marks.append(known)
+    values = torch.tensor(marks, dtype=torch.bool).view(-1, len(names))
+    return Jagged.from_lengths(values, torch.tensor(lengths, dtype=torch.int64))
 
 
 def question(asked: Evaluation) -> Batch:

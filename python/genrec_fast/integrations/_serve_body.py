@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.model import Recommender
-from genrec_fast.questions import check_count
+from genrec_fast.questions import check_count, marked
 from genrec_fast.types import Jagged, Ranked
 
 __all__ = ["Limits", "answer_of", "question_of"]
 
 _FIELDS = (
     "histories", "k", "num_beams", "allowed", "exclude", "exclude_seen", "exact", "users", "timestamps",
-    "target_timestamps", "timeout",
+    "target_timestamps", "actions", "timeout", "history_ids", "allowed_ids", "exclude_ids",
 )  # fmt: skip
 
 
@@ -36,7 +36,10 @@ class Limits(Protocol):
 
 
 def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> dict[str, Any]:
-    """The arguments of ``Batcher.submit``; items may be named by their outside names or their ids.
+    """The arguments of ``Batcher.submit``.
+
+    Items are named by their outside names in ``histories``, ``allowed`` and ``exclude``; a number is the name with
+    these digits, never an id. Ids stand in ``history_ids``, ``allowed_ids`` and ``exclude_ids`` in their place.
 
     Raises:
         InvalidTypeError: a field of another type.
@@ -45,12 +48,13 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
     unknown = [name for name in body if name not in _FIELDS]
     if unknown:
         raise InvalidValueError(f"recommend: fields must be of {', '.join(_FIELDS)}, got {unknown[0]!r:.80}")
-    if "histories" not in body:
-        raise InvalidValueError("recommend: histories must be given, got none")
     given = {name: value for name, value in body.items() if value is not None}
-    histories = [_ids("histories", row, model) for row in _list("histories", given.get("histories"))]
+    name, read = _either("histories", "history_ids", given)
+    if name not in given:
+        raise InvalidValueError("recommend: histories must be given (or history_ids), got none")
+    histories = [read(name, row, model) for row in _list(name, given[name])]
     if len(histories) > limits.max_users:
-        raise InvalidValueError(f"recommend: histories must be at most {limits.max_users}, got {len(histories)}")
+        raise InvalidValueError(f"recommend: {name} must be at most {limits.max_users}, got {len(histories)}")
     arguments: dict[str, Any] = {"histories": histories, "k": given.get("k", 10)}
     for name, most in (("k", limits.max_k), ("num_beams", limits.max_num_beams)):
         value = given.get(name)
@@ -64,11 +68,12 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
         if not isinstance(given.get(name, False), bool):
             raise InvalidTypeError(f"recommend: {name} must be true or false, got {given[name]!r:.80}")
         arguments[name] = given.get(name, False)
-    if "allowed" in given:
-        arguments["allowed"] = _mask(_ids("allowed", given["allowed"], model), model)
-    if "exclude" in given:
-        rows = [_ids("exclude", row, model) for row in _list("exclude", given["exclude"])]
-        arguments["exclude"] = Jagged.from_rows(rows)
+    name, read = _either("allowed", "allowed_ids", given)
+    if name in given:
+        arguments["allowed"] = _mask(read(name, given[name], model), model)
+    name, read = _either("exclude", "exclude_ids", given)
+    if name in given:
+        arguments["exclude"] = Jagged.from_rows([read(name, row, model) for row in _list(name, given[name])])
     if "users" in given:
         arguments["users"] = [_whole("users", user) for user in _list("users", given["users"])]
     if "timestamps" in given:
@@ -77,6 +82,8 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
     if "target_timestamps" in given:
         times = _list("target_timestamps", given["target_timestamps"])
         arguments["target_timestamps"] = [_number("target_timestamps", at) for at in times]
+    marks = [_list("actions", row) for row in _list("actions", given["actions"])] if "actions" in given else None
+    arguments["actions"] = marked(model.recipe, marks, [len(history) for history in histories])
     timeout = _number("timeout", given.get("timeout", limits.timeout))
     if not timeout > 0:
         raise InvalidValueError(f"recommend: timeout must be above 0, got {timeout}")
@@ -120,18 +127,38 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _ids(name: str, row: object, model: Recommender) -> list[int]:
-    """Item ids of one list of names or ids."""
-    ids = []
-    for item in _list(name, row):
-        if isinstance(item, str):
-            ids.append(model.numbers([item])[0])
-            continue
-        number = _whole(name, item)
+def _either(
+    named: str, numbered: str, given: Mapping[str, Any]
+) -> tuple[str, Callable[[str, object, Recommender], list[int]]]:
+    """The field that names items, or the one that holds their ids, and how it is read."""
+    if numbered not in given:
+        return named, _names
+    if named in given:
+        raise InvalidValueError(f"recommend: {named} must not be given beside {numbered}, got both")
+    return numbered, _ids
+
+
+def _names(field: str, row: object, model: Recommender) -> list[int]:
+    """Item ids of one list of names; a number is the name with these digits."""
+    words = []
+    for item in _list(field, row):
+        if isinstance(item, bool) or not isinstance(item, (str, int)):
+            raise InvalidTypeError(f"recommend: {field} must hold names, texts or whole numbers, got {item!r:.80}")
+        words.append(str(item))
+    try:
+        return model.numbers(words, what=f"recommend: each item of {field}")
+    except InvalidValueError as error:
+        ids = "history_ids" if field == "histories" else f"{field}_ids"
+        raise InvalidValueError(f"{error}; item ids have a field of their own, {ids}") from error
+
+
+def _ids(field: str, row: object, model: Recommender) -> list[int]:
+    """One list of item ids."""
+    numbers = [_whole(field, item) for item in _list(field, row)]
+    for number in numbers:
         if number >= model.num_items:
-            raise InvalidValueError(f"recommend: {name} must hold names or ids in [0, {model.num_items}), got {number}")
-        ids.append(number)
-    return ids
+            raise InvalidValueError(f"recommend: {field} must hold item ids in [0, {model.num_items}), got {number}")
+    return numbers
 
 
 def _mask(items: list[int], model: Recommender) -> Tensor:
