@@ -2,8 +2,11 @@
 # Each step leaves a stamp in the virtual environment, so a second run only redoes what changed.
 PYTHON ?= python3
 VENV ?= .venv
-# Pinned: a plain `torch` brings a CUDA build of several GB on Linux. `make TORCH=torch` asks for that one.
-TORCH ?= torch==2.13.0
+# The versions everything was tested with, so that a release of somebody else breaks nothing here. `make CONSTRAINTS=`
+# takes the newest of everything that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+# Pinned in any case: a plain `torch` brings a CUDA build of several GB on Linux. `make TORCH=torch` asks for that one.
+TORCH ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 # What `pip install` would fetch into an isolated build; here it stays, so that rebuilding after an edit takes seconds.
 BUILD_TOOLS := "scikit-build-core>=1.0" "pybind11>=3.0" "cmake>=3.24" ninja
 
@@ -13,25 +16,34 @@ else
   BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALL := $(PIP) install --no-build-isolation -c $(VENV)/constraints.txt
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f \
   \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.pyi' -o -name 'py.typed' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test dev install wheel lint format clean
+.PHONY: help quickstart test test-newest dev editable install wheel lint format constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart   build, install into $(VENV), train on a small synthetic shop and recommend (no download)"
 	@echo "make test         build, install into $(VENV) with the test extras, run the tests"
+	@echo "make test-newest  the same in $(VENV)-newest, with the newest of everything that pyproject.toml allows"
+	@echo "make editable     install into $(VENV) from the tree: Python as edited, C++ rebuilt at import when it changed"
+	@echo "make constraints  look up the newest versions and write them into constraints.txt and .ci/oldest.txt"
 	@echo "make wheel        build a wheel, repair it, run the tests against it in a clean environment"
 	@echo "make lint         every static check of CI          make format   let ruff and clang-format rewrite"
-	@echo "make clean        remove builds and $(VENV)"
+	@echo "make clean        remove builds, $(VENV) and $(VENV)-newest"
 
 quickstart: $(VENV)/.stamp-package
 	@$(BIN)/genrec-fast quickstart
 
 test: $(VENV)/.stamp-test
 	@$(BIN)/python -m pytest tests
+
+# Made anew each time: what was the newest yesterday need not be it today.
+test-newest:
+	@rm -rf $(VENV)-newest
+	@$(MAKE) --no-print-directory test VENV=$(VENV)-newest CONSTRAINTS=
 
 install: $(VENV)/.stamp-package
 dev: $(VENV)/.stamp-dev
@@ -52,25 +64,38 @@ $(VENV)/.stamp-venv:
 	  echo "$(VENV) holds $$($(BIN)/python --version 2>&1), and genrec_fast needs 3.10 or newer: make clean"; exit 1; }
 	@touch $@
 
-$(VENV)/.stamp-torch: $(VENV)/.stamp-venv
+# All but torch, which TORCH names; sed reads /dev/null where CONSTRAINTS is empty.
+$(VENV)/constraints.txt: $(VENV)/.stamp-venv $(CONSTRAINTS)
+	@sed '/^torch==/d' $(CONSTRAINTS) /dev/null >$@
+
+$(VENV)/.stamp-torch: $(VENV)/constraints.txt
 	@echo "installing $(TORCH) and the build tools (the longest step: a few hundred MB)"
-	@$(PIP) install "$(TORCH)" $(BUILD_TOOLS)
+	@$(INSTALL) "$(TORCH)" $(BUILD_TOOLS)
 	@touch $@
 
 $(VENV)/.stamp-package: $(VENV)/.stamp-torch $(SOURCES)
 	@echo "building and installing genrec_fast"
-	@$(PIP) install --no-build-isolation ".[all]"
+	@$(INSTALL) ".[all]"
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-torch $(SOURCES)
 	@echo "building and installing genrec_fast with what its tests need"
-	@$(PIP) install --no-build-isolation ".[test]"
+	@$(INSTALL) ".[test]"
 	@touch $@ $(VENV)/.stamp-package
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-test
 	@echo "installing the checkers"
-	@$(PIP) install --no-build-isolation ".[dev]"
+	@$(INSTALL) ".[dev]"
 	@touch $@
+
+# In the place of the installed package, hence the stamps: "make test" goes back to that one.
+editable: $(VENV)/.stamp-dev
+	@$(INSTALL) -e . --config-settings=editable.rebuild=true --config-settings=build-dir=build-dev
+	@rm -f $(VENV)/.stamp-package $(VENV)/.stamp-test $(VENV)/.stamp-dev
+
+# Which versions are tested is a decision: look at the difference and run "make test" before committing it.
+constraints:
+	@PYTHON="$(PYTHON)" bash .ci/constraints $(BUILD_TOOLS)
 
 wheel:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/wheel
@@ -88,4 +113,4 @@ format: $(VENV)/.stamp-dev
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build dist wheelhouse $(VENV)
+	rm -rf build build-dev dist wheelhouse $(VENV) $(VENV)-newest

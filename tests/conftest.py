@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
 
 # Before the package is imported: a missing kernel is then an error, not a slow twin that hides it.
 os.environ["GENREC_FAST_STRICT"] = "1"
@@ -16,3 +18,16 @@ settings.register_profile(
     "house", deadline=None, max_examples=50, database=None, derandomize=bool(os.environ.get("CI"))
 )
 settings.load_profile("house")
+
+# What a failure may hang on, said at the head of every run; docs/support.md is a table of these.
+FOREIGN = ("torch", "transformers", "numpy", "accelerate", "safetensors", "polars", "peft")
+
+
+def pytest_report_header() -> str:
+    found = []
+    for name in FOREIGN:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return f"with: Python {platform.python_version()}, {', '.join(found)}"
