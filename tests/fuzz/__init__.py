@@ -1,0 +1,1 @@
+"""Random calls of everything public, valid and hostile, compared with the twins: ``python -m tests.fuzz --help``."""

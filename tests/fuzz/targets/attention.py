@@ -1,0 +1,147 @@
+"""Attention over jagged rows, forward and backward, with every bias and mask."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast import ops
+from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
+
+from ..case import Case, Rng, target
+from ..compare import differs
+
+LIMITS = ("target_group_size", "contextual_seq_len", "max_attn_len", "min_full_attn_seq_len")
+
+
+def _bias(rng: Rng, heads: int, longest: int, queries: int, keys: int, asked: bool) -> Any:
+    kind = rng.choice(("time", "distance", "both", "t5", "alibi"))
+    if kind == "t5":
+        return ops.T5Bias(rng.normal(rng.choice((4, 32)), heads), rng.flip(), rng.choice((8, 128)))
+    if kind == "alibi":
+        return ops.ALiBi(ops.ALiBi.slopes_for(heads))
+    rows = (heads,) if rng.flip() else ()
+    times = rng.whole(0, 10**9, keys)
+    query_times = rng.whole(0, 10**9, queries) if asked or rng.flip() else None
+    return ops.RelativeTimeBias(
+        rng.normal(*rows, 2 * longest + 3) if kind != "time" else None,
+        rng.normal(*rows, rng.choice((2, 40))) if kind != "distance" else None,
+        times if kind != "distance" else None,
+        query_times if kind != "distance" else None,
+    )
+
+
+def _arguments(rng: Rng, dtype: torch.dtype) -> dict[str, Any]:
+    heads, width, value_width = rng.choice((1, 2, 3)), rng.choice((1, 4, 8, 16, 19)), rng.choice((1, 4, 8, 16, 21))
+    keys = rng.lengths(rng.randint(0, 3), 9)
+    cross = rng.flip(0.25)
+    lengths = [rng.randint(0, n) for n in keys] if cross else keys
+    longest = max(keys, default=1) or 1
+    kind = rng.choice(("silu", "softmax"))
+    args: dict[str, Any] = {
+        "q": rng.normal(sum(lengths), heads, width, dtype=dtype),
+        "k": rng.normal(sum(keys), heads, width, dtype=dtype),
+        "v": rng.normal(sum(keys), heads, value_width, dtype=dtype),
+        "offsets": rng.offsets(lengths),
+        "kind": kind,
+        "causal": rng.flip(0.7),
+    }
+    if cross:
+        args["kv_offsets"] = rng.offsets(keys)
+    optional: dict[str, Any] = {
+        "max_seq_len": longest + rng.randint(0, 3),
+        "alpha": rng.choice((1.0, 0.3)),
+        "target_group_size": rng.randint(1, 3),
+        "contextual_seq_len": min(2, min(lengths, default=0)),
+        "max_attn_len": rng.randint(0, 9),
+        "min_full_attn_seq_len": rng.randint(0, 4),
+        "bias": _bias(rng, heads, longest, sum(lengths), sum(keys), cross),
+        "num_targets": torch.tensor(
+            [rng.randint(0, max(n - 2, 0)) for n in lengths], dtype=rng.choice((torch.int64, torch.int32))
+        ),
+    }
+    args |= {name: value for name, value in optional.items() if rng.flip(0.3)}
+    if kind == "silu" and rng.flip(0.2):
+        args["attn_scale"] = rng.choice((0.5, torch.rand(sum(lengths), generator=rng.torch), torch.tensor(0.25)))
+    if rng.flip(0.2):
+        args |= {"dropout_p": rng.choice((0.2, 0.9)), "seed": rng.randint(-(2**63), 2**63 - 1)}
+    return args
+
+
+def _right(**given: Any) -> Tensor:
+    """The twin in float64."""
+    q, offsets = given["q"], given["offsets"].long()
+    kv_offsets = offsets if given.get("kv_offsets") is None else given["kv_offsets"].long()
+    cross = given.get("kv_offsets") is not None
+    bias, softmax = given.get("bias"), given["kind"] == "softmax"
+    longest = max((b - a for a, b in itertools.pairwise([*kv_offsets.tolist()])), default=0)
+    size = given.get("max_seq_len")
+    tables: Any = (None,) * 5
+    if bias is not None:
+        tables = [
+            None if t is None else t.detach() for t in bias.tables(q.shape[1], max(size or 0, longest, 1), cross=cross)
+        ]
+    alpha, scale = given.get("alpha"), given.get("attn_scale")
+    whole = {name: int(given.get(name, 1 if name == "target_group_size" else 0)) for name in LIMITS}
+    out, _ = _twin(
+        *(given[name].detach().double() for name in "qkv"),
+        offsets,
+        kv_offsets,
+        None if given.get("num_targets") is None else given["num_targets"].long(),
+        *(t.double() if i < 2 and t is not None else t for i, t in enumerate(tables)),
+        softmax=softmax,
+        causal=bool(given["causal"]),
+        alpha=1.0 / math.sqrt(q.shape[2]) if alpha is None else float(alpha),
+        max_seq_len=int(size or 0),
+        divide=scale is None,
+        **{name: min(value, 1 << 40) for name, value in whole.items()},
+        dropout_p=float(given.get("dropout_p", 0.0)),
+        seed=int(given.get("seed") or 0),
+    )
+    if scale is not None:
+        factor = scale.detach().double() if isinstance(scale, Tensor) else scale
+        out = out * (factor[:, None, None] if isinstance(factor, Tensor) and factor.dim() else factor)
+    return out.to(q.dtype)
+
+
+def _judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
+    """Where values are so large that float32 loses them, only rows that hold none of them are judged."""
+    unit = {torch.float64: 1e-9, torch.float32: 3e-5, torch.bfloat16: 3e-2}[given["q"].dtype]
+    big = 0.0
+    for name in "qkv":
+        x = given[name].detach()
+        big = max(big, float(x.double().abs().nan_to_num(torch.inf, torch.inf).max()) if x.numel() else 0.0)
+    for name in ("pos_w", "ts_w", "weight", "slopes"):
+        table = getattr(given.get("bias"), name, None)
+        if isinstance(table, Tensor) and table.numel():
+            big = max(big, float(table.detach().double().abs().nan_to_num(torch.inf, torch.inf).max()))
+    scale, alpha = given.get("attn_scale"), given.get("alpha")
+    for value in (scale, alpha):
+        if isinstance(value, Tensor) and value.numel():
+            big = max(big, float(value.detach().double().abs().nan_to_num(torch.inf, torch.inf).max()))
+        elif value is not None and not isinstance(value, Tensor):
+            big = max(big, abs(float(value)) if float(value) == float(value) else math.inf)
+    if big > 60.0:
+        return differs(found, right, math.inf)  # shapes and dtype
+    factor = max(1.0, float(right.detach().abs().double().nan_to_num(0, 0, 0).max()) if right.numel() else 1.0)
+    return differs(found, right, unit * factor * max(1.0, big / 4) ** 2)
+
+
+@target("jagged_attention", "ALiBi", "RelativeTimeBias", "T5Bias", share=2.0)
+def jagged_attention(rng: Rng) -> Case:
+    dtype = rng.choice((torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float64))
+    args = _arguments(rng, dtype)
+
+    def also(**given: Any) -> str | None:
+        narrow = {n: v.float() if isinstance(v, Tensor) and v.dtype == torch.float64 else v for n, v in given.items()}
+        try:
+            ops.jagged_attention(**narrow)
+        except (ValueError, TypeError) as error:
+            return f"float64 accepts what float32 refuses: {error}"
+        return None
+
+    return Case(ops.jagged_attention, args, _right, _judge, also=also if dtype == torch.float64 else None)

@@ -1,0 +1,119 @@
+"""Vectors and codebooks: encoding, decoding, k-means, the largest inner products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast import ops
+from genrec_fast.ops.reference.kmeans_step import kmeans_step as _kmeans
+from genrec_fast.ops.reference.rq_decode import rq_decode as _decode
+from genrec_fast.ops.reference.rq_encode import rq_encode as _encode
+from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _topk
+from genrec_fast.types import Jagged
+
+from ..case import Case, Rng, target
+
+FLOATS = (torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float16)
+DEPTHS = (1, 2, 3, 8, 15, 16, 17, 33)
+
+
+def _vectors(rng: Rng, rows: int, depth: int) -> Tensor:
+    """Often on a coarse grid, where ties are many."""
+    dtype = rng.choice(FLOATS)
+    return rng.whole(-2, 3, rows, depth).to(dtype) if rng.flip(0.3) else rng.normal(rows, depth, dtype=dtype)
+
+
+def _books(rng: Rng, depth: int) -> list[Tensor]:
+    return [_vectors(rng, rng.choice((1, 2, 5, 16, 33)), depth) for _ in range(rng.randint(1, 3))]
+
+
+def _listed(codebooks: Any) -> list[Tensor]:
+    return [book.float() for book in codebooks]
+
+
+@target("rq_encode", share=0.7)
+def rq_encode(rng: Rng) -> Case:
+    depth = rng.choice(DEPTHS)
+    books: Any = _books(rng, depth)
+    if rng.flip(0.2):
+        books = rng.normal(rng.randint(1, 3), 5, depth)
+    args = {
+        "x": _vectors(rng, rng.choice((0, 1, 3, 9)), depth),
+        "codebooks": books,
+        "num_beams": rng.choice((1, 1, 2, 4)),
+        "precision": rng.choice(("float32", "bfloat16")),
+    }
+    return Case(
+        ops.rq_encode, args, lambda x, codebooks, num_beams, precision: _encode(x, _listed(codebooks), int(num_beams))
+    )
+
+
+@target("rq_decode")
+def rq_decode(rng: Rng) -> Case:
+    books = _books(rng, rng.choice(DEPTHS))
+    rows, more = rng.choice((0, 1, 3, 9)), rng.randint(0, 1)
+    columns = [rng.whole(0, len(book), rows) for book in books] + [rng.whole(0, 9, rows)] * more
+    args = {
+        "codes": torch.stack(columns, 1).to(rng.choice((torch.int32, torch.int64))),
+        "codebooks": books,
+        "num_levels": rng.randint(1, len(books)) if more or rng.flip() else None,
+    }
+
+    def right(codes: Tensor, codebooks: Any, num_levels: int | None) -> Tensor:
+        levels = codes.shape[1] if num_levels is None else int(num_levels)
+        books = list(codebooks)[:levels]
+        for level, book in enumerate(books):
+            if len(codes) and (int(codes[:, level].min()) < 0 or int(codes[:, level].max()) >= len(book)):
+                raise ValueError("a code outside")
+        return _decode(codes[:, :levels], books)
+
+    return Case(ops.rq_decode, args, right)
+
+
+@target("kmeans_step", "KMeansStep", share=0.7)
+def kmeans_step(rng: Rng) -> Case:
+    depth = rng.choice(DEPTHS)
+    centroids = _vectors(rng, rng.choice((1, 2, 5, 16, 33)), depth)
+    after = ops.kmeans_step(_vectors(rng, 4, depth), centroids) if rng.flip(0.4) else None
+    args = {
+        "x": _vectors(rng, rng.choice((0, 1, 3, 9)), depth),
+        "centroids": centroids,
+        "after": after,
+        "precision": rng.choice(("float32", "bfloat16")),
+    }
+
+    def right(x: Tensor, centroids: Tensor, after: Any, precision: str) -> Any:
+        return ops.KMeansStep(
+            *_kmeans(x, centroids, *(() if after is None else (after.sums, after.counts, after.inertia)))
+        )
+
+    return Case(ops.kmeans_step, args, right)
+
+
+@target("topk_inner_product")
+def topk_inner_product(rng: Rng) -> Case:
+    depth, users, items = rng.choice(DEPTHS), rng.randint(0, 4), rng.choice((0, 1, 5, 17, 40, 70))
+    allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
+    exclude = None
+    if rng.flip(0.4):
+        lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
+        exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
+    args = {
+        "queries": _vectors(rng, users, depth),
+        "table": _vectors(rng, items, depth),
+        "k": rng.choice((1, 3, 10, 60)),
+        "bias": rng.normal(items) if rng.flip(0.3) else None,
+        "allowed": None if allowed is None else rng.mask(*allowed),
+        "exclude": exclude,
+    }
+
+    def right(queries: Tensor, table: Tensor, k: int, bias: Any, allowed: Any, exclude: Any) -> Any:
+        lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
+        return _topk(
+            queries, table, int(k), bias, allowed if allowed is None or allowed.dim() == 2 else allowed[None], *lists
+        )
+
+    return Case(ops.topk_inner_product, args, right)
