@@ -7,12 +7,14 @@ import traceback
 
 from .case import TARGETS
 from .compare import described
+from .engine import confine
 from .worker import Fault, Worker, quiet
 
 
 def again(seed: int, name: str, number: str) -> int:
     """Prints the call before it is made, then what came of it; 1 where that is a fault."""
     quiet()
+    confine()
     call, faults = int(number), []
     target = TARGETS[name]
 

@@ -165,6 +165,6 @@ def _described_tensor(x: Tensor) -> str:
     if x.numel() and x.data_ptr() % x.element_size():
         odd.append("misaligned")
     text = f"{name}{list(x.shape)}" + (f"<{' '.join(odd)}>" if odd else "")
-    if x.numel() <= 12 and not x.is_conj():
+    if x.numel() <= 12 and max(x.shape, default=0) <= 12 and not x.is_conj():
         text += f"={x.tolist()}"
     return text

@@ -34,6 +34,15 @@ def sanitized() -> bool:
     return "asan" in os.environ.get("LD_PRELOAD", "")
 
 
+def confine() -> None:
+    """Bounds the memory of this process, and lets it say where it dies."""
+    if not sanitized():
+        faulthandler.enable()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 @dataclass
 class Group:
     """Faults of one kind at one place."""
@@ -105,11 +114,7 @@ class Engine:
         """In the child: cases from number ``skip`` on, beginning with call ``first`` of it."""
         quiet()
         torch.set_num_threads(1)
-        if not sanitized():
-            faulthandler.enable()
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        confine()
         seen: dict[tuple[str, ...], int] = {}
 
         def report(fault: Fault) -> None:

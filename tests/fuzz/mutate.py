@@ -381,7 +381,7 @@ def tensor(rng: Rng, x: Tensor) -> Change:
         return _expanded(rng, x)
     if draw < 0.86:
         return _overlapping(rng, x)
-    if draw < 0.87:
+    if draw < 0.863:
         return _emptied(rng, x)
     if draw < 0.97:
         return _layout(rng, x)
@@ -666,4 +666,6 @@ def mutated(
             meaning = max(meaning, kind, key=_ORDER.index)
             names.remove(name)
             break
+    if meaning == OTHER and any("generator" in how for how in hows):
+        meaning = WILD  # the call has used it up: no twin can read it again
     return out, "; ".join(hows) or "nothing", meaning

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.errors import InvalidTypeError
 from genrec_fast.ops._transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.reference import transformer as twin
@@ -97,13 +98,15 @@ def _judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
     for value in [*given.values(), *given.get("chain", ())]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             big = max(big, float(value.detach().abs().nan_to_num(torch.inf, torch.inf).max()))
+        elif isinstance(value, float):
+            big = max(big, abs(value) if value == value else torch.inf)
     if big > 50:
         return differs(found, right, torch.inf)
     for index, (ours, theirs) in enumerate(
         zip(found, right, strict=True) if isinstance(right, tuple) else [(found, right)]
     ):
         scale = max(1.0, float(theirs.detach().abs().max())) if theirs.numel() else 1.0
-        complaint = differs(ours, theirs, 2e-4 * scale * max(1.0, big / 5), f"[{index}]")
+        complaint = differs(ours, theirs, 1e-3 * scale * max(1.0, big / 5), f"[{index}]")
         if complaint:
             return complaint
     return None
@@ -180,6 +183,8 @@ def cross(rng: Rng) -> Case:
     def call(stack: Any, rows: Any, offsets: Any) -> Tensor:
         """Seen through a prompt of one row per user: the padding of a cache is not defined."""
         found = ops.transformer_cross(stack, rows, offsets)
+        if not isinstance(stack.spec, TransformerSpec):
+            raise InvalidTypeError("no spec to go on with")
         if offsets.numel() != prompts.numel() or stack.spec.rotary_width:
             return torch.zeros(0)
         return ops.transformer_prefill(stack, queries, prompts, cross=found, cross_offsets=offsets)[0]
@@ -305,12 +310,23 @@ def search(rng: Rng) -> Case:
         if any(t.numel() and (int(t.min()) < 0 or int(t.max()) >= VOCABULARY) for t in given["code_tokens"]):
             raise ValueError("a token outside")
         none = torch.empty(0, len(given["scores"]), dtype=torch.int32)
+        end = -1 if given["end_token"] is None else int(given["end_token"])
         found = _search_twin(
-            stack.weights, *(given[n] for n in ("hidden", "scores", "offsets", "cache")), list(given["chain"]),
-            none if given["ancestors"] is None else given["ancestors"], *tables, list(given["code_tokens"]), given["embedding"],
-            list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), *masks, float(given["embedding_scale"]), stack.number, int(given["num_beams"]),
-            given["normalize"] == "valid", -1 if given["end_token"] is None else int(given["end_token"]),
-        )  # fmt: skip
+            stack.weights,
+            *(given[n] for n in ("hidden", "scores", "offsets", "cache")),
+            list(given["chain"]),
+            none if given["ancestors"] is None else given["ancestors"],
+            *tables,
+            list(given["code_tokens"]),
+            given["embedding"],
+            *(list(part) for part in (trie.tokens, trie.child_bases, trie.child_deltas)),
+            *masks,
+            float(given["embedding_scale"]),
+            stack.number,
+            int(given["num_beams"]),
+            given["normalize"] == "valid",
+            end,
+        )
         return ops.TransformerFound(*found)
 
     return Case(ops.transformer_search, args, right, _judge_search, opaque=frozenset({"stack", "cross", "cache"}))

@@ -101,8 +101,8 @@ def _used(make: Any, codes: Tensor, rng: Rng) -> Any:
 
     def call(**given: Any) -> list[Any]:
         trie = make(**given)
-        if trie.device.type != "cpu":
-            return [trie.device.type]
+        if getattr(trie.device, "type", "none") != "cpu":
+            return [str(trie.device)]
         few, draws = codes[:3], Rng().start(seed)
         rows = trie.lookup(few)
         answers: list[Any] = [rows, trie.stats(), repr(trie), trie.items(rows[rows >= 0]).values, trie.item_rows]
