@@ -10,7 +10,7 @@ os.environ.setdefault("GENREC_FAST_STRICT", "1")  # a missing kernel is an error
 
 import torch
 
-from . import targets  # noqa: F401 - registers the generators
+from . import targets
 from .again import again
 from .case import TARGETS
 from .engine import Engine, sanitized
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     names = [n for n in names if not any(n.startswith(o) for o in chosen.without)]
     if not names:
         parser.error("no target has such a name: see --list")
+    if any(name.startswith("hf.") for name in names):
+        targets.language.warm()
     seconds = chosen.seconds if chosen.cases is None else float("inf")
     outcome = Engine(chosen.seed, names, chosen.patience).run(seconds, chosen.cases)
     print(text(outcome, chosen.seed))

@@ -125,11 +125,11 @@ class Worker:
             self._fault(target, call, "foreign error", error, how, args)
             return
         self.mark[2] = JUDGING
-        if meaning == WILD or case.oracle is None:
-            count.unjudged += 1
-            return
         if meaning == REFUSE:
             self._say(target, call, "accepted", "must be refused", _general(how), how, args)
+            return
+        if meaning == WILD or case.oracle is None:
+            count.unjudged += 1
             return
         try:
             if meaning == SAME:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from . import attention, jagged, products, quantizers, transformers, tries
+from . import attention, codes, configs, jagged, language, measures, products, quantizers, searches, transformers, tries
 
-__all__ = ["attention", "jagged", "products", "quantizers", "transformers", "tries"]
+__all__ = [
+    "attention",
+    "codes",
+    "configs",
+    "jagged",
+    "language",
+    "measures",
+    "products",
+    "quantizers",
+    "searches",
+    "transformers",
+    "tries",
+]

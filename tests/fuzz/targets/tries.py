@@ -227,13 +227,9 @@ class Plain(pickle.Unpickler):
         super().__init__(io.BytesIO(raw))
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in (
-            "torch",
-            "torch._utils",
-            "torch.storage",
-            "collections",
-            "genrec_fast.trie",
-        ) and not name.startswith("_load"):
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return lambda raw: torch.load(io.BytesIO(raw), weights_only=True)
+        if module in ("torch", "torch._utils", "torch.storage", "collections", "genrec_fast.trie"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 
