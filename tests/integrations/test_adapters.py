@@ -14,8 +14,9 @@ from genrec_fast.errors import GenrecError, UnsupportedError
 pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from integrations.models import make_inputs, make_model
-from integrations.test_live_weights import LENGTHS, TRIE, agree, check, search, tables_of, theirs
+from integrations.models import generate, make_inputs, make_model
+from integrations.test_hf_generate import SIZES
+from integrations.test_live_weights import CODES, LENGTHS, TRIE, WIDTH, agree, check, search, tables_of, theirs
 
 # What peft itself calls of transformers changes its name from version to version.
 pytestmark = [
@@ -111,20 +112,47 @@ def test_rounded_weights_are_not_merged():
     ids=["prompt tuning", "p-tuning"],
 )
 def test_learned_prompts_stand_before_every_prompt(kind):
+    """Against the model's own ``forward``: peft 0.21 puts them before every token of ``generate`` in transformers 5.24."""
     model = adapted(kind)
+    wanted = scores_of_items(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch runs it, and says so
-        scores = agree(model)
-    assert not torch.allclose(scores, theirs(make_model("qwen2")).sequences_scores, atol=1e-3)
+        inputs = make_inputs(model, LENGTHS)
+        out = generate(model, inputs, 60, 5, len(SIZES), None, custom_generate=search("auto"), length_penalty=0.0)
+        top = gf.hf.compile(model, TRIE, code_to_token=tables_of()).recommend(inputs["input_ids"], 5, num_beams=60)
+    for scores in (out.sequences_scores.view(2, 5), top.scores):
+        torch.testing.assert_close(scores, wanted.topk(5).values, rtol=0, atol=2e-4)
+    assert torch.equal(top.items, wanted.topk(5).indices)
     with pytest.raises(UnsupportedError, match="learned prompt"):
         gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
 
 
-def test_learned_prompts_before_padding_are_refused():
+def scores_of_items(model):
+    """Summed log-probabilities [B, N] of all items, from whole texts."""
+    tables, out = tables_of(), []
+    for prompt in make_inputs(model, LENGTHS)["input_ids"]:
+        items = torch.tensor([[tables[level][code] for level, code in enumerate(row)] for row in CODES.tolist()])
+        texts = torch.cat([prompt.expand(len(items), -1), items], 1)
+        with torch.no_grad():
+            logits = model(input_ids=texts).logits[:, -len(SIZES) - 1 : -1]
+        out.append(logits.log_softmax(-1).gather(2, items.unsqueeze(2)).squeeze(2).sum(1))
+    return torch.stack(out)
+
+
+def test_learned_prompts_stand_right_before_prompts_of_any_length():
     model = adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     compiled = gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="torch")
-    with pytest.raises(UnsupportedError, match="prompts of one length behind a learned prompt"):
-        compiled.recommend([[2, 3, 4], [5]], 5)
+    together = compiled.recommend([[2, 3, 4], [5]], 5)
+    for user, prompt in enumerate(([2, 3, 4], [5])):
+        alone = compiled.recommend([prompt], 5)
+        torch.testing.assert_close(together.scores[user], alone.scores[0], rtol=0, atol=1e-5)
+
+
+def test_generate_refuses_padding_behind_a_learned_prompt():
+    """Peft counts padding as positions between the learned prompt and the text, so its answer hangs on the batch."""
+    model = adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with pytest.raises(UnsupportedError, match="must have no padding behind a learned prompt"):
+        generate(model, make_inputs(model, [3, 5]), WIDTH, 5, len(SIZES), None, custom_generate=search("torch"))
 
 
 def test_learned_keys_are_refused_by_name():

@@ -58,8 +58,8 @@ def check(compiled, model, want):
 
 def linear(model, place=-1):
     kinds = (nn.Linear, transformers.pytorch_utils.Conv1D)
-    inside = [m for m in (model.decoder if hasattr(model, "decoder") else model.base_model).modules()]
-    return [module for module in inside if isinstance(module, kinds)][place]
+    inside = model.decoder if hasattr(model, "decoder") else model.base_model
+    return [module for module in inside.modules() if isinstance(module, kinds)][place]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.integrations.hf.adapters import learned_prompt
+from genrec_fast.integrations.hf.prompted import Prompted
 from genrec_fast.types import Jagged
 
 __all__ = ["CACHE_NAMES", "CalledModel"]
@@ -27,7 +29,8 @@ class CalledModel:
     """A model with the names under which its ``forward`` takes and gives things.
 
     Args:
-        model: a ``PreTrainedModel``, or one of peft's around it.
+        model: a ``PreTrainedModel``, or one of peft's around it; where a learned prompt of peft stands before its
+            tokens, that is read too (``Prompted``).
 
     Raises:
         InvalidTypeError: no such model.
@@ -48,11 +51,16 @@ class CalledModel:
                 f"TorchEngine: model must give its next token by one call on the text, got {kind} "
                 f"({type(model).__name__}): {_OTHERWISE[kind]}"
             )
+        learned = learned_prompt(model)
+        self.owner = model if learned is None else learned
+        """whose parts these are; what is found out of a model is kept beside it"""
+        model = model if learned is None else Prompted(learned)
         self.module: Any = model
-        _refuse_virtual_tokens(model)
         self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         plain: Any = getattr(model, "_orig_mod", model)  # torch.compile hides the signature
-        if hasattr(plain, "peft_config") and hasattr(plain, "get_base_model"):
+        if isinstance(plain, Prompted):
+            plain = plain.base
+        elif hasattr(plain, "peft_config") and hasattr(plain, "get_base_model"):
             plain = plain.get_base_model()
         names = inspect.signature(plain.forward).parameters
         self.cache_name = next((name for name in CACHE_NAMES if name in names), None)
@@ -136,17 +144,3 @@ class CalledModel:
                 f"TorchEngine: model must have a language model head, got {type(self.module).__name__}"
             )
         return logits[:, -1].float(), getattr(out, self.cache_name or "", None)
-
-
-def _refuse_virtual_tokens(model: Any) -> None:
-    """Raises for peft's prompt learning: its virtual tokens stand in front of a prompt in ``generate`` alone."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, dict):
-        return
-    active = getattr(model, "active_adapters", None) or [getattr(model, "active_adapter", None)]
-    for name in active if isinstance(active, list) else [active]:
-        if getattr(configs.get(name), "is_prompt_learning", False):
-            raise UnsupportedError(
-                "TorchEngine: model must read its prompt and no virtual tokens, got a peft model with prompt learning "
-                f"({configs[name].peft_type})"
-            )

@@ -102,14 +102,14 @@ class TorchEngine:
         return chosen.cpu(), hidden.logsumexp(-1).cpu() if log_sums else None
 
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
-        module = self.model.module
-        if module in _ways or not len(prompts):
-            return _ways.get(module, Stepped)
-        way = _ways[module] = way_to_search(self.model, prompts, decoder_prompts, encoded)
+        owner = self.model.owner
+        if owner in _ways or not len(prompts):
+            return _ways.get(owner, Stepped)
+        way = _ways[owner] = way_to_search(self.model, prompts, decoder_prompts, encoded)
         if way is WholeTexts:
             warnings.warn(
-                f"TorchEngine: {type(module).__name__} keeps no state that beams can take over and that gives the "
-                "scores of whole texts; so every beam's text is read whole at every token",
+                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that gives "
+                "the scores of whole texts; so every beam's text is read whole at every token",
                 SlowPathWarning,
                 stacklevel=4,
             )

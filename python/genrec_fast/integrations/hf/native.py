@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from genrec_fast.integrations.hf.adapters import has_adapters, merged, underlying
+from genrec_fast.errors import UnsupportedError
+from genrec_fast.integrations.hf.adapters import has_adapters, learned_prompt, merged, underlying
 from genrec_fast.integrations.hf.families import FAMILIES, pack_weights
 from genrec_fast.integrations.hf.stock import attention_functions, check_stock
 from genrec_fast.nn.native import NativeEngine, packed_once
@@ -24,6 +25,10 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
         UnsupportedError: the native engine does not run this model, or it is not on the CPU.
     """
     model = underlying(model)
+    if learned_prompt(model) is not None:
+        raise UnsupportedError(
+            f"{type(model).__name__}: the native engine reads tokens, and this model has a learned prompt before them"
+        )
     weight = next(model.parameters(), None)
     name = "bfloat16" if weight is not None and weight.dtype == torch.bfloat16 else "float32"
     name = str(dtype or name).removeprefix("torch.")
