@@ -72,19 +72,32 @@ _LATENT: dict[str, Any] = {  # multi-head latent attention
 
 
 class ModelType(NamedTuple):
-    """How a tiny model is made: ``config(**settings)`` and the class with a language model head."""
+    """How a tiny model is made, and what becomes of it.
+
+    Args:
+        model: the class with a language model head.
+        config: its config's class, made with ``settings``.
+        settings: small ones, far from flat.
+        verdict: "native" or "torch" (steps over the model's own cache), "whole" (texts read whole at every token), or
+            "refused": by the newest transformers; before, a state may have been none that beams could take over.
+        theirs: whether Hugging Face's own beams are right; where not, the model's plain calls alone say what is.
+        factor: enlarges random weights, so that scores differ and positions count.
+    """
 
     model: str
     config: str
     settings: dict[str, Any]
+    verdict: str = "torch"
+    theirs: bool = True
+    factor: float = 8.0
 
 
-def _causal(name: str, settings: dict[str, Any], head: str = "ForCausalLM") -> ModelType:
-    return ModelType(name + head, f"{name}Config", settings)
+def _causal(name: str, settings: dict[str, Any], head: str = "ForCausalLM", **more: Any) -> ModelType:
+    return ModelType(name + head, f"{name}Config", settings, **more)
 
 
-def _encoder_decoder(name: str, settings: dict[str, Any]) -> ModelType:
-    return ModelType(f"{name}ForConditionalGeneration", f"{name}Config", settings)
+def _encoder_decoder(name: str, settings: dict[str, Any], **more: Any) -> ModelType:
+    return ModelType(f"{name}ForConditionalGeneration", f"{name}Config", settings, **more)
 
 
 MODEL_TYPES: dict[str, ModelType] = {
@@ -182,8 +195,7 @@ MODEL_TYPES: dict[str, ModelType] = {
     ),
     "persimmon": _causal("Persimmon", _DECODER),
     "llama": _causal("Llama", _DECODER),
-    "mistral": _causal("Mistral", {**_DECODER, "sliding_window": 4}),
-    "ministral": _causal("Ministral", {**_DECODER, "sliding_window": 4}),
+    "mistral": _causal("Mistral", {**_DECODER, "sliding_window": 6}),
     "mixtral": _causal("Mixtral", {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2": _causal("Qwen2", _DECODER),
     "qwen2 (windows)": _causal(
@@ -406,11 +418,11 @@ MODEL_TYPES: dict[str, ModelType] = {
 
 
 def make(name: str, seed: int = 0) -> Any:
-    """A random model in evaluation mode, its weights enlarged so that scores differ; ``None`` where it is missing."""
+    """A random model in evaluation mode; ``None`` where this transformers does not have the type."""
     import transformers
 
     kind = MODEL_TYPES[name]
-    if not hasattr(transformers, kind.model):
+    if not hasattr(transformers, kind.model) or not hasattr(transformers, kind.config):
         return None
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -419,5 +431,5 @@ def make(name: str, seed: int = 0) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(3.0)
+                parameter.mul_(kind.factor)
     return model

@@ -70,12 +70,18 @@ def test_rows_without_marker_or_past_an_item_are_free():
     trie = gf.build_trie([[0, 1], [2, 0]])
     scores = torch.zeros(4, 12)
     ids = torch.tensor([[9, 9, 5, 5], [9, 5, 1, 5], [5, 1, 4, 9], [9, 9, 9, 5]])
-    out = TrieLogitsProcessor(trie, 1, marker=[9, 5])(ids, scores)
+    with pytest.warns(UserWarning, match=r"marker \[9, 5\] in every row .* got none in row 2, which is left free"):
+        out = TrieLogitsProcessor(trie, 1, marker=[9, 5])(ids, scores)
     assert (out[1:3] == 0).all() and (out[3] == 0).nonzero().flatten().tolist() == [1, 3]
     assert (out[0] == -torch.inf).all()  # 5 is no code: that row is dead
-    out = TrieLogitsProcessor(trie, 1, marker=[9, 5], eos_token_id=11)(ids, scores)
+    processor = TrieLogitsProcessor(trie, 1, marker=[9, 5], eos_token_id=11)
+    with pytest.warns(UserWarning, match="was its prompt cut"):
+        out = processor(ids, scores)
     assert (out[1] == 0).nonzero().flatten().tolist() == [11] and (out[2] == 0).all()
-    assert (TrieLogitsProcessor(trie, 1, marker=[9, 5])(ids[:, :1], scores) == 0).all()
+    assert torch.equal(processor(ids, scores), out)  # said once
+    with pytest.warns(UserWarning, match="got none in row 0"):
+        out = TrieLogitsProcessor(trie, 1, marker=[9, 5])(ids[:, :1], scores)
+    assert (out == 0).all()
 
 
 def test_prefix_tokens_are_forced_before_the_id():

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
+from genrec_fast.integrations.hf.given import check_given, check_settings
 from genrec_fast.integrations.hf.native import native_engine
+from genrec_fast.integrations.hf.processed import Processed
+from genrec_fast.integrations.hf.prompts import Prompts, prompts_of
 from genrec_fast.integrations.hf.rules import Rule
-from genrec_fast.integrations.hf.search import Processor, search
+from genrec_fast.integrations.hf.search import search
+from genrec_fast.nn.native import NativeEngine
 from genrec_fast.ops._arguments import whole_number
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
@@ -92,9 +96,10 @@ def trie_beam_search(
     Raises:
         InvalidTypeError: not a trie.
         InvalidValueError: an argument out of range; at the call: tokens outside the vocabulary, ``max_new_tokens``
-            too small for an item, or a mode other than beams.
+            too small for an item, a mode other than beams, or a processor or setting (``min_length``, say) that leaves
+            a user without any item.
         UnsupportedError: engine="native", and it does not run the model; at the call: stopping criteria, positions, a
-            filled cache or outputs that the search would leave out.
+            filled cache, outputs or arguments of the model that the search would leave out.
 
     Notes:
         Each prompt is read once, not once per beam. Sequences and scores are those of Hugging Face's beam search with
@@ -140,16 +145,18 @@ def trie_beam_search(
     ) -> Any:
         settings: Any = generation_config
         num_beams, wanted = settings.num_beams or 1, settings.num_return_sequences or 1
-        _check_settings(settings, stopping_criteria)
-        chosen = choose_engine(model, engine, dtype)
-        tokens.require("trie_beam_search", trie, chosen.vocab_size)
+        check_settings(settings, stopping_criteria)
+        check_given(model, model_kwargs)
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
-        prompts, decoder_prompts, encoded = _prompts(model, start, num_beams, model_kwargs)
+        prompts = prompts_of(model, start, num_beams, model_kwargs)
+        chosen, prompts = _engine_for(model, prompts, engine, dtype)
+        tokens.require("trie_beam_search", trie, chosen.vocab_size)
+        processed = Processed(logits_processor, start, num_beams) if logits_processor else None
         end = _end_token(settings, start.shape[1], length)
         found = search(
             chosen,
-            prompts,
-            decoder_prompts,
+            prompts.rows,
+            prompts.decoder,
             trie,
             tokens,
             num_beams=num_beams,
@@ -157,10 +164,13 @@ def trie_beam_search(
             prefix=prefix,
             end_token=end,
             num_items=items_per_sequence,
-            processor=_processor(logits_processor, start, num_beams),
-            encoded=encoded,
-            choose=rule.begin(num_beams, prompts),
+            processor=processed,
+            encoded=prompts.encoded,
+            kept=prompts.kept,
+            choose=rule.begin(num_beams, prompts.rows),
         )
+        if processed is not None:
+            processed.require_items(found.scores)
         scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
         if settings.length_penalty is None:
             scores = found.scores
@@ -172,69 +182,25 @@ def trie_beam_search(
     return generate
 
 
-def _check_settings(settings: Any, stopping_criteria: Any) -> None:
-    """Raises for what this search would leave out."""
-    if settings.do_sample:
-        raise InvalidValueError(
-            "trie_beam_search: do_sample must be False, got True (seed= draws items; TrieLogitsProcessor masks tokens)"
-        )
-    for name in ("output_logits", "output_attentions", "output_hidden_states"):
-        if settings.return_dict_in_generate and getattr(settings, name, False):
-            raise UnsupportedError(f"trie_beam_search: {name} must be False: beams share what the model computes")
-    for criterion in stopping_criteria or ():
-        if type(criterion).__name__ not in ("MaxLengthCriteria", "EosTokenCriteria"):
-            raise UnsupportedError(
-                "trie_beam_search: stopping_criteria must be none of its own (a search ends with its items), "
-                f"got {type(criterion).__name__}"
-            )
-
-
-def _check_prompt(given: dict[str, Any], mask: Tensor, num_beams: int) -> None:
-    """Raises for a decoder-only model's arguments that would put its prompt somewhere else.
+def _engine_for(model: nn.Module, prompts: Prompts, engine: str, dtype: Any) -> tuple[Engine, Prompts]:
+    """The engine, and prompts as it counts their tokens where some inside them are masked.
 
     Raises:
-        UnsupportedError: inputs_embeds, a cache with something in it, or positions of their own.
+        UnsupportedError: engine="native", and it would see through a window what the model does not.
     """
-    if given.get("inputs_embeds") is not None:
-        raise UnsupportedError("trie_beam_search: inputs_embeds must be None: give input_ids")
-    past = given.get("past_key_values")
-    if past is not None and int(past.get_seq_length()) > 0:
+    chosen = choose_engine(model, engine, dtype)
+    if prompts.kept is None or not isinstance(chosen, NativeEngine):
+        return chosen, prompts
+    if not chosen.decoder.spec.window:  # positions count the tokens that are kept, and nothing else depends on them
+        kept = prompts.kept.values
+        lengths = torch.stack([row.sum() for row in prompts.kept.rows()])
+        return chosen, prompts._replace(rows=Jagged.from_lengths(prompts.rows.values[kept], lengths), kept=None)
+    if engine == "native":
         raise UnsupportedError(
-            f"trie_beam_search: past_key_values must be empty: give whole prompts, got {int(past.get_seq_length())}"
+            "trie_beam_search: attention_mask must have no 0 inside a prompt for the native engine: "
+            f"the window of {type(model).__name__} counts it"
         )
-    positions = given.get("position_ids")
-    if positions is not None:
-        kept = mask.bool()
-        if not torch.equal(_once(positions, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
-            raise UnsupportedError("trie_beam_search: position_ids must count the tokens of each prompt from 0")
-
-
-def _prompts(model: Any, start: Tensor, num_beams: int, given: dict[str, Any]) -> tuple[Jagged, Jagged | None, bool]:
-    """Each user's prompt once, without padding."""
-    attention_mask = given.get("attention_mask")
-    mask = torch.ones_like(start) if attention_mask is None else _once(attention_mask, len(start), num_beams)
-    if not getattr(model.config, "is_encoder_decoder", False):
-        _check_prompt(given, mask, num_beams)
-        return _packed(start, mask), None, False
-    out = given.get("encoder_outputs")
-    if out is None:
-        raise InvalidValueError("trie_beam_search: encoder_outputs must be given for an encoder-decoder, got None")
-    rows = _once(out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0], len(start), num_beams)
-    if mask.shape[1] != rows.shape[1]:
-        mask = torch.ones(rows.shape[:2], dtype=torch.int64, device=rows.device)
-    decoder_mask = given.get("decoder_attention_mask")
-    own = torch.ones_like(start) if decoder_mask is None else _once(decoder_mask, len(start), num_beams)
-    return _packed(rows.float(), mask), _packed(start, own), True
-
-
-def _once(rows: Tensor, users: int, num_beams: int) -> Tensor:
-    """One row per user of what generate may have repeated for every beam."""
-    return rows if rows.shape[0] == users else rows[::num_beams]
-
-
-def _packed(rows: Tensor, mask: Tensor) -> Jagged:
-    kept = mask.bool()
-    return Jagged.from_lengths(rows[kept], kept.sum(1))
+    return TorchEngine(model), prompts
 
 
 def _end_token(settings: Any, begin: int, length: int) -> int | None:
@@ -249,23 +215,6 @@ def _end_token(settings: Any, begin: int, length: int) -> int | None:
         return None
     first = ends if isinstance(ends, int) else torch.as_tensor(ends).flatten()[0]
     return int(first)
-
-
-def _processor(processors: Any, start: Tensor, num_beams: int) -> Processor | None:
-    if not processors:
-        return None
-
-    def run(written: Tensor, scores: Tensor) -> Tensor:
-        users = start.shape[0]
-        beams = written.shape[0] // users
-        # Processors may know how many rows there will be: beams that do not live yet repeat the first.
-        rows = torch.arange(num_beams).clamp(max=beams - 1) + beams * torch.arange(users).unsqueeze(1)
-        before = start.repeat_interleave(num_beams, 0)
-        ids = torch.cat([before, written[rows.flatten()].to(before.device)], 1)
-        processed: Tensor = processors(ids, scores[rows.flatten()].to(before.device))
-        return processed.view(users, num_beams, -1)[:, :beams].flatten(0, 1).cpu()
-
-    return run
 
 
 def _filler(settings: Any, end: int | None, tokens: CodeTokens) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         prompt_length: tokens of ``input_ids`` in front of the first generated one: 1 for an encoder-decoder (its start
             token), ``inputs["input_ids"].shape[1]``, padding included, for a decoder-only model.
         marker: in place of prompt_length: the tokens that IDs follow, such as that of ``<|sid_begin|>``. The codes
-            stand behind its last occurrence in the row; a row without one, or past a complete ID where there is no
-            eos_token_id, is left free.
+            stand behind its last occurrence in the row. A row without one is left free, as a model may write the
+            marker itself, and a ``UserWarning`` names it, once: most often its prompt was cut. A row past a complete
+            ID is left free where there is no eos_token_id.
         prefix_tokens: tokens that are forced between the prompt (or marker) and the ID.
 
     Raises:
@@ -74,6 +76,7 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         if self.prompt_length < 0:
             raise InvalidValueError(f"{op}: prompt_length must be at least 0, got {self.prompt_length}")
         self.prefix_tokens = token_ids(op, "prefix_tokens", prefix_tokens)
+        self._told = False  # of a row without a marker
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Sets the scores of tokens that may not follow to -inf.
@@ -143,13 +146,25 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             return torch.full((rows,), length - self.prompt_length)
         size = len(self.marker)
         if length < size:
+            self._tell(range(rows))
             return torch.full((rows,), -1)
         found = (input_ids.unfold(1, size, 1) == input_ids.new_tensor(self.marker)).all(2)
         last = (found * torch.arange(1, found.shape[1] + 1, device=found.device)).amax(1)  # 0: none
+        if not self._told:
+            self._tell((last == 0).nonzero().flatten().tolist())
         written = torch.where(last > 0, length - (last - 1 + size), -1)
         complete = len(self.prefix_tokens) + self.trie.num_levels
         free = written > complete + 1 if self.eos_token_ids else written >= complete
         return torch.where(free, -1, written).cpu()
+
+    def _tell(self, rows: Sequence[int]) -> None:
+        if rows and not self._told:
+            self._told = True
+            warnings.warn(
+                f"TrieLogitsProcessor: input_ids must hold the marker {self.marker} in every row to be constrained, "
+                f"got none in row {rows[0]}, which is left free until the model writes one (was its prompt cut?)",
+                stacklevel=4,
+            )
 
     def _children(self, written: Tensor, fits: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Tokens ``[K]`` of a level and, per row, which of them the trie allows ``[rows, K]``."""

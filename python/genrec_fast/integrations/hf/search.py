@@ -108,6 +108,7 @@ def search(
     num_items: int = 1,
     processor: Processor | None = None,
     encoded: bool = False,
+    kept: Jagged | None = None,
     choose: Choose = trie_step,
 ) -> Found:
     """``num_items`` items of the trie behind each prompt, one after the other, none twice in a sequence.
@@ -126,6 +127,7 @@ def search(
         num_items: items per sequence.
         processor: changes log-probabilities over the whole vocabulary before the trie looks at them.
         encoded: see ``Engine.prefill``.
+        kept: see ``TorchEngine.prefill``, which alone takes it.
         choose: which children of the beams survive, for searches of one item: the best (``trie_step``), a sample, or
             groups of them (``decoders._choose``).
 
@@ -138,7 +140,8 @@ def search(
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"search: normalize must be 'all' or 'valid', got {normalize!r}")
     users, levels, pays = len(prompts), trie.num_levels, normalize == "all"
-    state, hidden = engine.prefill(prompts, decoder_prompts, encoded=encoded)
+    masked = {} if kept is None else {"kept": kept}
+    state, hidden = engine.prefill(prompts, decoder_prompts, encoded=encoded, **masked)
     beams = _Beams(engine, users, state, hidden, processor)
     whole = isinstance(engine, NativeEngine) and engine.searches and processor is None and choose is trie_step
     if whole and num_items == 1:
