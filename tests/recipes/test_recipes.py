@@ -53,6 +53,43 @@ def test_a_recipe_cites_its_source_and_states_its_deviations(name):
 
 
 @pytest.mark.parametrize("name", recipes.names())
+def test_weight_decay_on_embedding_tables_is_named(name):
+    recipe = recipes.get(name)
+    decays = recipe.train.weight_decay > 0 and recipe.train.decay_embeddings
+    published = name == "bert4rec"  # 0.01 on all but norms and biases, as here
+    named = [text for text in recipe.deviations if "weight decay" in text and "embedding tables" in text]
+    assert len(named) == int(decays and not published)
+    assert all(str(recipe.train.weight_decay) in text for text in named)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "hstu",
+            ["in place of 61", "removes the history's items", "have weights and biases", "all of a user"],
+        ),
+        ("sasrec_bce", ["keys and values", "a projection follows the attention", "dropout", "positions", "residuals"]),
+        ("marius", ["COSETTE"]),
+        ("bert4rec", ["dropout of 0.2, and none of the attention's weights, in place of 0.5 and 0.2"]),
+        ("tiger", ["title, price, brand and category", "end token", "head has weights of its own", "trie"]),
+    ],
+)
+def test_what_changes_results_is_named(name, words):
+    text = "\n".join(recipes.get(name).deviations)
+    assert [word for word in words if word not in text] == []
+
+
+def test_the_settings_that_deviations_speak_of():
+    """Sentences in the recipes that would be wrong if these changed."""
+    hstu, bert, ranking = recipes.hstu(), recipes.bert4rec(), recipes.hstu_ranking()
+    assert (hstu.backbone.longest, hstu.backbone.epsilon, hstu.batching.window) == (50, 1e-6, "all")
+    assert (ranking.backbone.epsilon, bert.backbone.dropout) == (1e-6, 0.2)
+    assert recipes.sasrec_bce().batching.window == recipes.sasrec().batching.window == "all"
+    assert recipes.sasrec_bce().backbone.build((), 5, None).norm.eps == 1e-5
+
+
+@pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     data = Shop(80).dataset(60)
     recipe = recipes.get(name)

@@ -20,7 +20,7 @@ def gru4rec() -> Recipe:
             "cross-entropy over all items in place of the batch's and 2,048 sampled ones",
             "whole histories of a user in place of anonymous sessions in parallel, whose state runs on between batches",
             "a projection and a layer norm between the units and the scores; no bias per item",
-            "AdamW with warm-up and cosine decay in place of Adagrad",
+            "AdamW with warm-up and cosine decay, and weight decay 0.05, on embedding tables, too, in place of Adagrad",
         ),
         measured="ml-100k, 10 passes, three seeds: Recall@10 .1255, NDCG@10 .0579 (docs/benchmarks.md)",
         tokenizer=None,

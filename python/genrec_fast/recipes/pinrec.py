@@ -21,6 +21,7 @@ def pinrec() -> Recipe:
             "token i is asked for the i-th item to come, with no freedom of order inside the window",
             "items are their ids, without the features of pins; tokens are not fed back to write further ones",
             "width 128, 2 layers, histories of 20 items, 512 negatives by popularity",
+            "weight decay 0.05, on embedding tables, too: ours",
         ),
         tokenizer=None,
         layout=PlainConfig(),

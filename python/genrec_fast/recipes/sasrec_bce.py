@@ -18,9 +18,19 @@ def sasrec_bce() -> Recipe:
         source="SASRec, arXiv:1808.09781",
         deviations=(
             "histories of 20 items in place of 50, batches of 1,024 items in place of 128 rows",
-            "the residual of the attention adds what came in, where the published code adds the normed queries",
+            "keys and values are made of the normed input, as queries are, where the published code makes them of the "
+            "input itself; a projection follows the attention, where it has none",
+            "both residuals of a block add what came in, where the published code adds its normed form; the norms' "
+            "epsilon is 1e-5 in place of 1e-8",
+            "dropout of what each half of a block adds, where the published code drops the attention's weights and "
+            "both layers of the feed-forward",
+            "positions are counted from the oldest item that is read, where the published code counts them from the "
+            "end of a window of fixed length",
             "a learned start vector in front of every row",
-            "a negative that the row knows counts nothing, where the published code draws another",
+            "a negative that the row knows counts nothing, where the published code draws another, which is none of "
+            "the user's training items",
+            "users come in turn with all their transitions, in windows of 20, in place of users drawn with replacement "
+            "and their last 50",
             "Adam with 300 steps of warm-up",
         ),
         measured="ml-100k, 10 passes, far from trained: Recall@10 .0732, NDCG@10 .0352 (docs/benchmarks.md)",

@@ -21,6 +21,7 @@ def sessionrec() -> Recipe:
             "the loss is a softmax of each item of the next session over the whole catalog; the ranking loss against "
             "what was shown and not taken is left out, as the data does not say it",
             "a session ends with a pause of half an hour",
+            "weight decay 0.05, on embedding tables, too: ours",
         ),
         tokenizer=None,
         layout=PlainConfig(),

@@ -21,7 +21,14 @@ def tiger() -> Recipe:
             "semantic IDs from residual k-means in place of an RQ-VAE (3 levels of 256, a digit against collisions)",
             "AdamW at 1e-3 with 500 steps of warm-up, then inverse square root: the paper holds 0.01 for 10,000 steps "
             "of 200,000, and an hour on two cores has a few thousand",
-            "weight decay 0.035",
+            "weight decay 0.035, on embedding tables, too",
+            "items are known by the dataset's vectors, where the paper encodes title, price, brand and category with "
+            "Sentence-T5",
+            "an end token closes the history and none is written behind the codes, where a T5 of Hugging Face learns "
+            "to write one",
+            "the head has weights of its own and no factor, where a T5 of Hugging Face takes the embeddings times "
+            "width ** -0.5",
+            "the beam search follows the catalog's trie, where the paper's is free and drops what is no item",
             "a level's softmax runs over its own codes; attention weights are not dropped",
             "batches of 1,024 items in place of 256 histories",
         ),
