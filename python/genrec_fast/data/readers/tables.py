@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from genrec_fast.errors import InvalidValueError, UnsupportedError
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 
-_CHUNK = 1 << 16  # rows that are Python objects at a time
+_CHUNK = 1 << 16  # rows whose cells are Python objects at a time
 
 LOOKS_FOR = (
     "interactions.csv or interactions.parquet, or a single such file beside items.* (columns user, item, timestamp)"
@@ -221,13 +220,24 @@ def _read_csv(polars: Any, path: Path) -> _Table:
     if len(set(named)) < len(named):
         raise fail(path, first, f"columns must have names of their own, got {', '.join(header)}")
     parts: dict[str, list[Any]] = {name: [] for name in named}
+    columns: list[list[str]] = [[] for _ in header]
     numbers: list[int] = []
-    while chunk := list(itertools.islice(rows, _CHUNK)):
-        cells = [row for _, row in chunk if any(row)]
-        numbers += [number for number, row in chunk if any(row)]
-        for name, column in zip(header, zip(*cells, strict=True), strict=False):
+
+    def pack() -> None:
+        for name, column in zip(header, columns, strict=True):
             if name:
                 parts[name].append(polars.Series(name, column, dtype=polars.String))
+            column.clear()
+
+    # Cell by cell: rows that are kept, if only for a while, make Python's garbage collector most of the work.
+    for number, cells in rows:
+        if any(cells):
+            numbers.append(number)
+            for column, cell in zip(columns, cells, strict=True):
+                column.append(cell)
+            if len(numbers) % _CHUNK == 0:
+                pack()
+    pack()
     if not numbers:
         raise fail(path, None, "has no lines")
     return _Table(polars, path, {name: polars.concat(part) for name, part in parts.items()}, np.array(numbers))
