@@ -122,8 +122,8 @@ def recommend(
         exclude_seen: nothing that stands in the history.
         user: who asks, by row of the training data, from 0: for recipes with user tokens (tiger), which read everybody
             as user 0 if it is not given.
-        times: when each event of the history was, in the data's unit (seconds): for recipes that read times (hstu).
-        at: when the list is to be shown, in the same unit; at the last event if not given.
+        times: when each event of the history was, in seconds: for recipes that read times (hstu).
+        at: when the list is to be shown, in seconds; at the last event if not given.
         actions: what the user did at each event of the history, a 0 or 1 for each of the recipe's actions in their
             order, such as 11 10 00: for recipes that read actions (hstu_ranking).
         num_beams: the recipe's own if not given.

@@ -204,8 +204,8 @@ class Recommender:
             exact: widen the search until the k items are proven to be the best of the catalog.
             users: who asks, by row of the training data, ``[B]``: for recipes with user tokens (``tiger``), which read
                 everybody as user 0 where it is ``None``.
-            timestamps: when each event of the histories was, not decreasing, in the training data's unit (seconds):
-                for backbones that read times; rows as long as the histories'.
+            timestamps: when each event of the histories was, not decreasing, in seconds: for backbones that read
+                times; rows as long as the histories'.
             target_timestamps: ``[B]``: when the recommendations are to be shown; ``None``: at the last event.
             actions: bool ``[E, A]`` Jagged, rows as long as the histories': what the users did with the items, in the
                 order of the training data's actions: for recipes that read actions (``hstu_ranking``).

@@ -161,3 +161,14 @@ def test_interactions_and_their_kin_check_themselves():
         Dataset("d", make([[1]]), ["x"])
     with pytest.raises(InvalidValueError, match="histories, targets and users must be equally many, got 1, 2 and 1"):
         Evaluation(Jagged.from_rows([[1]]), torch.tensor([1, 2]), torch.tensor([0]))
+
+
+def test_a_time_split_in_another_unit_than_the_times_is_refused():
+    times = torch.tensor([1.0e9, 1.1e9, 1.2e9], dtype=torch.float64)
+    events = data.Interactions(Jagged.from_rows([[0, 1, 2]]), times, ["a"], ["x", "y", "z"])
+    assert data.time_split(events, 1.1e9, float("inf")).validation.targets.tolist() == [1]
+    for limits, name in (((1.1e12, 1.2e12), "validation_from"), ((1.1e9, 1.2e12), "test_from")):
+        with pytest.raises(
+            InvalidValueError, match=rf"{name} must be in the unit of the timestamps, seconds up to 12000"
+        ):
+            data.time_split(events, *limits)

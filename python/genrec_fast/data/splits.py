@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, overload
 
 import torch
 
-from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, span_indices, spans, take
+from genrec_fast.data.interactions import (
+    Dataset,
+    Evaluation,
+    Interactions,
+    Splits,
+    looks_like_seconds,
+    span_indices,
+    spans,
+    take,
+)
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Jagged
 
@@ -44,7 +54,7 @@ def time_split(
 
     Args:
         interactions: with timestamps.
-        validation_from: in the unit of the timestamps.
+        validation_from: in the unit of the timestamps: seconds, after ``load``.
         test_from: not before ``validation_from``.
         targets: "first": each user's first event in a period is the question (one row per user). "every": each event
             is one, its history everything before it (memory grows with the square of a user's activity).
@@ -53,11 +63,17 @@ def time_split(
         Splits. Events without any history before them are not asked. Users without training events keep an empty row.
 
     Raises:
-        InvalidValueError: no timestamps, or test_from before validation_from.
+        InvalidValueError: no timestamps, test_from before validation_from, or limits in another unit than the times.
     """
     times = interactions.timestamps
     if times is None:
         raise InvalidValueError("time_split: interactions must have timestamps, got None")
+    for name, limit in (("validation_from", validation_from), ("test_from", test_from)):
+        large = math.isfinite(limit) and not looks_like_seconds(limit)
+        if large and times.numel() and looks_like_seconds(latest := float(times.abs().max())):
+            raise InvalidValueError(
+                f"time_split: {name} must be in the unit of the timestamps, seconds up to {latest:.0f}, got {limit:.0f}"
+            )
     if not validation_from <= test_from:
         raise InvalidValueError(f"time_split: test_from must be at least {validation_from}, got {test_from}")
     if targets not in ("first", "every"):
