@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import data
-from genrec_fast.errors import DataError, InvalidValueError
+from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 
 
 def test_empty_folder_says_what_was_looked_for(tmp_path):
@@ -59,6 +59,22 @@ def test_options_of_another_format_are_refused(tmp_path):
         data.load(tmp_path, min_rating=3)
     with pytest.raises(InvalidValueError, match=r"data.load: user must be None for the format s3rec"):
         data.load(tmp_path, user="customer")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"user": ""}, InvalidValueError, "user must be the name of a column, got ''"),
+        ({"title": 3}, InvalidTypeError, "title must be the name of a column, got 3"),
+        ({"user": "item_id"}, InvalidValueError, "must be different columns, got item_id, item_id, timestamp, rating"),
+        ({"item": "u", "rating": "u"}, InvalidValueError, "must be different columns, got user_id, u, timestamp, u"),
+        ({"title": "name"}, InvalidValueError, r"title must be None, as .* has no \*.item file"),
+    ],
+)
+def test_names_that_are_no_columns(tmp_path, options, error, message):
+    (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\nu\ta\n")
+    with pytest.raises(error, match=f"^data.load: .*{message}"):
+        data.load(tmp_path, **options)
 
 
 def test_several_candidates_are_named(tmp_path):

@@ -33,11 +33,12 @@ def test_everything_at_once(tmp_path):
 
 
 def test_what_is_missing_of_an_item_is_an_empty_text(tmp_path):
-    items = '{"0": {"title": "", "brand": null}, "1": {"title": null, "brand": "B"}, "2": {"title": NaN, "price": 3}}'
+    items = '{"0": {"title": "", "brand": null}, "1": {"title": null, "brand": "B"}, "2": {"title": NaN, "price": 3}'
+    items += ', "3": null, "4": {"tags": ["x", null, "y"]}}'
     write(tmp_path, {"5": [1, 0, 2]}, item=items)
     dataset = data.load(tmp_path)
-    assert dataset.titles == ["", "", ""]
-    assert dataset.attributes == ["", "B", "3"]
+    assert dataset.titles == ["", "", "", "", ""]
+    assert dataset.attributes == ["", "B", "3", "", "x, y"]
 
 
 def test_alone_it_has_the_items_that_were_touched(tmp_path):

@@ -275,6 +275,36 @@ def test_malformed_items(tmp_path, items, message):
         data.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("user", [None, "a"], r"interactions.parquet: column user must not be empty \(row 0\)"),
+        ("user", [1.0, float("nan")], r"interactions.parquet: column user must not be empty \(row 1\)"),
+        ("timestamp", [1, None], r"column timestamp must be a finite number, got None \(row 1\)"),
+        (
+            "timestamp",
+            [datetime.date(2020, 1, 1), None],
+            r"column timestamp must be a finite number, got None \(row 1\)",
+        ),
+        (
+            "timestamp",
+            [datetime.time(5), datetime.time(6)],
+            "column timestamp must hold numbers, dates or moments, got",
+        ),
+        (
+            "timestamp",
+            [datetime.timedelta(5)] * 2,
+            "column timestamp must hold numbers, dates or moments, got Duration",
+        ),
+    ],
+)
+def test_malformed_parquet(tmp_path, column, values, message):
+    columns = {"user": ["u", "v"], "item": ["a", "b"]} | {column: values}
+    polars.DataFrame(columns).write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match=message):
+        data.load(tmp_path)
+
+
 def test_columns_that_hold_no_names(tmp_path):
     polars.DataFrame({"user": [[1], [2]], "item": ["a", "b"]}).write_parquet(tmp_path / "interactions.parquet")
     with pytest.raises(DataError, match=r"column user must hold texts or numbers, got List"):

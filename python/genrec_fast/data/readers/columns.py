@@ -19,7 +19,7 @@ class Columns:
 
     Raises:
         InvalidTypeError: a name that is no text.
-        InvalidValueError: an empty name, or one name for two columns of the events.
+        InvalidValueError: an empty name.
     """
 
     user: str | None = None
@@ -34,9 +34,24 @@ class Columns:
                 raise InvalidTypeError(f"data.load: {field} must be the name of a column, got {name!r:.40}")
             if not name:
                 raise InvalidValueError(f"data.load: {field} must be the name of a column, got ''")
-        names = [name for field, name in self.given() if field != "title"]
+
+    def of_events(self, user: str, item: str) -> tuple[str, str, str, str]:
+        """Columns of users, items, times and ratings, with the format's own names of the first two.
+
+        Raises:
+            InvalidValueError: one column for two of them.
+        """
+        names = (
+            self.user or user,
+            self.item or item,
+            self.timestamp or "timestamp",
+            self.rating or "rating",
+        )
         if len(set(names)) < len(names):
-            raise InvalidValueError(f"data.load: columns must be different ones, got {', '.join(names)}")
+            raise InvalidValueError(
+                f"data.load: user, item, timestamp and rating must be different columns, got {', '.join(names)}"
+            )
+        return names
 
     def given(self) -> list[tuple[str, str]]:
         """The names that are not the format's own, by what they name."""

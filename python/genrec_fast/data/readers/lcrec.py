@@ -90,6 +90,7 @@ def _read_items(path: Path) -> tuple[list[str], list[str]]:
         item = integer(path, None, name, "an item number", 0)
         if item in rows:
             raise fail(path, None, f"item {item} stands there twice")
+        fields = {} if fields is None else fields
         if not isinstance(fields, dict):
             raise fail(path, None, f"item {name!r} must be an object of texts, got {type(fields).__name__}")
         rows[item] = known = {key: value for key, value in fields.items() if not _is_missing(value)}
@@ -108,4 +109,6 @@ def _is_missing(value: object) -> bool:
 
 
 def _flat(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value if not _is_missing(part))
+    return str(value)

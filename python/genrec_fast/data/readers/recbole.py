@@ -65,11 +65,11 @@ def read(
             titles without a file of items.
     """
     table = _read(path)
-    item, rating = columns.item or "item_id", columns.rating or "rating"
-    users, names = table.names(columns.user or "user_id", "user"), table.names(item, "item")
+    user, item, timestamp, rating = columns.of_events("user_id", "item_id")
+    users, names = table.names(user, "user"), table.names(item, "item")
     times = None
-    if columns.timestamp is not None or "timestamp" in table.types:
-        found = np.array(table.numbers(columns.timestamp or "timestamp", "timestamp"))
+    if columns.timestamp is not None or timestamp in table.types:
+        found = np.array(table.numbers(timestamp, "timestamp"))
         times = to_seconds(path, found, time_unit, table.lines.__getitem__)
     elif time_unit is not None:
         raise InvalidValueError(f"data.load: time_unit must be None, as {path} has no column timestamp")

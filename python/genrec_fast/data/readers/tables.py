@@ -19,7 +19,7 @@ from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import PUBLISHED, VECTORS, agree, codes_by_number, fail, find_one, read_vectors
 from genrec_fast.data.readers.recbole import ordered_events
 from genrec_fast.data.readers.times import to_seconds
-from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.errors import DataError, InvalidValueError, UnsupportedError
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 
@@ -66,11 +66,12 @@ def read(
     """
     polars = _polars(path)
     events = _read(polars, path)
-    item, rating, title = columns.item or "item", columns.rating or "rating", columns.title or "title"
-    users, names = events.texts(columns.user or "user", "user"), events.texts(item, "item")
+    user, item, timestamp, rating = columns.of_events("user", "item")
+    title = columns.title or "title"
+    users, names = events.texts(user, "user"), events.texts(item, "item")
     times = None
-    if columns.timestamp is not None or "timestamp" in events.columns:
-        times = events.times(columns.timestamp or "timestamp", time_unit)
+    if columns.timestamp is not None or timestamp in events.columns:
+        times = events.times(timestamp, time_unit)
     elif time_unit is not None:
         raise InvalidValueError(f"data.load: time_unit must be None, as {path} has no column timestamp")
     if columns.rating is not None:
@@ -140,6 +141,10 @@ class _Table:
     def line(self, row: int) -> int | None:
         return None if self.lines is None else int(self.lines[row])
 
+    def fail(self, row: int, reason: str) -> DataError:
+        """A complaint about a row, by its line or, in Parquet, its number from 0."""
+        return fail(self.path, self.line(row), reason if self.lines is not None else f"{reason} (row {row})")
+
     def column(self, name: str, option: str | None = None) -> Any:
         if name not in self.columns:
             raise no_column(self.path, None if self.lines is None else 1, name, self.columns, option)
@@ -160,8 +165,7 @@ class _Table:
         texts = self.words(name)
         if not may_be_empty and "" in texts:
             row = texts.index("")
-            where = f", but is in row {row}" if self.lines is None else ""
-            raise fail(self.path, self.line(row), f"column {name} must not be empty{where}")
+            raise self.fail(row, f"column {name} must not be empty")
         return texts
 
     def numbers(self, name: str, option: str | None = None) -> np.ndarray:
@@ -172,7 +176,7 @@ class _Table:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             row = int(bad[0])
-            raise fail(self.path, self.line(row), f"column {name} must be a finite number, got {column[row]!r}")
+            raise self.fail(row, f"column {name} must be a finite number, got {column[row]!r}")
         return values
 
     def times(self, name: str, unit: str | None) -> np.ndarray:
@@ -185,6 +189,8 @@ class _Table:
             raise InvalidValueError(f"data.load: time_unit must be None, as {name} of {self.path} holds dates")
         if words:
             return np.array([self._moment(row, name, text) for row, text in enumerate(column.to_list())])
+        if column.dtype not in (polars.Date, polars.Datetime):
+            raise fail(self.path, None, f"column {name} must hold numbers, dates or moments, got {column.dtype}")
         moments = column.cast(polars.Datetime("us"), strict=False).dt.timestamp("us").cast(polars.Float64) / 1e6
         return dataclasses.replace(self, columns={name: moments}).numbers(name)
 
@@ -194,9 +200,7 @@ class _Table:
             moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 knows no Z
             return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
         except (ValueError, OverflowError) as error:
-            raise fail(
-                self.path, self.line(row), f"column {name} must be a number or an ISO time, got {text!r}"
-            ) from error
+            raise self.fail(row, f"column {name} must be a number or an ISO time, got {text!r}") from error
 
 
 def _polars(path: Path) -> Any:
