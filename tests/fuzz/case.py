@@ -90,6 +90,7 @@ class Target:
         covers: names of ``genrec_fast.ops.__all__`` and other public names that its cases go through.
         share: of the calls, beside the other targets' 1.
         calls: made of every case.
+        gentle: only what a hand might write by mistake, and no kinds of tensors that nobody would hand to Python.
     """
 
     name: str
@@ -97,19 +98,20 @@ class Target:
     covers: tuple[str, ...] = ()
     share: float = 1.0
     calls: int = 48
+    gentle: bool = False
 
 
 TARGETS: dict[str, Target] = {}
 
 
 def target(
-    name: str, *covers: str, share: float = 1.0, calls: int = 48
+    name: str, *covers: str, share: float = 1.0, calls: int = 48, gentle: bool = False
 ) -> Callable[[Callable[[Rng], Case]], Callable[[Rng], Case]]:
     """Registers a maker of cases under the public function's name."""
 
     def register(make: Callable[[Rng], Case]) -> Callable[[Rng], Case]:
         assert name not in TARGETS, name
-        TARGETS[name] = Target(name, make, (name, *covers), share, calls)
+        TARGETS[name] = Target(name, make, (name, *covers), share, calls, gentle)
         return make
 
     return register

@@ -26,7 +26,7 @@ from .worker import PHASES, Count, Fault, Worker, quiet
 
 EXAMPLES = 2  # of each group of faults, per child
 DEATHS = 300  # of one target: then it is left out, and the run goes on
-MEMORY = 512 << 20  # beyond what the process holds at its start
+MEMORY = 1 << 30  # beyond what the process holds at its start
 
 
 def sanitized() -> bool:
@@ -229,7 +229,11 @@ class Engine:
                 os.kill(child, signal.SIGKILL)
             if self.progress and now - told > 5:
                 told = now
-                print(f"  {self.out.calls + mark[0]:>10,} calls, {len(self.out.groups)} kinds of faults", flush=True)
+                held = _resident(child) >> 20
+                print(
+                    f"  {self.out.calls + mark[0]:>10,} calls, {len(self.out.groups)} kinds of faults, {held} MB",
+                    flush=True,
+                )
             time.sleep(0.02)
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -245,6 +249,13 @@ def _write(pipe: int, message: dict[str, Any]) -> None:
     raw = json.dumps(message).encode() + b"\n"
     while raw:
         raw = raw[os.write(pipe, raw) :]
+
+
+def _resident(child: int) -> int:
+    """Bytes of memory that a child holds, 0 where it has gone."""
+    with contextlib.suppress(FileNotFoundError, IndexError):
+        return int(Path(f"/proc/{child}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    return 0
 
 
 def _signal(status: int) -> str:

@@ -75,7 +75,7 @@ class Worker:
         rng = self.start(target.name, call)
         if case.vary is not None:
             return case.vary(rng, case.args)
-        return mutated(rng, case.args, case.opaque, case.fixed)
+        return mutated(rng, case.args, case.opaque, case.fixed, target.gentle)
 
     def run_case(self, name: str, number: int, first: int = 0, only: int | None = None) -> None:
         """The calls of one case, from the ``first``."""

@@ -34,7 +34,7 @@ class Late(Exception):
 def _register(name: str, kind: Any) -> None:
     alone = name in {*objectives.__all__, *decoders.__all__}
 
-    @target(name, share=0.1, calls=64)
+    @target(name, gentle=True, share=0.1, calls=64)
     def make(rng: Rng) -> Case:
         def call(**given: Any) -> Any:
             made = kind(**given)
@@ -54,7 +54,7 @@ for _name, _kind in _kinds().items():
         _register(_name, _kind)
 
 
-@target("recipe_json.from_json", share=0.3)
+@target("recipe_json.from_json", gentle=True, share=0.3)
 def read_back(rng: Rng) -> Case:
     """A recipe's JSON with something in it altered."""
     card = to_json(recipes.get(rng.choice(recipes.names())))
@@ -65,7 +65,7 @@ def read_back(rng: Rng) -> Case:
     return Case(call, card, None)
 
 
-@target("recipes.get", share=0.1)
+@target("recipes.get", gentle=True, share=0.1)
 def get(rng: Rng) -> Case:
     def right(name: str) -> str:
         if name not in recipes.names():

@@ -50,7 +50,7 @@ def compiled(name: str, engine: str) -> Any:
     return gf.hf.compile(model(name), trie(), token_offset=2, engine=engine)
 
 
-@target("hf.compile", share=0.02, calls=32)
+@target("hf.compile", gentle=True, share=0.02, calls=32)
 def compile_arguments(rng: Rng) -> Case:
     """Arguments alone: what is made answers one question."""
     made = model(rng.choice(("t5", "qwen2")))
@@ -70,7 +70,7 @@ def compile_arguments(rng: Rng) -> Case:
     return Case(call, args, lambda **given: (1, 2))
 
 
-@target("hf.compile.recommend", share=0.04, calls=32)
+@target("hf.compile.recommend", gentle=True, share=0.04, calls=32)
 def recommend(rng: Rng) -> Case:
     """The native engine against torch's."""
     name = rng.choice(("t5", "qwen2"))
@@ -89,7 +89,7 @@ def recommend(rng: Rng) -> Case:
     return Case(ask("native"), args, ask("torch"), lambda found, right, given: differs(found, right, 1e-3))
 
 
-@target("hf.trie_beam_search", share=0.02, calls=32)
+@target("hf.trie_beam_search", gentle=True, share=0.02, calls=32)
 def beam_search(rng: Rng) -> Case:
     made = model(rng.choice(("t5", "qwen2")))
     args: dict[str, Any] = {

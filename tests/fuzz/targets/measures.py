@@ -46,7 +46,7 @@ def _places(items: Tensor, targets: Tensor) -> list[int]:
     return [row.index(t) if t in row else len(row) for row, t in zip(rows, targets.tolist(), strict=True)]
 
 
-@target("metrics.recall", share=0.4)
+@target("metrics.recall", gentle=True, share=0.4)
 def recall(rng: Rng) -> Case:
     items, targets = _ranked(rng)
 
@@ -61,7 +61,7 @@ def recall(rng: Rng) -> Case:
     )
 
 
-@target("metrics.ndcg", share=0.4)
+@target("metrics.ndcg", gentle=True, share=0.4)
 def ndcg(rng: Rng) -> Case:
     items, targets = _ranked(rng)
 
@@ -76,7 +76,7 @@ def ndcg(rng: Rng) -> Case:
     )
 
 
-@target("metrics.ranks", share=0.4)
+@target("metrics.ranks", gentle=True, share=0.4)
 def ranks(rng: Rng) -> Case:
     items, targets = _ranked(rng)
     return Case(
@@ -86,7 +86,7 @@ def ranks(rng: Rng) -> Case:
     )
 
 
-@target("metrics.invalid_rate", share=0.2)
+@target("metrics.invalid_rate", gentle=True, share=0.2)
 def invalid_rate(rng: Rng) -> Case:
     def right(items: Tensor) -> float:
         if items.dim() != 2 or not items.numel():
@@ -97,7 +97,7 @@ def invalid_rate(rng: Rng) -> Case:
     return Case(metrics.invalid_rate, {"items": _ranked(rng)[0]}, right, close(1e-12))
 
 
-@target("metrics.collision_rate", share=0.2)
+@target("metrics.collision_rate", gentle=True, share=0.2)
 def collision_rate(rng: Rng) -> Case:
     codes = rng.whole(0, 3, rng.randint(1, 9), rng.randint(1, 3))
 
@@ -110,7 +110,7 @@ def collision_rate(rng: Rng) -> Case:
     return Case(metrics.collision_rate, {"item_codes": codes}, right, close(1e-12))
 
 
-@target("metrics.codebook_use", share=0.3)
+@target("metrics.codebook_use", gentle=True, share=0.3)
 def codebook_use(rng: Rng) -> Case:
     sizes = tuple(rng.randint(1, 6) for _ in range(rng.randint(1, 3)))
     codes = torch.stack([rng.whole(0, size, 7) for size in sizes], 1)
@@ -137,7 +137,7 @@ def _answers(rng: Rng) -> dict[str, Any]:
     return {"logits": rng.normal(count) if rng.flip() else rng.whole(-2, 3, count).float(), "labels": labels}
 
 
-@target("metrics.auc", share=0.3)
+@target("metrics.auc", gentle=True, share=0.3)
 def auc(rng: Rng) -> Case:
     def right(logits: Tensor, labels: Tensor) -> float:
         yes, no = logits.double()[labels].tolist(), logits.double()[~labels].tolist()
@@ -148,7 +148,7 @@ def auc(rng: Rng) -> Case:
     return Case(metrics.auc, _answers(rng), right, close(1e-9))
 
 
-@target("metrics.normalized_entropy", share=0.3)
+@target("metrics.normalized_entropy", gentle=True, share=0.3)
 def normalized_entropy(rng: Rng) -> Case:
     def right(logits: Tensor, labels: Tensor) -> float:
         share = float(labels.double().mean())
@@ -201,7 +201,7 @@ def _histories(rng: Rng, items: int) -> tuple[Jagged, Tensor]:
     return Jagged(values, rng.offsets(lengths, torch.int64)), targets
 
 
-@target("FullSoftmax", share=0.3)
+@target("FullSoftmax", gentle=True, share=0.3)
 def full_softmax(rng: Rng) -> Case:
     items, width = rng.randint(2, 9), rng.choice((1, 4, 8))
     rows, targets = _histories(rng, items)
@@ -226,7 +226,7 @@ def full_softmax(rng: Rng) -> Case:
     return Case(call, args, right, close(1e-4))
 
 
-@target("NextCode", share=0.3)
+@target("NextCode", gentle=True, share=0.3)
 def next_code(rng: Rng) -> Case:
     sizes = [rng.randint(2, 6) for _ in range(rng.randint(1, 3))]
     count = rng.randint(1, 5)
@@ -283,16 +283,16 @@ def _sampled(kind: Any, choices: dict[str, tuple[Any, ...]]) -> Any:
 
 
 _NEGATIVES = {"num_negatives": (1, 4), "share": ("batch", "row"), "sampling": ("uniform",), "power": (1.0, 0.5)}
-target("SampledBCE", share=0.2)(
+target("SampledBCE", gentle=True, share=0.2)(
     _sampled(SampledBCEConfig, _NEGATIVES | {"mask": ("target", "history"), "calibration": (0.0, 0.5)})
 )
-target("SampledSoftmax", share=0.2)(
+target("SampledSoftmax", gentle=True, share=0.2)(
     _sampled(
         SampledSoftmaxConfig,
         _NEGATIVES
         | {"correction": ("negatives", "all", "none"), "temperature": (1.0, 0.1), "mask": ("target", "history")},
     )
 )
-target("InBatch", share=0.2)(
+target("InBatch", gentle=True, share=0.2)(
     _sampled(InBatchConfig, {"temperature": (1.0, 0.1), "correct_log_q": (False,), "mask": ("target", "history")})
 )
