@@ -15,7 +15,6 @@ from genrec_fast.types import Batch, Jagged
 from ..case import Case, Rng, target
 from .tries import Altered, _seeds, scratch
 
-
 LONG = frozenset({"iterations", "restarts", "sweeps"})
 
 
