@@ -696,7 +696,7 @@ def mutated(
                 continue
             if gentle and _is_rare(how):
                 continue
-            if name in opaque and kind == OTHER:
+            if name in opaque and kind in (OTHER, REFUSE):
                 kind = WILD
             out[name] = value
             hows.append(f"{name} {how}")

@@ -21,7 +21,8 @@ LIMITS = ("target_group_size", "contextual_seq_len", "max_attn_len", "min_full_a
 def _bias(rng: Rng, heads: int, longest: int, queries: int, keys: int, asked: bool) -> Any:
     kind = rng.choice(("time", "distance", "both", "t5", "alibi"))
     if kind == "t5":
-        return ops.T5Bias(rng.normal(rng.choice((4, 32)), heads), rng.flip(), rng.choice((8, 128)))
+        buckets, most = rng.choice(((4, 8), (4, 128), (32, 128)))
+        return ops.T5Bias(rng.normal(buckets, heads), rng.flip(), most)
     if kind == "alibi":
         return ops.ALiBi(ops.ALiBi.slopes_for(heads))
     rows = (heads,) if rng.flip() else ()

@@ -265,6 +265,8 @@ def embedding_gradient(rng: Rng) -> Case:
 
     def call(table: Tensor, ids: Tensor, sparse_grad: bool, gradient: Tensor) -> Tensor:
         leaf = table.detach().requires_grad_()
+        if isinstance(ids, Tensor):
+            ids = ids.as_subclass(Tensor)  # a sparse gradient of a subclass is what torch itself cannot make
         out = ops.embedding(leaf, ids, sparse_grad=sparse_grad)
         if out.shape != gradient.shape:
             raise InvalidTypeError("a gradient of another shape")

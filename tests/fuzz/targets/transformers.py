@@ -178,20 +178,20 @@ def cross(rng: Rng) -> Case:
     lengths = [rng.randint(1, 6) for _ in range(rng.randint(0, 3))]
     args = {"stack": stack, "rows": rng.normal(sum(lengths), 14), "offsets": rng.offsets(lengths, torch.int64)}
     queries = rng.normal(len(lengths), stack.spec.width)
-    prompts = torch.arange(len(lengths) + 1)
+    prompts, turned = torch.arange(len(lengths) + 1), stack.spec.rotary_width > 0
 
     def call(stack: Any, rows: Any, offsets: Any) -> Tensor:
         """Seen through a prompt of one row per user: the padding of a cache is not defined."""
         found = ops.transformer_cross(stack, rows, offsets)
         if not isinstance(stack.spec, TransformerSpec):
             raise InvalidTypeError("no spec to go on with")
-        if offsets.numel() != prompts.numel() or stack.spec.rotary_width:
+        if offsets.numel() != prompts.numel() or turned:
             return torch.zeros(0)
         return ops.transformer_prefill(stack, queries, prompts, cross=found, cross_offsets=offsets)[0]
 
     def right(stack: Any, rows: Tensor, offsets: Tensor) -> Any:
         found = twin.transformer_cross(stack.weights, rows, offsets, stack.number)
-        if offsets.numel() != prompts.numel() or stack.spec.rotary_width:
+        if offsets.numel() != prompts.numel() or turned:
             return torch.zeros(0)
         return twin.transformer_prefill(
             stack.weights,
