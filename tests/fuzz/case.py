@@ -19,6 +19,7 @@ class Rng(random.Random):
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         self.torch = torch.Generator()
+        self.gentle = False  # whether nothing is altered behind a check's back
 
     def start(self, seed: int) -> Rng:
         self.seed(seed)

@@ -209,6 +209,8 @@ def _behind(rng: Rng, x: Tensor) -> Tensor:
 
 
 def _negated(rng: Rng, x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise ValueError("torch negates views of floats alone (z.conj().imag)")
     return torch._neg_view(-x)
 
 
@@ -544,7 +546,7 @@ def fields(rng: Rng, value: Any) -> Change:
     kind = type(value).__name__
     if isinstance(value, tuple):
         made = value._replace(**{name: changed})
-    elif kind in CHECKED:
+    elif kind in CHECKED or rng.gentle:
         made = dataclasses.replace(value, **{name: changed})
     else:
         made = altered(value, name, changed)
@@ -686,6 +688,7 @@ def mutated(
 ) -> tuple[dict[str, Any], str, str]:
     """Arguments with one of them changed, sometimes more: what was done, and what it means."""
     out, hows, meaning = dict(args), [], SAME
+    rng.gentle = gentle
     names = [name for name in args if name not in fixed]
     for _ in range(1 if rng.flip(0.8) else rng.randint(2, 3)):
         for _ in range(4 if names else 0):  # some changes are impossible for some values

@@ -155,7 +155,7 @@ def to_text(rng: Rng) -> Case:
     def right(codes: Tensor, style: str) -> Tensor:
         if codes.dtype.is_floating_point or codes.dtype == torch.bool or codes.dim() != 2 or bool((codes < 0).any()):
             raise ValueError("codes")
-        return codes.to(torch.int32)
+        return codes.to(torch.int32) if len(codes) else torch.empty(0, 0, dtype=torch.int32)
 
     return Case(call, {"codes": codes, "style": rng.choice(("lcrec", "openonerec"))}, right)
 

@@ -132,7 +132,7 @@ def _searched(config: Any, *, proven: bool) -> Any:
         def judge(found: Any, expected: Any, given: dict[str, Any]) -> str | None:
             return judged(found, *expected, int(given["k"]), proven=proven)
 
-        return Case(call, args, right, judge, opaque=frozenset({"trie"}), refuses=True)
+        return Case(call, args, right, judge, fixed=frozenset({"trie"}), refuses=True)
 
     return make
 
