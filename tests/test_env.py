@@ -43,6 +43,18 @@ def test_json_is_the_collected_environment():
     assert report["kernels"]["trie_lookup"] == {"cpu": "compiled", "cuda": "torch twin"}
 
 
+def test_every_op_has_a_compiled_kernel():
+    assert {op: where["cpu"] for op, where in env.collect().kernels.items() if where["cpu"] != "compiled"} == {}
+    assert set(env.collect().kernels) >= {"fingerprint", "jagged_pack", "jagged_products"}
+
+
+def test_an_op_whose_kernel_is_missing_runs_its_twin(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(env, "_compiled_module", lambda: (None, [], ["trie_build_sort", "segment_sum"], "old build"))
+    kernels = env.collect().kernels
+    assert kernels["trie_build"]["cpu"] == kernels["jagged_pack"]["cpu"] == "compiled"
+    assert kernels["jagged_products"]["cpu"] == kernels["gemm"]["cpu"] == "torch twin"
+
+
 def test_an_unknown_isa_is_reported_and_fails():
     done = run_env(GENREC_FAST_ISA="sse9")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-#include "bindings/bindings.h"
+#include "bindings/arguments.h"
 #include "ops/jagged_attention.h"
 
 namespace py = pybind11;
@@ -7,11 +7,12 @@ namespace genrec::bindings {
 namespace {
 
 // Forward and backward share some forty numbers: both take them by the names of the struct's members.
-AttentionArgs attention_args(const py::kwargs& given) {
+AttentionArgs attention_args(const py::kwargs& values) {
+  const Arguments given("jagged_attention", values);
   AttentionArgs args{};
-  const auto set = [&](const char* name, auto& member) { member = given[name].cast<std::decay_t<decltype(member)>>(); };
+  const auto set = [&](const char* name, auto& member) { member = given.value<std::decay_t<decltype(member)>>(name); };
   const auto point = [&](const char* name, auto& member) {
-    member = reinterpret_cast<std::decay_t<decltype(member)>>(given[name].cast<std::uintptr_t>());
+    member = reinterpret_cast<std::decay_t<decltype(member)>>(given.value<std::uintptr_t>(name));
   };
   point("q", args.q);
   point("k", args.k);
@@ -49,14 +50,20 @@ AttentionArgs attention_args(const py::kwargs& given) {
   point("thresholds", args.thresholds);
   set("num_thresholds", args.num_thresholds);
   set("dropout", args.dropout);
-  args.seed = static_cast<std::uint64_t>(given["seed"].cast<std::int64_t>());
+  args.seed = static_cast<std::uint64_t>(given.number("seed"));
   set("num_threads", args.num_threads);
+  given.finish();
   return args;
 }
 
 }  // namespace
 
 void register_jagged_attention(py::module_& m) {
+  m.def("jagged_attention_check", [](const py::kwargs& given) {
+    const AttentionArgs args = attention_args(given);
+    py::gil_scoped_release unlocked;
+    jagged_attention_check(args);
+  });
   m.def(
       "jagged_attention",
       [](std::uintptr_t out, std::uintptr_t log_sums, const py::kwargs& given) {

@@ -2,14 +2,16 @@
 
 #include <tuple>
 
-#include "bindings/bindings.h"
-#include "bindings/trie_view.h"
+#include "bindings/trie_arguments.h"
 #include "ops/trie_build.h"
 
 namespace py = pybind11;
 
 namespace genrec::bindings {
 namespace {
+
+using Addresses = std::vector<std::uintptr_t>;
+using Numbers = std::vector<std::int64_t>;
 
 // (address, bytes per code, signed, items, levels, item stride in bytes, level stride in bytes)
 using CodesArgument = std::tuple<std::uintptr_t, int, bool, std::int64_t, int, std::int64_t, std::int64_t>;
@@ -28,6 +30,8 @@ CodeArray code_array(const CodesArgument& c, std::size_t levels) {
 }
 
 KeyLayout layout_of(const Numbers& codebook_sizes) {
+  for (const std::int64_t size : codebook_sizes)
+    check(size >= 1 && size <= max_code + 1, "build_trie: codebook_sizes must be in [1, 65536], got ", size);
   return key_layout(checked_levels(static_cast<std::int64_t>(codebook_sizes.size())), codebook_sizes.data());
 }
 
@@ -96,18 +100,17 @@ void register_trie_build(py::module_& m) {
       py::arg("token_widths"), py::arg("bases"), py::arg("deltas"), py::arg("delta_widths"));
   m.def(
       "trie_check",
-      [](const Numbers& codebook_sizes, const Numbers& num_edges, const Addresses& tokens, const Numbers& token_widths,
-         const Addresses& bases, const Addresses& deltas, const Numbers& delta_widths, std::uintptr_t leaf_bases,
-         std::uintptr_t leaf_deltas, int leaf_width, std::uintptr_t leaf_items, std::int64_t num_items) {
-        const TrieView view = trie_view(codebook_sizes, num_edges, tokens, token_widths, bases, deltas, delta_widths);
+      [](const std::vector<LevelArgument>& levels, const Numbers& codebook_sizes, std::uintptr_t leaf_bases,
+         std::int64_t num_leaf_bases, std::uintptr_t leaf_deltas, int leaf_width, std::uintptr_t leaf_items,
+         std::int64_t num_items) {
+        const TrieView view = view_of("Trie", levels, codebook_sizes);
         const PackedOffsets leaf = {as_pointer<const std::int32_t>(leaf_bases), as_pointer<const void>(leaf_deltas),
-                                    leaf_width};
+                                    leaf_width, num_leaf_bases};
         py::gil_scoped_release unlocked;
         trie_check(view, leaf, as_pointer<const std::int32_t>(leaf_items), num_items);
       },
-      py::kw_only(), py::arg("codebook_sizes"), py::arg("num_edges"), py::arg("tokens"), py::arg("token_widths"),
-      py::arg("bases"), py::arg("deltas"), py::arg("delta_widths"), py::arg("leaf_bases"), py::arg("leaf_deltas"),
-      py::arg("leaf_width"), py::arg("leaf_items"), py::arg("num_items"));
+      py::kw_only(), py::arg("levels"), py::arg("codebook_sizes"), py::arg("leaf_bases"), py::arg("num_leaf_bases"),
+      py::arg("leaf_deltas"), py::arg("leaf_width"), py::arg("leaf_items"), py::arg("num_items"));
 }
 
 }  // namespace genrec::bindings

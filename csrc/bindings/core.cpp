@@ -2,6 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <new>
+#include <stdexcept>
+
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "core/check.h"
 #include "core/isa.h"
@@ -27,6 +31,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       raise_as("InvalidValueError", error);
     } catch (const genrec::UnsupportedError& error) {
       raise_as("UnsupportedError", error);
+    } catch (const genrec::bindings::TypeError& error) {
+      raise_as("InvalidTypeError", error);
+    } catch (const std::bad_alloc&) {
+      raise_as("UnsupportedError", std::runtime_error("memory: the kernel needs more of it than there is"));
+    } catch (const std::length_error&) {
+      raise_as("UnsupportedError", std::runtime_error("memory: the kernel needs more of it than any machine has"));
     }
   });
   m.def("active_isa", [] { return genrec::isa_name(genrec::active_isa()); });

@@ -10,7 +10,7 @@
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
-#include "ops/offsets.h"
+#include "ops/attention_check.h"
 
 GENREC_PER_ISA(AttentionSizes attention_sizes();
                void attention_forward(const AttentionPlan& plan, const AttentionTask& task,
@@ -25,55 +25,10 @@ namespace {
 constexpr std::int64_t rows_per_task = 256;  // packing a row's keys again costs 4 % of the products of so many
 constexpr double flops_per_fork = 10e6;      // about 100 us of one thread
 constexpr std::int64_t vector_lanes = 16;    // floats of a vector
-constexpr std::int64_t farthest = std::int64_t{1} << 62;
 
 std::int64_t length(const std::int64_t* offsets, std::int64_t row) { return offsets[row + 1] - offsets[row]; }
 
 std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
-
-void check_times(const char* name, const std::int64_t* times, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i)
-    check(-farthest < times[i] && times[i] < farthest, "jagged_attention: ", name,
-          " of the bias must be below 2^62, got ", times[i], " at ", i);
-}
-
-// Every rule that only values can break; returns the longest row of keys.
-std::int64_t check_values(const AttentionArgs& args) {
-  check_offsets("jagged_attention", "offsets", args.offsets, args.num_rows, args.num_queries);
-  check_offsets("jagged_attention", "kv_offsets", args.kv_offsets, args.num_rows, args.num_keys);
-  const bool masked = args.causal || args.num_targets || args.contextual_seq_len || args.max_attn_len;
-  std::int64_t longest = 0, longest_query = 0;
-  for (std::int64_t row = 0; row < args.num_rows; ++row) {
-    const std::int64_t queries = length(args.offsets, row), keys = length(args.kv_offsets, row);
-    longest = std::max(longest, keys);
-    longest_query = std::max(longest_query, queries);
-    check(!masked || queries <= keys,
-          "jagged_attention: offsets must give no row more queries than keys under a mask, got ", queries, " and ",
-          keys, " in row ", row);
-    const std::int64_t targets = args.num_targets ? args.num_targets[row] : 0;
-    check(targets >= 0 && targets <= keys && (keys == 0 || args.contextual_seq_len <= keys - targets),
-          "jagged_attention: num_targets must be at least 0 and leave room for contextual_seq_len = ",
-          args.contextual_seq_len, " in a row, got ", targets, " for ", keys, " positions in row ", row);
-  }
-  check(longest < (std::int64_t{1} << 31) - 64, "jagged_attention: kv_offsets must give rows below 2^31, got ",
-        longest);
-  check(!args.max_seq_len || longest <= args.max_seq_len,
-        "jagged_attention: max_seq_len must be at least the longest row, ", longest, ", got ", args.max_seq_len);
-  if (args.distance) {
-    const std::int64_t room = args.distance_size / 2 + 1, needed = std::max(longest, longest_query);
-    check(needed <= room, "jagged_attention: bias must have a table for rows of ", needed, ", got one for ", room);
-  }
-  if (args.time) {
-    check_times("timestamps", args.key_times, args.num_keys);
-    if (args.query_times) check_times("query_timestamps", args.query_times, args.num_queries);
-    for (std::int64_t i = 0; i < args.num_thresholds; ++i)
-      check(args.thresholds[i] > 0 && args.thresholds[i] <= farthest &&
-                (i == 0 || args.thresholds[i - 1] <= args.thresholds[i]),
-            "jagged_attention: thresholds of the bias must be above 0, at most 2^62 and not decrease, got ",
-            args.thresholds[i], " at ", i);
-  }
-  return longest;
-}
 
 // Parts of one block of memory, each on its own cache line.
 class Parts {
@@ -159,8 +114,11 @@ std::vector<AttentionTask> make_tasks(const AttentionArgs& args) {
 
 }  // namespace
 
-void jagged_attention(const AttentionArgs& args, void* out, float* log_sums) {
-  const std::int64_t longest = check_values(args);
+void jagged_attention_check(const AttentionArgs& given) { check_attention(bounded(given)); }
+
+void jagged_attention(const AttentionArgs& given, void* out, float* log_sums) {
+  const AttentionArgs args = bounded(given);
+  const std::int64_t longest = check_attention(args);
   const AttentionSizes sizes = GENREC_DISPATCH(attention_sizes());
   if (args.element_size == 2 && (!sizes.bfloat16 || (args.width | args.q_stride | args.k_stride) % 2))
     throw UnsupportedError(
@@ -316,8 +274,9 @@ class TaskSums {
 
 }  // namespace
 
-void jagged_attention_backward(const AttentionArgs& args, const AttentionGradients& gradients) {
-  const std::int64_t longest = check_values(args);
+void jagged_attention_backward(const AttentionArgs& given, const AttentionGradients& gradients) {
+  const AttentionArgs args = bounded(given);
+  const std::int64_t longest = check_attention(args);
   const AttentionSizes sizes = GENREC_DISPATCH(attention_sizes());
   const PaddedTable distance(args.distance, args.distance_heads, args.distance_size);
   const PaddedTable time(args.time, args.time_heads, args.time_size);

@@ -32,6 +32,9 @@ struct AttentionArgs {
   int num_threads;
 };
 
+// Throws ValueError on what jagged_attention refuses, reads no query, key or value: for whoever computes in float64.
+void jagged_attention_check(const AttentionArgs& args);
+
 // out [num_queries, num_heads, value_width] in q's type, contiguous. log_sums: float32 [num_queries, num_heads], the
 // log-sum-exp of each query's scores (-inf: it sees nothing); written with softmax alone.
 // Throws ValueError on offsets, targets, times or a bias' size that break their rules, before anything is read through

@@ -32,10 +32,11 @@ namespace genrec {
 TransformerSizes active_transformer_sizes() { return GENREC_DISPATCH(transformer_sizes()); }
 
 std::int64_t transformer_cache_size(const TransformerWeights& weights, const std::int64_t* offsets,
-                                    std::int64_t num_users, bool cross) {
+                                    std::int64_t num_users, std::int64_t num_rows, bool cross) {
   const char* op = cross ? "transformer_cross" : "transformer_prefill";
   const ReadStack read = read_stack(op, weights, active_transformer_sizes());
   check_prompts(op, "offsets", offsets, num_users);
+  check_end(op, offsets, num_users, num_rows);
   return read.stack.num_layers * cells_of(read.stack, offsets, num_users).back();
 }
 
@@ -104,7 +105,8 @@ void transformer_prefill(const TransformerPrefill& args) {
   const std::int64_t users = args.num_users;
   if (users == 0) return;
   const std::int64_t* offsets = args.cache.offsets;
-  check_first(op, args.first, offsets[users]);
+  check_end(op, offsets, users, args.num_rows);
+  check_first(op, call.read.stack, args.first, offsets[users]);
   const std::int64_t chunk = chunk_of(offsets[users], args.num_threads, call.sizes);
   const Scratches scratches(call.read.stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), 0,
                             args.num_threads);
@@ -123,7 +125,7 @@ void transformer_prefill(const TransformerPrefill& args) {
 }
 
 void transformer_first(const TransformerWeights& weights, const float* given, std::int64_t num_rows, float* table,
-                       int num_threads) {
+                       std::int64_t table_width, int num_threads) {
   const char* op = "transformer_first";
   const TransformerSizes sizes = active_transformer_sizes();
   const ReadStack read = read_stack(op, weights, sizes);
@@ -132,6 +134,8 @@ void transformer_first(const TransformerWeights& weights, const float* given, st
   check(stack.num_layers > 0, op, ": stack must have layers, but stack ", weights.stack, " has none");
   if (num_rows == 0) return;
   const std::int64_t chunk = chunk_of(num_rows, num_threads, sizes), width = mixed_width(stack);
+  check(table_width == width, op, ": table must be [", num_rows, ", ", width, "] for this stack, got ", table_width,
+        " columns");
   const Scratches scratches(stack, sizes, chunk, 1, 0, num_threads);
   TransformerRows all{};
   all.stack = &stack, all.x_stride = whole(stack.width), all.qkv_stride = whole(width);
@@ -151,8 +155,8 @@ void transformer_first(const TransformerWeights& weights, const float* given, st
   });
 }
 
-void transformer_cross(const TransformerWeights& weights, const float* given, const TransformerCache& cache,
-                       std::int64_t num_users, int num_threads) {
+void transformer_cross(const TransformerWeights& weights, const float* given, std::int64_t given_rows,
+                       const TransformerCache& cache, std::int64_t num_users, int num_threads) {
   const char* op = "transformer_cross";
   const TransformerSizes sizes = active_transformer_sizes();
   const ReadStack read = read_stack(op, weights, sizes);
@@ -161,6 +165,7 @@ void transformer_cross(const TransformerWeights& weights, const float* given, co
   check_width(op, weights, stack.cross_width);
   if (num_users == 0) return;
   const std::int64_t longest = check_prompts(op, "offsets", cache.offsets, num_users);
+  check_end(op, cache.offsets, num_users, given_rows);
   const std::vector<std::int64_t> cells = cells_of(stack, cache.offsets, num_users);
   check_cache(op, "cache", stack, cache, cells);
   const std::int64_t stride = whole(stack.cross_width), pairs = whole(2 * stack.num_kv_heads * stack.head_width);
@@ -183,18 +188,28 @@ void transformer_step(const TransformerStep& args) {
   const char* op = "transformer_step";
   const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, args.num_steps + 1);
   const TransformerStack& stack = call.read.stack;
-  const std::int64_t num_rows = args.num_users * args.num_beams;
+  check(args.num_users >= 0 && args.num_beams >= 0 &&
+            (args.num_users == 0 || args.num_beams <= args.num_rows / args.num_users) &&
+            args.num_users * args.num_beams == args.num_rows,
+        op, ": rows must be [", args.num_users, " * ", args.num_beams, ", D], got ", args.num_rows);
+  const std::int64_t num_rows = args.num_rows;
   check(args.kept_floats == stack.num_layers * num_rows * 2 * stack.num_kv_heads * stack.head_width, op,
         ": kept must hold the keys and values of ", num_rows, " rows in ", stack.num_layers, " layers, got ",
         args.kept_floats, " floats");
   check(stack.causal, op, ": stack must be causal, but stack ", args.weights.stack, " is not");
+  const std::int64_t own = stack.num_layers * 2 * stack.num_kv_heads * stack.head_width;
+  for (std::int64_t step = 0; step < args.num_steps; ++step)
+    check((args.chain[step] || args.chain_floats[step] == 0) && args.chain_rows[step] >= 0 &&
+              args.chain_rows[step] == args.chain_floats[step] / own && args.chain_floats[step] % own == 0,
+          op, ": chain[", step, "] must hold the keys and values of ", stack.num_layers, " layers for ",
+          args.chain_rows[step], " rows of this stack, got ", args.chain_floats[step], " floats");
   for (std::int64_t step = 0; step < args.num_steps; ++step)
     for (std::int64_t row = 0; row < num_rows; ++row) {
       const std::int32_t ancestor = args.ancestors[step * num_rows + row];
       check(ancestor >= 0 && ancestor < args.chain_rows[step], op, ": ancestors must be rows of step ", step,
             ", below ", args.chain_rows[step], ", got ", ancestor, " for row ", row);
     }
-  check_first(op, args.first, num_rows);
+  check_first(op, stack, args.first, num_rows);
   if (num_rows == 0) return;
   std::vector<std::int32_t> user_of, positions;
   for (std::int64_t row = 0; row < num_rows; ++row) {

@@ -59,9 +59,9 @@ struct TransformerStack {
 // Tables by position, which the caller makes.
 struct TransformerTables {
   const float* rotary;  // [num_positions][rotary_width]: cosines, then sines; null: none
-  std::int64_t num_positions;
+  std::int64_t num_positions, rotary_width;
   const float* distance;  // [num_heads][distance_size], read at distance_size / 2 + key - query; null: none
-  std::int64_t distance_size;
+  std::int64_t distance_size, distance_heads;
 };
 
 // Keys and values of prompts or of an encoder's rows, of all layers.
@@ -77,20 +77,21 @@ struct TransformerWeights {
   std::int64_t rows_width;    // channels of the caller's rows: must be the stack's (or its encoder's)
 };
 
-// Floats of a cache: of all layers of this stack, for its own keys or for those of the encoder.
+// Floats of a cache: of all layers of this stack, for its own keys or for those of the encoder; of num_rows rows.
 std::int64_t transformer_cache_size(const TransformerWeights& weights, const std::int64_t* offsets,
-                                    std::int64_t num_users, bool cross);
+                                    std::int64_t num_users, std::int64_t num_rows, bool cross);
 
 // Rows that are a table's, whatever their positions, meet the first layer's product once, and are looked up ever after.
 struct TransformerFirst {
   const float* table;          // [num_tokens, (num_heads + 2 num_kv_heads) head_width], of transformer_first; or null
   const std::int64_t* tokens;  // of every row of the call
-  std::int64_t num_tokens;
+  std::int64_t num_tokens, width;
 };
 
 struct TransformerPrefill {
   TransformerWeights weights;
-  const float* rows;  // [E, width]
+  const float* rows;      // [E, width]
+  std::int64_t num_rows;  // E
   TransformerFirst first;
   std::int64_t num_users;
   TransformerTables tables;
@@ -104,23 +105,24 @@ void transformer_prefill(const TransformerPrefill& args);
 
 // What the first layer's norm and product make of rows: its queries, keys and values, before they are turned.
 void transformer_first(const TransformerWeights& weights, const float* rows, std::int64_t num_rows, float* table,
-                       int num_threads);
+                       std::int64_t table_width, int num_threads);
 
 // Keys and values of an encoder's rows for every layer of a decoder.
-void transformer_cross(const TransformerWeights& weights, const float* rows, const TransformerCache& cache,
-                       std::int64_t num_users, int num_threads);
+void transformer_cross(const TransformerWeights& weights, const float* rows, std::int64_t num_rows,
+                       const TransformerCache& cache, std::int64_t num_users, int num_threads);
 
 struct TransformerStep {
   TransformerWeights weights;
-  const float* rows;  // [num_users * num_beams, width]
+  const float* rows;      // [num_users * num_beams, width]
+  std::int64_t num_rows;  // of them
   TransformerFirst first;
   std::int64_t num_users, num_beams, num_steps;
   TransformerTables tables;
   TransformerCache cache, cross;  // read
   const float* const* chain;      // [num_steps]: [num_layers, chain_rows[step], 2, num_kv_heads * head_width]
-  const std::int64_t* chain_rows;
-  const std::int32_t* ancestors;  // [num_steps, rows]: each row's ancestor among the rows of a step
-  float* kept;                    // [num_layers, rows, 2, num_kv_heads * head_width], written
+  const std::int64_t *chain_rows, *chain_floats;  // floats: of the whole part
+  const std::int32_t* ancestors;                  // [num_steps, rows]: each row's ancestor among the rows of a step
+  float* kept;                                    // [num_layers, rows, 2, num_kv_heads * head_width], written
   std::int64_t kept_floats;
   float* hidden;  // [rows, width], after the last norm
   int num_threads;

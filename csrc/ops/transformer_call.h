@@ -37,6 +37,11 @@ inline std::int64_t chunk_of(std::int64_t num_rows, int num_threads, const Trans
 // Where each user's keys begin within a layer of a cache, in floats; the last entry is the layer's size.
 inline std::vector<std::int64_t> cells_of(const TransformerStack& stack, const std::int64_t* offsets,
                                           std::int64_t num_users) {
+  const double most = 1e17;  // floats of a cache: far beyond any memory, far from the end of 64 bits
+  const double width = static_cast<double>(stack.num_kv_heads * stack.head_width) * 4.0;
+  check(static_cast<double>(stack.num_layers + 1) * width * static_cast<double>(offsets[num_users] + num_users + 64) <
+            most,
+        "transformer: offsets must describe a cache that fits into memory, got one of ", offsets[num_users], " rows");
   std::vector<std::int64_t> cells(static_cast<std::size_t>(num_users) + 1, 0);
   for (std::int64_t user = 0; user < num_users; ++user) {
     const std::int64_t keys = offsets[user + 1] - offsets[user];
@@ -54,9 +59,13 @@ inline void check_width(const char* op, const TransformerWeights& weights, std::
 // Offsets from 0 that leave no user without a key; returns the longest row.
 inline std::int64_t check_prompts(const char* op, const char* name, const std::int64_t* offsets,
                                   std::int64_t num_users) {
+  check(offsets && num_users >= 0, op, ": ", name, " must be [B + 1], got none");
   check(offsets[0] == 0, op, ": ", name, " must start at 0, got ", offsets[0]);
   std::int64_t longest = 0;
   for (std::int64_t user = 0; user < num_users; ++user) {
+    // The end is bounded first: a difference of two numbers of 64 bits may not fit into one.
+    check(offsets[user + 1] >= 0 && offsets[user + 1] < std::int64_t{1} << 48, op, ": ", name,
+          " must be below 2^48, got ", offsets[user + 1], " for user ", user);
     const std::int64_t length = offsets[user + 1] - offsets[user];
     check(length >= 1 && length < (std::int64_t{1} << 31), op, ": ", name,
           " must give every user at least one row, got ", length, " for user ", user);
@@ -65,13 +74,22 @@ inline std::int64_t check_prompts(const char* op, const char* name, const std::i
   return longest;
 }
 
+inline void check_end(const char* op, const std::int64_t* offsets, std::int64_t num_users, std::int64_t num_rows) {
+  check(offsets[num_users] == num_rows, op, ": offsets must end at the number of rows ", num_rows, ", got ",
+        offsets[num_users]);
+}
+
 inline void check_cache(const char* op, const char* name, const TransformerStack& stack, const TransformerCache& cache,
                         const std::vector<std::int64_t>& cells) {
   check(cache.num_floats == stack.num_layers * cells.back(), op, ": ", name, " must hold ",
         stack.num_layers * cells.back(), " floats for these offsets, got ", cache.num_floats);
 }
 
-inline void check_first(const char* op, const TransformerFirst& first, std::int64_t num_rows) {
+inline void check_first(const char* op, const TransformerStack& stack, const TransformerFirst& first,
+                        std::int64_t num_rows) {
+  check(!first.table || first.width == mixed_width(stack), op, ": first_table must be [V, ", mixed_width(stack),
+        "] for this stack, got ", first.width, " columns");
+  check(!first.table || first.tokens || num_rows == 0, op, ": tokens must be given with first_table, got none");
   for (std::int64_t row = 0; first.table && row < num_rows; ++row)
     check(first.tokens[row] >= 0 && first.tokens[row] < first.num_tokens, op, ": tokens must be in [0, ",
           first.num_tokens, "), got ", first.tokens[row], " for row ", row);
@@ -88,10 +106,16 @@ struct Distances {
 
   Distances(const char* op, const TransformerStack& stack, const TransformerTables& given, std::int64_t longest)
       : tables(given) {
-    check(!stack.rotary_width || given.rotary, op, ": rotary must be given for this stack, got none");
+    // A table of no positions has no address either.
+    check(!stack.rotary_width || given.rotary || given.rotary_width == stack.rotary_width, op,
+          ": rotary must be given for this stack, got none");
+    check(!stack.rotary_width || given.rotary_width == stack.rotary_width, op, ": rotary must be [P, ",
+          stack.rotary_width, "] for this stack, got ", given.rotary_width, " columns");
     check(!stack.rotary_width || longest <= given.num_positions, op, ": rotary must have ", longest, " positions, got ",
           given.num_positions);
     if (!given.distance) return;
+    check(given.distance_heads == stack.num_heads, op, ": distance must have ", stack.num_heads,
+          " heads for this stack, got ", given.distance_heads);
     const std::int64_t room = given.distance_size / 2 + 1, padded = round_up(given.distance_size, 32) + 64;
     check(given.distance_size % 2 == 1 && longest <= room, op, ": distance must have a table for rows of ", longest,
           ", got one for ", room);
@@ -188,7 +212,8 @@ struct Call {
     check(stack.num_layers > 0, op, ": stack must have layers, but stack ", weights.stack, " has none");
     check_cache(op, "cache", stack, cache, cells);
     if (!stack.cross_width) return;
-    check(cross.values, op, ": cross must be given for a stack with cross-attention");
+    check(cross.offsets && (cross.values || cross.num_floats == 0), op,
+          ": cross must be given for a stack with cross-attention");
     longest_cross = check_prompts(op, "cross_offsets", cross.offsets, num_users);
     cross_cells = cells_of(stack, cross.offsets, num_users);
     check_cache(op, "cross", stack, cross, cross_cells);

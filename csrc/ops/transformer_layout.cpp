@@ -15,7 +15,9 @@ class Reader {
  public:
   Reader(const char* op, const TransformerWeights& weights, const TransformerSizes& sizes)
       : op_(op), weights_(weights), sizes_(sizes), words_(static_cast<const std::int64_t*>(weights.block)) {
-    if (weights.bytes >= 48) num_words_ = 6;
+    check(reinterpret_cast<std::uintptr_t>(weights.block) % 8 == 0, op,
+          ": weights must lie at a multiple of 8 bytes (clone() the block), got another address");
+    if (weights.block && weights.bytes >= 48) num_words_ = 6;
     need(num_words_ == 6 && word(0) == magic, "is no block of pack_weights of this version");
     need(word(1) == weights.bytes, "is cut short");
     need(word(2) >= 6 && word(2) <= weights.bytes / 8, "has a header that runs past its end");

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "ops/transformer_call.h"
+#include "ops/trie_shape.h"
 
 namespace genrec {
 namespace {
@@ -19,8 +20,12 @@ struct Codes {
   std::int64_t count, first, last;
   bool in_order;  // token = first + code
 
-  Codes(const std::int64_t* given, std::int64_t size) : tokens(given), count(size), first(0), last(0), in_order(true) {
-    if (size == 0) return;
+  Codes(const std::int64_t* given, std::int64_t size, std::int64_t head_size)
+      : tokens(given), count(size), first(0), last(0), in_order(true) {
+    check(given && size >= 1, "transformer_search: code_tokens must hold a token for every code, got none");
+    for (std::int64_t code = 0; code < size; ++code)
+      check(given[code] >= 0 && given[code] < head_size, "transformer_search: code_tokens must be in [0, ", head_size,
+            "), got ", given[code], " for code ", code);
     first = *std::min_element(given, given + size), last = *std::max_element(given, given + size) + 1;
     for (std::int64_t code = 0; code < size; ++code) in_order = in_order && given[code] == first + code;
   }
@@ -32,6 +37,12 @@ class Search {
     const TransformerStack& stack = read_.stack;
     width_ = stack.width, kept_ = 2 * stack.num_kv_heads * stack.head_width;
     check_width(op, args.weights, width_);
+    check_trie(op, args.trie);
+    check(args.trie.levels[0].num_nodes == 1, op, ": trie must begin with one root, got ",
+          args.trie.levels[0].num_nodes, " nodes");
+    check_filter(op, args.filter, args.trie, args.num_users);
+    check(args.embedding_width == width_, op, ": embedding must be [V, ", width_, "], got ", args.embedding_width,
+          " columns");
     const std::int64_t users = args.num_users;
     hidden_ = Memory(users * width_ * 4);
     std::copy(args.hidden, args.hidden + users * width_, hidden_.as<float>());
@@ -39,6 +50,7 @@ class Search {
     for (float score : scores_) nodes_.push_back(score > -infinity ? 0 : -1);
     chain_.assign(args.chain, args.chain + args.num_steps);
     chain_rows_.assign(args.chain_rows, args.chain_rows + args.num_steps);
+    chain_floats_.assign(args.chain_floats, args.chain_floats + args.num_steps);
     ancestors_.assign(args.ancestors, args.ancestors + args.num_steps * users);
   }
 
@@ -75,7 +87,7 @@ class Search {
   // The best children of the beams, and what they have written.
   void choose(int level, float* bound) {
     const TrieLevel& here = args_.trie.levels[level];
-    const Codes codes(args_.code_tokens[level], here.codebook_size);
+    const Codes codes(args_.code_tokens[level], here.codebook_size, read_.stack.head_size);
     score(codes.first, codes.last);
     if (!codes.in_order) gather(codes);
     const std::int64_t users = args_.num_users, next = std::min(args_.num_beams, beams_ * here.num_edges);
@@ -135,7 +147,8 @@ class Search {
       const std::int64_t code =
           written_[at * static_cast<std::size_t>(args_.trie.num_levels) + static_cast<std::size_t>(level)];
       const std::int64_t token = args_.code_tokens[level][code];
-      check(token >= 0 && token < args_.num_tokens, op, ": tokens must be in [0, ", args_.num_tokens, "), got ", token);
+      check(token >= 0 && token < args_.first.num_tokens, op, ": tokens must be in [0, ", args_.first.num_tokens,
+            "), got ", token);
       tokens[at] = token;
       for (std::int64_t c = 0; c < width_; ++c)
         x.as<float>()[row * width_ + c] = args_.embedding[token * width_ + c] * args_.embedding_scale;
@@ -150,7 +163,8 @@ class Search {
     hidden_ = Memory(count * width_ * 4);
     transformer_step({args_.weights,
                       x.as<float>(),
-                      {args_.first_table, tokens.data(), args_.num_tokens},
+                      count,
+                      {args_.first.table, tokens.data(), args_.first.num_tokens, args_.first.width},
                       args_.num_users,
                       beams_,
                       before,
@@ -159,12 +173,14 @@ class Search {
                       args_.cross,
                       chain_.data(),
                       chain_rows_.data(),
+                      chain_floats_.data(),
                       ancestors.data(),
                       kept_rows_.back().as<float>(),
                       floats,
                       hidden_.as<float>(),
                       args_.num_threads});
     chain_.push_back(kept_rows_.back().as<float>()), chain_rows_.push_back(count);
+    chain_floats_.push_back(floats);
     ancestors_ = std::move(ancestors), stepped_ = beams_;
   }
 
@@ -184,7 +200,7 @@ class Search {
   std::vector<std::int32_t> nodes_, parents_, written_, ancestors_;
   std::vector<Memory> kept_rows_;
   std::vector<const float*> chain_;
-  std::vector<std::int64_t> chain_rows_;
+  std::vector<std::int64_t> chain_rows_, chain_floats_;
 };
 
 }  // namespace

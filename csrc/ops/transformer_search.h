@@ -17,15 +17,15 @@ struct TransformerSearch {
   TransformerCache cache, cross;
   std::int64_t num_steps;  // taken behind the prompts before this call, as in TransformerStep
   const float* const* chain;
-  const std::int64_t* chain_rows;
+  const std::int64_t *chain_rows, *chain_floats;
   const std::int32_t* ancestors;           // [num_steps, num_users]
   TrieView trie;                           // all levels, with their codebook sizes
   RowFilter filter;                        // of trie_step
   const std::int64_t* const* code_tokens;  // [levels][codebook size]: the token of each code
-  const float* embedding;                  // [num_tokens, width]
-  std::int64_t num_tokens;
+  const float* embedding;                  // [first.num_tokens, embedding_width]
+  std::int64_t embedding_width;
   float embedding_scale;
-  const float* first_table;  // [num_tokens, ...], of transformer_first; or null
+  TransformerFirst first;  // of the embedding's rows; its tokens are not read
   std::int64_t num_beams;
   bool valid_only;         // scores are over the codes that the trie allows, not over the vocabulary
   std::int64_t end_token;  // paid for behind the last code; -1: none

@@ -1,4 +1,5 @@
-// A trie as the ops see it: raw pointers into the tensors of genrec_fast.trie.Trie, checked once when that was made.
+// A trie as the ops see it: raw pointers into the tensors of genrec_fast.trie.Trie, whose contents were checked once,
+// when that was made; its shape is checked by every call (trie_shape.h), and every index bounded where it is used.
 // Level l has num_nodes nodes (level 0: the root) and num_edges edges, numbered in sorted order; edge e carries the
 // code tokens[e] and is node e of level l + 1. The edges of the last level are the rows.
 //
@@ -18,6 +19,7 @@ struct PackedOffsets {
   const std::int32_t* bases;  // [(count >> 4) + 1]
   const void* deltas;         // [count + 1], unsigned
   int width;                  // bytes of a delta: 1, 2 or 4 (4: int32, never negative)
+  std::int64_t num_bases;     // as many as there are in memory: check_trie compares
 };
 
 struct TrieLevel {

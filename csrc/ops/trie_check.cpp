@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "ops/trie_build.h"
+#include "ops/trie_shape.h"
 
 namespace genrec {
 namespace {
@@ -56,6 +57,8 @@ void check_items(const PackedOffsets& leaf, std::int64_t num_rows, const std::in
 
 void trie_check(const TrieView& trie, const PackedOffsets& leaf, const std::int32_t* leaf_items,
                 std::int64_t num_items) {
+  check_trie("Trie", trie);
+  check_packed("Trie", "leaf offsets", leaf, trie.levels[trie.num_levels - 1].num_edges);
   for (int l = 0; l < trie.num_levels; ++l) {
     const TrieLevel& level = trie.levels[l];
     check_offsets(level.child, level.num_nodes, level.num_edges, message("child offsets of level ", l));

@@ -7,11 +7,16 @@
 #include <vector>
 
 #include "core/check.h"
+#include "ops/trie_shape.h"
 
 namespace genrec {
 
 void trie_filter_allow(const std::int32_t* item_rows, std::int64_t num_items, const std::uint8_t* allowed,
-                       std::int64_t users, std::int64_t num_rows, std::uint64_t* bits, std::int32_t* ranks) {
+                       std::int64_t allowed_items, std::int64_t users, std::int64_t num_rows, std::uint64_t* bits,
+                       std::int32_t* ranks) {
+  check(allowed_items == num_items, "trie_filter: allowed must have one entry for each of ", num_items, " items, got ",
+        allowed_items);
+  check(num_rows >= 1, "trie_filter: trie must have rows, got ", num_rows);
   const std::int64_t words = num_rows / 64 + 1;
   for (std::int64_t user = 0; user < users; ++user, allowed += num_items, bits += words, ranks += words) {
     std::fill(bits, bits + words, std::uint64_t{0});
@@ -39,9 +44,16 @@ void trie_filter_allow(const std::int32_t* item_rows, std::int64_t num_items, co
   }
 }
 
-void trie_filter_exclude(const RowItems& catalog, const std::uint8_t* allowed, std::int64_t allowed_users,
-                         const std::int64_t* items, std::int64_t num_values, const std::int64_t* offsets,
-                         std::int64_t users, std::int32_t* rows, std::int64_t* row_offsets) {
+void trie_filter_exclude(const RowItems& catalog, const std::uint8_t* allowed, std::int64_t allowed_items,
+                         std::int64_t allowed_users, const std::int64_t* items, std::int64_t num_values,
+                         const std::int64_t* offsets, std::int64_t users, std::int32_t* rows,
+                         std::int64_t* row_offsets) {
+  check_packed("trie_filter", "trie", catalog.leaf, catalog.num_rows);
+  check(catalog.num_leaf_items == catalog.num_items, "trie_filter: leaf_items must be ", catalog.num_items, ", got ",
+        catalog.num_leaf_items);
+  check(!allowed || (allowed_items == catalog.num_items && (allowed_users == 1 || allowed_users == users)),
+        "trie_filter: allowed must be of ", catalog.num_items, " items for one or ", users, " users, got ",
+        allowed_items, " for ", allowed_users);
   std::vector<std::pair<std::int32_t, std::int64_t>> listed;  // (row, item)
   std::int64_t count = 0;
   row_offsets[0] = 0;

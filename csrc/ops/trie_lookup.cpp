@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "ops/trie_shape.h"
 
 namespace genrec {
 namespace {
@@ -32,6 +33,7 @@ void find_all(const TrieView& trie, const T* codes, std::int64_t count, int leng
 
 void trie_lookup(const TrieView& trie, const void* codes, int code_size, std::int64_t num_prefixes, int length,
                  int num_threads, std::int32_t* out) {
+  check_trie("trie_lookup", trie);
   check(length >= 1 && length <= trie.num_levels, "trie_lookup: codes must have 1 to ", trie.num_levels,
         " levels, got ", length);
   if (code_size == 4)

@@ -11,6 +11,7 @@
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "ops/trie_shape.h"
 
 // Adds the candidates of beams [first, last) of a user. Returns the fault of the first faulty beam and sets *where.
 GENREC_PER_ISA(TrieStepFault trie_step_beams(const TrieStepArgs& args, std::int64_t user, std::int64_t first,
@@ -36,9 +37,12 @@ float score_in(std::uint64_t key) {
 // One task's memory: never initialised, so that only what is used is touched.
 class Workspace {
  public:
-  Workspace(std::int64_t num_beams, std::int64_t codes, bool valid_only) {
-    // Four times what is kept: a cut costs about as much as the pushes between two of them.
-    list.keep = num_beams + 1;
+  explicit Workspace(const TrieStepArgs& args) {
+    // Four times what is kept: a cut costs about as much as the pushes between two of them. No more can be kept than
+    // there are codes of beams, whatever the number that is asked for.
+    const std::int64_t codes = args.codes;
+    const bool valid_only = args.valid_only;
+    list.keep = std::min(args.num_beams, args.beams * codes) + 1;
     list.capacity = std::max<std::int64_t>(4 * list.keep, 256);
     const std::int64_t row = codes + 32;
     const std::int64_t bytes = list.capacity * 16 + row * 4 * 3 + (valid_only ? codes * 8 : 0);
@@ -107,20 +111,6 @@ void finish(const TrieStepArgs& args, const TrieStepOutputs& out, std::int64_t u
   std::fill(out.nodes + start + kept, out.nodes + start + args.num_beams, -1);
 }
 
-void check_filter(const TrieStepArgs& args) {
-  const RowFilter& filter = args.filter;
-  if (!filter.bits && !filter.excluded) return;
-  const std::int64_t rows = args.trie.levels[args.trie.num_levels - 1].num_edges;
-  check(!filter.bits || filter.words == rows / 64 + 1, "trie_step: allowed must be a filter of this trie, with ", rows,
-        " rows, got one of ", filter.words, " words");
-  for (int l = 1; l < args.trie.num_levels; ++l)
-    check(args.trie.levels[l].num_nodes == args.trie.levels[l - 1].num_edges,
-          "trie_step: trie must have as many nodes at a level as edges above, got ", args.trie.levels[l].num_nodes,
-          " and ", args.trie.levels[l - 1].num_edges);
-  check(!filter.bits || filter.users == 1 || filter.users == args.users, "trie_step: allowed must be for one or ",
-        args.users, " users, got ", filter.users);
-}
-
 }  // namespace
 
 void cut(CandidateList& list) {
@@ -131,7 +121,13 @@ void cut(CandidateList& list) {
 }
 
 void trie_step(const TrieStepArgs& args, const TrieStepOutputs& out, int num_threads) {
-  check_filter(args);
+  check_trie("trie_step", args.trie);
+  check_filter("trie_step", args.filter, args.trie, args.users);
+  check(args.num_beams >= 1 && args.num_beams < std::int64_t{1} << 31,
+        "trie_step: num_beams must be in [1, 2^31), got ", args.num_beams);
+  check(args.codes >= 1 && args.codes <= max_code + 1 && args.beams < std::int64_t{1} << 32 &&
+            args.beams * args.codes < std::int64_t{1} << 32,
+        "trie_step: W * K must be below 2^32 and K at most 65536, got ", args.beams, " * ", args.codes);
   if (args.users == 0) return;
   // A logit takes about 0.25 ns; below 100 us of work a second thread does not pay.
   const std::int64_t work = args.users * args.beams * args.codes;
@@ -139,7 +135,7 @@ void trie_step(const TrieStepArgs& args, const TrieStepOutputs& out, int num_thr
   if (args.users >= threads) {
     const std::int64_t tasks = std::min<std::int64_t>(args.users, threads == 1 ? 1 : threads * 4);
     parallel_for(tasks, static_cast<int>(threads), [&](std::int64_t task) {
-      Workspace space(args.num_beams, args.codes, args.valid_only);
+      Workspace space(args);
       for (std::int64_t user = task * args.users / tasks; user < (task + 1) * args.users / tasks; ++user) {
         space.list.count = 0;
         space.list.floor = 0;
@@ -156,7 +152,7 @@ void trie_step(const TrieStepArgs& args, const TrieStepOutputs& out, int num_thr
   std::vector<std::vector<Candidate>> found(static_cast<std::size_t>(args.users * chunks));
   parallel_for(args.users * chunks, static_cast<int>(threads), [&](std::int64_t task) {
     const std::int64_t user = task / chunks, chunk = task % chunks;
-    Workspace space(args.num_beams, args.codes, args.valid_only);
+    Workspace space(args);
     search(args, user, chunk * args.beams / chunks, (chunk + 1) * args.beams / chunks, space);
     if (space.list.count > space.list.keep) cut(space.list);
     found[static_cast<std::size_t>(task)].assign(space.list.entries, space.list.entries + space.list.count);

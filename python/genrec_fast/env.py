@@ -6,17 +6,18 @@ The first thing to put into a bug report.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import pkgutil
 import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -93,7 +94,7 @@ def collect() -> Environment:
         usable_isas=usable,
         problem=problem,
         cuda=gpus,
-        kernels={op: {"cpu": _cpu_kernel(op, names), "cuda": "torch twin"} for op in _ops()},
+        kernels={op: {"cpu": _cpu_kernel(op, has, names), "cuda": "torch twin"} for op, has in _ops().items()},
         extras={name: _describe_extra(*extra) for name, extra in EXTRAS.items()},
     )
 
@@ -113,16 +114,25 @@ def _compiled_module() -> tuple[str | None, list[str], list[str], str]:
         return None, core.usable_isas(), names, str(error)
 
 
-def _ops() -> list[str]:
-    """The public ops: one module each."""
+def _ops() -> dict[str, list[str]]:
+    """The public ops, one module each, and the functions of each; read, not imported: that needs a compiled module."""
     package = importlib.util.find_spec("genrec_fast.ops")
-    folders = package.submodule_search_locations if package else None
-    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.ispkg and not m.name.startswith("_"))
+    folders = (package.submodule_search_locations if package else None) or []
+    files = (path for folder in folders for path in Path(folder).glob("*.py") if not path.stem.startswith("_"))
+    return {path.stem: _public_names(path) for path in sorted(files)}
 
 
-def _cpu_kernel(op: str, names: list[str]) -> str:
-    """An op's compiled entries are named after it: ``op`` or ``op_...``."""
-    return "compiled" if any(name == op or name.startswith(f"{op}_") for name in names) else "torch twin"
+def _public_names(path: Path) -> list[str]:
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["__all__"]:
+            return list(ast.literal_eval(statement.value))
+    return []
+
+
+def _cpu_kernel(op: str, functions: list[str], names: list[str]) -> str:
+    """Compiled entries are named after the op or one of its functions: ``op`` or ``op_...``."""
+    stems = {op, *functions}
+    return "compiled" if any(name in stems or name.startswith(f"{op}_") for name in names) else "torch twin"
 
 
 def _version(distribution: str) -> str | None:

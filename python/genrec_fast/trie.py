@@ -21,10 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
-from genrec_fast.ops._arguments import require_tensors, whole_number
-from genrec_fast.ops.reference.trie_lookup import unpack_offsets
+from genrec_fast.ops._arguments import device_of, numbers, require_tensors, sequence, shown, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import require_room
+from genrec_fast.ops._trie_children import children_of, fan_outs, require_packed, require_whole
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
 from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.trie_stats import TrieStats
@@ -68,13 +70,19 @@ class Trie:
     leaf_items: Tensor
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "child_bases", "child_deltas"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        sizes = tuple(whole_number("Trie", "codebook_sizes", size) for size in self.codebook_sizes)
-        object.__setattr__(self, "codebook_sizes", sizes)
+        for name in LEVEL_FIELDS:
+            object.__setattr__(self, name, tuple(sequence("Trie", name, getattr(self, name))))
+        object.__setattr__(self, "codebook_sizes", tuple(numbers("Trie", "codebook_sizes", self.codebook_sizes)))
         object.__setattr__(self, "num_items", whole_number("Trie", "num_items", self.num_items))
+        self._check()
+
+    def _check(self) -> None:
+        """Raises unless the tensors are those of a trie: the kernels follow them."""
+        require_tensors("Trie", None, leaf_items=self.leaf_items)
         for name, tensor in self._named_tensors():
             require_tensors("Trie", None, **{name: tensor})
+            if tensor.device != self.device:
+                raise InvalidValueError(f"Trie: {name} must be on {self.device} like the rest, got {tensor.device}")
         here = self if self.leaf_items.device.type == "cpu" else self.to("cpu")
         trie_check(here, here.leaf_bases, here.leaf_deltas, here.leaf_items, here.num_items)
 
@@ -90,9 +98,25 @@ class Trie:
         return dict(narrow.__dict__)  # without item_rows, a cache
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        wide = self._map(lambda t: t.view(torch.uint16) if t.dtype == torch.int16 else t)
-        self.__dict__.update(wide.__dict__)
+        """What ``__getstate__`` gave, checked as ``load`` checks a file: a pickle may come from anywhere."""
+        try:
+            self._restore(state)
+        except (InvalidTypeError, InvalidValueError) as error:
+            raise CorruptFileError(f"Trie: a pickle or copy must hold a whole trie, got: {error}") from error
+
+    def _restore(self, state: Any) -> None:
+        names = {*LEVEL_FIELDS, *LEAF_FIELDS, "codebook_sizes", "num_items"}
+        if not isinstance(state, dict) or set(state) != names:
+            got = sorted(map(str, state)) if isinstance(state, dict) else shown(state)
+            raise InvalidValueError(f"fields must be {sorted(names)}, got {got}")
+        for name in LEVEL_FIELDS:
+            self.__dict__[name] = tuple(_widened(part) for part in sequence("Trie", name, state[name]))
+        for name in LEAF_FIELDS:
+            self.__dict__[name] = _widened(state[name])
+        self.__dict__["codebook_sizes"] = tuple(numbers("Trie", "codebook_sizes", state["codebook_sizes"]))
+        self.__dict__["num_items"] = whole_number("Trie", "num_items", state["num_items"])
+        if not (isinstance(self.leaf_items, Tensor) and self.leaf_items.is_meta):  # which no op follows
+            self._check()
 
     def __repr__(self) -> str:
         return (
@@ -117,19 +141,30 @@ class Trie:
 
     def num_nodes(self, level: int) -> int:
         """Nodes of a level in ``[0, L]``: one root at level 0, the rows at level L."""
-        if not 0 <= level <= self.num_levels:
-            raise InvalidValueError(f"Trie.num_nodes: level must be in [0, {self.num_levels}], got {level}")
+        level = whole_number("Trie.num_nodes", "level", level, 0, self.num_levels)
         return 1 if level == 0 else self.tokens[level - 1].numel()
 
     @functools.cached_property
     def item_rows(self) -> Tensor:
-        """int32 ``[N]``: the row of each item; made on first use and kept (4 bytes an item)."""
+        """int32 ``[N]``: the row of each item; made on first use and kept (4 bytes an item).
+
+        Raises:
+            InvalidValueError: the tensors were written to after they had been checked.
+        """
+        require_packed("leaf", self.leaf_bases, self.leaf_deltas, self.num_rows)
+        require_tensors("Trie", self.device, leaf_items=self.leaf_items)
+        if self.leaf_items.dtype != torch.int32 or self.leaf_items.shape != (self.num_items,):
+            raise InvalidValueError(f"Trie: leaf_items must be int32 [{self.num_items}], got {shown(self.leaf_items)}")
         counts = torch.empty(self.num_rows, dtype=torch.int32, device=self.device)
-        for begin, end, fan_out in _fan_outs(self.leaf_bases, self.leaf_deltas):
+        for begin, end, fan_out in fan_outs(self.leaf_bases, self.leaf_deltas):
+            require_whole("leaf", fan_out, 1, self.num_items)
             counts[begin:end] = fan_out
+        require_whole("leaf", self.leaf_items, 0, self.num_items - 1)
+        require_whole("leaf", counts.sum(dtype=torch.int64), self.num_items, self.num_items)
         rows = torch.repeat_interleave(torch.arange(self.num_rows, dtype=torch.int32, device=self.device), counts)
-        out = torch.empty(self.num_items, dtype=torch.int32, device=self.device)
+        out = torch.full((self.num_items,), -1, dtype=torch.int32, device=self.device)
         out[self.leaf_items] = rows
+        require_whole("leaf_items", out, 0, self.num_rows - 1)  # one that is missing was there twice
         return out
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -147,6 +182,7 @@ class Trie:
         """
         return trie_lookup(self, codes)
 
+    @door
     def items(self, rows: Tensor) -> Jagged:
         """The items of each row.
 
@@ -170,11 +206,10 @@ class Trie:
                 f"Trie.items: rows must be in [0, {self.num_rows}), got {int(flat[outside][0])}"
                 f" at {int(outside.nonzero()[0])}"
             )
-        begin = unpack_offsets(self.leaf_bases, self.leaf_deltas, flat)
-        end = unpack_offsets(self.leaf_bases, self.leaf_deltas, flat + 1)
-        _, at = _spans(begin, end)
+        begin, end, (_, at) = children_of("leaf", self.leaf_bases, self.leaf_deltas, flat, self.num_items)
         return Jagged.from_lengths(self.leaf_items[at].to(torch.int64), end - begin)
 
+    @door
     def valid_codes(self, level: int, nodes: Tensor) -> Tensor:
         """Which codes may follow each node: the mask of a softmax over valid children, as training needs it.
 
@@ -208,24 +243,38 @@ class Trie:
                 f" at {int(outside.nonzero()[0])}"
             )
         bases, deltas, flat = self.child_bases[level], self.child_deltas[level], nodes.to(torch.int64)
-        rows, edges = _spans(unpack_offsets(bases, deltas, flat), unpack_offsets(bases, deltas, flat + 1))
-        mask = torch.zeros(len(nodes), self.codebook_sizes[level], dtype=torch.bool, device=nodes.device)
+        _, _, (rows, edges) = children_of("child", bases, deltas, flat, self.tokens[level].numel())
+        size = self.codebook_sizes[level]
+        require_room("Trie.valid_codes", "mask", (len(nodes), size), 1)
+        mask = torch.zeros(len(nodes), size, dtype=torch.bool, device=nodes.device)
         # torch cannot index uint16 on every device: the same bits are read as int16 and widened without their sign.
         tokens = self.tokens[level]
         narrow = tokens.view(torch.int16) if tokens.dtype == torch.uint16 else tokens
-        mask[rows, narrow[edges].to(torch.int64) & 0xFFFF] = True
+        codes = narrow[edges].to(torch.int64) & 0xFFFF
+        require_whole("tokens", codes, 0, size - 1)
+        mask[rows, codes] = True
         return mask
 
     def to(self, device: torch.device | str) -> Trie:
-        """The same trie with its tensors on ``device``; itself where they already are."""
-        if torch.device(device) == self.device:
+        """The same trie with its tensors on ``device``; itself where they already are.
+
+        Raises:
+            UnsupportedError: a device that this machine lacks.
+        """
+        wanted = device_of("Trie.to", "device", device)
+        if wanted == self.device:
             return self
-        return self._map(lambda tensor: tensor.to(device))
+        if self.device.type == "meta":
+            raise InvalidValueError(f"Trie.to: trie must have data to be moved to {wanted}, got one on meta")
+        try:
+            return self._map(lambda tensor: tensor.to(wanted))
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it
+            raise UnsupportedError(f"Trie.to: device must be one of this machine, got {wanted}") from error
 
     def stats(self) -> TrieStats:
         """Counts and sizes; reads every offset once."""
         fan_out = [
-            max(int(f.max()) for _, _, f in _fan_outs(bases, deltas))
+            max(int(f.max()) for _, _, f in fan_outs(bases, deltas))
             for bases, deltas in zip(self.child_bases, self.child_deltas, strict=True)
         ]
         num_bytes = {name: t.numel() * t.element_size() for name, t in self._named_tensors()}
@@ -346,18 +395,5 @@ def build_trie(item_codes: Any, *, codebook_sizes: Sequence[int] | None = None) 
     return Trie._unchecked(trie_build(item_codes, codebook_sizes))
 
 
-def _spans(begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """For every index in any [begin, end): which span it belongs to, and the index."""
-    lengths = end - begin
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    before = lengths.cumsum(0) - lengths
-    return rows, torch.arange(len(rows), device=rows.device) + (begin - before)[rows]
-
-
-def _fan_outs(bases: Tensor, deltas: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """(first node, end, int64 edges of each) in pieces: all int64 offsets at once would outweigh the trie."""
-    piece = 1 << 20
-    for begin in range(0, len(deltas) - 1, piece):
-        end = min(begin + piece, len(deltas) - 1)
-        offsets = unpack_offsets(bases, deltas, torch.arange(begin, end + 1, device=deltas.device))
-        yield begin, end, offsets[1:] - offsets[:-1]
+def _widened(part: Any) -> Any:
+    return part.view(torch.uint16) if isinstance(part, Tensor) and part.dtype == torch.int16 else part

@@ -184,7 +184,7 @@ def test_a_step_of_other_centroids_and_another_precision_are_refused():
     text = r"kmeans_step: after.sums must be torch.float64 \[5, 3\] on cpu, got torch.float64 \[4, 3\]"
     with pytest.raises(errors.InvalidValueError, match=text):
         kmeans_step(torch.ones(2, 3), torch.ones(5, 3), after=step)
-    with pytest.raises(errors.InvalidValueError, match="precision must be one of float32, bfloat16, got 'int8'"):
+    with pytest.raises(errors.InvalidValueError, match="precision must be 'float32' or 'bfloat16', got 'int8'"):
         kmeans_step(torch.ones(2, 3), torch.ones(4, 3), precision="int8")
     with pytest.raises(errors.InvalidTypeError, match="kmeans_step: after must be a KMeansStep, got int"):
         kmeans_step(torch.ones(2, 3), torch.ones(4, 3), after=0)

@@ -123,7 +123,7 @@ def test_gradients_are_those_of_an_embedding():
         (torch.zeros(1, 2), BOOKS, None, errors.InvalidTypeError, r"codes must be int32 or int64 .* got torch.float32"),
         (torch.zeros(2).int(), BOOKS, None, errors.InvalidValueError, r"codes must be \[N, L\] .* got \[2\]"),
         (torch.zeros(2, 0).int(), BOOKS, None, errors.InvalidValueError, r"L at least 1, got \[2, 0\]"),
-        (torch.zeros(1, 2).int(), 3, None, errors.InvalidTypeError, "codebooks must be a sequence of tensors, got int"),
+        (torch.zeros(1, 2).int(), 3, None, errors.InvalidTypeError, "codebooks must be a sequence of tensors, got 3"),
         (torch.zeros(1, 2).int(), [], None, errors.InvalidValueError, "codebooks must hold at least one level"),
         (torch.zeros(1, 2).int(), [[0]], None, errors.InvalidTypeError, r"codebooks\[0\] must be a tensor, got list"),
         (torch.zeros(1, 2).int(), BOOKS[0], None, errors.InvalidValueError, r"codebooks\[0\] must be \[K, D\], got"),

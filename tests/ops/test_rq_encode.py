@@ -218,7 +218,7 @@ def test_bad_arguments_are_named():
         ((x[:, :0], [book[:, :0]]), InvalidValueError, r"x must be \[N, D\] with D at least 1, got \[5, 0\]"),
         ((x, []), InvalidValueError, "codebooks must hold at least one level, got none"),
         ((x, book), InvalidValueError, r"codebooks\[0\] must be \[K, D\], got \[4\]"),
-        ((x, 3), InvalidTypeError, "codebooks must be a sequence of tensors, got int"),
+        ((x, 3), InvalidTypeError, "codebooks must be a sequence of tensors, got 3"),
         ((x, [book, 3]), InvalidTypeError, r"codebooks\[1\] must be a tensor, got int"),
         ((x, [book.long()]), InvalidTypeError, r"codebooks\[0\] must be float32, .* \[K, D\], got torch.int64"),
         (
@@ -239,7 +239,7 @@ def test_bad_arguments_are_named():
         ({"num_beams": 0}, InvalidValueError, "num_beams must be at least 1, got 0"),
         ({"num_beams": 2.0}, InvalidTypeError, "num_beams must be an int, got 2.0"),
         ({"num_beams": 1 << 23}, UnsupportedError, r"times the largest codebook must be at most 2\^24"),
-        ({"precision": "float16"}, InvalidValueError, "precision must be one of float32, bfloat16, got 'float16'"),
+        ({"precision": "float16"}, InvalidValueError, "precision must be 'float32' or 'bfloat16', got 'float16'"),
     ):
         with pytest.raises(error, match=text):
             rq_encode(x, [book], **options)

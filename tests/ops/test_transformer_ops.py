@@ -372,7 +372,7 @@ def test_what_does_not_fit_is_named():
         pack_stacks([(case.spec, {**weights, "head.weight": weights["head.weight"] * torch.nan})])
     with pytest.raises(InvalidValueError, match="has no nonsense"):
         pack_stacks([(case.spec, {**weights, "nonsense": torch.ones(1)})])
-    with pytest.raises(InvalidValueError, match="dtype must be one of"):
+    with pytest.raises(InvalidValueError, match="dtype must be 'float32', 'bfloat16' or 'int8', got 'float64'"):
         pack_stacks([(case.spec, weights)], "float64")
     wide = TransformerSpec(width=1, num_layers=1, num_heads=1, num_kv_heads=1, head_width=1, ff_width=65_537)
     pack_stacks([(wide, random_weights(wide, torch.Generator(), False))])

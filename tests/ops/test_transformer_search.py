@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_named():
         call(6, [given[6][0], given[6][1].int()])
     with pytest.raises(InvalidValueError, match="code_tokens must have 2 levels like the trie, got 1"):
         call(6, given[6][:1])
-    with pytest.raises(InvalidValueError, match=r"must lie in \[0, 60\], got 58 and 62"):
+    with pytest.raises(InvalidValueError, match=r"code_tokens must be in \[0, 60\), got 60 for code 2"):
         call(6, [given[6][0], torch.arange(58, 62)])
     with pytest.raises(InvalidValueError, match=r"tokens must be in \[0, 2\), got 3"):
         call(7, given[7][:2])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
+    "FLOAT32",
     "choice",
+    "device_of",
     "flag",
     "numbers",
     "readable",
@@ -24,6 +27,8 @@ __all__ = [
     "whole_number",
 ]
 
+_OWN_DATA = (Tensor, torch.nn.Parameter)
+FLOAT32 = 3.4028234663852886e38
 INT64 = (-(2**63), 2**63 - 1)
 
 
@@ -44,6 +49,13 @@ def require_tensors(op: str, device: torch.device | None, **tensors: Any) -> Non
             raise InvalidValueError(f"{op}: {name} must have data, got a tensor on meta")
         if device is not None and tensor.device != device:
             raise InvalidValueError(f"{op}: {name} must be on {device} like the trie, got {tensor.device}")
+        if type(tensor) in _OWN_DATA and tensor.is_cpu and not torch.compiler.is_compiling() and _is_freed(tensor):
+            raise InvalidValueError(f"{op}: {name} must have data, got {shown(tensor)} whose storage was freed")
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    """Whether its storage was taken away, as FSDP does: torch itself would read at address 0."""
+    return not tensor.data_ptr() and tensor.numel() > 0
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -51,7 +63,12 @@ def readable(tensor: Tensor) -> Tensor:
 
     ``z.conj().imag`` is held with the opposite sign, and ``torch.frombuffer`` gives any address: such a tensor is
     copied. torch's dispatcher undoes the sign by itself; this is for the calls that go around it.
+
+    Raises:
+        InvalidValueError: its storage was taken away.
     """
+    if _is_freed(tensor):
+        raise InvalidValueError(f"ops: a tensor must have data, got {shown(tensor)} whose storage was freed")
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     tensor = tensor.contiguous()
@@ -94,21 +111,21 @@ def numbers(op: str, name: str, values: Any, least: int = INT64[0], most: int = 
 
 
 def sequence(op: str, name: str, values: Any, of: str = "tensors") -> list[Any]:
-    """The entries of a list, a tuple, or whatever else can be walked through.
+    """The entries of a list, a tuple, or whatever else has an order that it can be walked through in.
 
     Raises:
         InvalidTypeError: it cannot be.
     """
     try:
-        if isinstance(values, Iterable) and not isinstance(values, str | bytes):
+        if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set | type):
             return list(values)
     except TypeError as error:  # a tensor of no dimension
         raise InvalidTypeError(f"{op}: {name} must be a sequence of {of}, got {shown(values)}") from error
     raise InvalidTypeError(f"{op}: {name} must be a sequence of {of}, got {shown(values)}")
 
 
-def real_number(op: str, name: str, value: Any) -> float:
-    """``value`` as a finite float.
+def real_number(op: str, name: str, value: Any, most: float = sys.float_info.max) -> float:
+    """``value`` as a float of at most ``most`` in either direction (``FLOAT32``: what a kernel keeps it in).
 
     Raises:
         InvalidTypeError: it is no number by type (``True`` is not; a tensor of one number is).
@@ -127,9 +144,21 @@ def real_number(op: str, name: str, value: Any) -> float:
         raise InvalidTypeError(f"{kind}, got {shown(value)}") from error
     except (OverflowError, ValueError) as error:
         raise InvalidValueError(f"{op}: {name} must be a finite number, got {shown(value)}") from error
-    if not math.isfinite(number):
+    if not abs(number) <= most:
         raise InvalidValueError(f"{op}: {name} must be a finite number, got {number}")
     return number
+
+
+def device_of(op: str, name: str, value: Any) -> torch.device:
+    """``value`` as torch's device.
+
+    Raises:
+        InvalidTypeError: it names none.
+    """
+    try:
+        return torch.device(value)
+    except (TypeError, RuntimeError, ValueError, OverflowError) as error:
+        raise InvalidTypeError(f"{op}: {name} must be one of torch's devices, got {shown(value)}") from error
 
 
 def flag(op: str, name: str, value: Any) -> bool:
@@ -138,8 +167,8 @@ def flag(op: str, name: str, value: Any) -> bool:
     Raises:
         InvalidTypeError: it is neither ``True`` nor ``False``.
     """
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     raise InvalidTypeError(f"{op}: {name} must be True or False, got {shown(value)}")
 
 

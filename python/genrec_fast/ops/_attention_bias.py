@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.ops._arguments import flag, real_number, require_tensors, whole_number
 
 __all__ = ["ALiBi", "AttentionBias", "BiasTables", "RelativeTimeBias", "T5Bias", "log_time_thresholds", "t5_buckets"]
+
+MOST_THRESHOLDS = 65535  # the kernel keeps a bucket in 16 bits
 
 
 class BiasTables(NamedTuple):
@@ -53,10 +55,14 @@ def log_time_thresholds(num_buckets: int = 128, divisor: float = 0.301) -> Tenso
 
     Source: HSTU (arXiv:2402.17152, appendix); the divisor is its published code's.
     """
+    op = "log_time_thresholds"
+    num_buckets = whole_number(op, "num_buckets", num_buckets)
+    divisor = real_number(op, "divisor", divisor)
     if num_buckets < 1 or not divisor > 0:
         raise InvalidValueError(
-            f"log_time_thresholds: num_buckets must be at least 1 and divisor above 0, got {num_buckets}, {divisor}"
+            f"{op}: num_buckets must be at least 1 and divisor above 0, got {num_buckets}, {divisor}"
         )
+    num_buckets = whole_number(op, "num_buckets", num_buckets, 1, MOST_THRESHOLDS)
     return _log_thresholds(num_buckets, divisor).clone()
 
 
@@ -125,8 +131,11 @@ class RelativeTimeBias:
                     f"{op}: {name} must be int64 of one dimension, got {value.dtype} {list(value.shape)}"
                 )
         limits = self.thresholds
-        if limits is None:
-            limits = log_time_thresholds(max(time.shape[1] - 1, 1))[: time.shape[1] - 1].to(times.device)
+        if limits is not None:
+            require_tensors(op, None, thresholds=limits)
+        else:
+            most = time.shape[1] - 1
+            limits = log_time_thresholds(min(max(most, 1), MOST_THRESHOLDS))[:most].to(times.device)
         if limits.dtype != torch.int64 or limits.dim() != 1:
             raise InvalidTypeError(
                 f"{op}: thresholds must be int64 of one dimension, got {limits.dtype} {list(limits.shape)}"
@@ -136,6 +145,8 @@ class RelativeTimeBias:
                 f"{op}: thresholds must be at most {time.shape[1] - 1}, one fewer than ts_w has entries, "
                 f"got {limits.numel()}"
             )
+        if limits.numel() > MOST_THRESHOLDS:
+            raise InvalidValueError(f"{op}: thresholds must be at most {MOST_THRESHOLDS}, got {limits.numel()}")
         return BiasTables(distance, time, asked, times, limits)
 
 
@@ -157,8 +168,16 @@ class T5Bias:
 
     def tables(self, num_heads: int, longest: int, *, cross: bool) -> BiasTables:
         require_tensors("T5Bias", None, weight=self.weight)
+        if not self.weight.is_floating_point():
+            raise InvalidTypeError(f"T5Bias: weight must be float [num_buckets, H], got {self.weight.dtype}")
         if self.weight.dim() != 2 or self.weight.shape[1] != num_heads:
             raise InvalidValueError(f"T5Bias: weight must be [num_buckets, {num_heads}], got {list(self.weight.shape)}")
+        exact = self.weight.shape[0] // (4 if flag("T5Bias", "bidirectional", self.bidirectional) else 2)
+        if exact < 1:
+            raise InvalidValueError(
+                f"T5Bias: weight must have 2 buckets, or 4 if bidirectional, at least, got {self.weight.shape[0]}"
+            )
+        whole_number("T5Bias", "max_distance", self.max_distance, exact + 1, 2**31 - 1)
         distances = torch.arange(1 - longest, longest, device=self.weight.device)
         buckets = t5_buckets(distances, self.weight.shape[0], self.max_distance, bidirectional=self.bidirectional)
         return BiasTables(self.weight[buckets].t(), None, None, None, None)
@@ -179,8 +198,7 @@ class ALiBi:
     @staticmethod
     def slopes_for(num_heads: int) -> Tensor:
         """float32 ``[H]``: the geometric sequence of the paper, for any number of heads."""
-        if num_heads < 1:
-            raise InvalidValueError(f"ALiBi: num_heads must be at least 1, got {num_heads}")
+        num_heads = whole_number("ALiBi", "num_heads", num_heads, 1, 1 << 16)
         power = 2 ** math.floor(math.log2(num_heads))
         slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
         slopes += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(num_heads - power)]
@@ -188,6 +206,8 @@ class ALiBi:
 
     def tables(self, num_heads: int, longest: int, *, cross: bool) -> BiasTables:
         require_tensors("ALiBi", None, slopes=self.slopes)
+        if not self.slopes.is_floating_point():
+            raise InvalidTypeError(f"ALiBi: slopes must be float [H], got {self.slopes.dtype}")
         if self.slopes.dim() != 1 or self.slopes.shape[0] != num_heads:
             raise InvalidValueError(f"ALiBi: slopes must be [{num_heads}], one per head, got {list(self.slopes.shape)}")
         distances = torch.arange(1 - longest, longest, device=self.slopes.device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._arguments import readable
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
@@ -19,6 +21,7 @@ _SETTINGS = (
     "bool softmax, bool causal, float alpha, int max_seq_len, bool divide, int target_group_size, "
     "int contextual_seq_len, int max_attn_len, int min_full_attn_seq_len, float dropout_p, int seed"
 )
+_NAMES = tuple(part.split()[1] for part in _SETTINGS.split(", "))
 _INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor offsets, Tensor kv_offsets, Tensor? num_targets, Tensor? distance_bias, "
     "Tensor? time_bias, Tensor? query_times, Tensor? key_times, Tensor? thresholds"
@@ -28,7 +31,7 @@ _DISTANCE, _TIME, _TABLES = 6, 7, (0, 1, 2, 6, 7)
 
 def _check(args: tuple[Any, ...]) -> None:
     """What only the values can tell."""
-    q, k, _, offsets, kv_offsets, num_targets, distance, _, query_times, key_times, thresholds = args[:11]
+    q, k, _, offsets, kv_offsets, num_targets, distance, time, query_times, key_times, thresholds = args[:11]
     _, causal, _, max_seq_len, _, _, contextual, max_attn_len, *_ = args[11:]
     check_offsets(_OP, "offsets", offsets, q.shape[0])
     check_offsets(_OP, "kv_offsets", kv_offsets, k.shape[0])
@@ -65,19 +68,30 @@ def _check(args: tuple[Any, ...]) -> None:
             continue
         if times.shape != (total,):
             raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(times.shape)}")
-        if total and int(times.abs().max()) >= 2**62:
-            raise InvalidValueError(f"{_OP}: {name} of the bias must be below 2^62, got {int(times.abs().max())}")
-    if thresholds is not None and thresholds.numel() and bool((thresholds.diff() < 0).any()):
-        raise InvalidValueError(f"{_OP}: thresholds of the bias must not decrease")
+        low, high = (int(bound) for bound in times.aminmax()) if total else (0, 0)
+        if not -(2**62) < low <= high < 2**62:
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be below 2^62, got {low} to {high}")
+    if thresholds is None or time is None or not thresholds.numel():
+        return
+    low, high = (int(bound) for bound in thresholds.aminmax())
+    if low < 1 or high > 2**62 or bool((thresholds.diff() < 0).any()):
+        raise InvalidValueError(
+            f"{_OP}: thresholds of the bias must be above 0, at most 2^62 and not decrease, got {low} to {high}"
+        )
 
 
 def _slow(*args: Any) -> tuple[Tensor, Tensor]:
-    _check(args)
+    if args[0].is_cpu:  # what float64 is given, float32 would have been given: one check for both
+        core.jagged_attention_check(**_arguments(_prepared(args, args[0].dtype), args[11:]))
+    else:
+        _check(args)
     return _twin(*args)
 
 
 def _rows(tensor: Tensor) -> Tensor:
     """The tensor, or a copy in which a row's heads lie side by side (a slice of a wider projection does as it is)."""
+    if tensor.data_ptr() % tensor.element_size():
+        return tensor.clone(memory_format=torch.contiguous_format)
     heads, width = tensor.shape[1:]
     fits = tensor.stride(2) == 1 or width == 1
     fits = fits and (tensor.stride(1) == width or heads == 1)
@@ -89,7 +103,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _table(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.float().contiguous()
+    return None if tensor is None else readable(tensor.float())
 
 
 def _arguments(tensors: tuple[Tensor | None, ...], settings: tuple[Any, ...]) -> dict[str, Any]:
@@ -149,12 +163,12 @@ def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None,
     for name, found, total in (("query_timestamps", times[0], q.shape[0]), ("timestamps", times[1], k.shape[0])):
         if found is not None and found.shape != (total,):
             raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(found.shape)}")
-    others = (None if tensor is None else tensor.contiguous() for tensor in times)
+    others = (None if tensor is None else readable(tensor) for tensor in times)
     return (
         *vectors,
-        offsets.contiguous(),
-        kv_offsets.contiguous(),
-        None if num_targets is None else num_targets.contiguous(),
+        readable(offsets),
+        readable(kv_offsets),
+        None if num_targets is None else readable(num_targets),
         _table(distance),
         _table(time),
         *others,
@@ -169,7 +183,7 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
         # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
         tensors = _prepared(args, torch.float32)
     dtype = q.dtype if tensors[0] is None else tensors[0].dtype
-    out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
+    out = allocate(_OP, "out", q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
     sums = torch.empty(q.shape[0] if softmax else 0, q.shape[1])
     core.jagged_attention(out=out.data_ptr(), log_sums=sums.data_ptr(), **_arguments(tensors, args[11:]))
     return out.to(q.dtype), sums
@@ -177,7 +191,7 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
 
 def _backward_cpu(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
     tensors = _prepared(args, torch.float32)
-    grad, out = grad.float().contiguous(), out.float().contiguous()
+    grad, out = readable(grad.float()), readable(out.float())
     found = [_empty(args[0]) if tensors[i] is None else torch.empty(args[i].shape) for i in _TABLES]
     core.jagged_attention_backward(
         grad=grad.data_ptr(),
@@ -257,7 +271,9 @@ def attention(*tensors: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]
     first = tensors[0]
     assert first is not None
     if first.dtype == torch.float64:
-        args = (*tensors, *settings.values())
-        return _slow(*args)
+        if set(settings) != set(_NAMES):
+            wrong = sorted(set(settings) ^ set(_NAMES))
+            raise InvalidValueError(f"{_OP}: settings must be {', '.join(_NAMES)}, got {', '.join(wrong)} wrong")
+        return _slow(*tensors, *(settings[name] for name in _NAMES))
     found: tuple[Tensor, Tensor] = _forward_op(*tensors, **settings)
     return found

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._arguments import readable
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._vectors import FLOATS
@@ -58,10 +60,11 @@ def _fits(offsets: Tensor, max_len: int) -> None:
 
 def _to_padded(values: Tensor, offsets: Tensor, max_len: int, padding: float) -> Tensor:
     check_offsets("to_padded", "offsets", offsets, values.shape[0])
-    values, offsets = values.contiguous(), offsets.contiguous()
-    out = values.new_empty((offsets.shape[0] - 1, max_len, *values.shape[1:]))
+    values, offsets = readable(values), readable(offsets)
+    out = allocate("to_padded", "out", offsets.shape[0] - 1, max_len, *values.shape[1:], dtype=values.dtype)
     if out.numel():
-        item = torch.tensor(padding, dtype=values.dtype)
+        whole = not (values.dtype.is_floating_point or values.dtype.is_complex)
+        item = torch.tensor(int(padding) if whole else padding, dtype=values.dtype)
         core.jagged_pad(
             **_rows(offsets, _bytes(values, 1)),
             values=values.data_ptr(),
@@ -98,8 +101,8 @@ def _check_from(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> None:
 
 def _from_padded(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> Tensor:
     _check_from(dense, offsets, total, fit)
-    dense, offsets = dense.contiguous(), offsets.contiguous()
-    out = dense.new_empty((total, *dense.shape[2:]))
+    dense, offsets = readable(dense), readable(offsets)
+    out = allocate("from_padded", "out", total, *dense.shape[2:], dtype=dense.dtype)
     if out.numel():
         core.jagged_unpad(
             **_rows(offsets, _bytes(dense, 2)),
@@ -156,8 +159,8 @@ def _segment_sum(values: Tensor, offsets: Tensor, op: str) -> Tensor:
     check_offsets(op, "offsets", offsets, values.shape[0])
     if values.dtype not in FLOATS:  # float64, for gradient checks
         return twins.segment_sum(values, offsets)
-    values, offsets = values.contiguous(), offsets.contiguous()
-    out = values.new_empty((offsets.shape[0] - 1, *values.shape[1:]), dtype=torch.float32)
+    values, offsets = readable(values), readable(offsets)
+    out = allocate(op, "out", offsets.shape[0] - 1, *values.shape[1:])
     add_rows(values, None, offsets, None, out)
     return out
 
@@ -188,8 +191,8 @@ def _segment_sum_fake(values: Tensor, offsets: Tensor, op: str) -> Tensor:
 
 def _spread(rows: Tensor, offsets: Tensor, total: int, op: str) -> Tensor:
     check_offsets(op, "offsets", offsets, total)
-    rows, offsets = rows.contiguous(), offsets.contiguous()
-    out = rows.new_empty((total, *rows.shape[1:]))
+    rows, offsets = readable(rows), readable(offsets)
+    out = allocate(op, "out", total, *rows.shape[1:], dtype=rows.dtype)
     if out.numel():
         core.jagged_spread(**_rows(offsets, _bytes(rows, 1)), rows=rows.data_ptr(), values=out.data_ptr())
     return out
@@ -244,6 +247,8 @@ def _check_parts(op: str, offsets: Sequence[Tensor], totals: Sequence[int]) -> N
 
 
 def _joined(offsets: Sequence[Tensor], parts: Sequence[Tensor], joined: Tensor, back: bool) -> None:
+    if not joined.numel():
+        return
     core.jagged_join(
         offsets=[one.data_ptr() for one in offsets],
         num_rows=offsets[0].shape[0] - 1,
@@ -257,7 +262,7 @@ def _joined(offsets: Sequence[Tensor], parts: Sequence[Tensor], joined: Tensor, 
 
 def _join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
     _check_parts("jagged_concat", offsets, [x.shape[0] for x in values])
-    values, offsets = [x.contiguous() for x in values], [x.contiguous() for x in offsets]
+    values, offsets = [readable(x) for x in values], [readable(x) for x in offsets]
     out = _join_fake(values, offsets)
     _joined(offsets, values, out, back=False)
     return out
@@ -282,7 +287,7 @@ def _check_split(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int
 
 def _part(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> list[Tensor]:
     _check_split(joined, offsets, totals)
-    joined, offsets = joined.contiguous(), [x.contiguous() for x in offsets]
+    joined, offsets = readable(joined), [readable(x) for x in offsets]
     parts = _part_fake(joined, offsets, totals)
     _joined(offsets, parts, joined, back=True)
     return parts

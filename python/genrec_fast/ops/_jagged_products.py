@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.ops._arguments import readable
 from genrec_fast.ops._jagged_pack import add_rows, segment_sum
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._vectors import FLOATS
@@ -23,9 +25,9 @@ def _dense(values: Tensor, dense: Tensor, offsets: Tensor, bias: Tensor | None, 
     if values.dtype != torch.float32:  # float64, for gradient checks
         return _dense_slow(values, dense, offsets, bias, transposed)
     check_offsets(_MATMUL, "offsets", offsets, values.shape[0])
-    values, dense, offsets = values.contiguous(), dense.contiguous(), offsets.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    out = _dense_fake(values, dense, offsets, bias, transposed)
+    values, dense, offsets = readable(values), readable(dense), readable(offsets)
+    bias = None if bias is None else readable(bias)
+    out = allocate(_MATMUL, "out", values.shape[0], dense.shape[1 if transposed else 2])
     if out.numel():
         core.jagged_dense_matmul(
             offsets=offsets.data_ptr(),
@@ -55,8 +57,8 @@ def _outer(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     if a.dtype != torch.float32:
         return _outer_slow(a, b, offsets)
     check_offsets(_OUTER, "offsets", offsets, a.shape[0])
-    a, b, offsets = a.contiguous(), b.contiguous(), offsets.contiguous()
-    out = _outer_fake(a, b, offsets)
+    a, b, offsets = readable(a), readable(b), readable(offsets)
+    out = allocate(_OUTER, "out", offsets.shape[0] - 1, a.shape[1], b.shape[1])
     if out.numel():
         core.jagged_jagged_matmul(
             offsets=offsets.data_ptr(),
@@ -123,12 +125,12 @@ differentiable(_OUTER, _outer_backward, _keep_outer)
 
 
 def _embedding(table: Tensor, ids: Tensor, sparse_grad: bool) -> Tensor:
-    table, ids = table.contiguous(), ids.contiguous()
-    out = table.new_empty((*ids.shape, *table.shape[1:]))
+    table, ids = readable(table), readable(ids)
+    out = allocate("embedding", "out", *ids.shape, *table.shape[1:], dtype=table.dtype)
     core.gather_rows(
         table=table.data_ptr(),
         table_rows=table.shape[0],
-        bytes=math.prod(table.shape[1:]) * table.element_size(),
+        bytes=math.prod(table.shape[1:]) * table.element_size() if out.numel() else 0,
         ids=ids.data_ptr(),
         count=ids.numel(),
         num_threads=torch.get_num_threads(),
@@ -139,7 +141,7 @@ def _embedding(table: Tensor, ids: Tensor, sparse_grad: bool) -> Tensor:
 
 def _grouped(ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Positions in the order of their ids, the ids that occur, and where each begins (last: the end)."""
-    ids = ids.contiguous()
+    ids = readable(ids)
     order, unique, starts = (ids.new_empty(ids.numel() + more) for more in (0, 0, 1))
     count = core.group_ids(
         ids=ids.data_ptr(),
@@ -157,7 +159,7 @@ def _gradient(grad: Tensor, ids: Tensor, num_rows: int) -> Tensor:
         return twins.embedding_gradient(grad, ids, num_rows)
     order, unique, starts = _grouped(ids, num_rows)
     out = grad.new_zeros((num_rows, *grad.shape[1:]), dtype=torch.float32)
-    add_rows(grad.contiguous(), order, starts, unique, out)
+    add_rows(readable(grad), order, starts, unique, out)
     return out
 
 
@@ -170,7 +172,7 @@ def _gradient_rows(grad: Tensor, ids: Tensor, num_rows: int) -> tuple[Tensor, Te
         return twins.embedding_rows(grad, ids)
     order, unique, starts = _grouped(ids, num_rows)
     out = grad.new_empty((len(unique), *grad.shape[1:]), dtype=torch.float32)
-    add_rows(grad.contiguous(), order, starts, None, out)
+    add_rows(readable(grad), order, starts, None, out)
     return unique.clone(), out
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.ops._arguments import readable, require_tensors
 from genrec_fast.ops._registry import core
 
 __all__ = ["check_offsets", "require_offsets"]
@@ -41,7 +41,7 @@ def check_offsets(op: str, name: str, offsets: Tensor, total: int) -> None:
         InvalidValueError: naming the rule and the values that break it.
     """
     if offsets.device.type == "cpu":
-        offsets = offsets if offsets.dtype == torch.int64 and offsets.is_contiguous() else offsets.long().contiguous()
+        offsets = readable(offsets.long())
         core.check_offsets(op=op, name=name, offsets=offsets.data_ptr(), num_rows=offsets.shape[0] - 1, total=total)
         return
     begin, end = int(offsets[0]), int(offsets[-1])

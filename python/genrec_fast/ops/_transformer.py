@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._arguments import readable
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.transformer import transformer_cross as _cross_twin
 from genrec_fast.ops.reference.transformer import transformer_first as _first_twin
@@ -24,7 +26,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _whole(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
+    return tuple(None if tensor is None else readable(tensor) for tensor in tensors)
 
 
 def common_arguments(weights: Tensor, stack: int, rows: Tensor) -> dict[str, Any]:
@@ -45,8 +47,10 @@ def addresses_of_tables(
     return {
         "rotary": _address(rotary),
         "num_positions": 0 if rotary is None else rotary.shape[0],
+        "rotary_width": 0 if rotary is None else rotary.shape[1],
         "distance": _address(distance),
         "distance_size": 0 if distance is None else distance.shape[1],
+        "distance_heads": 0 if distance is None else distance.shape[0],
         "cross": _address(cross),
         "cross_offsets": _address(cross_offsets),
         "cross_floats": 0 if cross is None else cross.numel(),
@@ -58,16 +62,18 @@ def _first_layer(table: Tensor | None, tokens: Tensor | None) -> dict[str, Any]:
         "first_table": _address(table),
         "tokens": _address(tokens),
         "num_tokens": 0 if table is None else table.shape[0],
+        "first_width": 0 if table is None else table.shape[1],
     }
 
 
-def _empty_cache(common: dict[str, Any], offsets: Tensor, for_cross: bool) -> Tensor:
+def _empty_cache(op: str, common: dict[str, Any], offsets: Tensor, num_rows: int, for_cross: bool) -> Tensor:
     names = ("weights", "weights_bytes", "stack", "rows_width")
     given = {name: common[name] for name in names}
     users = offsets.numel() - 1
-    return torch.empty(
-        core.transformer_cache_size(offsets=offsets.data_ptr(), num_users=users, for_cross=for_cross, **given)
+    size = core.transformer_cache_size(
+        offsets=offsets.data_ptr(), num_users=users, num_rows=num_rows, for_cross=for_cross, **given
     )
+    return allocate(op, "cache", size)
 
 
 def _prefill_cpu(
@@ -84,15 +90,16 @@ def _prefill_cpu(
     num_layers: int,
     only_last: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, offsets = rows.contiguous(), offsets.contiguous()
+    rows, offsets = readable(rows), readable(offsets)
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
     first_table, tokens = _whole(first_table, tokens)
     users = offsets.numel() - 1
     common = common_arguments(weights, stack, rows)
-    cache = _empty_cache(common, offsets, False)
+    cache = _empty_cache("transformer_prefill", common, offsets, rows.shape[0], False)
     hidden = torch.empty(users if only_last else rows.shape[0], rows.shape[1])
     core.transformer_prefill(
         rows=rows.data_ptr(),
+        num_rows=rows.shape[0],
         **_first_layer(first_table, tokens),
         offsets=offsets.data_ptr(),
         num_users=users,
@@ -107,20 +114,25 @@ def _prefill_cpu(
 
 
 def _first_cpu(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> Tensor:
-    rows = rows.contiguous()
-    out = torch.empty(rows.shape[0], mixed_width)
+    rows = readable(rows)
+    out = allocate("transformer_first", "table", rows.shape[0], mixed_width)
     core.transformer_first(
-        rows=rows.data_ptr(), num_rows=rows.shape[0], table=out.data_ptr(), **common_arguments(weights, stack, rows)
+        rows=rows.data_ptr(),
+        num_rows=rows.shape[0],
+        table=out.data_ptr(),
+        table_width=mixed_width,
+        **common_arguments(weights, stack, rows),
     )
     return out
 
 
 def _cross_cpu(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
-    rows, offsets = rows.contiguous(), offsets.contiguous()
+    rows, offsets = readable(rows), readable(offsets)
     common = common_arguments(weights, stack, rows)
-    cache = _empty_cache(common, offsets, True)
+    cache = _empty_cache("transformer_cross", common, offsets, rows.shape[0], True)
     core.transformer_cross(
         rows=rows.data_ptr(),
+        num_rows=rows.shape[0],
         offsets=offsets.data_ptr(),
         num_users=offsets.numel() - 1,
         cache=cache.data_ptr(),
@@ -147,16 +159,17 @@ def _step_cpu(
     num_layers: int,
     kept: int,
 ) -> tuple[Tensor, Tensor]:
-    rows, offsets = rows.contiguous(), offsets.contiguous()
-    cache, ancestors = cache.contiguous(), ancestors.contiguous()
+    rows, offsets = readable(rows), readable(offsets)
+    cache, ancestors = readable(cache), readable(ancestors)
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
     first_table, tokens = _whole(first_table, tokens)
-    parts = [part.contiguous() for part in chain]
+    parts = [readable(part) for part in chain]
     users = offsets.numel() - 1
-    own = torch.empty(num_layers, rows.shape[0], kept)
+    own = allocate("transformer_step", "kept", num_layers, rows.shape[0], kept)
     hidden = torch.empty(rows.shape)
     core.transformer_step(
         rows=rows.data_ptr(),
+        num_rows=rows.shape[0],
         **_first_layer(first_table, tokens),
         offsets=offsets.data_ptr(),
         num_users=users,
@@ -165,6 +178,7 @@ def _step_cpu(
         cache_floats=cache.numel(),
         chain=[part.data_ptr() for part in parts],
         chain_rows=[part.shape[1] for part in parts],
+        chain_floats=[part.numel() for part in parts],
         ancestors=ancestors.data_ptr(),
         kept=own.data_ptr(),
         kept_floats=own.numel(),
@@ -178,8 +192,9 @@ def _step_cpu(
 def _head_cpu(
     weights: Tensor, hidden: Tensor, stack: int, first: int, last: int, log_sums: bool
 ) -> tuple[Tensor, Tensor]:
-    hidden = hidden.contiguous()
-    logits, sums = torch.empty(hidden.shape[0], last - first), torch.empty(hidden.shape[0] if log_sums else 0)
+    hidden = readable(hidden)
+    logits = allocate("transformer_head", "logits", hidden.shape[0], last - first)
+    sums = torch.empty(hidden.shape[0] if log_sums else 0)
     core.transformer_head(
         hidden=hidden.data_ptr(),
         num_rows=hidden.shape[0],

@@ -6,6 +6,7 @@ memory and checked. Behind the stacks it carries named tensors (embeddings, tabl
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import choice, readable, require_tensors, shown, whole_number
 from genrec_fast.ops._registry import core
 from genrec_fast.ops._transformer_spec import ACTIVATIONS, TransformerSpec
 from genrec_fast.ops.gemm import MAX_INT8_DEPTH
 
-__all__ = ["PRECISIONS", "PackedStack", "pack_stacks", "unpack_stacks", "unpack_weights"]
+__all__ = ["PRECISIONS", "PackedStack", "pack_stacks", "require_stack", "unpack_stacks", "unpack_weights"]
 
 PRECISIONS = ("float32", "bfloat16", "int8")  # by their number in csrc/ops/transformer.h
 _MAGIC = 0x776665636572 << 8 | 1
@@ -29,6 +31,7 @@ _SIZES = (
     *("width", "num_layers", "num_heads", "num_kv_heads", "head_width", "ff_width", "head_size", "cross_width"),
     *("rotary_width", "window"),
 )
+MAX_STACKS = 64  # of one block, as csrc/ops/transformer_layout.cpp reads it
 _ORDER = (
     *("before_attention", "qkv", "q_norm", "k_norm", "attended", "before_cross", "cross_q", "cross_kv"),
     *("cross_attended", "before_feed_forward", "gate", "up", "down"),
@@ -45,6 +48,24 @@ class PackedStack(NamedTuple):
     spec: TransformerSpec
 
 
+def require_stack(op: str, stack: Any) -> None:
+    """Raises unless the stack is one by its kinds; C++ reads the block itself, whatever ``spec`` says of it.
+
+    Raises:
+        InvalidTypeError: not a ``PackedStack``, or of other parts than one.
+        InvalidValueError: a block that is not contiguous, or a number that no block has.
+    """
+    if not isinstance(stack, PackedStack) or not isinstance(stack.spec, TransformerSpec):
+        raise InvalidTypeError(f"{op}: stack must be a PackedStack (unpack_stacks gives them), got {shown(stack)}")
+    block: Any = stack.weights
+    require_tensors(op, None, weights=block)
+    if block.dtype != torch.uint8 or block.dim() != 1:
+        raise InvalidTypeError(f"{op}: weights must be uint8 [bytes], got {block.dtype} {list(block.shape)}")
+    if not block.is_contiguous():
+        raise InvalidValueError(f"{op}: weights must be contiguous, got strides {list(block.stride())}")
+    whole_number(op, "stack", stack.number, 0, MAX_STACKS - 1)
+
+
 class _Block:
     """Parts at multiples of 64 bytes behind a header that is written last."""
 
@@ -55,7 +76,7 @@ class _Block:
     def add(self, tensor: Tensor | None) -> int:
         if tensor is None:
             return 0
-        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        flat = readable(tensor.detach().cpu()).view(-1).view(torch.uint8)
         offset = self.bytes
         self.parts.append((offset, flat))
         self.bytes += (flat.numel() + 63) // 64 * 64
@@ -119,8 +140,16 @@ def pack_stacks(
         InvalidValueError: a weight is missing, has the wrong shape, is not finite, or the precision is unknown.
     """
     op = "pack_weights"
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"{op}: dtype must be one of {PRECISIONS}, got {precision!r}")
+    choice(op, "dtype", precision, PRECISIONS)
+    if not 1 <= len(stacks) <= MAX_STACKS:
+        raise InvalidValueError(f"{op}: stacks must be 1 to {MAX_STACKS}, got {len(stacks)}")
+    for spec, weights in stacks:
+        if not isinstance(spec, TransformerSpec) or not isinstance(weights, Mapping):
+            raise InvalidTypeError(
+                f"{op}: stacks must be of a TransformerSpec and its weights, got {shown(spec)} and {shown(weights)}"
+            )
+        dataclasses.replace(spec)  # checks it: frozen is a promise that object.__setattr__ breaks
+    require_tensors(op, None, **dict(tensors or {}))
     panel, has_bfloat16 = core.transformer_sizes()
     stored = "float32" if precision == "bfloat16" and not has_bfloat16 else precision
     num_words = 8 + len(stacks) + sum(len(_SIZES) + 5 + 6 + spec.num_layers * 40 for spec, _ in stacks)
@@ -218,14 +247,20 @@ def _number(bits: int) -> float:
 
 class _Reader:
     def __init__(self, weights: Tensor) -> None:
+        require_tensors("pack_weights", None, weights=weights)
         if weights.dtype != torch.uint8 or weights.dim() != 1 or not weights.is_contiguous():
             raise InvalidTypeError(f"pack_weights: a block must be uint8 [bytes], got {weights.dtype}")
+        if weights.storage_offset() % 8 or weights.data_ptr() % 8:
+            raise InvalidValueError("pack_weights: a block must lie at a multiple of 8 bytes: clone() it")
         self.weights = weights
         head = self._words(0, 6)
         if head[0] != _MAGIC or head[1] != weights.numel() or not 8 <= head[2] <= weights.numel() // 8:
             raise CorruptFileError("pack_weights: a block must come from pack_weights whole, this one does not")
         self.words = self._words(0, head[2])
-        self.panel, self.precision, self.count = self.words[3], PRECISIONS[self.words[4]], self.words[5]
+        self.panel, self.count = self.words[3], self.words[5]
+        if not (0 <= self.words[4] < len(PRECISIONS) and 1 <= self.count <= MAX_STACKS and self.panel > 0):
+            raise CorruptFileError("pack_weights: a block's header is altered")
+        self.precision = PRECISIONS[self.words[4]]
 
     def _words(self, first: int, last: int) -> list[int]:
         if 8 * last > self.weights.numel():
@@ -275,6 +310,15 @@ def unpack_stacks(weights: Tensor) -> tuple[list[PackedStack], dict[str, Tensor]
         CorruptFileError: not a whole block of ``pack_stacks``.
     """
     reader = _Reader(weights)
+    try:
+        return _unpacked(reader, weights)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        if isinstance(error, CorruptFileError):
+            raise
+        raise CorruptFileError(f"pack_weights: a block's header is altered ({error!r:.100})") from error
+
+
+def _unpacked(reader: _Reader, weights: Tensor) -> tuple[list[PackedStack], dict[str, Tensor], dict[str, Any]]:
     stacks = [PackedStack(weights, index, reader.spec(index)) for index in range(reader.count)]
     directory = reader.directory()
     tensors = {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops._arguments import FLOAT32, choice, flag, real_number, whole_number
 
 __all__ = ["ACTIVATIONS", "TransformerSpec"]
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # by their number in csrc/ops/transformer.h
+
+_POSITIVE = ("width", "num_layers", "num_heads", "num_kv_heads", "head_width", "ff_width")
+MOST_LAYERS, MOST_CHANNELS = 4095, 1 << 28  # as csrc/ops/transformer_layout.cpp reads them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +62,20 @@ class TransformerSpec:
         op = "TransformerSpec"
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidTypeError(f"{op}: {field.name} must be an int, got {value!r}")
-            if field.type == "int" and not 0 <= value < 1 << 31:
-                raise InvalidValueError(f"{op}: {field.name} must be in [0, 2^31), got {value}")
-        for name in ("width", "num_layers", "num_heads", "num_kv_heads", "head_width", "ff_width"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{op}: {name} must be at least 1, got {getattr(self, name)}")
+            if field.type == "int":
+                most = MOST_LAYERS if field.name == "num_layers" else 2**31 - 1
+                number = whole_number(op, field.name, value, 1 if field.name in _POSITIVE else 0, most)
+                object.__setattr__(self, field.name, number)
+            elif field.type == "bool":
+                flag(op, field.name, value)
+            elif field.type == "float":
+                object.__setattr__(self, field.name, real_number(op, field.name, value, FLOAT32))
+        if self.epsilon < 0:
+            raise InvalidValueError(f"{op}: epsilon must be at least 0, got {self.epsilon}")
+        if self.num_heads * self.head_width >= MOST_CHANNELS:
+            raise InvalidValueError(
+                f"{op}: num_heads * head_width must be below {MOST_CHANNELS}, got {self.num_heads} * {self.head_width}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise InvalidValueError(
                 f"{op}: num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}"
@@ -73,10 +84,8 @@ class TransformerSpec:
             raise InvalidValueError(
                 f"{op}: rotary_width must be even and at most head_width {self.head_width}, got {self.rotary_width}"
             )
-        if self.activation not in ACTIVATIONS[1:]:
-            raise InvalidValueError(f"{op}: activation must be one of {ACTIVATIONS[1:]}, got {self.activation!r}")
-        if self.norm not in ("rms", "layer"):
-            raise InvalidValueError(f"{op}: norm must be 'rms' or 'layer', got {self.norm!r}")
+        choice(op, "activation", self.activation, ACTIVATIONS[1:])
+        choice(op, "norm", self.norm, ("rms", "layer"))
 
     @property
     def kept(self) -> int:

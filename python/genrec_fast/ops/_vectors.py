@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.ops._arguments import require_tensors, sequence
 
 __all__ = ["FLOATS", "require_codebooks", "require_finite", "require_matrix"]
 
@@ -53,9 +52,7 @@ def require_codebooks(op: str, codebooks: Any, device: torch.device) -> list[Ten
         InvalidTypeError: not a sequence of dense float32, bfloat16 or float16 tensors.
         InvalidValueError: none, a wrong shape, or another device.
     """
-    if not isinstance(codebooks, Iterable):
-        raise InvalidTypeError(f"{op}: codebooks must be a sequence of tensors, got {type(codebooks).__name__}")
-    books = list(codebooks)
+    books = sequence(op, "codebooks", codebooks)
     if not books:
         raise InvalidValueError(f"{op}: codebooks must hold at least one level, got none")
     for level, book in enumerate(books):

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import choice, readable, require_tensors, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._vectors import require_matrix
 from genrec_fast.ops.reference.gemm import gemm as _twin
@@ -18,6 +20,7 @@ ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
 
 
+@door
 def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
     """A matrix as ``gemm`` reads it, packed once and used many times.
 
@@ -44,14 +47,14 @@ def gemm_pack(b: Tensor, *, precision: str = "float32") -> Tensor:
     require_matrix("gemm_pack", "b", b, "[N, D]")
     if 0 in b.shape:
         raise InvalidValueError(f"gemm_pack: b must be [N, D] with at least one of each, got {list(b.shape)}")
-    if not isinstance(precision, str) or precision not in ELEMENT_SIZES:
-        raise InvalidValueError(f"gemm_pack: precision must be float32, bfloat16 or int8, got {precision!r}")
+    choice("gemm_pack", "precision", precision, tuple(ELEMENT_SIZES))
     if precision == "int8" and b.shape[1] > MAX_INT8_DEPTH:
         raise InvalidValueError(f"gemm_pack: D must be at most {MAX_INT8_DEPTH} in int8, got {b.shape[1]}")
     out: Tensor = _pack(b.detach().float(), precision)
     return out
 
 
+@door
 def gemm(
     a: Tensor, packed: Tensor, num_columns: int, *, start: Tensor | None = None, precision: str = "float32"
 ) -> Tensor:
@@ -96,8 +99,14 @@ def gemm(
         raise InvalidValueError(
             f"gemm: num_columns and D must be at least 1, got {num_columns} columns, a {list(a.shape)}"
         )
-    if not isinstance(precision, str) or precision not in ELEMENT_SIZES:
-        raise InvalidValueError(f"gemm: precision must be float32, bfloat16 or int8, got {precision!r}")
+    choice("gemm", "precision", precision, tuple(ELEMENT_SIZES))
+    if precision == "int8" and a.shape[1] > MAX_INT8_DEPTH:
+        raise InvalidValueError(f"gemm: D must be at most {MAX_INT8_DEPTH} in int8, got {a.shape[1]}")
+    if num_columns * a.shape[1] > packed.numel():  # an element has a byte at least
+        raise InvalidValueError(
+            f"gemm: packed must be a matrix of {num_columns} columns and depth {a.shape[1]}, "
+            f"got one of {packed.numel()} bytes"
+        )
     if start is not None:
         require_tensors("gemm", a.device, start=start)
         if start.dtype != torch.float32 or start.shape != (num_columns,):
@@ -109,9 +118,9 @@ def gemm(
 
 
 def _cpu_pack(b: Tensor, precision: str) -> Tensor:
-    b = b.contiguous()
+    b = readable(b)
     sizes = {"num_columns": b.shape[0], "depth": b.shape[1], "element_size": ELEMENT_SIZES[precision]}
-    packed = torch.empty(core.gemm_pack_size(**sizes), dtype=torch.uint8)
+    packed = allocate("gemm_pack", "packed", core.gemm_pack_size(**sizes), dtype=torch.uint8)
     core.gemm_pack(b=b.data_ptr(), num_threads=torch.get_num_threads(), packed=packed.data_ptr(), **sizes)
     return packed
 
@@ -120,10 +129,12 @@ def _cpu(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, prec
     depth = a.shape[1]
     if precision == "bfloat16":
         a = torch.nn.functional.pad(a.to(torch.bfloat16), (0, depth % 2))
-    a = a.to(torch.bfloat16 if precision == "bfloat16" else torch.float32).contiguous()
-    packed = packed.contiguous()
-    start = None if start is None else start.contiguous()
-    out = torch.empty(a.shape[0], num_columns)
+    a = readable(a.to(torch.bfloat16 if precision == "bfloat16" else torch.float32))
+    packed = readable(packed)
+    if packed.data_ptr() % 8:  # its header is of int64
+        packed = packed.clone()
+    start = None if start is None else readable(start)
+    out = allocate("gemm", "out", a.shape[0], num_columns)
     core.gemm(
         a=a.data_ptr(),
         num_rows=a.shape[0],

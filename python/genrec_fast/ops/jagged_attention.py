@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
-from genrec_fast.ops._attention_bias import AttentionBias, BiasTables
+from genrec_fast.ops._arguments import FLOAT32, choice, flag, real_number, require_tensors, shown, whole_number
+from genrec_fast.ops._attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
+from genrec_fast.ops._door import door
 from genrec_fast.ops._jagged_attention import attention
+from genrec_fast.ops._memory import require_room
 from genrec_fast.ops._offsets import require_offsets
 
 __all__ = ["jagged_attention"]
 
 
+@door
 def jagged_attention(
     q: Tensor,
     k: Tensor,
@@ -58,7 +61,7 @@ def jagged_attention(
             before the targets, and themselves.
         target_group_size: targets in groups of so many, counted from the first, see each other (backwards if causal).
         contextual_seq_len: so many first positions are context: they see all that are not targets.
-        max_attn_len: a query sees at most so many positions back; 0: all.
+        max_attn_len: a query sees at most so many positions back; 0: all (``sys.maxsize`` too).
         min_full_attn_seq_len: the last so many positions are not bound by ``max_attn_len``.
         bias: ``RelativeTimeBias``, ``T5Bias``, ``ALiBi`` or ``None``; never written out as a matrix.
         dropout_p: share of the weights (after silu or softmax) set to 0, in [0, 1); the others grow by ``1 / (1 - p)``.
@@ -95,8 +98,8 @@ def jagged_attention(
         [1.0, 2.0, 5.0]
     """
     op = "jagged_attention"
-    if kind not in ("silu", "softmax"):
-        raise InvalidValueError(f"{op}: kind must be 'silu' or 'softmax', got {kind!r}")
+    choice(op, "kind", kind, ("silu", "softmax"))
+    causal = flag(op, "causal", causal)
     require_tensors(op, None, q=q)
     require_tensors(op, q.device, k=k, v=v)
     if kv_offsets is None:
@@ -105,19 +108,17 @@ def jagged_attention(
     offsets = require_offsets(op, "offsets", offsets, q.device)
     kv_offsets = require_offsets(op, "kv_offsets", kv_offsets, q.device) if cross else offsets
     _check_shapes(op, q, k, v, offsets, kv_offsets)
+    # Rows are shorter than 2^31: all limits beyond that are one, and do not overflow where they are added to positions.
     limits = {
-        name: whole_number(op, name, value)
-        for name, value in (
-            ("target_group_size", target_group_size),
-            ("contextual_seq_len", contextual_seq_len),
-            ("max_attn_len", max_attn_len),
-            ("min_full_attn_seq_len", min_full_attn_seq_len),
+        name: min(whole_number(op, name, value, least, 1 << 64), 1 << 31)
+        for name, value, least in (
+            ("target_group_size", target_group_size, 1),
+            ("contextual_seq_len", contextual_seq_len, 0),
+            ("max_attn_len", max_attn_len, 0),
+            ("min_full_attn_seq_len", min_full_attn_seq_len, 0),
         )
     }
-    for name, value in limits.items():
-        least = 1 if name == "target_group_size" else 0
-        if value < least:
-            raise InvalidValueError(f"{op}: {name} must be at least {least}, got {value}")
+    dropout_p = real_number(op, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise InvalidValueError(f"{op}: dropout_p must be in [0, 1), got {dropout_p}")
     if dropout_p and seed is None:
@@ -132,18 +133,23 @@ def jagged_attention(
             )
         num_targets = num_targets.long()
     if max_seq_len is not None:
-        max_seq_len = whole_number(op, "max_seq_len", max_seq_len)
-        if max_seq_len < 1:
-            raise InvalidValueError(f"{op}: max_seq_len must be at least 1, got {max_seq_len}")
+        max_seq_len = whole_number(op, "max_seq_len", max_seq_len, 1)
     if kind == "softmax" and attn_scale is not None:
-        raise InvalidValueError(f"{op}: attn_scale must be None with kind='softmax', got {attn_scale!r:.40}")
+        raise InvalidValueError(f"{op}: attn_scale must be None with kind='softmax', got {shown(attn_scale)}")
+    if attn_scale is not None:
+        _check_scale(op, attn_scale, q)
     tables = BiasTables(None, None, None, None, None)
     if bias is not None:
+        if not isinstance(bias, RelativeTimeBias | T5Bias | ALiBi):
+            raise InvalidTypeError(f"{op}: bias must be RelativeTimeBias, T5Bias, ALiBi or None, got {shown(bias)}")
         longest = max_seq_len or max(_longest(offsets), _longest(kv_offsets), 1)
+        if not isinstance(bias, RelativeTimeBias):  # which brings its own table; the others fill one for rows so long
+            require_room(op, "bias", (q.shape[1], 2 * longest), 64)
         tables = bias.tables(q.shape[1], longest, cross=cross)
-    seed = whole_number(op, "seed", seed or 0)
-    if not -(2**63) <= seed < 2**63:
-        raise InvalidValueError(f"{op}: seed must be in [-2^63, 2^63), got {seed}")
+        for name, table in zip(tables._fields, tables, strict=True):
+            if table is not None and table.device != q.device:
+                raise InvalidValueError(f"{op}: {name} of the bias must be on {q.device} like q, got {table.device}")
+    seed = whole_number(op, "seed", 0 if seed is None else seed)
     out, _ = attention(
         q,
         k,
@@ -153,30 +159,39 @@ def jagged_attention(
         num_targets,
         *tables,
         softmax=kind == "softmax",
-        causal=bool(causal),
-        alpha=1.0 / math.sqrt(q.shape[2]) if alpha is None else float(alpha),
+        causal=causal,
+        alpha=1.0 / math.sqrt(q.shape[2]) if alpha is None else real_number(op, "alpha", alpha, FLOAT32),
         max_seq_len=max_seq_len or 0,
         divide=attn_scale is None,
         **limits,
-        dropout_p=float(dropout_p),
+        dropout_p=dropout_p,
         seed=seed,
     )
-    return _scaled(op, out, attn_scale)
+    return _scaled(out, attn_scale)
 
 
 def _longest(offsets: Tensor) -> int:
     return int((offsets[1:] - offsets[:-1]).max()) if offsets.numel() > 1 else 0
 
 
-def _scaled(op: str, out: Tensor, scale: float | Tensor | None) -> Tensor:
+def _check_scale(op: str, scale: Any, q: Tensor) -> None:
+    if not isinstance(scale, Tensor):
+        real_number(op, "attn_scale", scale)
+        return
+    require_tensors(op, q.device, attn_scale=scale)
+    if not scale.is_floating_point():
+        raise InvalidTypeError(f"{op}: attn_scale must be float, got {scale.dtype}")
+    if scale.dim() and scale.shape != q.shape[:1]:
+        raise InvalidValueError(
+            f"{op}: attn_scale must be a number or [{q.shape[0]}], one per query, got {list(scale.shape)}"
+        )
+
+
+def _scaled(out: Tensor, scale: float | Tensor | None) -> Tensor:
     """A weight's scale is its query's, so it may as well multiply the sum."""
     if scale is None:
         return out
     if isinstance(scale, Tensor) and scale.dim() > 0:
-        if scale.shape != (out.shape[0],):
-            raise InvalidValueError(
-                f"{op}: attn_scale must be a number or [{out.shape[0]}], one per query, got {list(scale.shape)}"
-            )
         scale = scale[:, None, None]
     return (out * scale).to(out.dtype)
 

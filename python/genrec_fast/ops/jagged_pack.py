@@ -7,6 +7,7 @@ run from 0 to E without decreasing (checked, always, before anything is read thr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import _jagged_pack as _ops
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import require_tensors, sequence, shown, whole_number
+from genrec_fast.ops._door import door
 from genrec_fast.ops._offsets import require_offsets
 
 __all__ = [
@@ -42,13 +44,7 @@ def _values(op: str, name: str, values: Any, dims: int, shape: str, device: torc
     return checked
 
 
-def _size(op: str, name: str, value: Any) -> int:
-    number = whole_number(op, name, value)
-    if number < 0:
-        raise InvalidValueError(f"{op}: {name} must be at least 0, got {number}")
-    return number
-
-
+@door
 def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: float = 0) -> Tensor:
     """Rows side by side: ``out[r, i] = values[offsets[r] + i]``, ``padding_value`` behind a row's end.
 
@@ -80,12 +76,16 @@ def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: floa
     values = _values(op, "values", values, 1, "[E, ...]")
     rows = require_offsets(op, "offsets", offsets, values.device)
     if not isinstance(padding_value, int | float):
-        raise InvalidTypeError(f"{op}: padding_value must be a number, got {padding_value!r:.40}")
+        raise InvalidTypeError(f"{op}: padding_value must be a number, got {shown(padding_value)}")
+    if isinstance(padding_value, int):
+        padding_value = whole_number(op, "padding_value", int(padding_value), -(2**63), 2**64 - 1)
+    elif values.dtype.is_floating_point and torch.finfo(values.dtype).max < abs(padding_value) < math.inf:
+        raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {padding_value}")
     if not values.dtype.is_floating_point and not values.dtype.is_complex:
         low, high = (0, 1) if values.dtype == torch.bool else _limits(values.dtype)
         if padding_value != padding_value or not low <= padding_value <= high or int(padding_value) != padding_value:
-            raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {padding_value}")
-    out: Tensor = _ops.to_padded(values, rows, _size(op, "max_len", max_len), padding_value)
+            raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {shown(padding_value)}")
+    out: Tensor = _ops.to_padded(values, rows, whole_number(op, "max_len", max_len, 0), padding_value)
     return out
 
 
@@ -94,6 +94,7 @@ def _limits(dtype: torch.dtype) -> tuple[int, int]:
     return int(limits.min), int(limits.max)
 
 
+@door
 def from_padded(dense: Tensor, offsets: Tensor, *, total: int | None = None) -> Tensor:
     """Rows end to end: element i of row r is ``dense[r, i]``; what stands behind a row's end is left out.
 
@@ -126,7 +127,7 @@ def from_padded(dense: Tensor, offsets: Tensor, *, total: int | None = None) -> 
     rows = require_offsets(op, "offsets", offsets, dense.device)
     if dense.shape[0] != rows.shape[0] - 1:
         raise InvalidValueError(f"{op}: dense must be [{rows.shape[0] - 1}, N, ...], got {list(dense.shape)}")
-    size = max(int(rows[-1]), 0) if total is None else _size(op, "total", total)
+    size = max(int(rows[-1]), 0) if total is None else whole_number(op, "total", total, 0)
     out: Tensor = _ops.from_padded(dense, rows, size, True)
     return out
 
@@ -146,6 +147,7 @@ def _num_rows(op: str, found: Sequence[Tensor | None]) -> int:
     return first
 
 
+@door
 def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
     """Row r of the result is row r of every part, one after the other.
 
@@ -175,7 +177,8 @@ def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor |
         ([1, 7, 2, 3, 8], [0, 2, 5])
     """
     op = "jagged_concat"
-    parts, starts = list(values_list), list(offsets_list)
+    parts = sequence(op, "values_list", values_list)
+    starts = sequence(op, "offsets_list", offsets_list)
     if not parts or len(parts) != len(starts):
         raise InvalidValueError(
             f"{op}: offsets_list must hold one entry for each of at least one part, got {len(starts)} for {len(parts)}"
@@ -209,6 +212,7 @@ def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor |
     return _ops.join(flat, offsets), torch.stack(offsets).sum(0)
 
 
+@door
 def jagged_split(
     values: Tensor, offsets_list: Sequence[Tensor | int], *, totals: Sequence[int] | None = None
 ) -> list[Tensor]:
@@ -240,7 +244,8 @@ def jagged_split(
     """
     op = "jagged_split"
     values = _values(op, "values", values, 1, "[E, ...]")
-    given = list(offsets_list)
+    given = sequence(op, "offsets_list", offsets_list, "tensors and ints")
+    totals = None if totals is None else sequence(op, "totals", totals, "ints")
     if not given or (totals is not None and len(totals) != len(given)):
         count = "none" if totals is None else f"{len(given)} for {len(totals)} totals"
         raise InvalidValueError(f"{op}: offsets_list must hold one entry for each of at least one part, got {count}")
@@ -251,12 +256,12 @@ def jagged_split(
     num_rows = _num_rows(op, found)
     offsets, sizes, lengths = [], [], []
     for i, (start, one) in enumerate(zip(found, given, strict=True)):
-        length = _size(op, f"offsets_list[{i}]", one) if start is None else None
+        length = whole_number(op, f"offsets_list[{i}]", one, 0) if start is None else None
         offsets.append(start if start is not None else _dense_offsets(num_rows, length or 0, values.device))
         if start is None:
             sizes.append(num_rows * (length or 0))
         else:
-            sizes.append(max(int(start[-1]), 0) if totals is None else _size(op, f"totals[{i}]", totals[i]))
+            sizes.append(max(int(start[-1]), 0) if totals is None else whole_number(op, f"totals[{i}]", totals[i], 0))
         lengths.append(length)
     parts = _ops.part(values, offsets, sizes)
     return [
@@ -265,6 +270,7 @@ def jagged_split(
     ]
 
 
+@door
 def interleave(values_list: Sequence[Tensor], offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Element i of every part in turn: item, action, item, action, ...
 
@@ -293,7 +299,7 @@ def interleave(values_list: Sequence[Tensor], offsets: Tensor) -> tuple[Tensor, 
         ([1, 10, 2, 20, 3, 30], [0, 2, 6])
     """
     op = "interleave"
-    parts = list(values_list)
+    parts = sequence(op, "values_list", values_list)
     if not parts:
         raise InvalidValueError(f"{op}: values_list must hold at least one part, got none")
     first = _values(op, "values_list[0]", parts[0], 1, "[E, ...]")
@@ -309,6 +315,7 @@ def interleave(values_list: Sequence[Tensor], offsets: Tensor) -> tuple[Tensor, 
     return torch.stack(parts, 1).reshape(len(parts) * first.shape[0], *first.shape[1:]), rows * len(parts)
 
 
+@door
 def deinterleave(values: Tensor, num_parts: int) -> list[Tensor]:
     """The parts that ``interleave`` joined: views of ``values``, which stay jagged by the old offsets.
 
@@ -320,7 +327,6 @@ def deinterleave(values: Tensor, num_parts: int) -> list[Tensor]:
         n tensors ``[E, ...]``.
 
     Raises:
-        InvalidTypeError: an argument of another kind.
         InvalidValueError: a number of elements that n does not divide.
 
     Notes:
@@ -336,11 +342,9 @@ def deinterleave(values: Tensor, num_parts: int) -> list[Tensor]:
     """
     op = "deinterleave"
     values = _values(op, "values", values, 1, "[n E, ...]")
-    count = whole_number(op, "num_parts", num_parts)
-    if count < 1 or values.shape[0] % count:
-        raise InvalidValueError(
-            f"{op}: num_parts must be at least 1 and divide {values.shape[0]} elements, got {count}"
-        )
+    count = whole_number(op, "num_parts", num_parts, 1, max(values.shape[0], 1 << 16))
+    if values.shape[0] % count:
+        raise InvalidValueError(f"{op}: num_parts must divide {values.shape[0]} elements, got {count}")
     return list(values.reshape(values.shape[0] // count, count, *values.shape[1:]).unbind(1))
 
 
@@ -352,6 +356,7 @@ def _summed(op: str, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return _ops.segment_sum(values, rows, op), rows
 
 
+@door
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     """``out[r]`` is the sum of row r's elements; of an empty row 0.
 
@@ -381,6 +386,7 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     return _summed("segment_sum", values, offsets)[0].to(values.dtype)
 
 
+@door
 def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
     """``out[r]`` is the mean of row r's elements; of an empty row 0. All else as ``segment_sum``.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import _jagged_pack as _pack
 from genrec_fast.ops import _jagged_products as _ops
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import flag, require_tensors, whole_number
+from genrec_fast.ops._door import door
 from genrec_fast.ops._offsets import require_offsets
 
 __all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
@@ -40,6 +41,7 @@ def _exact(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+@door
 def jagged_dense_matmul(values: Tensor, offsets: Tensor, dense: Tensor, bias: Tensor | None = None) -> Tensor:
     """Every row times its own matrix: ``out[e] = values[e] @ dense[r] + bias[r]`` for each element e of row r.
 
@@ -82,6 +84,7 @@ def jagged_dense_matmul(values: Tensor, offsets: Tensor, dense: Tensor, bias: Te
     return out.to(values.dtype)
 
 
+@door
 def jagged_jagged_matmul(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     """Every row's sum of outer products: ``out[r] = sum over elements e of row r of a[e] b[e]^T``; empty rows give 0.
 
@@ -127,6 +130,7 @@ def _ids(op: str, name: str, ids: Tensor, device: torch.device) -> Tensor:
     return ids.long()
 
 
+@door
 def embedding(table: Tensor, ids: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """Rows of a table: ``out[i] = table[ids[i]]``.
 
@@ -161,10 +165,11 @@ def embedding(table: Tensor, ids: Tensor, *, sparse_grad: bool = False) -> Tenso
     require_tensors(op, None, table=table)
     if table.dim() < 1:
         raise InvalidValueError(f"{op}: table must be [V, ...], got {list(table.shape)}")
-    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), bool(sparse_grad))
+    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), flag(op, "sparse_grad", sparse_grad))
     return out
 
 
+@door
 def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Whole rows, in any order and any number of times: row i of the result is row ``rows[i]``.
 
@@ -206,7 +211,7 @@ def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int |
     picked = _pack.checked_ids(picked, op, "rows", starts.shape[0] - 1)
     lengths = starts.diff()[picked]
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    size = int(ends[-1]) if total is None else whole_number(op, "total", total)
+    size = int(ends[-1]) if total is None else whole_number(op, "total", total, 0)
     shift = _pack.spread(starts[:-1][picked] - ends[:-1], ends, size, op)
     place = torch.arange(size, device=values.device) + shift
     return _ops.embedding(values, place, False), ends

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import choice, readable, require_tensors
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._vectors import FLOATS, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
@@ -27,6 +30,7 @@ class KMeansStep(NamedTuple):
     inertia: Tensor
 
 
+@door
 def kmeans_step(
     x: Tensor, centroids: Tensor, *, after: KMeansStep | None = None, precision: str = "float32"
 ) -> KMeansStep:
@@ -78,8 +82,7 @@ def kmeans_step(
             f"kmeans_step: centroids must be [K, {x.shape[1]}] with K in [1, {_MOST_CENTROIDS}], "
             f"got {list(centroids.shape)}"
         )
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"kmeans_step: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    choice("kmeans_step", "precision", precision, PRECISIONS)
     before = (None, None, None) if after is None else _continued(after, centroids)
     return KMeansStep(*_op(x.detach(), centroids.detach(), *before, precision))
 
@@ -94,6 +97,7 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
     }
     for name, (dtype, shape) in wanted.items():
         part = getattr(after, name)
+        require_tensors("kmeans_step", None, **{f"after.{name}": part})
         if part.dtype != dtype or part.shape != shape or part.device != centroids.device:
             raise InvalidValueError(
                 f"kmeans_step: after.{name} must be {dtype} {list(shape)} on {centroids.device}, "
@@ -111,8 +115,8 @@ def _cpu(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     require_finite("kmeans_step", "centroids", centroids)
-    x, book = x.contiguous(), centroids.float().contiguous()
-    labels = torch.empty(x.shape[0], dtype=torch.int32)
+    x, book = readable(x), readable(centroids.float())
+    labels = allocate("kmeans_step", "labels", x.shape[0], dtype=torch.int32)
     sums = torch.zeros(book.shape, dtype=torch.float64) if sums is None else _copy(sums)
     counts = torch.zeros(book.shape[0], dtype=torch.int64) if counts is None else _copy(counts)
     inertia = torch.zeros((), dtype=torch.float64) if inertia is None else inertia.clone()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import readable, require_tensors, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._vectors import require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
@@ -17,6 +19,7 @@ from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
 __all__ = ["rq_decode"]
 
 
+@door
 def rq_decode(codes: Tensor, codebooks: Sequence[Tensor], *, num_levels: int | None = None) -> Tensor:
     """The vector that each semantic ID, or a prefix of it, stands for: the sum of its centroids.
 
@@ -73,9 +76,9 @@ def rq_decode(codes: Tensor, codebooks: Sequence[Tensor], *, num_levels: int | N
 
 
 def _cpu(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
-    codes = codes.contiguous()
-    books = [book.float().contiguous() for book in codebooks]
-    out = torch.empty(codes.shape[0], books[0].shape[1])
+    codes = readable(codes)
+    books = [readable(book.float()) for book in codebooks]
+    out = allocate("rq_decode", "out", codes.shape[0], books[0].shape[1])
     core.rq_decode(
         codes=codes.data_ptr(),
         code_size=codes.element_size(),

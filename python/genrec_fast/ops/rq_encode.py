@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError, UnsupportedError
-from genrec_fast.ops._arguments import whole_number
+from genrec_fast.ops._arguments import choice, readable, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._vectors import FLOATS, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _reference
@@ -19,6 +21,7 @@ MAX_CODES = 65536  # per level: the trie's limit
 PRECISIONS = ("float32", "bfloat16")
 
 
+@door
 def rq_encode(
     x: Tensor, codebooks: Sequence[Tensor] | Tensor, *, num_beams: int = 1, precision: str = "float32"
 ) -> Tensor:
@@ -73,11 +76,8 @@ def rq_encode(
                 f"rq_encode: codebooks[{level}] must be [K, {x.shape[1]}] with K in [1, {MAX_CODES}], "
                 f"got {list(book.shape)}"
             )
-    num_beams = whole_number("rq_encode", "num_beams", num_beams)
-    if num_beams < 1:
-        raise InvalidValueError(f"rq_encode: num_beams must be at least 1, got {num_beams}")
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"rq_encode: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    num_beams = whole_number("rq_encode", "num_beams", num_beams, 1)
+    choice("rq_encode", "precision", precision, PRECISIONS)
     if num_beams * max(len(book) for book in books) > 1 << 24:
         raise UnsupportedError(
             f"rq_encode: num_beams times the largest codebook must be at most 2^24, got {num_beams} beams"
@@ -87,9 +87,9 @@ def rq_encode(
 
 
 def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
-    x = x.contiguous()
-    books = [book.contiguous() for book in codebooks]
-    codes = torch.empty(x.shape[0], len(books), dtype=torch.int32)
+    x = readable(x)
+    books = [readable(book) for book in codebooks]
+    codes = allocate("rq_encode", "codes", x.shape[0], len(books), dtype=torch.int32)
     core.rq_encode(
         x=x.data_ptr(),
         element=FLOATS[x.dtype],

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import readable, require_tensors, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate, require_room
+from genrec_fast.ops._offsets import check_offsets, require_offsets
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._vectors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
@@ -17,6 +20,7 @@ __all__ = ["topk_inner_product"]
 _MOST_ITEMS = (1 << 31) - 1
 
 
+@door
 def topk_inner_product(
     queries: Tensor,
     table: Tensor,
@@ -76,9 +80,7 @@ def topk_inner_product(
         )
     if num_items > _MOST_ITEMS:
         raise InvalidValueError(f"{op}: table must have at most 2^31 - 1 rows, got {num_items}")
-    k = whole_number(op, "k", k)
-    if k < 1:
-        raise InvalidValueError(f"{op}: k must be at least 1, got {k}")
+    k = whole_number(op, "k", k, 1)
     if bias is not None:
         require_tensors(op, queries.device, bias=bias)
         if bias.dtype != torch.float32 or bias.shape != (num_items,):
@@ -103,19 +105,22 @@ def _excluded(
     """Ids ascending in every row, and offsets."""
     if exclude is None:
         return None, None
+    if isinstance(exclude, Jagged):
+        require_tensors(op, device, exclude=exclude.values, offsets=exclude.offsets)
     if not isinstance(exclude, Jagged) or exclude.values.dtype != torch.int64 or exclude.values.dim() != 1:
         what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
         raise InvalidTypeError(f"{op}: exclude must be int64 Jagged, got {what}")
     if len(exclude) != count:
         raise InvalidValueError(f"{op}: exclude must have one row for each of {count} queries, got {len(exclude)}")
-    require_tensors(op, device, exclude=exclude.values)
+    checked = require_offsets(op, "exclude's offsets", exclude.offsets, device)
+    check_offsets(op, "exclude's offsets", checked, exclude.values.numel())
     if exclude.values.numel() == 0:
         return None, None
     low, high = (int(v) for v in exclude.values.aminmax())
     if low < 0 or high >= num_items:
         raise InvalidValueError(f"{op}: exclude must hold item ids in [0, {num_items}), got {low if low < 0 else high}")
     rows = exclude.row_index()
-    return (rows * num_items + exclude.values).sort().values - rows * num_items, exclude.offsets
+    return (rows * num_items + exclude.values).sort().values - rows * num_items, checked
 
 
 def _cpu(
@@ -130,14 +135,16 @@ def _cpu(
     require_finite("topk_inner_product", "queries", queries)
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
-        bias = bias.contiguous()
-    queries, table = queries.float().contiguous(), table.float().contiguous()
+        bias = readable(bias)
+    queries, table = readable(queries.float()), readable(table.float())
     count, num_items = queries.shape[0], table.shape[0]
     most = max(1, min(k, num_items))
-    scores, ids = torch.empty(count, most), torch.empty(count, most, dtype=torch.int64)
-    allowed = None if allowed is None else allowed.contiguous()
-    exclude_ids = None if exclude_ids is None else exclude_ids.contiguous()
-    exclude_offsets = None if exclude_offsets is None else exclude_offsets.contiguous()
+    require_room("topk_inner_product", "ids", (count, k), 8)
+    scores = allocate("topk_inner_product", "scores", count, most)
+    ids = allocate("topk_inner_product", "ids", count, most, dtype=torch.int64)
+    allowed = None if allowed is None else readable(allowed)
+    exclude_ids = None if exclude_ids is None else readable(exclude_ids)
+    exclude_offsets = None if exclude_offsets is None else readable(exclude_offsets)
     core.topk_inner_product(
         queries=queries.data_ptr(),
         num_queries=count,

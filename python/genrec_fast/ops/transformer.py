@@ -9,12 +9,14 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import _transformer as _ops
-from genrec_fast.ops._arguments import require_tensors, whole_number
-from genrec_fast.ops._transformer_pack import PackedStack
+from genrec_fast.ops._arguments import flag, require_tensors, sequence, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._transformer_pack import PackedStack, require_stack
 
 __all__ = ["transformer_cross", "transformer_first", "transformer_head", "transformer_prefill", "transformer_step"]
 
 
+@door
 def transformer_prefill(
     stack: PackedStack,
     rows: Tensor,
@@ -62,10 +64,12 @@ def transformer_prefill(
     tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
     _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
-    hidden, cache = _ops.prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, only_last)
+    last = flag(op, "only_last", only_last)
+    hidden, cache = _ops.prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, last)
     return hidden, cache
 
 
+@door
 def transformer_first(stack: PackedStack, rows: Tensor) -> Tensor:
     """What the first layer's norm and product make of rows: queries, keys and values, not yet turned by position.
 
@@ -94,6 +98,7 @@ def transformer_first(stack: PackedStack, rows: Tensor) -> Tensor:
     return out
 
 
+@door
 def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tensor:
     """Keys and values of an encoder's rows for every layer of a decoder, once per prompt.
 
@@ -119,6 +124,7 @@ def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tens
     return out
 
 
+@door
 def transformer_step(
     stack: PackedStack,
     rows: Tensor,
@@ -169,6 +175,7 @@ def transformer_step(
     op = "transformer_step"
     tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
     _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
+    chain = sequence(op, "chain", chain)
     require_tensors(
         op, rows.device, cache=cache, ancestors=ancestors, **{f"chain[{i}]": c for i, c in enumerate(chain)}
     )
@@ -194,6 +201,7 @@ def transformer_step(
     return hidden, own
 
 
+@door
 def transformer_head(
     stack: PackedStack, hidden: Tensor, first: int, last: int, *, log_sums: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -223,11 +231,12 @@ def transformer_head(
     first, last = whole_number(op, "first", first), whole_number(op, "last", last)
     if not 0 <= first <= last <= stack.spec.head_size:
         raise InvalidValueError(f"{op}: first and last must lie in [0, {stack.spec.head_size}], got {first} and {last}")
-    logits, sums = _ops.head(stack.weights, hidden, stack.number, first, last, log_sums)
+    logits, sums = _ops.head(stack.weights, hidden, stack.number, first, last, flag(op, "log_sums", log_sums))
     return logits, sums
 
 
 def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **tables: Tensor | None) -> None:
+    require_stack(op, stack)
     given = {name: table for name, table in tables.items() if table is not None}
     required = {"rows": rows} if offsets is None else {"rows": rows, "offsets": offsets}
     require_tensors(op, stack.weights.device, **required, **given)
@@ -257,5 +266,7 @@ def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **
         raise InvalidValueError(f"{op}: rotary must be [P, {stack.spec.rotary_width}], got {list(rotary.shape)}")
     if distance is not None and distance.shape[0] != stack.spec.num_heads:
         raise InvalidValueError(f"{op}: distance must have {stack.spec.num_heads} heads, got {list(distance.shape)}")
+    if distance is not None and distance.shape[1] % 2 == 0:
+        raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
     if (tables.get("cross") is None) != (tables.get("cross_offsets") is None):
         raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")

@@ -9,10 +9,22 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import (
+    FLOAT32,
+    choice,
+    readable,
+    real_number,
+    require_tensors,
+    sequence,
+    shown,
+    whole_number,
+)
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import require_room
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._transformer import addresses_of_tables, common_arguments, direct
-from genrec_fast.ops._transformer_pack import PackedStack
+from genrec_fast.ops._transformer_pack import PackedStack, require_stack
+from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
@@ -33,6 +45,7 @@ class TransformerFound(NamedTuple):
     bound: Tensor
 
 
+@door
 def transformer_search(
     stack: PackedStack,
     hidden: Tensor,
@@ -100,6 +113,9 @@ def transformer_search(
     Source: ours, of ``trie_step`` and ``transformer_step``.
     """
     op = "transformer_search"
+    require_stack(op, stack)
+    sizes = require_levels(op, trie)
+    chain, code_tokens = sequence(op, "chain", chain), sequence(op, "code_tokens", code_tokens)
     given = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
     tensors = {"scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding, "ancestors": ancestors}
     tensors |= {"cross_offsets": cross_offsets, **given}
@@ -107,16 +123,22 @@ def transformer_search(
     tensors |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     require_tensors(op, stack.weights.device, hidden=hidden, **present)
-    users, levels, width = offsets.numel() - 1, len(trie.codebook_sizes), stack.spec.width
-    vocabulary = embedding.shape[0]
+    if trie.tokens[0].device != stack.weights.device:
+        raise InvalidValueError(
+            f"{op}: trie must be on {stack.weights.device} like the stack, got one on {trie.tokens[0].device}"
+        )
+    users, levels, width = offsets.numel() - 1, len(sizes), stack.spec.width
+    vocabulary = embedding.shape[0] if embedding.dim() else 0
     floats = {"hidden": (hidden, [users, width]), "scores": (scores, [users])}
     floats["embedding"] = (embedding, [vocabulary, width])
     floats["cache"] = (cache, [cache.numel()])
     if cross is not None:
         floats["cross"] = (cross, [cross.numel()])
     if rotary is not None:
-        floats["rotary"] = (rotary, [rotary.shape[0], stack.spec.rotary_width])
+        floats["rotary"] = (rotary, [rotary.shape[0] if rotary.dim() else 0, stack.spec.rotary_width])
     if distance is not None:
+        if distance.dim() == 2 and distance.shape[1] % 2 == 0:
+            raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
         floats["distance"] = (distance, [stack.spec.num_heads, distance.numel() // stack.spec.num_heads])
     if first_table is not None:
         floats["first_table"] = (first_table, [vocabulary, stack.spec.mixed])
@@ -132,22 +154,22 @@ def transformer_search(
         raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")
     if len(code_tokens) != levels:
         raise InvalidValueError(f"{op}: code_tokens must have {levels} levels like the trie, got {len(code_tokens)}")
-    for level, (table, size) in enumerate(zip(code_tokens, trie.codebook_sizes, strict=True)):
+    for level, (table, size) in enumerate(zip(code_tokens, sizes, strict=True)):
         if table.dtype != torch.int64 or table.shape != (size,):
             raise InvalidTypeError(f"{op}: code_tokens[{level}] must be int64 [{size}], got {_described(table)}")
     own = torch.empty(0, users, dtype=torch.int32) if ancestors is None else ancestors
     if own.dtype != torch.int32 or own.shape != (len(chain), users):
         raise InvalidTypeError(f"{op}: ancestors must be int32 [{len(chain)}, {users}], got {_described(own)}")
-    num_beams = whole_number(op, "num_beams", num_beams)
-    if not 1 <= num_beams < 1 << 31:
-        raise InvalidValueError(f"{op}: num_beams must be at least 1, got {num_beams}")
-    if normalize not in ("all", "valid"):
-        raise InvalidValueError(f"{op}: normalize must be 'all' or 'valid', got {normalize!r}")
+    num_beams = whole_number(op, "num_beams", num_beams, 1, 2**31 - 1)
+    choice(op, "normalize", normalize, ("all", "valid"))
+    scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
     end = -1 if end_token is None else whole_number(op, "end_token", end_token)
     if end_token is not None and not 0 <= end < stack.spec.head_size:
         raise InvalidValueError(f"{op}: end_token must be in [0, {stack.spec.head_size}), got {end_token}")
     masks: tuple[Tensor | None, ...] = (None, None, None, None)
     if keep is not None:
+        if not isinstance(keep, TrieFilter):
+            raise InvalidTypeError(f"{op}: keep must be a TrieFilter (gf.ops.trie_filter), got {shown(keep)}")
         keep.require_trie(trie)
         if keep.num_users not in (None, users):
             raise InvalidValueError(f"{op}: keep must be for {users} users, got one for {keep.num_users}")
@@ -172,7 +194,7 @@ def transformer_search(
             list(trie.child_bases),
             list(trie.child_deltas),
             *masks,
-            embedding_scale,
+            scale,
             stack.number,
             num_beams,
             normalize == "valid",
@@ -189,6 +211,7 @@ def _allocate(scores: Tensor, code_tokens: Sequence[Tensor], tokens: Sequence[Te
     users, levels, width = scores.shape[0], len(code_tokens), 1
     for edges in tokens:
         width = min(num_beams, width * edges.numel())
+    require_room("transformer_search", "tokens", (users, width, levels), 8)
     return (
         scores.new_empty(users, width),
         scores.new_empty(users, width, dtype=torch.int32),
@@ -227,18 +250,14 @@ def _cpu(
     end_token: int,
 ) -> Any:
     hidden, scores, offsets, cache, ancestors, embedding = (
-        part.contiguous() for part in (hidden, scores, offsets, cache, ancestors, embedding)
+        readable(part) for part in (hidden, scores, offsets, cache, ancestors, embedding)
     )
     rotary, distance, cross, cross_offsets, first_table = (
-        None if part is None else part.contiguous() for part in (rotary, distance, cross, cross_offsets, first_table)
+        None if part is None else readable(part) for part in (rotary, distance, cross, cross_offsets, first_table)
     )
-    parts, codes = [part.contiguous() for part in chain], [table.contiguous() for table in code_tokens]
+    parts, codes = [readable(part) for part in chain], [readable(table) for table in code_tokens]
+    levels = level_arguments("transformer_search", tokens, bases, deltas)
     found = _allocate(scores, codes, tokens, num_beams)
-    allowed = (0, 0, 0, 0) if bits is None or ranks is None else (bits.data_ptr(), ranks.data_ptr(), *bits.shape)
-    if excluded is None or excluded_offsets is None:
-        lists = (0, 0)
-    else:
-        lists = (excluded.data_ptr(), excluded_offsets.data_ptr())
     users = offsets.numel() - 1
     core.transformer_search(
         hidden=hidden.data_ptr(),
@@ -249,19 +268,19 @@ def _cpu(
         cache_floats=cache.numel(),
         chain=[part.data_ptr() for part in parts],
         chain_rows=[part.shape[1] for part in parts],
+        chain_floats=[part.numel() for part in parts],
         ancestors=ancestors.data_ptr(),
-        levels=[
-            (t.data_ptr(), t.element_size(), t.numel(), b.data_ptr(), d.data_ptr(), d.element_size(), d.numel() - 1)
-            for t, b, d in zip(tokens, bases, deltas, strict=True)
-        ],
+        levels=levels,
         codebook_sizes=[table.numel() for table in codes],
-        filter=(*allowed, *lists),
+        filter=filter_arguments("transformer_search", bits, ranks, excluded, excluded_offsets),
         code_tokens=[table.data_ptr() for table in codes],
         embedding=embedding.data_ptr(),
+        embedding_width=embedding.shape[1],
         embedding_scale=embedding_scale,
         first_table=0 if first_table is None else first_table.data_ptr(),
         tokens=0,
         num_tokens=embedding.shape[0],
+        first_width=0 if first_table is None else first_table.shape[1],
         num_beams=num_beams,
         valid_only=valid_only,
         end_token=end_token,

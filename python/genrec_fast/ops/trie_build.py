@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import numbers, require_tensors
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core
+from genrec_fast.ops._trie_arguments import DELTA_BYTES, MAX_CODES, MAX_LEVELS, level_arguments, num_levels
 from genrec_fast.types import TrieTensors
 
 __all__ = ["BLOCK_BITS", "MAX_CODES", "MAX_LEVELS", "TrieParts", "token_dtype", "trie_build", "trie_check"]
 
-MAX_LEVELS = 8
-MAX_CODES = 65536  # per level: a token has at most 16 bits
 MAX_ITEMS = 2**31 - 1  # item ids, rows and nodes are int32
 BLOCK_BITS = 4  # one base per 16 packed offsets
-DELTA_DTYPES = (torch.uint8, torch.uint16, torch.int32)
 
 
 class TrieParts(NamedTuple):
@@ -36,6 +36,7 @@ class TrieParts(NamedTuple):
     leaf_items: Tensor
 
 
+@door
 def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> TrieParts:
     """Sorts semantic IDs into a trie.
 
@@ -69,15 +70,15 @@ def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> 
         >>> parts.tokens[0].tolist(), parts.tokens[1].tolist(), parts.leaf_items.tolist()
         ([0, 1], [2, 0], [1, 0, 2])
     """
-    owner, codes, num_items, num_levels = _code_array(item_codes)
-    sizes = _codebook_sizes(codebook_sizes, num_levels)
-    maxima = core.trie_build_range(codes=codes, limits=[MAX_CODES] * num_levels if sizes is None else sizes)
+    owner, codes, num_items, levels = _code_array(item_codes)
+    sizes = _codebook_sizes(codebook_sizes, levels)
+    maxima = core.trie_build_range(codes=codes, limits=[MAX_CODES] * levels if sizes is None else sizes)
     if sizes is None:
         sizes = [largest + 1 for largest in maxima]
 
     words = core.trie_build_words(codebook_sizes=sizes)
-    keys = [torch.empty(num_items * words, dtype=torch.int64) for _ in range(2)]
-    items = [torch.empty(num_items, dtype=torch.int32) for _ in range(2)]
+    keys = [allocate("build_trie", "keys", num_items * words, dtype=torch.int64) for _ in range(2)]
+    items = [allocate("build_trie", "items", num_items, dtype=torch.int32) for _ in range(2)]
     sorted_into = core.trie_build_sort(
         codes=codes,
         codebook_sizes=sizes,
@@ -91,11 +92,13 @@ def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> 
     num_edges, child_deltas, leaf_delta = core.trie_build_size(
         keys=sorted_keys.data_ptr(), num_items=num_items, codebook_sizes=sizes
     )
-    tokens = [torch.empty(n, dtype=token_dtype(size)) for n, size in zip(num_edges, sizes, strict=True)]
+    tokens = [
+        allocate("build_trie", "tokens", n, dtype=token_dtype(size)) for n, size in zip(num_edges, sizes, strict=True)
+    ]
     counts = [1, *num_edges]  # nodes of each level, then rows
-    bases = [torch.empty((n >> BLOCK_BITS) + 1, dtype=torch.int32) for n in counts]
+    bases = [allocate("build_trie", "bases", (n >> BLOCK_BITS) + 1, dtype=torch.int32) for n in counts]
     deltas = [
-        torch.empty(n + 1, dtype=_delta_dtype(largest))
+        allocate("build_trie", "deltas", n + 1, dtype=_delta_dtype(largest))
         for n, largest in zip(counts, [*child_deltas, leaf_delta], strict=True)
     ]
     core.trie_build(
@@ -131,14 +134,14 @@ def trie_check(trie: TrieTensors, leaf_bases: Tensor, leaf_deltas: Tensor, leaf_
         One pass over every tensor, one bit of workspace per item.
     """
     sizes = trie.codebook_sizes
-    num_levels = len(sizes)
-    if not 1 <= num_levels <= MAX_LEVELS:
-        raise InvalidValueError(f"Trie: codebook_sizes must have 1 to {MAX_LEVELS} entries, got {num_levels}")
+    if not 1 <= len(sizes) <= MAX_LEVELS:
+        raise InvalidValueError(f"Trie: codebook_sizes must have 1 to {MAX_LEVELS} entries, got {len(sizes)}")
     for name in ("tokens", "child_bases", "child_deltas"):
-        if len(getattr(trie, name)) != num_levels:
+        if len(getattr(trie, name)) != len(sizes):
             raise InvalidValueError(
-                f"Trie: {name} must have one tensor for each of {num_levels} levels, got {len(getattr(trie, name))}"
+                f"Trie: {name} must have one tensor for each of {len(sizes)} levels, got {len(getattr(trie, name))}"
             )
+    num_levels("Trie", trie)
     if not 1 <= num_items <= MAX_ITEMS:
         raise InvalidValueError(f"Trie: num_items must be in [1, {MAX_ITEMS}], got {num_items}")
     num_nodes = 1
@@ -149,20 +152,16 @@ def trie_check(trie: TrieTensors, leaf_bases: Tensor, leaf_deltas: Tensor, leaf_
         _check_tensor(
             f"child_bases of level {level}", trie.child_bases[level], (torch.int32,), (num_nodes >> BLOCK_BITS) + 1
         )
-        _check_tensor(f"child_deltas of level {level}", trie.child_deltas[level], DELTA_DTYPES, num_nodes + 1)
+        _check_tensor(f"child_deltas of level {level}", trie.child_deltas[level], tuple(DELTA_BYTES), num_nodes + 1)
         num_nodes = trie.tokens[level].numel()
     _check_tensor("leaf_bases", leaf_bases, (torch.int32,), (num_nodes >> BLOCK_BITS) + 1)
-    _check_tensor("leaf_deltas", leaf_deltas, DELTA_DTYPES, num_nodes + 1)
+    _check_tensor("leaf_deltas", leaf_deltas, tuple(DELTA_BYTES), num_nodes + 1)
     _check_tensor("leaf_items", leaf_items, (torch.int32,), num_items)
     core.trie_check(
+        levels=level_arguments("Trie", trie.tokens, trie.child_bases, trie.child_deltas),
         codebook_sizes=list(sizes),
-        num_edges=[t.numel() for t in trie.tokens],
-        tokens=[t.data_ptr() for t in trie.tokens],
-        token_widths=[t.element_size() for t in trie.tokens],
-        bases=[t.data_ptr() for t in trie.child_bases],
-        deltas=[t.data_ptr() for t in trie.child_deltas],
-        delta_widths=[t.element_size() for t in trie.child_deltas],
         leaf_bases=leaf_bases.data_ptr(),
+        num_leaf_bases=leaf_bases.numel(),
         leaf_deltas=leaf_deltas.data_ptr(),
         leaf_width=leaf_deltas.element_size(),
         leaf_items=leaf_items.data_ptr(),
@@ -188,23 +187,18 @@ def _check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], le
         raise InvalidValueError(f"Trie: {name} must be [{length or 'E'}], got {list(tensor.shape)}")
 
 
-def _codebook_sizes(sizes: Sequence[int] | None, num_levels: int) -> list[int] | None:
+def _codebook_sizes(sizes: Sequence[int] | None, levels: int) -> list[int] | None:
     if sizes is None:
         return None
-    try:
-        sizes = [whole_number("build_trie", "codebook_sizes", size) for size in sizes]
-    except TypeError as error:
-        if isinstance(error, InvalidTypeError):
-            raise
-        raise InvalidTypeError(f"build_trie: codebook_sizes must be a list of sizes, got {sizes!r:.40}") from error
-    if len(sizes) != num_levels:
-        raise InvalidValueError(f"build_trie: codebook_sizes must have {num_levels} entries, got {len(sizes)}")
-    for level, size in enumerate(sizes):
+    found = numbers("build_trie", "codebook_sizes", sizes)
+    if len(found) != levels:
+        raise InvalidValueError(f"build_trie: codebook_sizes must have {levels} entries, got {len(found)}")
+    for level, size in enumerate(found):
         if not 1 <= size <= MAX_CODES:
             raise InvalidValueError(
                 f"build_trie: codebook_sizes must be in [1, {MAX_CODES}], got {size} at level {level}"
             )
-    return sizes
+    return found
 
 
 # (address, bytes per code, signed, N, L, item stride in bytes, level stride in bytes)
@@ -220,11 +214,11 @@ def _code_array(item_codes: Any) -> tuple[Any, CodesArgument, int, int]:
         raise InvalidTypeError(f"build_trie: item_codes must be integers [N, L], got {dtype} {shape}")
     if len(shape) != 2 or not 1 <= shape[1] <= MAX_LEVELS:
         raise InvalidValueError(f"build_trie: item_codes must be [N, L] with L in [1, {MAX_LEVELS}], got {shape}")
-    num_items, num_levels = shape
+    num_items, levels = shape
     if not 1 <= num_items <= MAX_ITEMS:
         raise InvalidValueError(f"build_trie: item_codes must have 1 to {MAX_ITEMS} items, got {num_items}")
     address, size, signed, strides = describe
-    return owner, (address, size, signed, num_items, num_levels, strides[0], strides[1]), num_items, num_levels
+    return owner, (address, size, signed, num_items, levels, strides[0], strides[1]), num_items, levels
 
 
 # owner, dtype, whether it is an integer, shape, (address, bytes per code, signed, strides in bytes)
@@ -233,7 +227,9 @@ _Described = tuple[Any, str, bool, list[int], tuple[int, int, bool, tuple[int, .
 
 def _from_torch(codes: Tensor) -> _Described:
     require_tensors("build_trie", None, item_codes=codes)
-    codes = codes.detach().cpu()
+    codes = codes.detach().cpu().resolve_neg()
+    if codes.numel() and not codes.data_ptr():
+        raise InvalidValueError("build_trie: item_codes must have data, got a tensor whose storage was freed")
     is_integer = not (codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool)
     size = codes.element_size()
     describe = (codes.data_ptr(), size, codes.dtype.is_signed, tuple(stride * size for stride in codes.stride()))
@@ -243,7 +239,7 @@ def _from_torch(codes: Tensor) -> _Described:
 def _from_numpy(item_codes: Any) -> _Described:
     try:
         codes: Any = np.asarray(item_codes)
-    except ValueError as error:  # nested lists of unequal length
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # lists of unequal length, or of other things
         raise InvalidValueError(f"build_trie: item_codes must be [N, L], got {error}") from error
     if not codes.dtype.isnative:
         codes = codes.astype(codes.dtype.newbyteorder("="))

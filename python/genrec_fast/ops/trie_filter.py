@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.ops._arguments import readable, require_tensors, shown
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import require_room
+from genrec_fast.ops._offsets import check_offsets, require_offsets
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._trie_arguments import DELTA_BYTES, require_levels
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.types import Jagged, TrieTensors
 
@@ -68,22 +72,28 @@ class TrieFilter:
         Raises:
             InvalidValueError: a filter of another trie.
         """
+        own: Any = self.leaf_items
         if self.num_rows != trie.num_rows:
             raise InvalidValueError(
                 f"trie_step: allowed must be a filter of this trie, with {trie.num_rows} rows, "
-                f"got one of {self.num_rows} rows"
+                f"got one of {shown(self.num_rows)} rows"
             )
-        if self.leaf_items is trie.leaf_items or torch.compiler.is_compiling():
+        if own is trie.leaf_items or torch.compiler.is_compiling():
             return
-        if self.leaf_items.device != trie.leaf_items.device or not torch.equal(self.leaf_items, trie.leaf_items):
+        require_tensors("trie_step", trie.leaf_items.device, leaf_items=own)
+        if own.dtype != trie.leaf_items.dtype or not torch.equal(own, trie.leaf_items):
             raise InvalidValueError("trie_step: allowed must be a filter of this trie, got one of another trie")
 
     @property
     def num_users(self) -> int | None:
         """Users it was made for; ``None`` where it serves any number of them."""
-        if self.excluded_offsets is not None:
-            return self.excluded_offsets.numel() - 1
-        return self.bits.shape[0] if self.bits is not None and self.bits.shape[0] != 1 else None
+        excluded_offsets, bits = self.excluded_offsets, self.bits
+        for part in (excluded_offsets, bits):
+            if part is not None and not isinstance(part, Tensor):
+                raise InvalidTypeError(f"trie_step: a filter must hold tensors, got {shown(part)}")
+        if excluded_offsets is not None:
+            return excluded_offsets.numel() - 1
+        return bits.shape[0] if bits is not None and bits.dim() == 2 and bits.shape[0] != 1 else None
 
     def keeps(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether item ``items[m]`` may be shown to user ``users[m]`` (int64 ``[M]`` both): bool ``[M]``.
@@ -111,13 +121,24 @@ class TrieFilter:
                     raise InvalidValueError(f"TrieFilter.keeps: {name} must be {rule}, got {low if low < 0 else high}")
         kept = torch.ones_like(items, dtype=torch.bool)
         if self.allowed is not None:
+            require_tensors("TrieFilter.keeps", items.device, allowed=self.allowed)
+            if self.allowed.dim() != 2 or self.allowed.shape[1] != self.leaf_items.numel():
+                raise InvalidValueError(
+                    f"TrieFilter.keeps: allowed must be [U, {self.leaf_items.numel()}], got {list(self.allowed.shape)}"
+                )
             kept &= self.allowed[users if self.allowed.shape[0] > 1 else torch.zeros_like(users), items]
         if self.exclude is not None:
+            if not isinstance(self.exclude, Jagged):
+                raise InvalidTypeError(f"TrieFilter.keeps: exclude must be Jagged, got {shown(self.exclude)}")
+            require_tensors("TrieFilter.keeps", items.device, exclude=self.exclude.values)
+            ends = require_offsets("TrieFilter.keeps", "exclude's offsets", self.exclude.offsets, items.device)
+            check_offsets("TrieFilter.keeps", "exclude's offsets", ends, self.exclude.values.shape[0])
             size = max(int(t.max()) for t in (items, self.exclude.values) if t.numel()) + 1 if items.numel() else 1
             kept &= ~torch.isin(users * size + items, self.exclude.row_index() * size + self.exclude.values)
         return kept
 
 
+@door
 def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Jagged | None = None) -> TrieFilter:
     """Prepares a filter over items for ``trie_step``.
 
@@ -149,7 +170,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         >>> trie_filter(trie, allowed=torch.tensor([True, False, True])).bits.tolist()
         [[5]]
     """
-    items = trie.num_items
+    items, item_rows, num_rows = _catalog(trie)
     if allowed is not None:
         require_tensors("trie_filter", trie.leaf_items.device, allowed=allowed)
         if allowed.dtype != torch.bool:
@@ -159,7 +180,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
                 f"trie_filter: allowed must be [{items}] or [B, {items}] (one entry per item), "
                 f"got {list(allowed.shape)}"
             )
-        allowed = allowed.reshape(-1, items).contiguous()
+        allowed = allowed.reshape(-1, items).contiguous() if items else allowed.reshape(allowed.shape[:-1].numel(), 0)
     if exclude is not None:
         if not isinstance(exclude, Jagged):
             raise InvalidTypeError(
@@ -168,6 +189,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         require_tensors("trie_filter", trie.leaf_items.device, exclude=exclude.values, offsets=exclude.offsets)
         if exclude.values.dtype not in _WHOLE_NUMBERS:
             raise InvalidTypeError(f"trie_filter: exclude must hold integer item ids, got {_name(exclude.values)}")
+        require_offsets("trie_filter", "exclude's offsets", exclude.offsets, trie.leaf_items.device)
         if exclude.values.dim() != 1:
             raise InvalidValueError(f"trie_filter: exclude must hold values [E], got {list(exclude.values.shape)}")
         if allowed is not None and allowed.shape[0] not in (1, len(exclude)):
@@ -177,12 +199,45 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         exclude = Jagged(exclude.values.to(torch.int64).contiguous(), exclude.offsets.contiguous())
     bits = ranks = rows = offsets = None
     if allowed is not None:
-        bits, ranks = _allow(trie.item_rows, allowed, trie.num_rows)
+        require_room("trie_filter", "bits", (allowed.shape[0], num_rows // 64 + 1), 12)
+        bits, ranks = _allow(item_rows, allowed, num_rows)
     if exclude is not None:
         rows, offsets = _exclude(
-            trie.item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
+            item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
         )
-    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, trie.num_rows, trie.leaf_items)
+    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, num_rows, trie.leaf_items)
+
+
+def _catalog(trie: Any) -> tuple[int, Tensor, int]:
+    """Items, the row of each, and rows, of a trie that knows them: what the kernels index with is looked at.
+
+    Raises:
+        InvalidTypeError: not such a trie, or tensors of another dtype.
+        InvalidValueError: tensors that do not fit together.
+    """
+    require_levels("trie_filter", trie)
+    try:
+        parts = {name: getattr(trie, name) for name in ("leaf_bases", "leaf_deltas", "leaf_items")}
+        items, rows = trie.num_items, trie.num_rows
+    except AttributeError as error:
+        raise InvalidTypeError(
+            f"trie_filter: trie must know its items (gf.build_trie makes such a one), got {shown(trie)}"
+        ) from error
+    _require_leaves(trie, parts, {"leaf_bases": (rows >> 4) + 1, "leaf_deltas": rows + 1, "leaf_items": items})
+    item_rows = trie.item_rows
+    _require_leaves(trie, {"item_rows": item_rows}, {"item_rows": items})
+    return items, item_rows, rows
+
+
+def _require_leaves(trie: Any, parts: dict[str, Any], sizes: dict[str, int]) -> None:
+    require_tensors("trie_filter", trie.tokens[0].device, **parts)
+    for name, part in parts.items():
+        if part.dtype not in (DELTA_BYTES if name == "leaf_deltas" else (torch.int32,)):
+            raise InvalidTypeError(f"trie_filter: {name} of the trie must be those of a trie, got {_name(part)}")
+        if part.shape != (sizes[name],) or not part.is_contiguous():
+            raise InvalidValueError(
+                f"trie_filter: {name} of the trie must be contiguous [{sizes[name]}], got {list(part.shape)}"
+            )
 
 
 def _name(tensor: Tensor) -> str:
@@ -215,10 +270,12 @@ def _exclude_twin(
 
 def _allow_cpu(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     bits, ranks = _allow_fake(item_rows, allowed, num_rows)
+    allowed = allowed.contiguous()
     core.trie_filter_allow(
         item_rows=item_rows.data_ptr(),
         num_items=item_rows.numel(),
         allowed=allowed.data_ptr(),
+        allowed_items=allowed.shape[1],
         users=allowed.shape[0],
         num_rows=num_rows,
         bits=bits.data_ptr(),
@@ -237,15 +294,19 @@ def _exclude_cpu(
     offsets: Tensor,
 ) -> tuple[Tensor, Tensor]:
     rows, row_offsets = _exclude_fake(item_rows, leaf_bases, leaf_deltas, leaf_items, allowed, items, offsets)
+    items, offsets = readable(items), readable(offsets)
     core.trie_filter_exclude(
         item_rows=item_rows.data_ptr(),
         num_items=item_rows.numel(),
         leaf_bases=leaf_bases.data_ptr(),
+        num_leaf_bases=leaf_bases.numel(),
         leaf_deltas=leaf_deltas.data_ptr(),
         leaf_width=leaf_deltas.element_size(),
         leaf_items=leaf_items.data_ptr(),
+        num_leaf_items=leaf_items.numel(),
         num_rows=leaf_deltas.numel() - 1,
         allowed=0 if allowed is None else allowed.data_ptr(),
+        allowed_items=0 if allowed is None else allowed.shape[1],
         allowed_users=0 if allowed is None else allowed.shape[0],
         items=items.data_ptr(),
         num_values=items.numel(),

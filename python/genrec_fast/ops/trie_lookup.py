@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.ops._arguments import readable, require_tensors
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._trie_arguments import level_arguments, require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 from genrec_fast.types import TrieTensors
 
 __all__ = ["trie_lookup"]
 
 
+@door
 def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
     """The node that each prefix leads to.
 
@@ -28,8 +32,8 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         int32 ``[...]``: the node of level t (the row where t = L), -1 where the trie has none.
 
     Raises:
-        InvalidTypeError: codes are not int32 or int64.
-        InvalidValueError: codes have no dimension, or t is not in [1, L].
+        InvalidTypeError: codes are not int32 or int64, or what is given as a trie is none.
+        InvalidValueError: codes have no dimension, t is not in [1, L], or the trie's tensors do not fit together.
 
     Notes:
         One binary search per level; threads above 2048 prefixes. Deterministic. Not differentiable.
@@ -43,31 +47,27 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         >>> gf.ops.trie_lookup(trie, torch.tensor([[1, 0], [0, 0]])).tolist()
         [1, -1]
     """
+    sizes = require_levels("trie_lookup", trie)
     require_tensors("trie_lookup", trie.tokens[0].device, codes=codes)
     if codes.dtype not in (torch.int32, torch.int64):
         raise InvalidTypeError(f"trie_lookup: codes must be int32 or int64 [..., t], got {codes.dtype}")
-    num_levels = len(trie.codebook_sizes)
+    num_levels = len(sizes)
     if codes.dim() == 0 or not 1 <= codes.shape[-1] <= num_levels:
         raise InvalidValueError(
             f"trie_lookup: codes must be [..., t] with t in [1, {num_levels}], got {list(codes.shape)}"
         )
-    out: Tensor = _op(codes, trie.tokens, trie.child_bases, trie.child_deltas, trie.codebook_sizes)
+    out: Tensor = _op(codes, list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), sizes)
     return out
 
 
 def _cpu(
     codes: Tensor, tokens: list[Tensor], bases: list[Tensor], deltas: list[Tensor], codebook_sizes: list[int]
 ) -> Tensor:
-    codes = codes.contiguous()
-    out = torch.empty(codes.shape[:-1], dtype=torch.int32)
+    codes = readable(codes)
+    out = allocate("trie_lookup", "nodes", *codes.shape[:-1], dtype=torch.int32)
     core.trie_lookup(
+        levels=level_arguments("trie_lookup", tokens, bases, deltas),
         codebook_sizes=codebook_sizes,
-        num_edges=[t.numel() for t in tokens],
-        tokens=[t.data_ptr() for t in tokens],
-        token_widths=[t.element_size() for t in tokens],
-        bases=[t.data_ptr() for t in bases],
-        deltas=[t.data_ptr() for t in deltas],
-        delta_widths=[t.element_size() for t in deltas],
         codes=codes.data_ptr(),
         code_size=codes.element_size(),
         num_prefixes=out.numel(),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
+from genrec_fast.ops._arguments import choice, readable, require_tensors, whole_number
+from genrec_fast.ops._door import door
+from genrec_fast.ops._memory import require_room
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, num_levels, require_levels
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.types import Jagged
@@ -18,6 +21,7 @@ from genrec_fast.types import Jagged
 __all__ = ["TrieStep", "trie_step"]
 
 _NORMALIZE = ("all", "valid")
+_UNMASKED = (0,) * 8
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie_step.h
 
 
@@ -36,6 +40,7 @@ class TrieStep(NamedTuple):
     bound: Tensor
 
 
+@door
 def trie_step(
     trie: CatalogTrie,
     level: int,
@@ -80,8 +85,10 @@ def trie_step(
 
     Raises:
         InvalidTypeError: an argument of another kind or dtype than the above.
-        InvalidValueError: level, a shape, a device, num_beams or normalize is wrong; a filter of another trie; a node
-            is outside its level; a live beam has a NaN or +inf logit, score or log-sum; W * K reaches 2^32.
+        InvalidValueError: level, a shape, a device, num_beams or normalize is wrong; a trie whose tensors do not fit
+            together; a filter of another trie; a node is outside its level; a live beam has a NaN or +inf logit, score
+            or log-sum; W * K reaches 2^32.
+        UnsupportedError: not enough memory for num_beams.
 
     Notes:
         Cost: each live row of logits is read once from memory (two passes in cache); children are gathered or, where
@@ -100,10 +107,14 @@ def trie_step(
         >>> step.codes.tolist(), step.nodes.tolist()
         ([[3, 0, 0]], [[1, 0, -1]])
     """
-    levels = len(trie.codebook_sizes)
-    level, num_beams = whole_number("trie_step", "level", level), whole_number("trie_step", "num_beams", num_beams)
-    plain = type(logits) is type(nodes) is type(scores) is Tensor
-    if not (plain and logits.is_cpu and nodes.is_cpu and scores.is_cpu and trie.tokens[0].is_cpu):
+    levels = num_levels("trie_step", trie)
+    level = whole_number("trie_step", "level", level)
+    num_beams = whole_number("trie_step", "num_beams", num_beams, 1, 2**31 - 1)
+    # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
+    direct = _is_plain(trie.tokens[0]) and _is_plain(logits) and _is_plain(nodes) and _is_plain(scores)
+    if not direct or torch.compiler.is_compiling():
+        direct = False
+        require_levels("trie_step", trie)
         require_tensors("trie_step", trie.tokens[0].device, logits=logits, nodes=nodes, scores=scores)
     if not 0 <= level < levels:
         raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
@@ -124,10 +135,7 @@ def trie_step(
         raise InvalidValueError(f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}")
     if beams * size >= 1 << 32:
         raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
-    if not 1 <= num_beams < 1 << 31:
-        raise InvalidValueError(f"trie_step: num_beams must be at least 1, got {num_beams}")
-    if normalize not in _NORMALIZE:
-        raise InvalidValueError(f"trie_step: normalize must be 'all' or 'valid', got {normalize!r}")
+    choice("trie_step", "normalize", normalize, _NORMALIZE)
     if log_sums is not None:
         require_tensors("trie_step", trie.tokens[0].device, log_sums=log_sums)
         if log_sums.dtype != torch.float32 or log_sums.shape != shape:
@@ -153,8 +161,6 @@ def trie_step(
             raise InvalidValueError(
                 f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
             )
-    # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
-    direct = plain and logits.is_cpu and not torch.compiler.is_compiling()
     best, picked, bound = (_cpu if direct else _op)(
         logits,
         nodes,
@@ -169,6 +175,10 @@ def trie_step(
     )
     codes, parents, reached = picked.unbind()
     return TrieStep(best, codes, parents, reached, bound)
+
+
+def _is_plain(tensor: Any) -> bool:
+    return type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
 
 
 def _describe(tensor: Tensor) -> str:
@@ -203,26 +213,18 @@ def _cpu(
     excluded: Tensor | None,
     excluded_offsets: Tensor | None,
 ) -> _Outputs:
-    if logits.stride(2) != 1:
-        logits = logits.contiguous()
-    nodes, scores = nodes.contiguous(), scores.contiguous()
+    address = logits.data_ptr()
+    if logits.stride(2) != 1 or logits.is_neg() or not address or address % logits.element_size():
+        logits = readable(logits)
+    nodes, scores = readable(nodes), readable(scores)
     if log_sums is not None:
-        log_sums = log_sums.contiguous()
+        log_sums = readable(log_sums)
+    require_room("trie_step", "nodes", (3, scores.shape[0], num_beams))
     out = _allocate(scores, nodes, num_beams)
-    if bits is None or ranks is None:
-        filters = [0, 0, 0, 0]
-    else:
-        filters = [bits.data_ptr(), ranks.data_ptr(), *bits.shape]
-    if excluded is None or excluded_offsets is None:
-        filters += [0, 0]
-    else:
-        filters += [excluded.data_ptr(), excluded_offsets.data_ptr()]
+    masked = bits is not None or excluded is not None
     core.trie_step(
-        [
-            (t.data_ptr(), t.element_size(), t.numel(), b.data_ptr(), d.data_ptr(), d.element_size(), d.numel() - 1)
-            for t, b, d in zip(tokens, bases, deltas, strict=True)
-        ],
-        tuple(filters),
+        level_arguments("trie_step", tokens, bases, deltas),
+        filter_arguments("trie_step", bits, ranks, excluded, excluded_offsets) if masked else _UNMASKED,
         logits.data_ptr(),
         _FLOATS[logits.dtype],
         (*logits.shape, logits.stride(0), logits.stride(1)),

@@ -47,7 +47,8 @@ def _mix(z: Tensor) -> Tensor:
 
 def _shifted(z: Tensor, by: int) -> Tensor:
     """``z >> by`` with zeros from the left."""
-    return (z >> by) & (2 ** (64 - by) - 1)
+    shifted: Tensor = (z >> by) & (2 ** (64 - by) - 1)
+    return shifted
 
 
 def _signed(number: int) -> int:

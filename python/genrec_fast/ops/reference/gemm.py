@@ -14,7 +14,8 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     A scale is NaN where the row holds a NaN or an infinity, 0 where the row is (all but) 0.
     """
     largest = x.abs().amax(1) if x.shape[0] else x.new_zeros(0)
-    inverse = torch.where((largest > 1e-30) & largest.isfinite(), 127 / largest, 0)
+    whole = torch.full_like(largest, 127.0) / largest  # a number over a tensor is its reciprocal times the number
+    inverse = torch.where((largest > 1e-30) & largest.isfinite(), whole, 0)
     numbers = (x.nan_to_num(0, 0, 0) * inverse[:, None]).round()
     scales = torch.where(largest.isfinite(), torch.where(inverse > 0, largest / 127, 0), torch.nan)
     return numbers.to(torch.int8), scales

@@ -1,0 +1,217 @@
+"""Tries, filters, stacks and pickles that were altered after they had been checked: refused, or not read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import struct
+
+import pytest
+import torch
+from calls import CALLS, CODES, STACK, TRIE, attempt, call, equal, freed, misaligned, normal, packed_stack, strided
+
+import genrec_fast.ops as ops
+from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
+from genrec_fast.trie import Trie
+from genrec_fast.types import Jagged
+
+SHAPES = {
+    "meta": lambda t: t.to("meta"),
+    "short": lambda t: t[:-1].clone(),
+    "long": lambda t: torch.cat([t, t[-1:]]) if t.dtype != torch.uint16 else t[:-1].clone(),
+    "none of it": lambda t: t[:0].clone(),
+    "int64": lambda t: t.to(torch.int64),
+    "float32": lambda t: t.to(torch.float32),
+    "strided": strided,
+    "freed": freed,
+    "a list": lambda t: t.tolist(),
+    "None": lambda t: None,
+    "no tensor": lambda t: object(),
+    "sparse": lambda t: t.to(torch.int64).to_sparse(),
+}
+LEVELS = ("tokens", "child_bases", "child_deltas")
+LEAVES = ("leaf_bases", "leaf_deltas", "leaf_items")
+
+
+def altered_tries(change):
+    """Tries that stand as if they had been checked, with one tensor, or one tuple of them, changed."""
+    for name in (*LEVELS, *LEAVES):
+        for level in range(2) if name in LEVELS else (None,):
+            trie = copy.copy(TRIE)
+            value = getattr(trie, name)
+            if level is not None:
+                value = tuple(change(t) if i == level else t for i, t in enumerate(value))
+            object.__setattr__(trie, name, change(value) if level is None else value)
+            yield name, trie
+    for name in LEVELS:
+        for value in ((), getattr(TRIE, name)[:1], getattr(TRIE, name) * 5, None, 7):
+            trie = copy.copy(TRIE)
+            object.__setattr__(trie, name, value)
+            yield name, trie
+
+
+USES = {
+    "step": lambda trie: call("trie_step", trie=trie),
+    "filtered step": lambda trie: call("trie_step", trie=trie, exclude=Jagged.from_rows([[0], []])),
+    "last step": lambda trie: call("trie_step", trie=trie, level=1),
+    "lookup": lambda trie: ops.trie_lookup(trie, CODES),
+    "filter": lambda trie: call("trie_filter", trie=trie),
+    "search": lambda trie: call("transformer_search", trie=trie),
+    "items": lambda trie: trie.items(torch.arange(4)),
+    "valid_codes": lambda trie: trie.valid_codes(1, torch.arange(3)),
+    "item_rows": lambda trie: trie.item_rows,
+    "pickle": lambda trie: pickle.loads(pickle.dumps(trie)),
+    "deepcopy": copy.deepcopy,
+    "replace": dataclasses.replace,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*sparse.*")
+@pytest.mark.parametrize("use", ["step", "filtered step", "last step", "lookup", "filter", "search"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_altered_trie_is_refused_or_not_read(use, shape):
+    for name, trie in altered_tries(SHAPES[shape]):
+        found, error = attempt(USES[use], trie)
+        # Without an error, the part that was altered is none that this op reads.
+        assert error is not None or equal(found, USES[use](TRIE)), name
+
+
+@pytest.mark.parametrize("use", USES)
+def test_contents_that_were_written_over_are_never_followed(use):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        trie = copy.deepcopy(TRIE)
+        for name, tensor in trie._named_tensors():
+            if torch.rand((), generator=generator) < 0.5:
+                high = {"tokens": 256, "child_deltas": 256, "leaf_deltas": 256}.get(name.partition(".")[0], 2**31)
+                noise = torch.randint(-high, high, tensor.shape, generator=generator)
+                tensor.copy_(noise.to(tensor.dtype))
+        attempt(USES[use], trie)
+
+
+@pytest.mark.parametrize("name", ["bits", "ranks", "excluded", "excluded_offsets", "leaf_items"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s != "sparse"])
+def test_an_altered_filter_is_refused(name, shape):
+    made = call("trie_filter")
+    wrong = dataclasses.replace(made, **{name: SHAPES[shape](getattr(made, name))})
+    for use in (lambda keep: call("trie_step", allowed=keep), lambda keep: call("transformer_search", keep=keep)):
+        found, error = attempt(use, wrong)
+        assert error is not None or equal(found, use(made)), (name, shape)
+
+
+def test_a_filter_whose_lists_run_out_of_their_tensor_is_refused():
+    made = call("trie_filter")
+    for offsets in ([0, 1, 2**40], [0, -5, 1], [5, 1, 1], [0, 2, 1]):
+        wrong = dataclasses.replace(made, excluded_offsets=torch.tensor(offsets))
+        with pytest.raises(InvalidValueError, match="exclude must have offsets that do not decrease up to"):
+            call("trie_step", allowed=wrong)
+        with pytest.raises(InvalidValueError, match="exclude must have offsets that do not decrease up to"):
+            call("transformer_search", keep=wrong)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_heads": 1, "num_kv_heads": 1}, {"width": 20}, {"num_layers": 1}, {"head_size": 40}]
+)
+@pytest.mark.parametrize("name", [name for name in CALLS if name.startswith("transformer_")])
+def test_a_stack_with_the_spec_of_another_is_refused_or_read_as_it_is(name, changes):
+    wrong = STACK._replace(spec=packed_stack(**changes).spec)
+    arguments = {
+        key: normal(*value.shape[:-1], wrong.spec.width)
+        for key, value in CALLS[name].items()
+        if key in ("rows", "hidden", "embedding") and wrong.spec.width != STACK.spec.width
+    }
+    found, error = attempt(call, name, stack=wrong, **arguments)
+    assert error is not None or equal(found, call(name))
+
+
+BLOCKS = {
+    "other dtype": lambda w: w.to(torch.int16),
+    "short": lambda w: w[:-1],
+    "strided": strided,
+    "meta": lambda w: w.to("meta"),
+    "not aligned": misaligned,
+    "empty": lambda w: w[:0],
+    "noise": lambda w: torch.randint(0, 256, w.shape, dtype=torch.uint8),
+    "None": lambda w: None,
+}
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+@pytest.mark.parametrize("name", [name for name in CALLS if name.startswith("transformer_")])
+def test_a_stack_with_another_block_is_refused(name, how):
+    with pytest.raises(GenrecError, match=name):
+        call(name, stack=STACK._replace(weights=BLOCKS[how](STACK.weights)))
+    for number in (-1, 1, 64, True, "0", 2**70):
+        with pytest.raises(GenrecError, match=f"{name}: stack must be"):
+            call(name, stack=STACK._replace(number=number))
+    with pytest.raises(InvalidTypeError, match="stack must be a PackedStack"):
+        call(name, stack=tuple(STACK))
+    with pytest.raises(InvalidTypeError, match="stack must be a PackedStack"):
+        call(name, stack=PackedStack(STACK.weights, 0, {"width": 12}))
+
+
+def test_a_block_of_other_words_is_a_corrupt_one():
+    for place in range(2, 40):
+        for value in (-1, 2**62, 3, struct.unpack("<q", struct.pack("<d", 1e300))[0]):
+            block = STACK.weights.clone()
+            block[: 8 * 60].view(torch.int64)[place] = value
+            stacks, _ = attempt(unpack_stacks, block)
+            if stacks:
+                attempt(ops.transformer_first, stacks[0][0], normal(3, 12))
+    with pytest.raises(InvalidValueError, match="must lie at a multiple of 8 bytes"):
+        unpack_stacks(misaligned(STACK.weights))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_layers": 4096}, "num_layers must be at most 4095, got 4096"),
+        ({"num_heads": 2**20, "num_kv_heads": 1, "head_width": 2**20}, r"num_heads \* head_width must be below"),
+        ({"num_heads": True}, "num_heads must be an int, got True"),
+        ({"causal": 1}, "causal must be True or False, got 1"),
+        ({"epsilon": float("nan")}, "epsilon must be a finite number, got nan"),
+        ({"window": 2**70}, "window must be at most 2147483647"),
+        ({"activation": ["relu"]}, "activation must be 'relu', 'gelu', 'gelu_tanh' or 'silu', got list"),
+    ],
+)
+def test_a_spec_has_limits(changes, text):
+    with pytest.raises(GenrecError, match=f"TransformerSpec: {text}"):
+        packed_stack(**changes)
+
+
+# ---- pickles
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s not in ("sparse", "freed", "strided", "no tensor", "meta")])
+def test_an_altered_pickle_is_a_corrupt_one(shape):
+    for name in (*LEVELS, *LEAVES):
+        state = TRIE.__getstate__()
+        value = state[name]
+        state[name] = (SHAPES[shape](value[0]), *value[1:]) if name in LEVELS else SHAPES[shape](value)
+        with pytest.raises(CorruptFileError, match="a pickle or copy must hold a whole trie, got"):
+            object.__new__(Trie).__setstate__(state)
+
+
+def test_a_pickle_with_other_fields_or_contents_is_a_corrupt_one():
+    for change in (
+        {"num_items": 6},
+        {"num_items": "5"},
+        {"codebook_sizes": (2, 4)},
+        {"codebook_sizes": 3},
+        {"more": 1},
+    ):
+        with pytest.raises(CorruptFileError):
+            object.__new__(Trie).__setstate__({**TRIE.__getstate__(), **change})
+    state = TRIE.__getstate__()
+    del state["leaf_items"]
+    for wrong in (state, None, [], 3):
+        with pytest.raises(CorruptFileError, match="fields must be"):
+            object.__new__(Trie).__setstate__(wrong)
+    altered = copy.deepcopy(TRIE)
+    altered.tokens[1][0] = 200
+    for again in (copy.copy, copy.deepcopy, lambda trie: pickle.loads(pickle.dumps(trie))):
+        with pytest.raises(CorruptFileError, match="tokens of level 1 must"):
+            again(altered)
+    assert copy.deepcopy(TRIE.to("meta")).device.type == "meta"
