@@ -12,7 +12,9 @@ import genrec_fast as gf
 from genrec_fast.errors import GenrecError, UnsupportedError
 
 pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
+
+import peft
 
 from integrations.models import generate, make_inputs, make_model
 from integrations.test_hf_generate import SIZES
@@ -112,7 +114,7 @@ def test_rounded_weights_are_not_merged():
     ids=["prompt tuning", "p-tuning"],
 )
 def test_learned_prompts_stand_before_every_prompt(kind):
-    """Against the model's own ``forward``: peft 0.21 puts them before every token of ``generate`` in transformers 5.24."""
+    """Against the model's own ``forward``: in transformers 5.24 peft 0.21 puts them before every token of ``generate``."""
     model = adapted(kind)
     wanted = scores_of_items(model)
     with warnings.catch_warnings():

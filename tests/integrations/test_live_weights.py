@@ -12,7 +12,9 @@ from torch import nn
 import genrec_fast as gf
 from genrec_fast.errors import SlowPathWarning, UnsupportedError
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from integrations.models import generate, make_inputs, make_model, prefix_function
 from integrations.test_hf_generate import SIZES, catalog, tables_of

@@ -108,8 +108,8 @@ class TorchEngine:
         way = _ways[owner] = way_to_search(self.model, prompts, decoder_prompts, encoded)
         if way is WholeTexts:
             warnings.warn(
-                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that gives "
-                "the scores of whole texts; so every beam's text is read whole at every token",
+                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
+                "gives the scores of whole texts; so every beam's text is read whole at every token",
                 SlowPathWarning,
                 stacklevel=4,
             )

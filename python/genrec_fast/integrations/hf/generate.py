@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
 from genrec_fast.integrations.hf.given import check_given, check_settings
@@ -18,14 +17,12 @@ from genrec_fast.integrations.hf.processed import Processed
 from genrec_fast.integrations.hf.prompts import Prompts, prompts_of
 from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
-from genrec_fast.nn.native import NativeEngine
+from genrec_fast.nn.native import NativeEngine, warn_once
 from genrec_fast.ops._arguments import whole_number
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
 
 __all__ = ["choose_engine", "trie_beam_search"]
-
-_said: set[str] = set()
 
 
 def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None) -> Engine:
@@ -44,9 +41,7 @@ def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None
     except UnsupportedError as error:
         if engine == "native":
             raise
-        if str(error) not in _said:
-            _said.add(str(error))
-            warnings.warn(f"{error}; torch's modules run in its place", SlowPathWarning, stacklevel=3)
+        warn_once(error)
         return TorchEngine(model)
 
 

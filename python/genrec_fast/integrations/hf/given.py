@@ -69,7 +69,7 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
     An encoder-decoder's are those of its decoder: what its encoder takes has had its effect.
 
     Raises:
-        UnsupportedError: a state with something in it, embeddings, virtual tokens of peft, or any other argument.
+        UnsupportedError: a state with something in it, embeddings, or any other argument.
     """
     if given.get("inputs_embeds") is not None and not model.config.is_encoder_decoder:
         raise UnsupportedError(f"{_OP}: inputs_embeds must be None: give input_ids")
@@ -85,13 +85,6 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
                 f"{_OP}: {name} must be None: a search passes tokens and masks alone to the model, "
                 f"got {type(value).__name__}"
             )
-    owner: Any = getattr(model.prepare_inputs_for_generation, "__self__", model)
-    config = getattr(owner, "active_peft_config", None) if owner is not model else None
-    if getattr(config, "is_prompt_learning", False):
-        raise UnsupportedError(
-            f"{_OP}: model must read its prompt and no virtual tokens, got a peft model with prompt learning "
-            f"({config.peft_type})"  # type: ignore[union-attr]
-        )
 
 
 def _filled(state: Any) -> str | int:
@@ -107,7 +100,9 @@ def _filled(state: Any) -> str | int:
 
 
 def _nonzero(tensor: Tensor) -> bool:
-    return tensor.device.type != "meta" and tensor.numel() > 0 and bool((tensor != 0).any())
+    """What a state holds of a text has a row per text; single numbers, such as a window, stand in empty ones too."""
+    held = tensor.dim() > 1 and tensor.device.type != "meta"
+    return held and tensor.numel() > 0 and bool((tensor != 0).any())
 
 
 def _tensors(thing: Any, depth: int) -> Iterator[Tensor]:

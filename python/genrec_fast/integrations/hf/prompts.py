@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.integrations.hf.adapters import learned_prompt
 from genrec_fast.types import Jagged
 
 __all__ = ["Prompts", "has_holes", "packed", "prompts_of"]
@@ -55,6 +56,11 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
     mask = torch.ones_like(start) if given_mask is None else _once(given_mask, users, num_beams)
     if not getattr(model.config, "is_encoder_decoder", False):
         _check_positions(given.get("position_ids"), mask, num_beams)
+        if learned_prompt(model) is not None and not bool(mask.all()):
+            raise UnsupportedError(
+                f"{_OP}: attention_mask must have no padding behind a learned prompt, whose distance from the text "
+                "it would change: give prompts of one length, or compile(model, trie).recommend(prompts)"
+            )
         if not has_holes(mask):
             return Prompts(packed(start, mask), None, False, None)
         numbers = torch.arange(mask.shape[1], device=mask.device)
