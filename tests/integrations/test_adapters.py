@@ -114,7 +114,7 @@ def test_rounded_weights_are_not_merged():
     ids=["prompt tuning", "p-tuning"],
 )
 def test_learned_prompts_stand_before_every_prompt(kind):
-    """Against the model's own ``forward``: in transformers 5.24 peft 0.21 puts them before every token of ``generate``."""
+    # Against ``forward``: peft 0.21 with transformers 5.24 puts them before every single token of ``generate``.
     model = adapted(kind)
     wanted = scores_of_items(model)
     with warnings.catch_warnings():
