@@ -19,6 +19,7 @@ __all__ = ["CACHE_NAMES", "CalledModel"]
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 # Models whose next token is not that of one plain call on the text.
 _OTHERWISE = {
+    "fsmt": "its decoder sees what is to come where the encoder has run before",
     "reformer": "its hashing is drawn anew at every call, and its chunks pad the text",
     "xlm": "a mask token and a language stand behind the text",
     "xlnet": "it predicts in an order that comes with every call",

@@ -100,9 +100,8 @@ def _filled(state: Any) -> str | int:
 
 
 def _nonzero(tensor: Tensor) -> bool:
-    """What a state holds of a text has a row per text; single numbers, such as a window, stand in empty ones too."""
-    held = tensor.dim() > 1 and tensor.device.type != "meta"
-    return held and tensor.numel() > 0 and bool((tensor != 0).any())
+    """Whether a tensor is of a text; what has less than two dimensions is a layer's window or its count."""
+    return tensor.device.type != "meta" and tensor.dim() > 1 and tensor.numel() > 0 and bool((tensor != 0).any())
 
 
 def _tensors(thing: Any, depth: int) -> Iterator[Tensor]:
