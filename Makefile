@@ -7,6 +7,8 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 # Pinned in any case: a plain `torch` brings a CUDA build of several GB on Linux. `make TORCH=torch` asks for that one.
 TORCH ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+# How long `make fuzz` calls at random.
+SECONDS ?= 60
 # What `pip install` would fetch into an isolated build; here it stays, so that rebuilding after an edit takes seconds.
 BUILD_TOOLS := "scikit-build-core>=1.0" "pybind11>=3.0" "cmake>=3.24" ninja
 
@@ -21,7 +23,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f \
   \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.pyi' -o -name 'py.typed' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-newest dev editable install wheel lint format constraints clean
+.PHONY: help quickstart test test-newest dev editable install wheel lint format constraints clean fuzz
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +33,7 @@ help:
 	@echo "make editable     install into $(VENV) from the tree: Python as edited, C++ rebuilt at import when it changed"
 	@echo "make constraints  look up the newest versions and write them into constraints.txt and .ci/oldest.txt"
 	@echo "make wheel        build a wheel, repair it, run the tests against it in a clean environment"
+	@echo "make fuzz         random calls of everything public for SECONDS=60, compared with the twins"
 	@echo "make lint         every static check of CI          make format   let ruff and clang-format rewrite"
 	@echo "make clean        remove builds, $(VENV) and $(VENV)-newest"
 
@@ -99,6 +102,9 @@ constraints:
 
 wheel:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/wheel
+
+fuzz: $(VENV)/.stamp-test
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(VENV)/.stamp-dev
 	@$(BIN)/ruff check .

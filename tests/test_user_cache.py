@@ -14,6 +14,7 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.types import Batch, Jagged
+from shared.weight_changes import CHANGES
 
 ITEMS, MOST = 30, 12
 SMALL = {"width": 16, "num_heads": 2, "qk_dim": 8, "v_dim": 6, "num_layers": 3, "dropout": 0.1, "max_items": MOST}
@@ -30,8 +31,8 @@ FORMS = {
 }
 
 
-def recommender(config, features: bool = False) -> Recommender:
-    torch.manual_seed(0)
+def recommender(config, features: bool = False, seed: int = 0) -> Recommender:
+    torch.manual_seed(seed)
     recipe = recipes.hstu()
     batching = dataclasses.replace(recipe.batching, max_items=MOST)
     layout = PlainConfig(use_features=features)
@@ -120,13 +121,11 @@ def test_a_new_event_reads_no_old_one():
         model = recommender(FORMS[form])
         cache = UserCache(model)
         times = {"timestamps": [list(range(9))]} if form == "research" else {}
-        cache.extend(["a"], [list(range(9))], **times)
         read = []
-        hook = model.backbone.layers[0].register_forward_hook(
-            lambda _, given, __, read=read: read.append(len(given[0]))
-        )
+        model.backbone.layers[0].register_forward_hook(lambda _, given, __, read=read: read.append(len(given[0])))
+        cache.extend(["a"], [list(range(9))], **times)
+        read.clear()
         cache.extend(["a"], [[9]], **({"timestamps": [[9]]} if times else {}))
-        hook.remove()
         assert read == [tokens]
 
 
@@ -241,3 +240,29 @@ def test_a_past_joins_in_the_order_of_the_rows():
     assert keys.flatten().tolist() == [10, 11, 12, 13, 20, 21, 30]
     assert torch.equal(found, -keys)
     assert past.join_times(torch.tensor([4, 5, 6])).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", ["data.copy_", "fused AdamW", "numpy view", "one number"])
+def test_states_of_other_weights_are_made_anew(form, change):
+    model, other = recommender(FORMS[form]), recommender(FORMS[form], seed=1)
+    cache = UserCache(model)
+    timed = model.backbone.reads_times
+    cache.extend(["a", "b"], [[1, 2, 3], [4]], timestamps=[[10, 20, 400], [30]] if timed else None)
+    CHANGES[change](model.backbone, other.backbone)
+    found = cache.extend(["a"], [[5]], timestamps=[[500]] if timed else None)
+    expected = anew(model, [1, 2, 3, 5], [10, 20, 400, 500], None)
+    torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-4)
+    found = cache.extend(["b"], [[]])
+    torch.testing.assert_close(found[0], anew(model, [4], [30], None), rtol=1e-5, atol=1e-4)
+
+
+def test_frozen_weights_are_not_looked_at():
+    model = recommender(FORMS["positions"])
+    cache = UserCache(model, frozen=True)
+    before = cache.extend(["a"], [[1, 2, 3]])
+    for parameter in model.backbone.parameters():
+        parameter.data.mul_(0.5)
+    assert torch.equal(cache.extend(["a"], [[]]), before)
+    cache.clear()
+    torch.testing.assert_close(cache.extend(["a"], [[1, 2, 3]])[0], anew(model, [1, 2, 3], [1, 2, 3], None))

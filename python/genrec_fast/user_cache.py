@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast.data.interactions import following, whole_times
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
+from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.questions import to_rows, to_times
 from genrec_fast.types import Batch, Jagged, Ranked, Resumable
 
@@ -47,13 +48,16 @@ class UserCache:
     anew each time.
 
     Args:
-        model: its backbone must be a ``types.Resumable`` (``HSTU``, ``Causal``). Clear the cache when weights change.
+        model: its backbone must be a ``types.Resumable`` (``HSTU``, ``Causal``).
         num_pages: pages in the pool.
         page_size: events on a page.
         evict: where pages run out, forget the users that were asked for longest ago; else that is an error.
+        frozen: the weights and item tables will not change, or ``clear`` is called where they do. Else every call reads
+            them once, at the speed of memory, and reads all histories anew when anything has changed.
 
     Raises:
-        UnsupportedError: a backbone that cannot go on, or not with its settings.
+        UnsupportedError: a backbone that cannot go on, or not with its settings; weights that are not on the CPU, and
+            not frozen.
 
     Notes:
         Memory: all pages at once, ``4 num_pages page_size sum over layers of H (Dqk + Dv)`` bytes; per user its item
@@ -65,7 +69,15 @@ class UserCache:
         ``cache = UserCache(model); cache.recommend(["ann"], 10, items=[[3, 14]]); cache.extend(["ann"], [[15]])``
     """
 
-    def __init__(self, model: Recommender, *, num_pages: int = 4096, page_size: int = 16, evict: bool = True) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        *,
+        num_pages: int = 4096,
+        page_size: int = 16,
+        evict: bool = True,
+        frozen: bool = False,
+    ) -> None:
         backbone: Any = model.backbone
         if not isinstance(backbone, Resumable):
             kind = type(backbone).__name__
@@ -75,6 +87,14 @@ class UserCache:
         self.model, self.backbone, self.evict = model, backbone, evict
         self.max_items = model.recipe.batching.max_items
         weights = next(model.backbone.parameters())
+        if not frozen and weights.device.type != "cpu":
+            raise UnsupportedError(
+                f"UserCache: frozen must be True where weights are not on the CPU, got False with {weights.device}; "
+                "call clear() when they change"
+            )
+        self._frozen = bool(frozen)
+        self._parts = nn.ModuleList([model.layout, model.backbone])
+        self._seen: tuple[Snapshot, int] | None = None
         self.pool = PagePool(
             backbone.cache_shapes, num_pages=num_pages, page_size=page_size, dtype=weights.dtype, device=weights.device
         )
@@ -137,7 +157,10 @@ class UserCache:
             InvalidValueError: a user twice, rows or times that do not fit, an item outside the catalog, or no room.
         """
         with self._lock:
-            return self._extend(_names(users), items, timestamps, target_timestamps)
+            names = _names(users)
+            with self.model.answering():
+                self._look_at_weights()
+            return self._extend(names, items, timestamps, target_timestamps)
 
     def recommend(
         self,
@@ -182,6 +205,20 @@ class UserCache:
             return self.model.decoder.search(
                 _Known(vectors, self.backbone), nothing, self.model.trie, k, allowed=allowed, exclude=exclude
             )
+
+    def _look_at_weights(self) -> None:
+        """Lets go of every state that weights of before have made; histories stay."""
+        if self._frozen:
+            return
+        if self._seen is not None:
+            snapshot, mark = self._seen
+            if snapshot.same_parts(self._parts) and snapshot.mark() == mark:
+                return
+            for entry in self._entries.values():
+                self.pool.give_back(entry.pages)
+                entry.pages, entry.known, entry.state = [], 0, None
+        snapshot = Snapshot(self._parts)
+        self._seen = (snapshot, snapshot.mark())
 
     def _forget(self, user: Hashable) -> None:
         entry = self._entries.pop(user, None)
