@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 
@@ -88,14 +86,6 @@ def test_settings_that_would_be_left_out_are_refused(llama, t5, trie):
     embedded = llama.get_input_embeddings()(inputs["input_ids"])
     with pytest.raises(UnsupportedError, match="inputs_embeds must be None"):
         run(given={"inputs_embeds": embedded, "attention_mask": inputs["attention_mask"]})
-    # Transformers calls it otherwise since 5.24, and hands the old name on under the new one.
-    out = llama(input_ids=inputs["input_ids"][:, :3], use_cache=True)
-    for name in ("cache", "past_key_values"):
-        if (past := getattr(out, name, None)) is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                with pytest.raises(UnsupportedError, match=r"\w+ must be empty: give whole prompts, got 3"):
-                    run(**{name: past})
     with pytest.raises(InvalidValueError, match="items_per_sequence must be at least 1, got 0"):
         gf.hf.trie_beam_search(trie, items_per_sequence=0)
     with pytest.raises(InvalidTypeError, match=r"items_per_sequence must be an int, got 1\.5"):

@@ -1,0 +1,203 @@
+"""What ``generate`` is given beside prompts has its effect or is refused by name: states, masks, settings, wrappers."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+
+import genrec_fast as gf
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+
+pytest.importorskip("transformers")
+
+import transformers
+
+from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.given import check_given, check_settings
+from integrations.model_types import make
+from integrations.models import generate, prefix_function
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning"),
+    pytest.mark.filterwarnings("ignore:Unfeasible length constraints"),  # of transformers, which goes on all the same
+    pytest.mark.filterwarnings("ignore:.* is deprecated:FutureWarning"),  # of transformers, which peft still calls so
+]
+
+SIZES, OFFSET = (4, 4, 4), 10
+CODES = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.tensor([0, 2]))
+TABLES = [range(OFFSET + 4 * level, OFFSET + 4 * level + 4) for level in range(3)]
+CODE_TOKENS = list(range(10, 22))
+IDS = torch.tensor([[60, 61, 70, 80, 90, 72], [65, 66, 67, 68, 69, 70]])
+
+
+@pytest.fixture(scope="module")
+def trie():
+    return gf.build_trie(CODES, codebook_sizes=SIZES)
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = make(name)
+        return made[name]
+
+    return get
+
+
+def ours(model, trie, engine="auto", ids=IDS, mask=None, end=None, **options):
+    mask = torch.ones_like(ids) if mask is None else mask
+    search = gf.hf.trie_beam_search(trie, OFFSET, engine=engine)
+    given = {"input_ids": ids, "attention_mask": mask}
+    return generate(model, given, 6, 4, 3, end, custom_generate=search, length_penalty=0.0, **options)
+
+
+def theirs(model, ids=IDS, mask=None, end=None):
+    begin = 1 if model.config.is_encoder_decoder else ids.shape[1]
+    allowed = prefix_function(CODES, TABLES, end, begin)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask is None else mask}
+    return generate(model, given, 6, 4, 3, end, prefix_allowed_tokens_fn=allowed, length_penalty=0.0)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "t5", "bart", "mamba", "jamba"])
+def test_a_filled_state_is_refused_under_its_name(models, trie, name):
+    model = models(name)
+    if model is None:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    called = CalledModel(model)
+    start = {"decoder_input_ids": IDS[:, :2]} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        state = getattr(model(input_ids=IDS[:, :3], use_cache=True, **start), called.cache_name)
+    if state is None:
+        pytest.skip(f"{name} makes no state by itself")
+    for argument in {called.cache_name, "past_key_values", "cache_params", "cache"}:
+        with pytest.raises(UnsupportedError, match=f"{argument} must be empty: give whole prompts, got "):
+            check_given(model, {argument: state})
+    with pytest.raises(UnsupportedError, match="must be empty: give whole prompts, got "):
+        ours(model, trie, **{called.cache_name: state})
+
+
+def test_states_of_old_kinds_are_refused(models):
+    keys = torch.ones(1, 4, 3, 8)
+    for name in ("past_key_values", "state", "mems", "past_buckets_states"):
+        with pytest.raises(UnsupportedError, match=f"{name} must be empty: give whole prompts, got a tuple with"):
+            check_given(models("llama"), {name: ((keys, keys),)})
+        check_given(models("llama"), {name: ((keys * 0, keys * 0),)})
+
+
+def test_an_argument_that_a_search_would_drop_is_refused(models, trie):
+    with pytest.raises(UnsupportedError, match=r"token_type_ids must be None: .* got Tensor"):
+        ours(models("gpt2"), trie, token_type_ids=torch.ones_like(IDS))
+    own = {"decoder_input_ids": IDS[:, :2], "decoder_attention_mask": torch.tensor([[0, 1], [1, 1]])}
+    with pytest.raises(UnsupportedError, match="decoder_attention_mask must be 1 everywhere, got a 0"):
+        ours(models("t5"), trie, **own)
+    plain = {"do_sample": False, "return_dict_in_generate": False}
+    for name, value in (("num_beam_groups", 2), ("diversity_penalty", 0.5), ("penalty_alpha", 0.6)):
+        with pytest.raises(UnsupportedError, match=f"{name} must be .*, got {value}"):
+            check_settings(types.SimpleNamespace(**plain, **{name: value}), None)
+    check_settings(types.SimpleNamespace(**plain, num_beam_groups=1, diversity_penalty=0.0, constraints=None), None)
+
+
+class _Nothing(transformers.LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return torch.full_like(scores, -torch.inf)
+
+
+_FORBIDDING = {
+    "min_length (or min_new_tokens)": ("llama", {"min_length": 40, "end": 1}),
+    r"min_length \(or min_new_tokens\)": ("t5", {"min_new_tokens": 4, "end": 1}),
+    "forced_bos_token_id": ("bart", {"forced_bos_token_id": 0}),
+    "forced_eos_token_id": ("bart", {"forced_eos_token_id": 1}),
+    "suppress_tokens": ("gpt2", {"suppress_tokens": CODE_TOKENS}),
+    "begin_suppress_tokens": ("llama", {"begin_suppress_tokens": CODE_TOKENS[:4]}),
+    "bad_words_ids": ("mistral", {"bad_words_ids": [[token] for token in CODE_TOKENS[4:8]]}),
+    "logits_processor _Nothing": ("bart", {"logits_processor": [_Nothing()]}),
+}
+
+
+@pytest.mark.parametrize("setting", _FORBIDDING)
+def test_a_setting_that_leaves_nobody_an_item_is_named(models, trie, setting):
+    name, options = _FORBIDDING[setting]
+    rule = setting.replace("\\", "").replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(InvalidValueError, match=f"^trie_beam_search: {rule} must leave an item .* user 0 has none: "):
+        ours(models(name), trie, **options)
+
+
+class _Second(transformers.LogitsProcessor):
+    """Forbids everything behind the second prompt, at its third token."""
+
+    def __call__(self, input_ids, scores):
+        closed = (input_ids[:, 0] == 65) & torch.tensor(input_ids.shape[1] == 8)
+        return scores.masked_fill(closed.unsqueeze(1), -torch.inf)
+
+
+def test_one_user_without_an_item_is_named_and_some_items_are_fine(models, trie):
+    with pytest.raises(InvalidValueError, match=r"logits_processor _Second must leave an item .* user 1 has none"):
+        ours(models("llama"), trie, logits_processor=[_Second()])
+    found = ours(models("llama"), trie, suppress_tokens=[10, 11, 12])
+    assert bool((found.sequences[:, 6] == 13).all()) and bool((found.sequences_scores > -torch.inf).all())
+    model = models("bart")
+    found = ours(model, trie, end=1, min_length=4)  # start and item are as many
+    torch.testing.assert_close(found.sequences_scores, theirs(model, end=1).sequences_scores, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "bloom", "gemma2", "gpt_neo", "t5", "bart"])
+def test_masked_tokens_anywhere_count_as_in_the_model(models, trie, name):
+    """Left padding, and tokens masked inside: a window sees their place, positions do not."""
+    model = models(name)
+    ids = torch.cat([IDS, IDS.flip(1)], 1)
+    mask = torch.ones_like(ids)
+    mask[0, [0, 5, 6, 10]] = 0
+    mask[1, 8] = 0
+    wanted = theirs(model, ids, mask)
+    found = ours(model, trie, "auto", ids, mask)
+    assert torch.equal(found.sequences, wanted.sequences)
+    torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores, rtol=0, atol=1e-3)
+    if name == "mistral":
+        with pytest.raises(UnsupportedError, match="attention_mask must have no 0 inside a prompt for the native"):
+            ours(model, trie, "native", ids, mask)
+
+
+def test_wrappers_and_models_without_a_head_are_refused(models, trie):
+    with pytest.raises(InvalidTypeError, match=r"got DataParallel: give its \.module, LlamaForCausalLM"):
+        gf.hf.compile(torch.nn.DataParallel(models("llama")), trie, OFFSET)
+    with pytest.raises(InvalidTypeError, match="must be a model of transformers, got Linear"):
+        gf.hf.compile(torch.nn.Linear(2, 2), trie, OFFSET, engine="torch")
+    body = models("bloom").transformer
+    with pytest.raises(InvalidTypeError, match="must have a language model head, got BloomModel"):
+        gf.hf.compile(body, trie, OFFSET, engine="torch").recommend([[60]], 2)
+
+
+def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
+    accelerate = pytest.importorskip("accelerate")
+    wanted = gf.hf.compile(models("bloom"), trie, OFFSET).recommend(IDS, 5)
+    for name in ("bloom", "bart"):
+        wanted = gf.hf.compile(models(name), trie, OFFSET).recommend(IDS, 5)
+        offloaded = accelerate.cpu_offload(make(name), execution_device=torch.device("cpu"))
+        assert next(offloaded.parameters()).is_meta
+        found = gf.hf.compile(offloaded, trie, OFFSET).recommend(IDS, 5)
+        assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
+
+
+def test_adapters_run_and_virtual_tokens_are_refused(trie):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(make("llama"), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            parameter.add_(torch.randn_like(parameter) if "lora_B" in name else 0)
+    wanted = theirs(adapted)
+    found = ours(adapted, trie, "torch")
+    assert torch.equal(found.sequences, wanted.sequences)
+    torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores, rtol=0, atol=1e-3)
+    scores = gf.hf.compile(adapted, trie, OFFSET, engine="torch").recommend(IDS, 4, num_beams=6).scores
+    torch.testing.assert_close(scores.flatten(), wanted.sequences_scores, rtol=0, atol=1e-3)
+    tuned = peft.get_peft_model(make("llama"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(UnsupportedError, match="no virtual tokens, got a peft model with prompt learning"):
+        ours(tuned.eval(), trie)
+    with pytest.raises(UnsupportedError, match="no virtual tokens, got a peft model with prompt learning"):
+        gf.hf.compile(tuned, trie, OFFSET, engine="torch")
