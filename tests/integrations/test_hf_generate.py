@@ -141,7 +141,15 @@ def test_models_of_half_precision(name, dtype):
     assert torch.equal(ours.sequences, theirs.sequences)
     torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, rtol=0, atol=1e-4)
     ours = generate(model, inputs, 10, 10, 3, 1, custom_generate=gf.hf.trie_beam_search(trie, OFFSET, engine="native"))
-    torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, rtol=0, atol=0.1)
+    both = 0  # what either rounding prunes, the other may find
+    for user in range(3):
+        here, one, two = slice(10 * user, 10 * user + 10), ours, theirs
+        first = {tuple(row): s for row, s in zip(one.sequences[here].tolist(), one.sequences_scores[here], strict=True)}
+        for row, score in zip(two.sequences[here].tolist(), two.sequences_scores[here], strict=True):
+            if tuple(row) in first:
+                both += 1
+                torch.testing.assert_close(first[tuple(row)], score, rtol=0, atol=0.1)
+    assert both >= 24
 
 
 @pytest.mark.parametrize("name", ["t5", "mistral"])

@@ -20,6 +20,7 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 # Models whose next token is not that of one plain call on the text.
 _OTHERWISE = {
     "fsmt": "its decoder sees what is to come where the encoder has run before",
+    "recurrent_gemma": "its modules keep a state of their own from call to call",
     "reformer": "its hashing is drawn anew at every call, and its chunks pad the text",
     "xlm": "a mask token and a language stand behind the text",
     "xlnet": "it predicts in an order that comes with every call",
@@ -67,7 +68,11 @@ class CalledModel:
         self.cache_name = next((name for name in CACHE_NAMES if name in names), None)
         self.takes_positions = "position_ids" in names and not self.encoder_decoder
         self._takes_use_cache = "use_cache" in names
-        self._takes_logits_to_keep = "logits_to_keep" in names
+        self._always: dict[str, Any] = {}
+        if "logits_to_keep" in names:
+            self._always["logits_to_keep"] = 1
+        if "output_router_logits" in names:  # a loss of mixtures of experts
+            self._always["output_router_logits"] = False
         self._head: Any = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
         text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
         size = getattr(self._head, "out_features", None)  # where a decoder's vocabulary is its own, Marian's say
@@ -136,9 +141,7 @@ class CalledModel:
             given[self.cache_name] = cache
         if self._takes_use_cache:
             given["use_cache"] = use_cache
-        if self._takes_logits_to_keep:
-            given["logits_to_keep"] = 1
-        out = self.module(**given, return_dict=True)
+        out = self.module(**given, **self._always, return_dict=True)
         logits = getattr(out, "logits", None)
         if not isinstance(logits, Tensor):
             raise InvalidTypeError(

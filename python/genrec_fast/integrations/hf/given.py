@@ -76,15 +76,15 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
     for name in _STATES:
         if given.get(name) is not None and (filled := _filled(given[name])):
             raise UnsupportedError(f"{_OP}: {name} must be empty: give whole prompts, got {filled}")
-    encoder: set[str] = set()
-    if model.config.is_encoder_decoder:
-        encoder = set(inspect.signature(model.get_encoder().forward).parameters)
-    for name, value in given.items():
-        if value is not None and name not in _KNOWN and name not in _STATES and name not in encoder:
-            raise UnsupportedError(
-                f"{_OP}: {name} must be None: a search passes tokens and masks alone to the model, "
-                f"got {type(value).__name__}"
-            )
+    others = [name for name, value in given.items() if value is not None and name not in _KNOWN | set(_STATES)]
+    if others and model.config.is_encoder_decoder:
+        encoder = inspect.signature(model.get_encoder().forward).parameters
+        others = [name for name in others if name not in encoder]
+    for name in others:
+        raise UnsupportedError(
+            f"{_OP}: {name} must be None: a search passes tokens and masks alone to the model, "
+            f"got {type(given[name]).__name__}"
+        )
 
 
 def _filled(state: Any) -> str | int:
