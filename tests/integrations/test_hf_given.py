@@ -16,6 +16,7 @@ import transformers
 
 from genrec_fast.integrations.hf.called import CalledModel
 from genrec_fast.integrations.hf.given import check_given, check_settings
+from genrec_fast.integrations.hf.prompts import prompts_of
 from integrations.model_types import make
 from integrations.models import generate, prefix_function
 
@@ -95,6 +96,10 @@ def test_an_argument_that_a_search_would_drop_is_refused(models, trie):
     own = {"decoder_input_ids": IDS[:, :2], "decoder_attention_mask": torch.tensor([[0, 1], [1, 1]])}
     with pytest.raises(UnsupportedError, match="decoder_attention_mask must be 1 everywhere, got a 0"):
         ours(models("t5"), trie, **own)
+    with pytest.raises(UnsupportedError, match=r"attention_mask must be \[B, S\], got \[2, 1, 6, 6\]"):
+        prompts_of(models("llama"), IDS, 1, {"attention_mask": torch.ones(2, 1, 6, 6)})
+    with pytest.raises(InvalidValueError, match=r"attention_mask must be \[2, 6\] like input_ids, got \[2, 5\]"):
+        prompts_of(models("llama"), IDS, 1, {"attention_mask": torch.ones(2, 5)})
     plain = {"do_sample": False, "return_dict_in_generate": False}
     for name, value in (("num_beam_groups", 2), ("diversity_penalty", 0.5), ("penalty_alpha", 0.6)):
         with pytest.raises(UnsupportedError, match=f"{name} must be .*, got {value}"):

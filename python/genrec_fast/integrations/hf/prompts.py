@@ -29,6 +29,9 @@ class Prompts(NamedTuple):
 def packed(rows: Tensor, mask: Tensor) -> Jagged:
     """The rows ``[B, S, ...]`` that a mask ``[B, S]`` keeps."""
     kept = mask.bool()
+    if bool(kept.all()):
+        users, longest = mask.shape
+        return Jagged(rows.flatten(0, 1), torch.arange(users + 1, device=rows.device) * longest)
     return Jagged.from_lengths(rows[kept], kept.sum(1))
 
 
@@ -48,20 +51,26 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
         given: the model's arguments.
 
     Raises:
-        InvalidValueError: an encoder-decoder's encoder has not run.
-        UnsupportedError: positions of their own, or masks that an engine would not count as the model does.
+        InvalidValueError: an encoder-decoder's encoder has not run, or a mask of another shape.
+        UnsupportedError: a mask of pairs, positions of their own, or a mask over the first tokens of a decoder.
     """
     users = len(start)
     given_mask = given.get("attention_mask")
     mask = torch.ones_like(start) if given_mask is None else _once(given_mask, users, num_beams)
+    if mask.dim() != 2:
+        raise UnsupportedError(f"{_OP}: attention_mask must be [B, S], got {list(mask.shape)}")
     if not getattr(model.config, "is_encoder_decoder", False):
+        if mask.shape != start.shape:
+            raise InvalidValueError(
+                f"{_OP}: attention_mask must be {list(start.shape)} like input_ids, got {list(mask.shape)}"
+            )
         _check_positions(given.get("position_ids"), mask, num_beams)
         if learned_prompt(model) is not None and not bool(mask.all()):
             raise UnsupportedError(
                 f"{_OP}: attention_mask must have no padding behind a learned prompt, whose distance from the text "
                 "it would change: give prompts of one length, or compile(model, trie).recommend(prompts)"
             )
-        if not has_holes(mask):
+        if bool(mask.all()) or not has_holes(mask):
             return Prompts(packed(start, mask), None, False, None)
         numbers = torch.arange(mask.shape[1], device=mask.device)
         kept = mask.bool()
@@ -76,10 +85,9 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
     if mask.shape[1] != rows.shape[1]:
         mask = torch.ones(rows.shape[:2], dtype=torch.int64, device=rows.device)
     decoder_mask = given.get("decoder_attention_mask")
-    own = torch.ones_like(start) if decoder_mask is None else _once(decoder_mask, users, num_beams)
-    if bool((own == 0).any()):
+    if decoder_mask is not None and bool((decoder_mask == 0).any()):
         raise UnsupportedError(f"{_OP}: decoder_attention_mask must be 1 everywhere, got a 0")
-    return Prompts(packed(rows.float(), mask), packed(start, own), True, None)
+    return Prompts(packed(rows.float(), mask), packed(start, torch.ones_like(start)), True, None)
 
 
 def _check_positions(positions: Tensor | None, mask: Tensor, num_beams: int) -> None:
