@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import operator
 import types
 import typing
 from functools import cache
@@ -13,7 +15,17 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["INTEGERS", "check_fields", "check_heads", "check_integers", "check_number", "check_weights", "shown"]
+__all__ = [
+    "INTEGERS",
+    "check_fields",
+    "check_flag",
+    "check_heads",
+    "check_integers",
+    "check_number",
+    "check_weights",
+    "shown",
+    "whole_number",
+]
 
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # torch counts with no others
 
@@ -99,6 +111,37 @@ def check_number(op: str, name: str, value: Any, *, above: float | None = None, 
         raise InvalidValueError(f"{op}: {name} must be {rule}, got {shown(value)}")
 
 
+def whole_number(op: str, name: str, value: Any, least: int = 1) -> int:
+    """``value`` as an int from ``least`` to 2^31 - 1.
+
+    Raises:
+        InvalidTypeError: no whole number by type: 2.0 and True are none.
+        InvalidValueError: out of range.
+    """
+    number = value if type(value) is int else None
+    if number is None and not isinstance(value, bool) and getattr(value, "dtype", None) != torch.bool:
+        # numpy's and torch's whole numbers; what is none says so in one of these ways
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            number = operator.index(value)
+    if number is None:
+        raise InvalidTypeError(f"{op}: {name} must be an int, got {shown(value)}")
+    if not least <= number <= MOST:
+        rule = f"at least {least}" if number < least else f"at most {MOST}"
+        raise InvalidValueError(f"{op}: {name} must be {rule}, got {shown(number)}")
+    return number
+
+
+def check_flag(op: str, name: str, value: Any) -> bool:
+    """``value``, a bool.
+
+    Raises:
+        InvalidTypeError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{op}: {name} must be a bool, got {shown(value)}")
+    return value
+
+
 def check_weights(op: str, name: str, values: tuple[float, ...]) -> None:
     """Weights of a mean, none of them or all: finite, at least 0 and not all 0.
 
@@ -121,7 +164,10 @@ def check_heads(op: str, width: int, num_heads: int) -> None:
 
 
 def check_integers(op: str, name: str, value: Any, shape: str) -> Tensor:
-    """``value``, a dense tensor of integers that has data; ``shape`` is what the message calls for.
+    """``value``, a dense tensor of integers that has data, its numbers held as they are meant.
+
+    torch indexes with what a tensor holds, and one with the negative bit holds its numbers' opposites. ``shape`` is
+    what the message calls for.
 
     Raises:
         InvalidTypeError: it is not: bool, complex and floats that hold whole numbers are none either.
@@ -133,15 +179,15 @@ def check_integers(op: str, name: str, value: Any, shape: str) -> Tensor:
     if value.is_nested or value.layout != torch.strided or value.is_meta:
         got = "a nested tensor" if value.is_nested else f"{value.layout} on {value.device}"
         raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {got}")
-    return value
+    return value.resolve_neg()
 
 
 def shown(value: Any) -> str:
     """What a message shows of any value: its beginning. Python writes out no int of thousands of digits."""
     try:
         return f"{value!r:.60}"
-    except ValueError:
-        return "an int of very many digits"
+    except (ValueError, RuntimeError, NotImplementedError):  # nor torch a tensor of some kinds
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _inside(op: str, name: str, number: float, interval: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import INTEGERS, check_integers, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["auc", "codebook_use", "collision_rate", "invalid_rate", "ndcg", "normalized_entropy", "ranks", "recall"]
 
-_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
-
-def _integers(op: str, name: str, value: Tensor, dims: int, shape: str) -> None:
-    if value.dtype not in _INTEGERS:
-        raise InvalidTypeError(f"{op}: {name} must be an integer tensor {shape}, got {value.dtype}")
+def _integers(op: str, name: str, value: Any, dims: int, shape: str) -> None:
+    if not isinstance(value, Tensor) or value.dtype not in INTEGERS:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidTypeError(f"{op}: {name} must be an integer tensor {shape}, got {got}")
+    check_integers(op, name, value, shape)
     if value.dim() != dims:
         raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(value.shape)}")
 
@@ -30,7 +33,7 @@ def _check(op: str, items: Tensor, targets: Tensor, k: int) -> None:
         raise InvalidValueError(f"{op}: targets must have at least one row, got none")
     if bool((targets < 0).any()):
         raise InvalidValueError(f"{op}: targets must be item ids from 0, got {int(targets.min())}")
-    if not 1 <= k <= items.shape[1]:
+    if not 1 <= whole_number(op, "k", k, least=0) <= items.shape[1]:
         raise InvalidValueError(f"{op}: k must be in [1, {items.shape[1]}], got {k}")
 
 
@@ -124,6 +127,9 @@ def codebook_use(item_codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[fl
         InvalidValueError: not ``[N, L]``, empty, L sizes not given, or a code outside its codebook.
     """
     _codes("codebook_use", item_codes)
+    if not isinstance(codebook_sizes, (tuple, list)):
+        raise InvalidTypeError(f"codebook_use: codebook_sizes must be a tuple of int, got {shown(codebook_sizes)}")
+    codebook_sizes = tuple(whole_number("codebook_use", "codebook_sizes", size) for size in codebook_sizes)
     if len(codebook_sizes) != item_codes.shape[1]:
         raise InvalidValueError(
             f"codebook_use: codebook_sizes must give {item_codes.shape[1]} levels, got {len(codebook_sizes)}"
@@ -139,6 +145,9 @@ def codebook_use(item_codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[fl
 
 
 def _answers(op: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.is_meta:
+            raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {shown(value)}")
     if not logits.is_floating_point() or labels.dtype != torch.bool:
         raise InvalidTypeError(
             f"{op}: logits must be float [M] and labels bool [M], got {logits.dtype} and {labels.dtype}"

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_flag, shown
 from genrec_fast.decoders._choose import Choose, Sampled
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.decoders._users import check_filter, check_k
@@ -29,6 +30,8 @@ def check_search(
         InvalidTypeError: the backbone is not ``Autoregressive``, or a filter has the wrong dtype.
         InvalidValueError: codebook sizes or a filter's shape do not fit.
     """
+    if not (hasattr(trie, "codebook_sizes") and hasattr(trie, "leaf_items")):
+        raise InvalidTypeError(f"{op}: trie must be a Trie, got {shown(trie)}")
     if not isinstance(backbone, Autoregressive):
         raise InvalidTypeError(f"{op}: backbone must be Autoregressive, got {type(backbone).__name__}")
     if tuple(backbone.codebook_sizes) != tuple(trie.codebook_sizes):
@@ -131,9 +134,8 @@ class OnePass(ABC):
         Raises:
             InvalidValueError: k is below 1 or above num_beams.
         """
-        beams = max(self.num_beams, k) if num_beams is None else num_beams
-        check_k(self.name, k, beams)
-        return beams
+        k, beams = check_k(self.name, k, num_beams)
+        return max(self.num_beams, k) if num_beams is None else beams
 
     def search(
         self,
@@ -152,9 +154,10 @@ class OnePass(ABC):
         Raises:
             InvalidValueError: exact is true: there is nothing to prove.
         """
-        if exact:
+        if check_flag(self.name, "exact", exact):
             raise InvalidValueError(f"{self.name}: exact must be False: its items are not the best k (beam's are)")
         beams = self.width(k, num_beams)
+        k, _ = check_k(self.name, k)
         check_search(self.name, backbone, batch, trie, allowed, exclude)
         with torch.inference_mode():
             rule = self.choose(batch, beams)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_integers, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
-__all__ = ["check_filter", "check_k", "select_filter", "select_rows", "select_users"]
+__all__ = ["check_filter", "check_k", "check_rows", "select_filter", "select_rows", "select_users"]
 
 
 def select_rows(rows: Jagged, chosen: Tensor) -> tuple[Jagged, Tensor]:
@@ -42,31 +45,55 @@ def select_filter(
     return allowed, None if exclude is None else select_rows(exclude, chosen)[0]
 
 
-def check_k(op: str, k: int, num_beams: int | None = None) -> None:
-    """Both are positive, and the beams can hold k results.
+def check_k(op: str, k: Any, num_beams: Any = None) -> tuple[int, int]:
+    """K and the number of beams (k where there is none) as ints: both are positive, and the beams can hold k results.
 
     Raises:
-        InvalidValueError: they are not.
+        InvalidTypeError: they are no whole numbers.
+        InvalidValueError: they are out of range.
     """
-    if k < 1:
-        raise InvalidValueError(f"{op}: k must be at least 1, got {k}")
-    if num_beams is not None and num_beams < k:
-        raise InvalidValueError(f"{op}: num_beams must be at least k = {k}, got {num_beams}")
+    k = whole_number(op, "k", k)
+    beams = k if num_beams is None else whole_number(op, "num_beams", num_beams)
+    if beams < k:
+        raise InvalidValueError(f"{op}: num_beams must be at least k = {k}, got {beams}")
+    return k, beams
 
 
 def check_filter(op: str, users: int, num_items: int, allowed: Tensor | None, exclude: Jagged | None) -> None:
     """A filter has an entry or a row for each user and item.
 
     Raises:
-        InvalidTypeError: allowed is not bool.
+        InvalidTypeError: allowed is not bool, or exclude no Jagged of item ids.
         InvalidValueError: another shape, or another number of users.
     """
     if allowed is not None:
-        if allowed.dtype != torch.bool:
-            raise InvalidTypeError(f"{op}: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
+        if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
+            what = str(allowed.dtype).removeprefix("torch.") if isinstance(allowed, Tensor) else shown(allowed)
+            raise InvalidTypeError(f"{op}: allowed must be bool, got {what}")
+        if allowed.is_nested or allowed.layout != torch.strided or allowed.is_meta:
+            raise InvalidTypeError(f"{op}: allowed must be a dense tensor with data, got {allowed.layout}")
         if tuple(allowed.shape) not in ((num_items,), (1, num_items), (users, num_items)):
             raise InvalidValueError(
                 f"{op}: allowed must be [{num_items}] or [{users}, {num_items}], got {list(allowed.shape)}"
             )
-    if exclude is not None and len(exclude) != users:
-        raise InvalidValueError(f"{op}: exclude must have one row for each of {users} users, got {len(exclude)}")
+    if exclude is not None:
+        check_rows(op, "exclude", exclude, users)
+
+
+def check_rows(op: str, name: str, rows: Any, users: int) -> Jagged:
+    """``rows``, a Jagged of item ids with one row for each of ``users``.
+
+    Raises:
+        InvalidTypeError: it is none.
+        InvalidValueError: another number of rows, or offsets that were altered since it was made.
+    """
+    if not isinstance(rows, Jagged):
+        raise InvalidTypeError(f"{op}: {name} must be Jagged, got {shown(rows)}")
+    values = check_integers(op, name, rows.values, "[E]")
+    offsets = check_integers(op, f"{name}.offsets", rows.offsets, "[B + 1]")
+    if values.dim() != 1:
+        raise InvalidValueError(f"{op}: {name} must hold item ids [E], got {list(values.shape)}")
+    if offsets.dim() != 1 or offsets.numel() != users + 1:
+        got = max(offsets.numel() - 1, 0) if offsets.dim() == 1 else list(offsets.shape)
+        raise InvalidValueError(f"{op}: {name} must have one row for each of {users} users, got {got}")
+    return Jagged(values, offsets)  # checks them as they are now

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.checks import check_fields, check_flag
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k, select_filter, select_users
 from genrec_fast.ops.trie_filter import CatalogTrie
@@ -73,7 +73,8 @@ def search(
         ``search(backbone, layout(batch), trie, num_beams=50, k=10).items``
     """
     check_search("beam", backbone, batch, trie, allowed, exclude)
-    check_k("beam", k, num_beams)
+    k, num_beams = check_k("beam", k, num_beams)
+    check_flag("beam", "exact", exact)
     found = beam_pass(backbone, batch, trie, k, num_beams, normalize, allowed, exclude)
     while exact and not bool(found.exact.all()):
         # A pass that keeps every row prunes nothing, so this ends.
@@ -144,9 +145,8 @@ class Beam:
         Raises:
             InvalidValueError: k is below 1 or above num_beams.
         """
-        beams = max(self.config.num_beams, k) if num_beams is None else num_beams
-        check_k("beam", k, beams)
-        return beams
+        k, beams = check_k("beam", k, num_beams)
+        return max(self.config.num_beams, k) if num_beams is None else beams
 
     def begin(
         self,

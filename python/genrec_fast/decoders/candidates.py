@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_fast.decoders._users import check_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.reference.rq_encode import lane_sum
 from genrec_fast.types import Batch, Embedding, Jagged
@@ -53,13 +54,10 @@ def score_candidates(backbone: Embedding, batch: Batch, candidates: Jagged) -> J
     """
     if not isinstance(backbone, Embedding):
         raise InvalidTypeError(f"score_candidates: backbone must be Embedding, got {type(backbone).__name__}")
-    if not isinstance(candidates, Jagged) or candidates.values.dtype != torch.int64 or candidates.values.dim() != 1:
-        what = candidates.values.dtype if isinstance(candidates, Jagged) else type(candidates).__name__
-        raise InvalidTypeError(f"score_candidates: candidates must be int64 Jagged, got {what}")
-    if len(candidates) != len(batch):
-        raise InvalidValueError(
-            f"score_candidates: candidates must have one row for each of {len(batch)} users, got {len(candidates)}"
-        )
+    dtype = getattr(candidates.values, "dtype", None) if isinstance(candidates, Jagged) else type(candidates).__name__
+    if dtype != torch.int64:
+        raise InvalidTypeError(f"score_candidates: candidates must be int64 Jagged, got {dtype}")
+    candidates = check_rows("score_candidates", "candidates", candidates, len(batch))
     table = backbone.item_table()
     if candidates.values.numel():
         low, high = (int(v) for v in candidates.values.aminmax())

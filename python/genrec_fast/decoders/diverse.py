@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from genrec_fast.checks import check_fields
+from genrec_fast.checks import check_fields, whole_number
 from genrec_fast.decoders._choose import Choose, Diverse
 from genrec_fast.decoders._pass import OnePass
 from genrec_fast.errors import InvalidValueError
@@ -66,6 +66,7 @@ class DiverseBeam(OnePass):
             InvalidValueError: k is below 1 or above num_beams, or num_beams is no multiple of num_groups.
         """
         groups = self.config.num_groups
+        num_beams = None if num_beams is None else whole_number(self.name, "num_beams", num_beams)
         if num_beams is not None and num_beams % groups:
             raise InvalidValueError(
                 f"{self.name}: num_beams must be a multiple of num_groups = {groups}, got {num_beams}"

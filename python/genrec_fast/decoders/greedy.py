@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.checks import check_fields, check_flag, whole_number
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k
 from genrec_fast.errors import InvalidValueError
@@ -57,9 +57,9 @@ def search(
     Example:
         ``search(backbone, layout(batch), trie).items[:, 0]``
     """
-    if num_beams != 1:
+    if whole_number("greedy", "num_beams", num_beams) != 1:
         raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
-    check_k("greedy", k)
+    k, _ = check_k("greedy", k)
     check_search("greedy", backbone, batch, trie, allowed, exclude)
     return beam_pass(backbone, batch, trie, k, 1, normalize, allowed, exclude)
 
@@ -103,7 +103,7 @@ class Greedy:
         Raises:
             InvalidValueError: num_beams is neither ``None`` nor 1, or exact is true.
         """
-        if exact:
+        if check_flag("greedy", "exact", exact):
             raise InvalidValueError("greedy: exact must be False as one beam cannot widen (beam can), got True")
         normalize = self.config.normalize
         beams = 1 if num_beams is None else num_beams
@@ -118,7 +118,7 @@ class Greedy:
             InvalidValueError: num_beams is neither ``None`` nor 1.
         """
         check_k("greedy", k)
-        if num_beams not in (None, 1):
+        if num_beams is not None and whole_number("greedy", "num_beams", num_beams) != 1:
             raise InvalidValueError(f"greedy: num_beams must be 1, got {num_beams}")
         return 1
 

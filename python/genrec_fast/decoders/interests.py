@@ -53,7 +53,7 @@ def search_interests(
     """
     if not isinstance(backbone, Interests):
         raise InvalidTypeError(f"retrieve_interests: backbone must be Interests, got {type(backbone).__name__}")
-    check_k("retrieve_interests", k)
+    k, _ = check_k("retrieve_interests", k)
     interests, table = backbone.embed_interests(batch), backbone.item_table()
     users, per_user, width = interests.shape
     check_filter("retrieve_interests", users, table.shape[0], allowed, exclude)

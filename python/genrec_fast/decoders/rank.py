@@ -133,7 +133,7 @@ class Rank:
         """
         if not isinstance(backbone, ActionScoring) or not hasattr(backbone, "item_table"):
             raise InvalidTypeError(f"rank: backbone must be ActionScoring, got {type(backbone).__name__}")
-        check_k("rank", k)
+        k, _ = check_k("rank", k)
         count, num_items, device = len(batch), backbone.item_table().shape[0], batch.items.offsets.device
         check_filter("rank", count, num_items, allowed, exclude)
         weights = torch.tensor(self.config.weights or (1.0,) * backbone.num_actions, device=device)

@@ -56,7 +56,7 @@ def search(
     """
     if not isinstance(backbone, Embedding):
         raise InvalidTypeError(f"retrieve: backbone must be Embedding, got {type(backbone).__name__}")
-    check_k("retrieve", k)
+    k, _ = check_k("retrieve", k)
     users = backbone.embed_users(batch).float()
     table = backbone.item_table()
     count, num_items, device = users.shape[0], table.shape[0], users.device

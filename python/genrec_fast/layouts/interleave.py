@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.checks import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged, Tokens
 
 __all__ = ["Interleave", "InterleaveConfig"]
@@ -243,6 +243,8 @@ class Interleave(nn.Module):
         return dataclasses.replace(tokens, timestamps=when, query_timestamps=query)
 
     def _check(self, name: str, values: Tensor) -> None:
+        if values.dtype not in (torch.int64, torch.int32):  # torch takes uint8 and bool for masks
+            raise InvalidTypeError(f"Interleave: {name} must be item ids of int64, got {values.dtype}")
         if values.device.type != "cpu" or values.numel() == 0:  # a check would wait for the device
             return
         low, high = (int(v) for v in torch.aminmax(values))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_fields, check_integers
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.checks import check_fields, check_integers, shown, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch
 
@@ -55,7 +55,14 @@ class Plain(nn.Module):
         self, config: PlainConfig, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
     ) -> None:
         super().__init__()
-        check_integers("Plain", "item_codes", item_codes, "[N, L]")
+        item_codes = check_integers("Plain", "item_codes", item_codes, "[N, L]")
+        if not isinstance(codebook_sizes, (tuple, list)):
+            raise InvalidTypeError(f"Plain: codebook_sizes must be a tuple of int, got {shown(codebook_sizes)}")
+        codebook_sizes = tuple(whole_number("Plain", "codebook_sizes", size) for size in codebook_sizes)
+        if features is not None and (not isinstance(features, Tensor) or not features.is_floating_point()):
+            raise InvalidTypeError(f"Plain: features must be a float tensor [N, F], got {shown(features)}")
+        if features is not None and (features.is_nested or features.layout != torch.strided or features.dim() != 2):
+            raise InvalidValueError(f"Plain: features must be a dense tensor [N, F], got {shown(features)}")
         if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
             raise InvalidValueError(
                 f"Plain: item_codes must be [N, {len(codebook_sizes)}] with N at least 1, got {list(item_codes.shape)}"
@@ -143,6 +150,8 @@ class Plain(nn.Module):
         )
 
     def _check(self, name: str, values: Tensor) -> None:
+        if values.dtype not in (torch.int64, torch.int32):  # torch takes uint8 and bool for masks
+            raise InvalidTypeError(f"Plain: {name} must be item ids of int64, got {values.dtype}")
         if values.device.type != "cpu" or values.numel() == 0:  # a check would wait for the device
             return
         low, high = (int(v) for v in torch.aminmax(values))

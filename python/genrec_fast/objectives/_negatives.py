@@ -9,10 +9,34 @@ import torch
 from torch import Tensor
 
 from genrec_fast.checks import check_integers
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch
 
-__all__ = ["Draw", "check_counts", "hits_of"]
+__all__ = ["Draw", "check_counts", "check_targets", "hits_of", "targets_of"]
+
+
+def targets_of(op: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    """int64 ``[M]``: where a batch's targets stand, and which items they are.
+
+    Raises:
+        InvalidTypeError: targets are not int64.
+        InvalidValueError: none.
+    """
+    if batch.targets is not None and check_integers(op, "targets", batch.targets, "[E]").dtype != torch.int64:
+        raise InvalidTypeError(f"{op}: targets must be int64 [E], got {batch.targets.dtype}")
+    positions = batch.target_positions
+    if batch.targets is None or positions.numel() == 0:
+        raise InvalidValueError(f"{op}: batch must have targets, got none")
+    return positions, batch.targets[positions]
+
+
+def check_targets(op: str, targets: Tensor, num_items: int) -> None:
+    """Raises InvalidValueError where a target is no item: each is followed as an address.
+
+    Cost: one pass, microseconds; nothing on a GPU, which would wait for it.
+    """
+    if targets.device.type == "cpu" and targets.numel() and int(targets.max()) >= num_items:
+        raise InvalidValueError(f"{op}: targets must be item ids in [0, {num_items}), got {int(targets.max())}")
 
 
 def check_counts(op: str, counts: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_fast.checks import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.objectives._negatives import check_targets, targets_of
 from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["FullSoftmax", "FullSoftmaxConfig"]
@@ -47,11 +47,10 @@ class FullSoftmax:
 
     def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
         """Loss over the M targets of a batch."""
-        positions = batch.target_positions
-        if batch.targets is None or positions.numel() == 0:
-            raise InvalidValueError("FullSoftmax: batch must have targets, got none")
+        positions, targets = targets_of("FullSoftmax", batch)
         states, table = backbone.embed_targets(batch), backbone.item_table()
-        value = cross_entropy(states, table, batch.targets[positions], self.config.label_smoothing)
+        check_targets("FullSoftmax", targets, table.shape[0])
+        value = cross_entropy(states, table, targets, self.config.label_smoothing)
         return Loss(value, positions.numel())
 
 

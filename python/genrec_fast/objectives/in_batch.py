@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
-from genrec_fast.objectives._negatives import check_counts, hits_of
+from genrec_fast.objectives._negatives import check_counts, check_targets, hits_of, targets_of
 from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["InBatch", "InBatchConfig"]
@@ -61,11 +61,9 @@ class InBatch:
 
     def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
         """Loss over the M targets of a batch."""
-        positions = batch.target_positions
-        if batch.targets is None or positions.numel() == 0:
-            raise InvalidValueError("InBatch: batch must have targets, got none")
-        targets = batch.targets[positions]
+        _, targets = targets_of("InBatch", batch)
         states, table = backbone.embed_targets(batch), backbone.item_table()
+        check_targets("InBatch", targets, table.shape[0])
         negatives, place, times = torch.unique(targets, return_inverse=True, return_counts=True)
         negative_shift = times.double().log()
         target_shift = None

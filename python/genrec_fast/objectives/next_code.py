@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_fast.checks import check_fields, check_weights
+from genrec_fast.checks import check_fields, check_integers, check_weights
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Loss, TeacherForced
 
@@ -61,7 +61,14 @@ class NextCode:
         if len(weights) != codes.shape[1]:
             raise InvalidValueError(f"NextCode: level_weights must give {codes.shape[1]} levels, got {len(weights)}")
         losses = []
+        check_integers("NextCode", "target_codes", codes, "[M, L]")
         for level, logits in enumerate(backbone.level_logits(batch)):
+            low, high = (int(code) for code in codes[:, level].aminmax()) if codes.device.type == "cpu" else (0, 0)
+            if low < 0 or high >= logits.shape[1]:
+                wrong = low if low < 0 else high
+                raise InvalidValueError(
+                    f"NextCode: target_codes of level {level} must be in [0, {logits.shape[1]}), got {wrong}"
+                )
             valid = batch.valid_codes[level] if self.config.valid_only and batch.valid_codes is not None else None
             losses.append(cross_entropy(logits.float(), codes[:, level], valid, self.config.label_smoothing))
         total = torch.stack([loss * weight for loss, weight in zip(losses, weights, strict=True)]).sum() / sum(weights)

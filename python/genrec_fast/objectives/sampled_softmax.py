@@ -9,9 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from genrec_fast.checks import check_fields
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
-from genrec_fast.objectives._negatives import Draw, hits_of
+from genrec_fast.objectives._negatives import Draw, check_targets, hits_of, targets_of
 from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["SampledSoftmax", "SampledSoftmaxConfig"]
@@ -70,11 +69,10 @@ class SampledSoftmax:
 
     def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
         """Loss over the M targets of a batch; draws from torch's generator."""
-        positions = batch.target_positions
-        if batch.targets is None or positions.numel() == 0:
-            raise InvalidValueError("SampledSoftmax: batch must have targets, got none")
-        config, targets = self.config, batch.targets[positions]
+        _, targets = targets_of("SampledSoftmax", batch)
+        config = self.config
         states, table = backbone.embed_targets(batch), backbone.item_table()
+        check_targets("SampledSoftmax", targets, table.shape[0])
         count, drawn = targets.numel(), config.num_negatives
         shape = (drawn,) if config.share == "batch" else (count, drawn)
         negatives, log_q = self._draw(shape, table.shape[0], table.device)

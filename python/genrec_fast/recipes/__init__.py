@@ -62,6 +62,6 @@ def get(name: str) -> Recipe:
     Raises:
         InvalidValueError: an unknown name.
     """
-    if name not in _RECIPES:
+    if not isinstance(name, str) or name not in _RECIPES:
         raise InvalidValueError(f"recipes: name must be one of {', '.join(names())}, got {name!r}")
     return _RECIPES[name]()

@@ -217,7 +217,7 @@ class Tokenizer:
             InvalidTypeError: codes are not integers.
             InvalidValueError: a wrong shape, or a code outside its codebook.
         """
-        check_integers(self.kind, "codes", codes, "[m, t]")
+        codes = check_integers(self.kind, "codes", codes, "[m, t]")
         most = max(len(self._codebook_sizes), len(sizes))
         if codes.dim() != 2 or not 1 <= codes.shape[1] <= most:
             raise InvalidValueError(f"{self.kind}: codes must be [m, 1 to {most}], got {list(codes.shape)}")

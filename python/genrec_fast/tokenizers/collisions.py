@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup, resolve_by_level
-from genrec_fast.tokenizers.groups import check_codebook_sizes, check_item_codes
+from genrec_fast.tokenizers.groups import check_codebook_sizes, check_codebooks, check_item_codes
 from genrec_fast.tokenizers.reassign import Reassign, WhenFull, reassign
 from genrec_fast.tokenizers.resolution import Resolved
 
@@ -56,6 +56,7 @@ def resolve(
         return resolve_by_level(item_codes, codebook_sizes, dedup)  # type: ignore[arg-type]
     if vectors is None or codebooks is None:
         raise InvalidValueError(f"resolve: vectors and codebooks must be given for {dedup}, got None")
+    check_codebooks("resolve", codebooks)
     if tuple(codebook_sizes) != tuple(book.shape[0] for book in codebooks):
         raise InvalidValueError(f"resolve: codebook_sizes must be those of the codebooks, got {codebook_sizes}")
     return reassign(item_codes, vectors, codebooks, method=dedup, when_full=when_full)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def pack_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
     _check_codes("pack_codes", codes, sizes)
     width = (sum(bits) + 7) // 8
     out = np.empty((codes.shape[0], width), dtype=np.uint8)
-    rows = codes.detach().to("cpu", torch.int64).numpy()
+    rows = codes.detach().resolve_neg().to("cpu", torch.int64).numpy()
     for low in range(0, len(rows), _ROWS):
         block = rows[low : low + _ROWS]
         ones = [(block[:, level, None] >> np.arange(count)) & 1 for level, count in enumerate(bits)]
@@ -131,6 +131,9 @@ def unpack_codes(packed: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
     if not isinstance(packed, Tensor) or packed.dtype != torch.uint8:
         got = packed.dtype if isinstance(packed, Tensor) else type(packed).__name__
         raise InvalidTypeError(f"unpack_codes: packed must be uint8 [m, {width}], got {got}")
+    if packed.is_nested or packed.layout != torch.strided or packed.is_meta:
+        raise InvalidTypeError(f"unpack_codes: packed must be a dense tensor with data, got {packed.layout}")
+    packed = packed.resolve_neg()
     if packed.dim() != 2 or packed.shape[1] < width:
         raise InvalidValueError(f"unpack_codes: packed must be [m, {width}], got {list(packed.shape)}")
     out = np.empty((packed.shape[0], len(bits)), dtype=np.int32)

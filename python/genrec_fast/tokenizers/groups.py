@@ -54,7 +54,7 @@ def group_items(item_codes: Tensor) -> Groups:
     Notes:
         Codes of a row are packed into one int64 as far as they fit; one stable sort per 63 bits: O(N log N).
     """
-    codes = item_codes.detach().to("cpu", torch.int64)
+    codes = item_codes.detach().resolve_neg().to("cpu", torch.int64)
     count, levels = codes.shape
     key = torch.zeros(count, dtype=torch.int64)
     span = 1  # keys are in [0, span)

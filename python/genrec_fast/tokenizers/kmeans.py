@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.checks import check_flag, shown
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.balance import Balance, balanced_assignment, check_balance
 from genrec_fast.tokenizers.kmeans_seed import plus_plus, random_rows, restart_empty_codes
@@ -99,6 +100,9 @@ def kmeans(
         ([0.5, 9.5], 1.0)
     """
     _check_rows(x)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidTypeError(f"kmeans: seed must be an int, got {shown(seed)}")
+    check_flag("kmeans", "restart_empty", restart_empty)
     _check_numbers(len(x), k, iterations=iterations, restarts=restarts, batch_size=batch_size)
     _check_init(init, k, x.shape[1])
     check_balance("kmeans", balance)

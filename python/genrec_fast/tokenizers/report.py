@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import shown
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.groups import Groups, check_item_codes, group_items
 from genrec_fast.tokenizers.report_figures import decoded_errors, group_errors, prefix_purity, scatter, summed_errors
@@ -267,9 +268,9 @@ def _sizes(
         if not isinstance(given, (list, tuple)):
             raise InvalidTypeError(f"report: codebook_sizes must be a list of integers, got {type(given).__name__}")
         sizes = tuple(given)
-        whole = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes)
+        whole = all(isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 1 << 31 for size in sizes)
         if len(sizes) != total or not whole:
-            raise InvalidValueError(f"report: codebook_sizes must be {total} integers from 1, got {sizes}")
+            raise InvalidValueError(f"report: codebook_sizes must be {total} integers from 1, got {shown(sizes)}")
         return sizes
     largest = tuple((codes.amax(0) + 1).tolist())
     if tokenizer is not None and len(tokenizer.codebook_sizes) >= total:
