@@ -8,12 +8,13 @@ import math
 import re
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
 from genrec_fast import backbones, decoders, layouts, objectives, tokenizers
 from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
-from genrec_fast.checks import check_fields, check_integers, check_number
+from genrec_fast.checks import check_dense, check_fields, check_flag, check_integers, check_number, whole_number
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe import BatchingConfig, TrainConfig
@@ -186,3 +187,51 @@ def test_integers_are_integers(value, got):
     assert isinstance(error.value, GenrecError)
     for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         assert check_integers("op", "codes", torch.ones(2, dtype=dtype), "[m, t]").dtype == dtype
+
+
+def test_integers_are_held_as_they_are_meant():
+    """torch indexes with the bits that a tensor holds, and these are the opposites."""
+    negative = torch._neg_view(torch.tensor([-1, -2, -3]))
+    assert negative.is_neg()
+    found = check_integers("op", "codes", negative, "[m]")
+    assert (found.is_neg(), found.tolist()) == (False, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "5", 2.5, True, 1j, [5], math.nan, torch.tensor(True), torch.tensor([1, 2]), np.bool_(True)],
+    ids=repr,
+)
+def test_a_count_is_a_whole_number(value):
+    with pytest.raises(InvalidTypeError, match=r"^op: k must be an int, got "):
+        whole_number("op", "k", value)
+
+
+def test_a_count_has_limits():
+    for value in (5, np.int64(5), torch.tensor(5)):
+        found = whole_number("op", "k", value)
+        assert (found, type(found)) == (5, int)
+    with pytest.raises(InvalidValueError, match="op: k must be at least 1, got 0"):
+        whole_number("op", "k", 0)
+    with pytest.raises(InvalidValueError, match="op: k must be at most 2147483647, got 9223372036854775808"):
+        whole_number("op", "k", 1 << 63)
+
+
+def test_a_tensor_has_data():
+    gone = torch.ones(3)
+    gone.untyped_storage().resize_(0)
+    for value, got in ((gone, "one whose storage was taken away"), (torch.ones(2).to_sparse(), "torch.sparse_coo")):
+        with pytest.raises(InvalidTypeError, match=f"op: x must be a dense tensor with data, got {got}"):
+            check_dense("op", "x", value)
+    with pytest.raises(InvalidTypeError, match="op: x must be a tensor, got list"):
+        check_dense("op", "x", [1.0])
+    with pytest.raises(InvalidTypeError, match="op: exact must be a bool, got 1"):
+        check_flag("op", "exact", 1)
+
+
+@pytest.mark.parametrize("weights", [(1e39, 1.0), (5e-324,), (10**40,)])
+def test_weights_are_floats_of_32_bits(weights):
+    with pytest.raises(
+        InvalidValueError, match="NextCodeConfig: level_weights must have a sum from 1e-30 to 1e30, got"
+    ):
+        NextCodeConfig(level_weights=weights)

@@ -91,6 +91,16 @@ def test_collision_rate_and_codebook_use():
             InvalidValueError,
             r"collision_rate: item_codes must be \[N, L\], got \[3\]",
         ),
+        (
+            lambda: metrics.recall(ITEMS, [1, 2], 1),
+            InvalidTypeError,
+            "recall: targets must be an integer tensor .* list",
+        ),
+        (lambda: metrics.ranks([[1]], ITEMS[:, 0]), InvalidTypeError, "ranks: items must be an integer tensor .* list"),
+        (lambda: metrics.ndcg(ITEMS, ITEMS[:, 0].abs(), 2.0), InvalidTypeError, "ndcg: k must be an int, got 2.0"),
+        (lambda: metrics.auc(0.5, True), InvalidTypeError, "auc: logits must be a tensor, got float"),
+        (lambda: metrics.codebook_use(ITEMS, 5), InvalidTypeError, "codebook_sizes must be a tuple of int, got 5"),
+        (lambda: metrics.codebook_use(ITEMS, (9, 2.5, 9)), InvalidTypeError, "codebook_sizes must be an int, got 2.5"),
         (lambda: metrics.collision_rate(ITEMS[:0]), InvalidValueError, "collision_rate: item_codes must not be empty"),
         (
             lambda: metrics.codebook_use(ITEMS, (9, 9)),

@@ -17,6 +17,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "INTEGERS",
+    "check_dense",
     "check_fields",
     "check_flag",
     "check_heads",
@@ -148,9 +149,10 @@ def check_weights(op: str, name: str, values: tuple[float, ...]) -> None:
     Raises:
         InvalidValueError: they are not.
     """
-    fine = all(0 <= value < _LARGEST for value in values)
-    if values and not (fine and 0 < sum(values) < _LARGEST):
+    if values and not (all(0 <= value < _LARGEST for value in values) and 0 < sum(values) < _LARGEST):
         raise InvalidValueError(f"{op}: {name} must be finite, at least 0 and not all 0, got {shown(values)}")
+    if values and not 1e-30 <= sum(values) <= 1e30:  # they weigh in float32
+        raise InvalidValueError(f"{op}: {name} must have a sum from 1e-30 to 1e30, got {shown(values)}")
 
 
 def check_heads(op: str, width: int, num_heads: int) -> None:
@@ -176,10 +178,27 @@ def check_integers(op: str, name: str, value: Any, shape: str) -> Tensor:
         raise InvalidTypeError(f"{op}: {name} must be integers {shape}, got {type(value).__name__}")
     if value.dtype not in INTEGERS:
         raise InvalidTypeError(f"{op}: {name} must be integers {shape}, got {value.dtype}")
-    if value.is_nested or value.layout != torch.strided or value.is_meta:
-        got = "a nested tensor" if value.is_nested else f"{value.layout} on {value.device}"
-        raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {got}")
+    check_dense(op, name, value)
     return value.resolve_neg()
+
+
+def check_dense(op: str, name: str, value: Any) -> None:
+    """A dense tensor that has data.
+
+    Raises:
+        InvalidTypeError: it is not: sparse, nested, quantized, on meta, or its storage was taken away.
+    """
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    got = None
+    if value.is_nested:
+        got = "a nested tensor"
+    elif value.layout != torch.strided or value.is_meta or value.is_quantized:
+        got = f"{value.layout} on {value.device}" if not value.is_quantized else "a quantized tensor"
+    elif type(value) is Tensor and value.is_cpu and value.numel() and not torch.compiler.is_compiling():
+        got = None if value.data_ptr() else "one whose storage was taken away"  # torch would read at address 0
+    if got is not None:
+        raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {got}")
 
 
 def shown(value: Any) -> str:

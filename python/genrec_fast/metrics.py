@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INTEGERS, check_integers, shown, whole_number
+from genrec_fast.checks import INTEGERS, check_dense, check_integers, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["auc", "codebook_use", "collision_rate", "invalid_rate", "ndcg", "normalized_entropy", "ranks", "recall"]
@@ -48,7 +48,8 @@ def ranks(items: Tensor, targets: Tensor) -> Tensor:
     Returns:
         int64 ``[B]``, from 0; k where the target is not in the list.
     """
-    _check("ranks", items, targets, items.shape[1] if items.dim() == 2 else 1)
+    _integers("ranks", "items", items, 2, "[B, k]")
+    _check("ranks", items, targets, items.shape[1])
     hit = items == targets[:, None]
     return torch.where(hit.any(1), hit.to(torch.int8).argmax(1), items.shape[1])
 
@@ -145,9 +146,8 @@ def codebook_use(item_codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[fl
 
 
 def _answers(op: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    for name, value in (("logits", logits), ("labels", labels)):
-        if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.is_meta:
-            raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {shown(value)}")
+    check_dense(op, "logits", logits)
+    check_dense(op, "labels", labels)
     if not logits.is_floating_point() or labels.dtype != torch.bool:
         raise InvalidTypeError(
             f"{op}: logits must be float [M] and labels bool [M], got {logits.dtype} and {labels.dtype}"

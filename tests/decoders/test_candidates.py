@@ -53,6 +53,10 @@ def test_messages_name_argument_rule_and_value():
         score_candidates(model, batch, [[1], [2]])
     with pytest.raises(InvalidTypeError, match=r"candidates must be int64 Jagged, got torch\.int32"):
         score_candidates(model, batch, Jagged.from_rows([[1], [2]], torch.int32))
+    altered = Jagged.from_rows([[0], [1]])
+    altered.offsets[1] = 7
+    with pytest.raises(InvalidValueError, match="Jagged: offsets must not decrease"):
+        score_candidates(model, batch, altered)
     with pytest.raises(InvalidValueError, match="one row for each of 2 users, got 1"):
         score_candidates(model, batch, Jagged.from_rows([[1]]))
     with pytest.raises(InvalidValueError, match=r"candidates must be item ids in \[0, 5\), got 5"):

@@ -44,6 +44,15 @@ def test_unknown_target():
 
 
 def test_bad_tables():
+    for dtype in (torch.uint8, torch.bool, torch.float32, torch.int16):
+        batch = Batch(Jagged(torch.ones(2, dtype=dtype), torch.tensor([0, 2])))
+        with pytest.raises(InvalidTypeError, match=f"Plain: items must be .*, got {dtype}"):
+            PlainConfig().build(CODES, (3, 3), None)(batch)
+    for sizes, kind in (((3, 2.5), InvalidTypeError), ((3, 1 << 64), InvalidValueError), (3, InvalidTypeError)):
+        with pytest.raises(kind, match="Plain: codebook_sizes must be "):
+            PlainConfig().build(CODES, sizes, None)
+    with pytest.raises(InvalidTypeError, match="Plain: features must be a float tensor"):
+        PlainConfig().build(CODES, (3, 3), 0)
     with pytest.raises(InvalidTypeError, match="item_codes must be integers"):
         PlainConfig().build(CODES.float(), (3, 3), None)
     with pytest.raises(InvalidValueError, match=r"item_codes must be \[N, 3\]"):

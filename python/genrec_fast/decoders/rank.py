@@ -136,7 +136,7 @@ class Rank:
         k, _ = check_k("rank", k)
         count, num_items, device = len(batch), backbone.item_table().shape[0], batch.items.offsets.device
         check_filter("rank", count, num_items, allowed, exclude)
-        weights = torch.tensor(self.config.weights or (1.0,) * backbone.num_actions, device=device)
+        weights = torch.tensor(tuple(map(float, self.config.weights)) or (1.0,) * backbone.num_actions, device=device)
         if weights.numel() != backbone.num_actions:
             raise InvalidValueError(f"rank: weights must give {backbone.num_actions} actions, got {weights.numel()}")
         hidden = torch.zeros(count, num_items, dtype=torch.bool, device=device)

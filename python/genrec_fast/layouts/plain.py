@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_fields, check_integers, shown, whole_number
+from genrec_fast.checks import check_dense, check_fields, check_integers, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch
@@ -61,8 +61,10 @@ class Plain(nn.Module):
         codebook_sizes = tuple(whole_number("Plain", "codebook_sizes", size) for size in codebook_sizes)
         if features is not None and (not isinstance(features, Tensor) or not features.is_floating_point()):
             raise InvalidTypeError(f"Plain: features must be a float tensor [N, F], got {shown(features)}")
-        if features is not None and (features.is_nested or features.layout != torch.strided or features.dim() != 2):
-            raise InvalidValueError(f"Plain: features must be a dense tensor [N, F], got {shown(features)}")
+        if features is not None:
+            check_dense("Plain", "features", features)
+            if features.dim() != 2:
+                raise InvalidValueError(f"Plain: features must be [N, F], got {list(features.shape)}")
         if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
             raise InvalidValueError(
                 f"Plain: item_codes must be [N, {len(codebook_sizes)}] with N at least 1, got {list(item_codes.shape)}"
@@ -131,13 +133,12 @@ class Plain(nn.Module):
         Raises:
             InvalidValueError: an item id or a target outside ``[0, N)``.
         """
-        items = batch.items.values
-        self._check("items", items)
+        items = self._checked("items", batch.items.values)
         features = None if self.features is None else self.features[items]
         target_codes = valid_codes = None
         if batch.targets is not None:
-            targets = batch.targets[batch.target_positions]
-            self._check("targets", targets)
+            check_integers("Plain", "targets", batch.targets, "[E]")
+            targets = self._checked("targets", batch.targets[batch.target_positions])
             target_codes = self.item_codes[targets].long()
             valid_codes = self._valid_codes(target_codes) if self.use_valid_codes else None
         return dataclasses.replace(
@@ -149,12 +150,14 @@ class Plain(nn.Module):
             users=batch.users if self.use_users else None,
         )
 
-    def _check(self, name: str, values: Tensor) -> None:
+    def _checked(self, name: str, values: Tensor) -> Tensor:
+        values = check_integers("Plain", name, values, "[E]")
         if values.dtype not in (torch.int64, torch.int32):  # torch takes uint8 and bool for masks
             raise InvalidTypeError(f"Plain: {name} must be item ids of int64, got {values.dtype}")
         if values.device.type != "cpu" or values.numel() == 0:  # a check would wait for the device
-            return
+            return values
         low, high = (int(v) for v in torch.aminmax(values))
         if low < 0 or high >= self.num_items:
             wrong = low if low < 0 else high
             raise InvalidValueError(f"Plain: {name} must be item ids in [0, {self.num_items}), got {wrong}")
+        return values

@@ -71,7 +71,7 @@ class MultiTask:
         count, actions = labels.shape
         given = {}
         for name in ("weights", "positive_weights"):
-            values = getattr(self.config, name) or (1.0,) * actions
+            values = tuple(map(float, getattr(self.config, name))) or (1.0,) * actions
             if len(values) != actions:
                 raise InvalidValueError(f"MultiTask: {name} must give {actions} actions, got {len(values)}")
             given[name] = torch.tensor(values, device=logits.device)

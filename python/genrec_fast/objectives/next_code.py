@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_fast.checks import check_fields, check_integers, check_weights
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Loss, TeacherForced
 
 __all__ = ["NextCode", "NextCodeConfig"]
@@ -57,11 +57,12 @@ class NextCode:
                 "set use_valid_codes in the layout"
             )
         codes = batch.target_codes
-        weights = self.config.level_weights or (1.0,) * codes.shape[1]
+        weights = tuple(map(float, self.config.level_weights)) or (1.0,) * codes.shape[1]
         if len(weights) != codes.shape[1]:
             raise InvalidValueError(f"NextCode: level_weights must give {codes.shape[1]} levels, got {len(weights)}")
         losses = []
-        check_integers("NextCode", "target_codes", codes, "[M, L]")
+        if check_integers("NextCode", "target_codes", codes, "[M, L]").dtype != torch.int64:
+            raise InvalidTypeError(f"NextCode: target_codes must be int64 [M, L], got {codes.dtype}")
         for level, logits in enumerate(backbone.level_logits(batch)):
             low, high = (int(code) for code in codes[:, level].aminmax()) if codes.device.type == "cpu" else (0, 0)
             if low < 0 or high >= logits.shape[1]:
