@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from genrec_fast.checks import check_flag
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
 from genrec_fast.questions import check_count, check_question, question, slice_rows
@@ -219,6 +220,8 @@ class Recommender:
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
         check_count("users_per_batch", users_per_batch)
+        check_flag("recommend", "exact", exact)
+        check_flag("recommend", "exclude_seen", exclude_seen)
         asked = check_question(
             self.num_items,
             histories,

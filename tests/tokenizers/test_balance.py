@@ -185,8 +185,8 @@ def test_what_is_no_dense_tensor_of_moderate_numbers_is_named():
     x = draw(6, 3, 0)
     cases = [
         (x, None, InvalidTypeError, "centroids must be a float tensor, got NoneType"),
-        (x.to("meta"), x, InvalidTypeError, "x must be a dense tensor with data, got torch.strided, meta"),
-        (x, x.to_sparse(), InvalidTypeError, "centroids must be a dense tensor with data, got torch.sparse_coo, cpu"),
+        (x.to("meta"), x, InvalidTypeError, "x must be a dense tensor with data, got torch.strided on meta"),
+        (x, x.to_sparse(), InvalidTypeError, "centroids must be a dense tensor with data, got torch.sparse_coo on cpu"),
         (x * 3e37, x, InvalidValueError, "x must have distances whose squares float32 holds, got"),
     ]
     for rows, centroids, kind, message in cases:

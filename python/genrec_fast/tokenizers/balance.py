@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_dense, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.balance_flow import even_out
 
@@ -219,8 +220,7 @@ def _check(
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidTypeError(f"{op}: {name} must be a float tensor, got {got}")
-        if value.is_meta or value.layout != torch.strided:
-            raise InvalidTypeError(f"{op}: {name} must be a dense tensor with data, got {value.layout}, {value.device}")
+        check_dense(op, name, value)
     for name, value in (("x", x), ("centroids", centroids)):
         if value.dim() != 2 or value.shape[1] != centroids.shape[-1] or value.shape[1] < 1:
             raise InvalidValueError(f"{op}: {name} must be a matrix, as wide as the other, got {list(value.shape)}")
@@ -237,14 +237,17 @@ def _check(
     rows, codes = len(x), len(centroids)
     if codes < 1:
         raise InvalidValueError(f"{op}: centroids must have at least 1 row, got 0")
-    if method not in ("sinkhorn", "capacity"):
-        raise InvalidValueError(f"{op}: method must be 'sinkhorn' or 'capacity', got {method!r}")
-    if capacity is not None and (method != "capacity" or capacity * codes < rows):
+    if not isinstance(method, str) or method not in ("sinkhorn", "capacity"):
+        raise InvalidValueError(f"{op}: method must be 'sinkhorn' or 'capacity', got {shown(method)}")
+    if capacity is not None and (method != "capacity" or whole_number(op, "capacity", capacity) * codes < rows):
         rule = f"at least {-(-rows // codes)} for {rows} rows" if method == "capacity" else "None with 'sinkhorn'"
-        raise InvalidValueError(f"{op}: capacity must be {rule}, got {capacity}")
+        raise InvalidValueError(f"{op}: capacity must be {rule}, got {shown(capacity)}")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
+        raise InvalidTypeError(f"{op}: epsilon must be a number, got {shown(epsilon)}")
     if not 0 < epsilon < float("inf"):
         raise InvalidValueError(f"{op}: epsilon must be above 0, got {epsilon}")
-    if sweeps < 1:
-        raise InvalidValueError(f"{op}: sweeps must be at least 1, got {sweeps}")
+    whole_number(op, "sweeps", sweeps)
+    if prices is not None:
+        check_dense(op, "prices", prices)
     if prices is not None and (prices.dtype != torch.float64 or prices.shape != (codes,)):
         raise InvalidValueError(f"{op}: prices must be float64 [{codes}], got {prices.dtype} {list(prices.shape)}")

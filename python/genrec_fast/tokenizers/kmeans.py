@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.checks import check_flag, shown
+from genrec_fast.checks import check_dense, check_flag, shown
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.balance import Balance, balanced_assignment, check_balance
 from genrec_fast.tokenizers.kmeans_seed import plus_plus, random_rows, restart_empty_codes
@@ -213,6 +213,7 @@ def _check_rows(x: Any) -> None:
         raise InvalidTypeError(f"kmeans: x must be a tensor, got {type(x).__name__}")
     if x.dtype not in _FLOATS:
         raise InvalidTypeError(f"kmeans: x must be float32, bfloat16 or float16 [N, D], got {x.dtype}")
+    check_dense("kmeans", "x", x)
     if x.dim() != 2 or min(x.shape) < 1:
         raise InvalidValueError(f"kmeans: x must be [N, D] with at least one of each, got {list(x.shape)}")
     if x.device.type != "cpu":
