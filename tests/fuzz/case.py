@@ -50,6 +50,10 @@ class Rng(random.Random):
         return torch.tensor([0, *lengths]).cumsum(0).to(chosen)
 
 
+class Unasked(Exception):
+    """Raised by an oracle: the answer may be right, and its twin would take too long to say so."""
+
+
 @dataclass
 class Case:
     """One valid call.

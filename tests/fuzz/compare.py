@@ -63,6 +63,8 @@ def _tensors(found: Any, right: Tensor, within: float | Tensor, at: str) -> str 
             found.values(), right.values(), within, f"{at}.values"
         )
     a, b = found.detach().contiguous().resolve_neg(), right.detach().contiguous().resolve_neg()
+    if a.element_size() == 1 and a.is_floating_point():
+        a, b = a.float(), b.float()
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if not isinstance(within, Tensor) and within == 0.0:

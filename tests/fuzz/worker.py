@@ -12,7 +12,7 @@ from typing import Any
 
 from genrec_fast.errors import GenrecError
 
-from .case import TARGETS, Case, Rng, Target
+from .case import TARGETS, Case, Rng, Target, Unasked
 from .compare import described, fingerprint, plain
 from .mutate import REFUSE, SAME, WILD, mutated
 
@@ -140,7 +140,7 @@ class Worker:
                 if complaint is None and case.also is not None:
                     complaint = case.also(**given)
         except Exception as error:  # noqa: BLE001 - the twin has no answer where the function gave one
-            if isinstance(error, MemoryError) or "allocate" in str(error):  # the twin is not made for such sizes
+            if isinstance(error, MemoryError | Unasked) or "allocate" in str(error):  # not for such sizes
                 count.unjudged += 1
                 return
             self._say(target, call, "accepted", f"{type(error).__name__}: {error}"[:200], _general(how), how, args)

@@ -132,7 +132,7 @@ def _judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
     return differs(found, right, unit * factor * max(1.0, big / 4) ** 2)
 
 
-@target("jagged_attention", "ALiBi", "RelativeTimeBias", "T5Bias", share=2.0)
+@target("jagged_attention", "ALiBi", "RelativeTimeBias", "T5Bias", share=2.0, calls=64)
 def jagged_attention(rng: Rng) -> Case:
     dtype = rng.choice((torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float64))
     args = _arguments(rng, dtype)

@@ -14,7 +14,7 @@ from genrec_fast.ops.reference.rq_encode import rq_encode as _encode
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _topk
 from genrec_fast.types import Jagged
 
-from ..case import Case, Rng, target
+from ..case import Case, Rng, Unasked, target
 
 FLOATS = (torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float16)
 DEPTHS = (1, 2, 3, 8, 15, 16, 17, 33)
@@ -111,6 +111,8 @@ def topk_inner_product(rng: Rng) -> Case:
     }
 
     def right(queries: Tensor, table: Tensor, k: int, bias: Any, allowed: Any, exclude: Any) -> Any:
+        if int(k) > 1 << 16:
+            raise Unasked
         lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
         return _topk(
             queries, table, int(k), bias, allowed if allowed is None or allowed.dim() == 2 else allowed[None], *lists

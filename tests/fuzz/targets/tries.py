@@ -23,7 +23,7 @@ from genrec_fast.ops.trie_build import TrieParts
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
 
-from ..case import Case, Rng, target
+from ..case import Case, Rng, Unasked, target
 
 FIELDS = TrieParts._fields
 SIZES = (1, 2, 3, 5, 9, 9, 17, 40, 300)
@@ -95,7 +95,7 @@ def public_build(rng: Rng) -> Case:
     return Case(call, args, _built, opaque=_lists(args))
 
 
-@target("Trie.__init__", "Trie")
+@target("Trie.__init__", "Trie", share=0.5)
 def constructed(rng: Rng) -> Case:
     """A trie of altered parts is refused, or safe to ask."""
     trie, codes = some_trie(rng)
@@ -133,7 +133,7 @@ def start(trie: Any, users: int) -> ops.TrieStep:
     return ops.TrieStep(zeros, zeros.int(), zeros.int(), zeros.int(), zeros[:, 0])
 
 
-@target("Trie.__setstate__", "Trie")
+@target("Trie.__setstate__", "Trie", share=0.5)
 def restored(rng: Rng) -> Case:
     """A state that was altered before it became a trie again."""
     trie, codes = some_trie(rng)
@@ -198,7 +198,7 @@ def _seeds(rng: Rng, args: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     return {**args, "seed": rng.randrange(1, 1 << 40)}, "altered bytes", "wild"
 
 
-@target("Trie.pickle", "Trie", share=0.3)
+@target("Trie.pickle", "Trie", share=0.2, calls=96)
 def pickled(rng: Rng) -> Case:
     """Pickles with bytes changed: the unpickler may complain in its own words, a trie that comes out is safe."""
     trie, codes = some_trie(rng)
@@ -437,7 +437,7 @@ def keeps(rng: Rng) -> Case:
 # ---- a level of a search
 
 
-@target("trie_step", "TrieStep", share=3.0)
+@target("trie_step", "TrieStep", share=3.0, calls=64)
 def trie_step(rng: Rng) -> Case:
     trie, _ = some_trie(rng)
     level, users, beams = rng.randrange(trie.num_levels), rng.randint(0, 3), rng.choice((1, 1, 3, 7))
@@ -482,6 +482,8 @@ def _stepped(**given: Any) -> Any:
         raise ValueError("a NaN or an infinity")
     if sums is not None and bool((live & (highest > -torch.inf) & ~(sums < torch.inf)).any()):
         raise ValueError("a log-sum")
+    if int(given["num_beams"]) > 4096:
+        raise Unasked
     if bool(((nodes < -1) | (nodes >= (1 if level == 0 else trie.tokens[level - 1].numel()))).any()):
         raise ValueError("a node outside")
     found = step_twin.trie_step(
@@ -490,7 +492,7 @@ def _stepped(**given: Any) -> Any:
     return ops.TrieStep(*found)
 
 
-@target("trie_search", "trie_step", "trie_filter", share=0.5)
+@target("trie_search", "trie_step", "trie_filter", share=0.1)
 def whole_search(rng: Rng) -> Case:
     """All levels, one after the other, with a prepared filter: each compared with its twin."""
     trie, codes = some_trie(rng)
