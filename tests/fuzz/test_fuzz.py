@@ -10,7 +10,11 @@ from fuzz.case import TARGETS, Case, Rng, Target, target
 from fuzz.engine import Engine
 from fuzz.report import text
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the harness forks its workers")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the harness forks its workers"),
+    # Python 3.12 warns wherever a process with threads forks; the workers use one thread.
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+]
 SHORT = [name for name, made in TARGETS.items() if made.share >= 0.1]
 
 
@@ -55,7 +59,7 @@ def test_a_hang_is_reported(monkeypatch):
 
 def test_a_foreign_error_and_a_difference_are_reported(monkeypatch):
     kinds, _ = found(monkeypatch, one_target(lambda n: n + 1, lambda n: n))
-    assert kinds["difference"].first.what == kinds["difference"].first.what
+    assert "must be" in kinds["difference"].first.what
     assert "TypeError" in kinds["foreign error"].first.what
 
 
