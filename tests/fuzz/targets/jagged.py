@@ -48,7 +48,11 @@ def moved(twin_of: Any) -> Any:
     def run(values: Any, *rest: Any) -> Any:
         first = values[0] if isinstance(values, list) else values
         kind = first.dtype
-        other = SIGNED.get(kind) or (torch.uint8 if kind == torch.float8_e4m3fn else None)
+        if kind == torch.float8_e4m3fn:  # every such number is a float32
+            wide = [v.float() for v in values] if isinstance(values, list) else values.float()
+            found = twin_of(wide, *rest)
+            return [f.to(kind) for f in found] if isinstance(found, list) else found.to(kind)
+        other = SIGNED.get(kind)
         if other is None:
             return twin_of(values, *rest)
         found = twin_of([v.view(other) for v in values] if isinstance(values, list) else values.view(other), *rest)

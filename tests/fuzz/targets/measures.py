@@ -246,10 +246,10 @@ def next_code(rng: Rng) -> Case:
 
     def right(target_codes: Tensor, level_weights: Any, label_smoothing: float) -> float:
         weights = [float(w) for w in level_weights] or [1.0] * len(sizes)
-        if len(weights) != len(sizes) or target_codes.dtype != torch.int64:
+        if len(weights) != len(sizes) or target_codes.dtype.is_floating_point:
             raise ValueError("weights or codes")
         losses = [
-            float(F.cross_entropy(x.double(), target_codes[:, i], label_smoothing=float(label_smoothing)))
+            float(F.cross_entropy(x.double(), target_codes[:, i].long(), label_smoothing=float(label_smoothing)))
             for i, x in enumerate(logits)
         ]
         return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
