@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.errors import InvalidTypeError
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
 from ..case import Case, Rng, target
@@ -73,8 +75,12 @@ def _arguments(rng: Rng, dtype: torch.dtype) -> dict[str, Any]:
     return args
 
 
-def _right(**given: Any) -> Tensor:
+def _right(keep_graph: bool = False, **given: Any) -> Tensor:
     """The twin in float64."""
+
+    def value(x: Tensor) -> Tensor:
+        return x.double() if keep_graph else x.detach().double()
+
     q, offsets = given["q"], given["offsets"].long()
     kv_offsets = offsets if given.get("kv_offsets") is None else given["kv_offsets"].long()
     cross = given.get("kv_offsets") is not None
@@ -84,12 +90,13 @@ def _right(**given: Any) -> Tensor:
     tables: Any = (None,) * 5
     if bias is not None:
         tables = [
-            None if t is None else t.detach() for t in bias.tables(q.shape[1], max(size or 0, longest, 1), cross=cross)
+            None if t is None else t if keep_graph else t.detach()
+            for t in bias.tables(q.shape[1], max(size or 0, longest, 1), cross=cross)
         ]
     alpha, scale = given.get("alpha"), given.get("attn_scale")
     whole = {name: int(given.get(name, 1 if name == "target_group_size" else 0)) for name in LIMITS}
     out, _ = _twin(
-        *(given[name].detach().double() for name in "qkv"),
+        *(value(given[name]) for name in "qkv"),
         offsets,
         kv_offsets,
         None if given.get("num_targets") is None else given["num_targets"].long(),
@@ -146,3 +153,50 @@ def jagged_attention(rng: Rng) -> Case:
         return None
 
     return Case(ops.jagged_attention, args, _right, _judge, also=also if dtype == torch.float64 else None)
+
+
+@target("jagged_attention.gradient", "jagged_attention", share=0.5)
+def gradient(rng: Rng) -> Case:
+    """Gradients of q, k, v and the bias' tables, against the twin's in float64."""
+    args = _arguments(rng, torch.float32)
+    args.pop("attn_scale", None)
+    weights = rng.normal(args["q"].shape[0], args["q"].shape[1], args["v"].shape[2])
+
+    def graded(run: Any, double: bool) -> Any:
+        def call(**given: Any) -> list[Tensor]:
+            given, leaves = dict(given), []
+            for name in "qkv":
+                leaf = given[name].detach().as_subclass(Tensor).clone()
+                leaf = (leaf.double() if double else leaf).requires_grad_()
+                given[name] = leaf
+                leaves.append(leaf)
+            bias = given.get("bias")
+            for name in ("pos_w", "ts_w", "weight", "slopes"):
+                if isinstance(table := getattr(bias, name, None), Tensor):
+                    leaf = (table.detach().double() if double else table.detach().clone()).requires_grad_()
+                    bias = dataclasses.replace(bias, **{name: leaf})
+                    leaves.append(leaf)
+            if bias is not None:
+                given["bias"] = bias
+            out = run(**given)
+            if out.shape != weights.shape:
+                raise InvalidTypeError("a gradient of another shape")
+            found = torch.autograd.grad((out * weights).sum(), leaves, allow_unused=True)
+            return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+        return call
+
+    def judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
+        for index, (ours, theirs) in enumerate(zip(found, right, strict=True)):
+            largest = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
+            if complaint := differs(ours, theirs.float(), 2e-4 * largest, f"[{index}]"):
+                return complaint
+        return None
+
+    # Hostile values and layouts are the forward call's to judge: here whole numbers, masks, times and offsets change.
+    fixed = frozenset({"q", "k", "v", "bias", "alpha"})
+    return Case(graded(ops.jagged_attention, False), args, graded(_tracked, True), judge, fixed=fixed)
+
+
+def _tracked(**given: Any) -> Tensor:
+    return _right(keep_graph=True, **given)

@@ -13,6 +13,7 @@ from genrec_fast.errors import InvalidTypeError
 from genrec_fast.ops.reference import jagged_pack as twin
 
 from ..case import Case, Rng, Unasked, target
+from ..compare import differs
 
 ANY = (
     *(
@@ -314,3 +315,46 @@ def jagged_gather(rng: Rng) -> Case:
         return torch.cat([values[:0], *pieces]), ends
 
     return Case(ops.jagged_gather, args, right)
+
+
+def _graded(name: str, call: Any, twin_of: Any, arguments: Any) -> None:
+    """A target: the gradient of an op in its first tensor, against autograd's through the twin in float64."""
+
+    @target(f"{name}.gradient", name, share=0.3)
+    def make(rng: Rng) -> Case:
+        args = arguments(rng)
+        first = next(iter(args))
+        shape = call(**args).shape
+        weights = rng.normal(*shape)
+
+        def graded(run: Any, double: bool) -> Any:
+            def gradient(**given: Any) -> Tensor:
+                leaf = (given[first].double() if double else given[first].clone()).requires_grad_()
+                out = run(**{**given, first: leaf})
+                if out.shape != shape:
+                    raise InvalidTypeError("a gradient of another shape")
+                (found,) = torch.autograd.grad((out * weights).sum(), leaf, allow_unused=True)
+                return torch.zeros_like(leaf) if found is None else found
+
+            return gradient
+
+        def judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
+            return differs(found, right.float(), 1e-4 * max(1.0, float(right.abs().max()) if right.numel() else 1.0))
+
+        return Case(graded(call, False), args, graded(twin_of, True), judge, fixed=frozenset({first}))
+
+
+def _for_gradients(rng: Rng) -> dict[str, Any]:
+    lengths = rng.lengths(rng.randint(1, 4))
+    return {"values": rng.normal(sum(lengths), rng.choice((1, 3, 8, 17))), "offsets": rng.offsets(lengths)}
+
+
+_graded(
+    "segment_sum", ops.segment_sum, lambda values, offsets: twin.segment_sum(values, offsets.long()), _for_gradients
+)
+_graded(
+    "to_padded",
+    ops.to_padded,
+    lambda values, offsets, max_len: _padded(values, offsets, max_len, 0.0),
+    lambda rng: {**_for_gradients(rng), "max_len": rng.randint(0, 8)},
+)
