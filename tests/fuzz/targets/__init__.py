@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from . import attention, codes, configs, jagged, language, measures, products, quantizers, searches, transformers, tries
+from . import (
+    attention,
+    codes,
+    configs,
+    contents,
+    jagged,
+    language,
+    measures,
+    products,
+    quantizers,
+    searches,
+    transformers,
+    tries,
+)
 
 __all__ = [
     "attention",
     "codes",
     "configs",
+    "contents",
     "jagged",
     "language",
     "measures",
