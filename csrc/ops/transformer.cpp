@@ -132,10 +132,11 @@ void transformer_first(const TransformerWeights& weights, const float* given, st
   const TransformerStack& stack = read.stack;
   check_width(op, weights, stack.width);
   check(stack.num_layers > 0, op, ": stack must have layers, but stack ", weights.stack, " has none");
-  if (num_rows == 0) return;
-  const std::int64_t chunk = chunk_of(num_rows, num_threads, sizes), width = mixed_width(stack);
+  const std::int64_t width = mixed_width(stack);
   check(table_width == width, op, ": table must be [", num_rows, ", ", width, "] for this stack, got ", table_width,
         " columns");
+  if (num_rows == 0) return;
+  const std::int64_t chunk = chunk_of(num_rows, num_threads, sizes);
   const Scratches scratches(stack, sizes, chunk, 1, 0, num_threads);
   TransformerRows all{};
   all.stack = &stack, all.x_stride = whole(stack.width), all.qkv_stride = whole(width);

@@ -396,4 +396,5 @@ def build_trie(item_codes: Any, *, codebook_sizes: Sequence[int] | None = None) 
 
 
 def _widened(part: Any) -> Any:
-    return part.view(torch.uint16) if isinstance(part, Tensor) and part.dtype == torch.int16 else part
+    plain = isinstance(part, Tensor) and part.layout == torch.strided and not part.is_nested
+    return part.view(torch.uint16) if plain and part.dtype == torch.int16 else part

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 
 __all__ = [
     "FLOAT32",
@@ -55,7 +55,10 @@ def require_tensors(op: str, device: torch.device | None, **tensors: Any) -> Non
 
 def _is_freed(tensor: Tensor) -> bool:
     """Whether its storage was taken away, as FSDP does: torch itself would read at address 0."""
-    return not tensor.data_ptr() and tensor.numel() > 0
+    try:
+        return not tensor.data_ptr() and tensor.numel() > 0
+    except RuntimeError as error:  # torch's, under vmap
+        raise UnsupportedError("ops: a tensor must have data of its own, got one under a transform of torch") from error
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -107,6 +110,8 @@ def numbers(op: str, name: str, values: Any, least: int = INT64[0], most: int = 
         InvalidTypeError: not a sequence, or one of other things.
         InvalidValueError: one of them is out of range.
     """
+    if type(values) is tuple and all(type(value) is int and least <= value <= most for value in values):
+        return list(values)  # as most often: a trie's
     return [whole_number(op, name, value, least, most) for value in sequence(op, name, values, "ints")]
 
 

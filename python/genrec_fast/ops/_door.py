@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from genrec_fast.errors import GenrecError, UnsupportedError
 
-__all__ = ["door"]
+__all__ = ["door", "refusal"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +28,12 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         except (RuntimeError, MemoryError, OverflowError) as error:
             if isinstance(error, GenrecError):
                 raise
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UnsupportedError(f"{function.__name__}: torch cannot do this: {reason:.200}") from error
+            raise refusal(function.__name__, error) from error
 
     return guarded
+
+
+def refusal(op: str, error: BaseException) -> UnsupportedError:
+    """Torch's error as the library's, with the first line of what torch said."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return UnsupportedError(f"{op}: torch cannot do this: {reason:.200}")

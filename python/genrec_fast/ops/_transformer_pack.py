@@ -64,6 +64,11 @@ def require_stack(op: str, stack: Any) -> None:
     if not block.is_contiguous():
         raise InvalidValueError(f"{op}: weights must be contiguous, got strides {list(block.stride())}")
     whole_number(op, "stack", stack.number, 0, MAX_STACKS - 1)
+    for name in _SIZES:
+        if type(getattr(stack.spec, name)) is not int:
+            raise InvalidTypeError(
+                f"{op}: {name} of the stack's spec must be an int, got {stack.spec.__dict__[name]!r:.40}"
+            )
 
 
 class _Block:
@@ -143,22 +148,24 @@ def pack_stacks(
     choice(op, "dtype", precision, PRECISIONS)
     if not 1 <= len(stacks) <= MAX_STACKS:
         raise InvalidValueError(f"{op}: stacks must be 1 to {MAX_STACKS}, got {len(stacks)}")
+    checked: list[tuple[TransformerSpec, dict[str, Tensor]]] = []
     for spec, weights in stacks:
         if not isinstance(spec, TransformerSpec) or not isinstance(weights, Mapping):
             raise InvalidTypeError(
                 f"{op}: stacks must be of a TransformerSpec and its weights, got {shown(spec)} and {shown(weights)}"
             )
-        dataclasses.replace(spec)  # checks it: frozen is a promise that object.__setattr__ breaks
+        # Checked again: frozen is a promise that object.__setattr__ breaks.
+        checked.append((dataclasses.replace(spec), dict(weights)))
     require_tensors(op, None, **dict(tensors or {}))
     panel, has_bfloat16 = core.transformer_sizes()
     stored = "float32" if precision == "bfloat16" and not has_bfloat16 else precision
-    num_words = 8 + len(stacks) + sum(len(_SIZES) + 5 + 6 + spec.num_layers * 40 for spec, _ in stacks)
+    num_words = 8 + len(stacks) + sum(len(_SIZES) + 5 + 6 + spec.num_layers * 40 for spec, _ in checked)
     block = _Block(num_words)
     starts: list[int] = []
     body: list[int] = []
-    for spec, weights in stacks:
+    for spec, weights in checked:
         starts.append(8 + len(stacks) + len(body))
-        body += _stack_words(op, spec, dict(weights), block, panel, precision, stored)
+        body += _stack_words(op, spec, weights, block, panel, precision, stored)
     directory: dict[str, Any] = {"note": dict(note or {}), "tensors": {}}
     for name, tensor in (tensors or {}).items():
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -188,6 +195,8 @@ def _stack_words(
             if needed:
                 raise InvalidValueError(f"{op}: weights must hold {name} {list(shape)}, got none")
             return None
+        if isinstance(found, Tensor):
+            require_tensors(op, None, **{name: found})
         if not isinstance(found, Tensor) or not found.is_floating_point():
             raise InvalidTypeError(f"{op}: {name} must be a float tensor, got {getattr(found, 'dtype', type(found))}")
         if tuple(found.shape) != shape:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import numbers, require_tensors, shown
 
 __all__ = ["MAX_CODES", "MAX_LEVELS", "filter_arguments", "level_arguments", "num_levels", "require_levels"]
 
 MAX_LEVELS = 8
 MAX_CODES = 65536  # per level: a token has at most 16 bits
+_INT32 = torch.int32
 TOKEN_BYTES = {torch.uint8: 1, torch.uint16: 2}
 DELTA_BYTES = {torch.uint8: 1, torch.uint16: 2, torch.int32: 4}
 
@@ -37,10 +38,15 @@ def num_levels(op: str, trie: Any) -> int:
     """
     try:
         levels = len(trie.codebook_sizes)
+        for part in (trie.tokens, trie.child_bases, trie.child_deltas):
+            if not isinstance(part, tuple | list):
+                raise InvalidTypeError(f"{op}: trie must hold tuples of tensors, got {shown(part)}")
         if levels == len(trie.tokens) == len(trie.child_bases) == len(trie.child_deltas) and 1 <= levels <= MAX_LEVELS:
             return levels
         lengths = [len(x) for x in (trie.codebook_sizes, trie.tokens, trie.child_bases, trie.child_deltas)]
     except (AttributeError, TypeError) as error:
+        if isinstance(error, GenrecError):
+            raise
         raise InvalidTypeError(f"{op}: trie must be a trie (gf.build_trie makes one), got {shown(trie)}") from error
     raise InvalidValueError(
         f"{op}: trie must have sizes, tokens, bases and deltas of 1 to {MAX_LEVELS} levels, got {lengths} of them"
@@ -55,6 +61,18 @@ def require_levels(op: str, trie: Any) -> list[int]:
         InvalidValueError: lengths or devices that differ, sizes out of range.
     """
     num_levels(op, trie)
+    every = (*trie.tokens, *trie.child_bases, *trie.child_deltas)
+    if not all(map(_is_plain, every)):
+        _require_tensors(op, trie)
+    return numbers(op, "codebook_sizes", trie.codebook_sizes, 1, MAX_CODES)
+
+
+def _is_plain(tensor: Any) -> bool:
+    """One that needs no closer look, before its dtype, strides and size are read."""
+    return type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_nested
+
+
+def _require_tensors(op: str, trie: Any) -> None:
     given = {
         f"{name}[{level}]": tensor
         for name in ("tokens", "child_bases", "child_deltas")
@@ -65,7 +83,6 @@ def require_levels(op: str, trie: Any) -> list[int]:
     for name, tensor in given.items():
         if tensor.device != device:
             raise InvalidValueError(f"{op}: {name} must be on {device} like the rest of the trie, got {tensor.device}")
-    return numbers(op, "codebook_sizes", trie.codebook_sizes, 1, MAX_CODES)
 
 
 def level_arguments(
@@ -80,15 +97,24 @@ def level_arguments(
     levels: list[Level] = []
     try:
         for t, b, d in zip(tokens, bases, deltas, strict=True):
-            token_bytes, delta_bytes = TOKEN_BYTES.get(t.dtype), DELTA_BYTES.get(d.dtype)
-            here = t.is_cpu and b.is_cpu and d.is_cpu
-            whole = here and t.is_contiguous() and b.is_contiguous() and d.is_contiguous()
-            if token_bytes is None or delta_bytes is None or b.dtype is not torch.int32 or not whole:
+            if (
+                b.dtype is not _INT32
+                or not (t.is_cpu and b.is_cpu and d.is_cpu)
+                or not (t.is_contiguous() and b.is_contiguous() and d.is_contiguous())
+            ):
                 raise _refusal(op, len(levels), t, b, d)
-            numbers_of = (t.data_ptr(), token_bytes, t.numel(), b.data_ptr(), b.numel(), d.data_ptr(), delta_bytes)
-            levels.append((*numbers_of, d.numel() - 1))
+            token_bytes, delta_bytes, nodes = TOKEN_BYTES[t.dtype], DELTA_BYTES[d.dtype], d.numel() - 1
+            levels.append(
+                (t.data_ptr(), token_bytes, t.numel(), b.data_ptr(), b.numel(), d.data_ptr(), delta_bytes, nodes)
+            )
+    except KeyError as error:
+        raise _refusal(op, len(levels), t, b, d) from error
     except AttributeError as error:
         raise InvalidTypeError(f"{op}: trie must hold tensors, got another thing at level {len(levels)}") from error
+    except ValueError as error:
+        if isinstance(error, GenrecError):
+            raise
+        raise InvalidValueError(f"{op}: trie must have tokens, bases and deltas of as many levels each") from error
     return levels
 
 
@@ -115,35 +141,36 @@ def filter_arguments(
     """
     if (bits is None) != (ranks is None) or (excluded is None) != (offsets is None):
         raise InvalidValueError(f"{op}: filter must hold bits with ranks and excluded rows with offsets, got one alone")
-    wanted = (
-        ("bits", bits, torch.int64, 2),
-        ("ranks", ranks, torch.int32, 2),
-        ("excluded", excluded, torch.int32, 1),
-        ("excluded_offsets", offsets, torch.int64, 1),
-    )
-    for name, tensor, dtype, dims in wanted:
-        if tensor is None:
-            continue
-        if not isinstance(tensor, Tensor):
-            raise InvalidTypeError(f"{op}: {name} of the filter must be a tensor, got {shown(tensor)}")
-        if tensor.dtype != dtype:
-            raise InvalidTypeError(f"{op}: {name} of the filter must be {dtype}, got {tensor.dtype}")
-        if not tensor.is_cpu or not tensor.is_contiguous() or tensor.dim() != dims:
-            raise InvalidValueError(
-                f"{op}: {name} of the filter must be contiguous on the CPU in {dims} dimensions, "
-                f"got {list(tensor.shape)} on {tensor.device}"
-            )
+    if bits is not None:
+        _require_whole(op, "bits", bits, torch.int64, 2)
+        _require_whole(op, "ranks", ranks, torch.int32, 2)
+    if offsets is not None:
+        _require_whole(op, "excluded", excluded, torch.int32, 1)
+        _require_whole(op, "excluded_offsets", offsets, torch.int64, 1)
     allow = (0, 0, 0, 0)
     if bits is not None and ranks is not None:
-        if ranks.shape != bits.shape:
+        shape, addresses = bits.shape, (bits.data_ptr(), ranks.data_ptr())
+        if ranks.shape != shape:
             raise InvalidValueError(
-                f"{op}: ranks of the filter must be {list(bits.shape)} like its bits, got {list(ranks.shape)}"
+                f"{op}: ranks of the filter must be {list(shape)} like its bits, got {list(ranks.shape)}"
             )
-        if not bits.data_ptr() or not ranks.data_ptr():
+        if 0 in addresses and bits.numel():  # of no users there is nothing to read
             raise InvalidValueError(f"{op}: bits and ranks of the filter must have data, got none")
-        allow = (bits.data_ptr(), ranks.data_ptr(), bits.shape[0], bits.shape[1])
+        allow = (*addresses, *shape)
     if excluded is None or offsets is None:
         return (*allow, 0, 0, 0, 0)
     if offsets.numel() < 1:
         raise InvalidValueError(f"{op}: excluded_offsets of the filter must be [B + 1], got [0]")
     return (*allow, excluded.data_ptr(), excluded.numel(), offsets.data_ptr(), offsets.numel() - 1)
+
+
+def _require_whole(op: str, name: str, tensor: Any, dtype: torch.dtype, dims: int) -> None:
+    if not isinstance(tensor, Tensor):
+        raise InvalidTypeError(f"{op}: {name} of the filter must be a tensor, got {shown(tensor)}")
+    if tensor.dtype is not dtype:
+        raise InvalidTypeError(f"{op}: {name} of the filter must be {dtype}, got {tensor.dtype}")
+    if not tensor.is_cpu or not tensor.is_contiguous() or tensor.dim() != dims:
+        raise InvalidValueError(
+            f"{op}: {name} of the filter must be contiguous on the CPU in {dims} dimensions, "
+            f"got {list(tensor.shape)} on {tensor.device}"
+        )

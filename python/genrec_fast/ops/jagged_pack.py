@@ -77,21 +77,18 @@ def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: floa
     rows = require_offsets(op, "offsets", offsets, values.device)
     if not isinstance(padding_value, int | float):
         raise InvalidTypeError(f"{op}: padding_value must be a number, got {shown(padding_value)}")
+    decimal = values.dtype.is_floating_point or values.dtype.is_complex
     if isinstance(padding_value, int):
         padding_value = whole_number(op, "padding_value", int(padding_value), -(2**63), 2**64 - 1)
-    elif values.dtype.is_floating_point and torch.finfo(values.dtype).max < abs(padding_value) < math.inf:
+    elif decimal and torch.finfo(values.dtype).max < abs(padding_value) < math.inf:
         raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {padding_value}")
-    if not values.dtype.is_floating_point and not values.dtype.is_complex:
-        low, high = (0, 1) if values.dtype == torch.bool else _limits(values.dtype)
+    if not decimal:
+        limits = None if values.dtype == torch.bool else torch.iinfo(values.dtype)
+        low, high = (0, 1) if limits is None else (int(limits.min), int(limits.max))
         if padding_value != padding_value or not low <= padding_value <= high or int(padding_value) != padding_value:
             raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {shown(padding_value)}")
     out: Tensor = _ops.to_padded(values, rows, whole_number(op, "max_len", max_len, 0), padding_value)
     return out
-
-
-def _limits(dtype: torch.dtype) -> tuple[int, int]:
-    limits = torch.iinfo(dtype)
-    return int(limits.min), int(limits.max)
 
 
 @door

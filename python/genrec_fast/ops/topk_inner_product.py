@@ -107,6 +107,7 @@ def _excluded(
         return None, None
     if isinstance(exclude, Jagged):
         require_tensors(op, device, exclude=exclude.values, offsets=exclude.offsets)
+        require_offsets(op, "exclude's offsets", exclude.offsets, device)
     if not isinstance(exclude, Jagged) or exclude.values.dtype != torch.int64 or exclude.values.dim() != 1:
         what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
         raise InvalidTypeError(f"{op}: exclude must be int64 Jagged, got {what}")

@@ -237,6 +237,8 @@ def transformer_head(
 
 def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **tables: Tensor | None) -> None:
     require_stack(op, stack)
+    if op not in ("transformer_first", "transformer_head"):
+        require_tensors(op, None, offsets=offsets)
     given = {name: table for name, table in tables.items() if table is not None}
     required = {"rows": rows} if offsets is None else {"rows": rows, "offsets": offsets}
     require_tensors(op, stack.weights.device, **required, **given)

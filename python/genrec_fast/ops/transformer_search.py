@@ -117,12 +117,12 @@ def transformer_search(
     sizes = require_levels(op, trie)
     chain, code_tokens = sequence(op, "chain", chain), sequence(op, "code_tokens", code_tokens)
     given = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
-    tensors = {"scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding, "ancestors": ancestors}
-    tensors |= {"cross_offsets": cross_offsets, **given}
-    tensors |= {f"chain[{level}]": part for level, part in enumerate(chain)}
-    tensors |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
-    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    require_tensors(op, stack.weights.device, hidden=hidden, **present)
+    optional = {"ancestors": ancestors, "cross_offsets": cross_offsets, **given}
+    required = {"hidden": hidden, "scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding}
+    required |= {f"chain[{level}]": part for level, part in enumerate(chain)}
+    required |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
+    required |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    require_tensors(op, stack.weights.device, **required)
     if trie.tokens[0].device != stack.weights.device:
         raise InvalidValueError(
             f"{op}: trie must be on {stack.weights.device} like the stack, got one on {trie.tokens[0].device}"

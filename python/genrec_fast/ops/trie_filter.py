@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import readable, require_tensors, shown
+from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import readable, require_tensors, shown, whole_number
 from genrec_fast.ops._door import door
 from genrec_fast.ops._memory import require_room
 from genrec_fast.ops._offsets import check_offsets, require_offsets
@@ -80,6 +80,7 @@ class TrieFilter:
             )
         if own is trie.leaf_items or torch.compiler.is_compiling():
             return
+        require_tensors("trie_step", None, leaf_items=trie.leaf_items)
         require_tensors("trie_step", trie.leaf_items.device, leaf_items=own)
         if own.dtype != trie.leaf_items.dtype or not torch.equal(own, trie.leaf_items):
             raise InvalidValueError("trie_step: allowed must be a filter of this trie, got one of another trie")
@@ -88,12 +89,12 @@ class TrieFilter:
     def num_users(self) -> int | None:
         """Users it was made for; ``None`` where it serves any number of them."""
         excluded_offsets, bits = self.excluded_offsets, self.bits
-        for part in (excluded_offsets, bits):
-            if part is not None and not isinstance(part, Tensor):
-                raise InvalidTypeError(f"trie_step: a filter must hold tensors, got {shown(part)}")
-        if excluded_offsets is not None:
-            return excluded_offsets.numel() - 1
-        return bits.shape[0] if bits is not None and bits.dim() == 2 and bits.shape[0] != 1 else None
+        try:
+            if excluded_offsets is not None:
+                return excluded_offsets.numel() - 1
+            return None if bits is None or bits.shape[0] == 1 else bits.shape[0]
+        except (AttributeError, TypeError, IndexError, RuntimeError) as error:
+            raise InvalidTypeError(f"trie_step: a filter must hold tensors [U, words], got {shown(bits)}") from error
 
     def keeps(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether item ``items[m]`` may be shown to user ``users[m]`` (int64 ``[M]`` both): bool ``[M]``.
@@ -104,6 +105,7 @@ class TrieFilter:
             InvalidTypeError: not int64 tensors.
             InvalidValueError: shapes that differ; a user or an item that the filter was not made for.
         """
+        require_tensors("TrieFilter.keeps", None, leaf_items=self.leaf_items)
         require_tensors("TrieFilter.keeps", self.leaf_items.device, users=users, items=items)
         if users.dtype != torch.int64 or items.dtype != torch.int64:
             raise InvalidTypeError(
@@ -122,9 +124,14 @@ class TrieFilter:
         kept = torch.ones_like(items, dtype=torch.bool)
         if self.allowed is not None:
             require_tensors("TrieFilter.keeps", items.device, allowed=self.allowed)
-            if self.allowed.dim() != 2 or self.allowed.shape[1] != self.leaf_items.numel():
+            if (
+                self.allowed.dtype != torch.bool
+                or self.allowed.dim() != 2
+                or self.allowed.shape[1] != self.leaf_items.numel()
+            ):
                 raise InvalidValueError(
-                    f"TrieFilter.keeps: allowed must be [U, {self.leaf_items.numel()}], got {list(self.allowed.shape)}"
+                    f"TrieFilter.keeps: allowed must be bool [U, {self.leaf_items.numel()}], "
+                    f"got {_name(self.allowed)} {list(self.allowed.shape)}"
                 )
             kept &= self.allowed[users if self.allowed.shape[0] > 1 else torch.zeros_like(users), items]
         if self.exclude is not None:
@@ -218,8 +225,11 @@ def _catalog(trie: Any) -> tuple[int, Tensor, int]:
     require_levels("trie_filter", trie)
     try:
         parts = {name: getattr(trie, name) for name in ("leaf_bases", "leaf_deltas", "leaf_items")}
-        items, rows = trie.num_items, trie.num_rows
-    except AttributeError as error:
+        items = whole_number("trie_filter", "num_items", trie.num_items, 1, 2**31 - 1)
+        rows = whole_number("trie_filter", "num_rows", trie.num_rows, 1, 2**31 - 1)
+    except (AttributeError, TypeError, LookupError) as error:
+        if isinstance(error, GenrecError):
+            raise
         raise InvalidTypeError(
             f"trie_filter: trie must know its items (gf.build_trie makes such a one), got {shown(trie)}"
         ) from error

@@ -56,7 +56,10 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         raise InvalidValueError(
             f"trie_lookup: codes must be [..., t] with t in [1, {num_levels}], got {list(codes.shape)}"
         )
-    out: Tensor = _op(codes, list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), sizes)
+    direct = type(codes) is Tensor and codes.is_cpu and not torch.compiler.is_compiling()
+    out: Tensor = (_cpu if direct else _op)(
+        codes, list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), sizes
+    )
     return out
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import choice, readable, require_tensors, whole_number
-from genrec_fast.ops._door import door
+from genrec_fast.ops._door import refusal
 from genrec_fast.ops._memory import require_room
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, num_levels, require_levels
@@ -22,6 +22,7 @@ __all__ = ["TrieStep", "trie_step"]
 
 _NORMALIZE = ("all", "valid")
 _UNMASKED = (0,) * 8
+_MANY = 1 << 20  # beams: below, no result is too large for a machine
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie_step.h
 
 
@@ -40,7 +41,6 @@ class TrieStep(NamedTuple):
     bound: Tensor
 
 
-@door
 def trie_step(
     trie: CatalogTrie,
     level: int,
@@ -107,78 +107,92 @@ def trie_step(
         >>> step.codes.tolist(), step.nodes.tolist()
         ([[3, 0, 0]], [[1, 0, -1]])
     """
-    levels = num_levels("trie_step", trie)
-    level = whole_number("trie_step", "level", level)
-    num_beams = whole_number("trie_step", "num_beams", num_beams, 1, 2**31 - 1)
-    # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
-    direct = _is_plain(trie.tokens[0]) and _is_plain(logits) and _is_plain(nodes) and _is_plain(scores)
-    if not direct or torch.compiler.is_compiling():
-        direct = False
-        require_levels("trie_step", trie)
-        require_tensors("trie_step", trie.tokens[0].device, logits=logits, nodes=nodes, scores=scores)
-    if not 0 <= level < levels:
-        raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
-    if logits.dtype not in _FLOATS:
-        raise InvalidTypeError(f"trie_step: logits must be float32, bfloat16 or float16, got {_describe(logits)}")
-    size = trie.codebook_sizes[level]
-    if logits.dim() != 3 or logits.shape[2] != size:
-        raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(logits.shape)}")
-    shape = logits.shape[:2]
-    users, beams = shape
-    if nodes.dtype != torch.int32:
-        raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
-    if scores.dtype != torch.float32:
-        raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
-    if nodes.shape != shape:
-        raise InvalidValueError(f"trie_step: nodes must be [{users}, {beams}] like logits, got {list(nodes.shape)}")
-    if scores.shape != shape:
-        raise InvalidValueError(f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}")
-    if beams * size >= 1 << 32:
-        raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
-    choice("trie_step", "normalize", normalize, _NORMALIZE)
-    if log_sums is not None:
-        require_tensors("trie_step", trie.tokens[0].device, log_sums=log_sums)
-        if log_sums.dtype != torch.float32 or log_sums.shape != shape:
+    try:
+        # What costs a microsecond stands in functions that are called only where something is out of the ordinary.
+        if type(level) is not int or not -9 < level < 9:
+            level = whole_number("trie_step", "level", level)
+        if type(num_beams) is not int or not 1 <= num_beams < 1 << 31:
+            num_beams = whole_number("trie_step", "num_beams", num_beams, 1, 2**31 - 1)
+        # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
+        plain = type(logits) is type(nodes) is type(scores) is Tensor
+        direct = plain and logits.is_cpu and nodes.is_cpu and scores.is_cpu and not torch.compiler.is_compiling()
+        levels = len(trie.codebook_sizes)
+        if not direct:
+            require_levels("trie_step", trie)
+            require_tensors("trie_step", trie.tokens[0].device, logits=logits, nodes=nodes, scores=scores)
+        if not 0 <= level < levels:
+            raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
+        if logits.dtype not in _FLOATS:
+            raise InvalidTypeError(f"trie_step: logits must be float32, bfloat16 or float16, got {_describe(logits)}")
+        size = trie.codebook_sizes[level]
+        given = logits.shape
+        if len(given) != 3 or given[2] != size:
+            raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(given)}")
+        shape = given[:2]
+        users, beams = shape
+        if nodes.dtype != torch.int32:
+            raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
+        if scores.dtype != torch.float32:
+            raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
+        if nodes.shape != shape:
+            raise InvalidValueError(f"trie_step: nodes must be [{users}, {beams}] like logits, got {list(nodes.shape)}")
+        if scores.shape != shape:
             raise InvalidValueError(
-                f"trie_step: log_sums must be float32 [{users}, {beams}] like logits, got {_describe(log_sums)}"
+                f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}"
             )
-        if normalize != "all":
-            raise InvalidValueError(f"trie_step: log_sums must be None with normalize={normalize!r}, got a tensor")
-    if not isinstance(allowed, TrieFilter):
-        chosen = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
-    elif exclude is None:
-        chosen = allowed
-    else:
-        raise InvalidValueError("trie_step: exclude must be part of the prepared filter, got both")
-    if chosen is None:
-        last = level + 1  # only a filter looks further down
-        masks: tuple[Tensor | None, ...] = (None, None, None, None)
-    else:
-        last = levels
-        masks = (chosen.bits, chosen.ranks, chosen.excluded, chosen.excluded_offsets)
-        chosen.require_trie(trie)
-        if chosen.num_users not in (None, users):
-            raise InvalidValueError(
-                f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
+        if beams * size >= 1 << 32:
+            raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
+        if type(normalize) is not str or normalize not in _NORMALIZE:
+            choice("trie_step", "normalize", normalize, _NORMALIZE)
+        if log_sums is not None:
+            require_tensors("trie_step", trie.tokens[0].device, log_sums=log_sums)
+            if log_sums.dtype != torch.float32 or log_sums.shape != shape:
+                raise InvalidValueError(
+                    f"trie_step: log_sums must be float32 [{users}, {beams}] like logits, got {_describe(log_sums)}"
+                )
+            if normalize != "all":
+                raise InvalidValueError(f"trie_step: log_sums must be None with normalize={normalize!r}, got a tensor")
+        if not isinstance(allowed, TrieFilter):
+            chosen = (
+                None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
             )
-    best, picked, bound = (_cpu if direct else _op)(
-        logits,
-        nodes,
-        scores,
-        trie.tokens[level:last],
-        trie.child_bases[level:last],
-        trie.child_deltas[level:last],
-        num_beams,
-        normalize == "valid",
-        log_sums,
-        *masks,
-    )
-    codes, parents, reached = picked.unbind()
-    return TrieStep(best, codes, parents, reached, bound)
-
-
-def _is_plain(tensor: Any) -> bool:
-    return type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
+        elif exclude is None:
+            chosen = allowed
+        else:
+            raise InvalidValueError("trie_step: exclude must be part of the prepared filter, got both")
+        if chosen is None:
+            last = level + 1  # only a filter looks further down
+            masks: tuple[Tensor | None, ...] = (None, None, None, None)
+        else:
+            last = levels
+            masks = (chosen.bits, chosen.ranks, chosen.excluded, chosen.excluded_offsets)
+            chosen.require_trie(trie)
+            if chosen.num_users not in (None, users):
+                raise InvalidValueError(
+                    f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
+                )
+        best, picked, bound = (_cpu if direct else _op)(
+            logits,
+            nodes,
+            scores,
+            trie.tokens[level:last],
+            trie.child_bases[level:last],
+            trie.child_deltas[level:last],
+            num_beams,
+            normalize == "valid",
+            log_sums,
+            *masks,
+        )
+        codes, parents, reached = picked.unbind()
+        return TrieStep(best, codes, parents, reached, bound)
+    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
+        # What is no trie has no such fields, and torch gives no size or address of a sparse or a nested tensor: what it
+        # was is looked at only then.
+        if isinstance(error, GenrecError):
+            raise
+        num_levels("trie_step", trie)
+        require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
+        raise refusal("trie_step", error) from error
 
 
 def _describe(tensor: Tensor) -> str:
@@ -213,23 +227,34 @@ def _cpu(
     excluded: Tensor | None,
     excluded_offsets: Tensor | None,
 ) -> _Outputs:
-    address = logits.data_ptr()
-    if logits.stride(2) != 1 or logits.is_neg() or not address or address % logits.element_size():
+    (users, beams, size), strides = logits.shape, logits.stride()
+    if strides[2] != 1 or logits.is_neg():
         logits = readable(logits)
-    nodes, scores = readable(nodes), readable(scores)
+        strides = logits.stride()
+    nodes, scores = nodes.contiguous(), scores.contiguous()
+    if nodes.is_neg() or scores.is_neg():
+        nodes, scores = readable(nodes), readable(scores)
     if log_sums is not None:
         log_sums = readable(log_sums)
-    require_room("trie_step", "nodes", (3, scores.shape[0], num_beams))
+    if users * num_beams > _MANY:
+        require_room("trie_step", "nodes", (3, users, num_beams))
     out = _allocate(scores, nodes, num_beams)
+    addresses = logits.data_ptr(), nodes.data_ptr(), scores.data_ptr()
+    if 0 in addresses or (addresses[0] | addresses[1] | addresses[2]) & 3:  # empty, freed, or not aligned
+        if not addresses[0] or addresses[0] % logits.element_size():
+            logits = readable(logits)
+            strides = logits.stride()
+        nodes, scores = readable(nodes), readable(scores)
+        addresses = logits.data_ptr(), nodes.data_ptr(), scores.data_ptr()
     masked = bits is not None or excluded is not None
     core.trie_step(
         level_arguments("trie_step", tokens, bases, deltas),
         filter_arguments("trie_step", bits, ranks, excluded, excluded_offsets) if masked else _UNMASKED,
-        logits.data_ptr(),
+        addresses[0],
         _FLOATS[logits.dtype],
-        (*logits.shape, logits.stride(0), logits.stride(1)),
-        nodes.data_ptr(),
-        scores.data_ptr(),
+        (users, beams, size, strides[0], strides[1]),
+        addresses[1],
+        addresses[2],
         num_beams,
         valid_only,
         0 if log_sums is None else log_sums.data_ptr(),
