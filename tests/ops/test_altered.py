@@ -14,7 +14,7 @@ from calls import CALLS, CODES, STACK, TRIE, attempt, call, equal, freed, misali
 import genrec_fast.ops as ops
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
-from genrec_fast.trie import Trie
+from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
 
 SHAPES = {
@@ -215,3 +215,54 @@ def test_a_pickle_with_other_fields_or_contents_is_a_corrupt_one():
         with pytest.raises(CorruptFileError, match="tokens of level 1 must"):
             again(altered)
     assert copy.deepcopy(TRIE.to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("offsets", [None, torch.zeros(0, dtype=torch.int64), 3, torch.tensor([0.0, 2.0, 5.0])])
+@pytest.mark.parametrize("name", ["transformer_prefill", "transformer_step", "transformer_search"])
+def test_offsets_are_always_needed(name, offsets):
+    with pytest.raises(GenrecError, match=f"{name}: "):
+        call(name, offsets=offsets)
+
+
+def test_a_search_names_what_is_missing():
+    with pytest.raises(InvalidTypeError, match="cache must be a tensor, got NoneType"):
+        call("transformer_search", cache=None)
+    with pytest.raises(InvalidTypeError, match=r"chain\[0\] must be a tensor, got NoneType"):
+        call("transformer_search", chain=[None])
+
+
+@pytest.mark.parametrize("name", ["tokens", "child_bases", "child_deltas", "num_items", "codebook_sizes", "leaf_items"])
+@pytest.mark.parametrize("value", [{0: 1, 1: 2}, {1, 2}, 2.5, "ab", None, [[1], [2]]])
+def test_a_field_of_a_trie_that_is_something_else_is_refused(name, value):
+    trie = copy.copy(TRIE)
+    object.__setattr__(trie, name, value)
+    for use in ("filtered step", "filter", "lookup", "search"):
+        found, error = attempt(USES[use], trie)
+        assert error is not None or equal(found, USES[use](TRIE))
+
+
+@pytest.mark.parametrize("field", ["num_heads", "num_kv_heads", "head_size", "width", "num_layers"])
+@pytest.mark.parametrize("value", [False, None, "2", [2], 2.0])
+def test_a_spec_written_over_is_refused(field, value):
+    wrong = dataclasses.replace(STACK.spec)
+    object.__setattr__(wrong, field, value)
+    for name in CALLS:
+        if name.startswith("transformer_"):
+            with pytest.raises(InvalidTypeError, match=f"{name}: {field} of the stack's spec must be an int, got"):
+                call(name, stack=STACK._replace(spec=wrong))
+
+
+def test_a_call_for_no_users_is_a_valid_one():
+    nobody = {"logits": normal(0, 1, 4), "nodes": torch.zeros(0, 1, dtype=torch.int32), "scores": torch.zeros(0, 1)}
+    found = call("trie_step", **nobody, log_sums=None, allowed=torch.ones(0, 5, dtype=torch.bool))
+    assert found.scores.shape == (0, 3)
+    stack = packed_stack(cross_width=6)
+    none = torch.zeros(1, dtype=torch.int64)
+    cross = ops.transformer_cross(stack, normal(0, 6), none)
+    hidden, cache = ops.transformer_prefill(stack, normal(0, 12), none, cross=cross, cross_offsets=none)
+    assert (hidden.shape, cache.numel()) == ((0, 12), 0)
+
+
+def test_the_items_of_a_trie_may_have_any_stride_where_there_is_one():
+    row = torch.tensor([3, 1, 2]).as_strided((1, 3), (2**62, 1))
+    assert build_trie(row).lookup(torch.tensor([[3, 1, 2]])).tolist() == [0]

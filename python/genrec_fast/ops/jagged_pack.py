@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import _jagged_pack as _ops
-from genrec_fast.ops._arguments import require_tensors, sequence, shown, whole_number
+from genrec_fast.ops._arguments import numbers, require_tensors, sequence, shown, whole_number
 from genrec_fast.ops._door import door
 from genrec_fast.ops._offsets import require_offsets
 
@@ -42,6 +42,10 @@ def _values(op: str, name: str, values: Any, dims: int, shape: str, device: torc
     if device is not None and checked.device != device:
         raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {checked.device}")
     return checked
+
+
+def _has(dtype: torch.dtype, infinity: float) -> bool:
+    return math.isinf(infinity) and not str(dtype).endswith(("fn", "fnuz", "fnu"))  # float8 without infinities
 
 
 @door
@@ -80,7 +84,7 @@ def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: floa
     decimal = values.dtype.is_floating_point or values.dtype.is_complex
     if isinstance(padding_value, int):
         padding_value = whole_number(op, "padding_value", int(padding_value), -(2**63), 2**64 - 1)
-    elif decimal and torch.finfo(values.dtype).max < abs(padding_value) < math.inf:
+    elif decimal and abs(padding_value) > torch.finfo(values.dtype).max and not _has(values.dtype, padding_value):
         raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {padding_value}")
     if not decimal:
         limits = None if values.dtype == torch.bool else torch.iinfo(values.dtype)
@@ -163,8 +167,7 @@ def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor |
     Notes:
         One pass. Differentiable in the values, to any order.
 
-    Source:
-        A layout, no publication; fbgemm's and HSTU's ``concat_2D_jagged``.
+    Source: a layout, no publication; fbgemm's and HSTU's ``concat_2D_jagged``.
 
     Example:
         >>> import torch, genrec_fast as gf
@@ -242,7 +245,7 @@ def jagged_split(
     op = "jagged_split"
     values = _values(op, "values", values, 1, "[E, ...]")
     given = sequence(op, "offsets_list", offsets_list, "tensors and ints")
-    totals = None if totals is None else sequence(op, "totals", totals, "ints")
+    totals = None if totals is None else numbers(op, "totals", totals, 0)
     if not given or (totals is not None and len(totals) != len(given)):
         count = "none" if totals is None else f"{len(given)} for {len(totals)} totals"
         raise InvalidValueError(f"{op}: offsets_list must hold one entry for each of at least one part, got {count}")
@@ -258,7 +261,7 @@ def jagged_split(
         if start is None:
             sizes.append(num_rows * (length or 0))
         else:
-            sizes.append(max(int(start[-1]), 0) if totals is None else whole_number(op, f"totals[{i}]", totals[i], 0))
+            sizes.append(max(int(start[-1]), 0) if totals is None else totals[i])
         lengths.append(length)
     parts = _ops.part(values, offsets, sizes)
     return [

@@ -218,6 +218,8 @@ def _code_array(item_codes: Any) -> tuple[Any, CodesArgument, int, int]:
     if not 1 <= num_items <= MAX_ITEMS:
         raise InvalidValueError(f"build_trie: item_codes must have 1 to {MAX_ITEMS} items, got {num_items}")
     address, size, signed, strides = describe
+    # That of a dimension of one is never followed, and may be any number.
+    strides = tuple(stride if length > 1 else 0 for stride, length in zip(strides, shape, strict=True))
     return owner, (address, size, signed, num_items, levels, strides[0], strides[1]), num_items, levels
 
 

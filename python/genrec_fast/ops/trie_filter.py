@@ -138,6 +138,11 @@ class TrieFilter:
             if not isinstance(self.exclude, Jagged):
                 raise InvalidTypeError(f"TrieFilter.keeps: exclude must be Jagged, got {shown(self.exclude)}")
             require_tensors("TrieFilter.keeps", items.device, exclude=self.exclude.values)
+            if self.exclude.values.dtype != torch.int64 or self.exclude.values.dim() != 1:
+                raise InvalidTypeError(
+                    f"TrieFilter.keeps: exclude must hold int64 [E], got {_name(self.exclude.values)}"
+                    f" {list(self.exclude.values.shape)}"
+                )
             ends = require_offsets("TrieFilter.keeps", "exclude's offsets", self.exclude.offsets, items.device)
             check_offsets("TrieFilter.keeps", "exclude's offsets", ends, self.exclude.values.shape[0])
             size = max(int(t.max()) for t in (items, self.exclude.values) if t.numel()) + 1 if items.numel() else 1
