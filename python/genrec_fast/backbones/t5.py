@@ -107,7 +107,7 @@ class T5(nn.Module):
 
     Notes:
         Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores
-        agree to rounding (``nn.native``); the weights are packed once, and again when one has changed.
+        agree to rounding (``nn.native``); the weights are packed once, and again when anything has changed.
         Dropout as in T5 but for the attention weights, which are not dropped. A batch without ``users`` is read with
         the token of user bucket 0: there is no token for an unknown user.
 

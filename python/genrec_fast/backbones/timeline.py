@@ -70,7 +70,7 @@ class Timeline(nn.Module):
     the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
     ``types.Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
     Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores agree
-    to rounding (``nn.native``); the weights are packed once, and again when one has changed.
+    to rounding (``nn.native``); the weights are packed once, and again when anything has changed.
 
     Source: MARIUS (arXiv:2508.14910).
     """

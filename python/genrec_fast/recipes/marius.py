@@ -25,7 +25,7 @@ def marius() -> Recipe:
             "tokenizer, which learns reconstruction and who interacts with what together",
             "weight decay 0.05, on embedding tables, too: ours",
         ),
-        measured="beauty with LETTER's published semantic IDs: Recall@10 .0758, NDCG@10 .0419 (docs/benchmarks.md)",
+        measured="beauty with LETTER's published semantic IDs: Recall@10 .0758, NDCG@10 .0425 (docs/benchmarks.md)",
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
         layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(

@@ -41,6 +41,7 @@ def compile(
     reads: str = "tokens",
     before: Sequence[int] = (),
     after: Sequence[int] = (),
+    frozen: bool = False,
 ) -> CompiledRecommender:
     """A model of transformers made a recommender over a catalog, without ``generate``.
 
@@ -58,6 +59,8 @@ def compile(
             ``before``, the tokens of each item's codes, oldest item first, and ``after``.
         before: tokens in front of a history.
         after: tokens behind it, such as T5's end token.
+        frozen: nobody will change the model any more, so that a call need not look whether anybody has (which reads
+            every weight once). Answers are those of the weights of this moment.
 
     Raises:
         InvalidTypeError: not a trie.
@@ -98,9 +101,13 @@ def compile(
     for name, ids in (("prefix_tokens", prefix), ("decoder_start_tokens", start or [])):
         if ids and max(ids) >= chosen.vocab_size:
             raise InvalidValueError(f"compile: {name} must be in [0, {chosen.vocab_size}), got {max(ids)}")
-    return CompiledRecommender(
-        lambda: choose_engine(model, engine, dtype), trie, tokens, normalize, prefix, start, histories
-    )
+    if not isinstance(frozen, bool):
+        raise InvalidTypeError(f"compile: frozen must be a bool, got {frozen!r:.40}")
+
+    def now() -> Engine:
+        return chosen if frozen else choose_engine(model, engine, dtype)
+
+    return CompiledRecommender(now, trie, tokens, normalize, prefix, start, histories)
 
 
 class _Histories(NamedTuple):
@@ -135,7 +142,7 @@ def _item_codes(trie: Trie) -> Tensor:
 
 
 class CompiledRecommender:
-    """Made by ``compile``; every call answers with the model as it is then."""
+    """Made by ``compile``; every call answers with the model as it is then, but for one that was frozen."""
 
     def __init__(
         self,
