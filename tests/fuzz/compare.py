@@ -97,7 +97,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
             return value
-        return value.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous()
+        usual = value.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous()
+        return usual if usual.numel() else torch.empty(usual.shape, dtype=usual.dtype)  # of any strides
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(plain(v) for v in value))
     if isinstance(value, list | tuple):

@@ -679,6 +679,11 @@ _THINGS_BY_HAND = {"a NoneType", "a str", "a int", "a float", "a bool", "a list"
 _OTHER_THINGS = {f"a {type(make()).__name__}" for make in _THINGS} - _THINGS_BY_HAND
 
 
+def _is_enormous(value: Any) -> bool:
+    """A legal size that no memory holds: who asks for it gets what the machine says."""
+    return isinstance(value, int) and 1 << 20 <= value < 1 << 62
+
+
 def _is_rare(how: str) -> bool:
     return any(how.endswith(thing) for thing in _OTHER_THINGS) or any(word in how for word in _RARE)
 
@@ -697,7 +702,7 @@ def mutated(
                 value, how, kind = change(rng, out[name])
             except CANNOT:
                 continue
-            if gentle and _is_rare(how):
+            if gentle and (_is_rare(how) or _is_enormous(value)):
                 continue
             if name in opaque and kind in (OTHER, REFUSE):
                 kind = WILD

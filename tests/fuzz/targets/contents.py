@@ -13,7 +13,7 @@ from .jagged import elements
 
 @target("fingerprint")
 def fingerprint(rng: Rng) -> Case:
-    shapes: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (5,), (3, 7), (255,), (256,), (257,), (40, 33), (1100,))
+    shapes: tuple[tuple[int, ...], ...] = ((0,), (1, 0), (1,), (5,), (3, 7), (255,), (256,), (257,), (40, 33), (1100,))
     given = [elements(rng, *rng.choice(shapes)) for _ in range(rng.randint(0, 4))]
 
     def right(tensors: Any) -> int:

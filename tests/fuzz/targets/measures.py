@@ -167,13 +167,13 @@ def normalized_entropy(rng: Rng) -> Case:
 
 
 class Places:
-    """Users and items in one space, as given."""
+    """Users (or events) and items in one space, as given."""
 
     def __init__(self, states: Tensor, table: Tensor) -> None:
         self.states, self.table = states, table
 
     def embed_targets(self, batch: Batch) -> Tensor:
-        return self.states
+        return self.states[batch.target_positions]
 
     def embed_users(self, batch: Batch) -> Tensor:
         return self.states
@@ -205,8 +205,7 @@ def _histories(rng: Rng, items: int) -> tuple[Jagged, Tensor]:
 def full_softmax(rng: Rng) -> Case:
     items, width = rng.randint(2, 9), rng.choice((1, 4, 8))
     rows, targets = _histories(rng, items)
-    count = int((targets >= 0).sum())
-    states, table = rng.normal(count, width), rng.normal(items, width)
+    states, table = rng.normal(len(targets), width), rng.normal(items, width)
     args = {"targets": targets, "label_smoothing": rng.choice((0.0, 0.1))}
 
     def call(targets: Any, label_smoothing: Any) -> float:
@@ -217,10 +216,12 @@ def full_softmax(rng: Rng) -> Case:
 
     def right(targets: Tensor, label_smoothing: float) -> float:
         wanted = targets[targets >= 0]
-        if len(wanted) != count or int(wanted.max()) >= items:
+        if not len(wanted) or int(wanted.max()) >= items:
             raise ValueError("targets")
         return float(
-            F.cross_entropy((states @ table.T).double(), wanted.long(), label_smoothing=float(label_smoothing))
+            F.cross_entropy(
+                (states[targets >= 0] @ table.T).double(), wanted.long(), label_smoothing=float(label_smoothing)
+            )
         )
 
     return Case(call, args, right, close(1e-4))
@@ -261,7 +262,7 @@ def _sampled(kind: Any, choices: dict[str, tuple[Any, ...]]) -> Any:
     def make(rng: Rng) -> Case:
         items, width = rng.randint(3, 9), 4
         rows, targets = _histories(rng, items)
-        states, table = rng.normal(int((targets >= 0).sum()), width), rng.normal(items, width)
+        states, table = rng.normal(len(targets), width), rng.normal(items, width)
         args = {"targets": targets} | {name: rng.choice(values) for name, values in choices.items()}
         objective = kind(**{name: args[name] for name in choices}).build()
         if hasattr(objective, "see"):
