@@ -98,7 +98,10 @@ def plain(value: Any) -> Any:
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
             return value
         usual = value.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous()
-        return usual if usual.numel() else torch.empty(usual.shape, dtype=usual.dtype)  # of any strides
+        if usual.numel() and 1 not in usual.shape:
+            return usual
+        # Where a dimension holds one element or none, contiguous() lets any strides be.
+        return torch.empty(usual.shape, dtype=usual.dtype).copy_(usual)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(plain(v) for v in value))
     if isinstance(value, list | tuple):
