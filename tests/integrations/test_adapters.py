@@ -22,6 +22,7 @@ from integrations.test_live_weights import CODES, LENGTHS, TRIE, WIDTH, agree, c
 
 # What peft itself calls of transformers changes its name from version to version.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning:peft.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

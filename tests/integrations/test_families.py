@@ -25,7 +25,10 @@ from genrec_fast.nn.native import NativeEngine
 from integrations.model_types import MODEL_TYPES, THEIRS_DIFFER, VERDICTS, make
 from integrations.models import prefix_function
 
-pytestmark = pytest.mark.filterwarnings("ignore", "default::genrec_fast.errors.SlowPathWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore", "default::genrec_fast.errors.SlowPathWarning"),
+]
 
 SIZES, OFFSET, BEAMS = (4, 4, 4), 10, 24
 CODES = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))[

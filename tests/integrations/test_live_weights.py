@@ -20,6 +20,7 @@ from integrations.models import generate, make_inputs, make_model, prefix_functi
 from integrations.test_hf_generate import SIZES, catalog, tables_of
 from shared.weight_changes import CHANGES
 
+pytestmark = pytest.mark.slow
 CODES = catalog(60)
 TRIE = gf.build_trie(CODES, codebook_sizes=SIZES)
 LENGTHS = [5, 5]  # an adapter's own preparation of inputs does not know padding
