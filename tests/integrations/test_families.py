@@ -21,7 +21,7 @@ from genrec_fast.integrations.hf.engine import TorchEngine
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.stepped import Stepped
 from genrec_fast.integrations.hf.whole import WholeTexts
-from genrec_fast.nn.native import NativeEngine
+from genrec_fast.nn.native_engine import NativeEngine
 from integrations.model_types import MODEL_TYPES, THEIRS_DIFFER, VERDICTS, make
 from integrations.models import prefix_function
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.nn.native import NativeEngine, NativeState, native_backbone, runs_natively
+from genrec_fast.nn.native import native_backbone, runs_natively
+from genrec_fast.nn.native_engine import NativeEngine, NativeState
 from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.ops._transformer_pack import pack_stacks

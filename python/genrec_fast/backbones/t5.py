@@ -12,7 +12,7 @@ from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
-from genrec_fast.nn.native import NativeEngine, NativeState
+from genrec_fast.nn.native_engine import NativeEngine, NativeState
 from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias

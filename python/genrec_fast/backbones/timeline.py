@@ -12,7 +12,7 @@ from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
-from genrec_fast.nn.native import NativeEngine, NativeState
+from genrec_fast.nn.native_engine import NativeEngine, NativeState
 from genrec_fast.nn.packed import EqualPast, Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.types import Batch

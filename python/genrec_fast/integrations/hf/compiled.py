@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from genrec_fast.decoders._choose import Sampled
 from genrec_fast.decoders._expand import expand_rows
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.adapters import underlying
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine
 from genrec_fast.integrations.hf.generate import choose_engine
+from genrec_fast.integrations.hf.prompts import has_holes
 from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
 from genrec_fast.ops._arguments import whole_number
@@ -197,6 +198,7 @@ class CompiledRecommender:
 
         Raises:
             InvalidTypeError: prompts of another kind.
+            UnsupportedError: a mask with a hole in it.
             InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
         """
         rows = _to_rows(prompts, attention_mask)
@@ -261,6 +263,11 @@ def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | 
         kept = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.bool()
         if kept.shape != prompts.shape:
             raise InvalidValueError(f"recommend: attention_mask must be {list(prompts.shape)}, got {list(kept.shape)}")
+        if has_holes(kept):
+            raise UnsupportedError(
+                "recommend: attention_mask must have no 0 inside a prompt, as models differ in whether it counts: "
+                "take those tokens out"
+            )
         prompts = Jagged.from_lengths(prompts[kept], kept.sum(1))
     elif mask is not None:
         raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")

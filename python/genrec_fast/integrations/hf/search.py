@@ -13,7 +13,7 @@ from genrec_fast.decoders._choose import Choose, Diverse, Sampled
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens
 from genrec_fast.integrations.hf.engine import Engine
-from genrec_fast.nn.native import NativeEngine
+from genrec_fast.nn.native_engine import NativeEngine
 from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import TrieFilter
 from genrec_fast.ops.trie_step import trie_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.nn import native
+from genrec_fast.nn import native_engine
 from genrec_fast.ops._transformer_pack import pack_stacks
 from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.types import Jagged
@@ -44,16 +44,16 @@ def outputs(engine):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_the_first_layer_by_token_gives_the_bits_of_the_first_layer_by_row(precision, monkeypatch):
     weights = block(precision)
-    looked_up = native.NativeEngine(weights)
+    looked_up = native_engine.NativeEngine(weights)
     assert looked_up._first[0].shape == (TOKENS, 48)
-    monkeypatch.setattr(native, "_FIRST_TABLE_BYTES", 0)
-    made = native.NativeEngine(weights)
+    monkeypatch.setattr(native_engine, "_FIRST_TABLE_BYTES", 0)
+    made = native_engine.NativeEngine(weights)
     assert made._first[0] is None
     for one, other in zip(outputs(looked_up), outputs(made), strict=True):
         assert torch.equal(one, other)
 
 
 def test_rows_with_positions_added_are_not_looked_up():
-    engine = native.NativeEngine(block(positions=torch.randn(9, 24)))
+    engine = native_engine.NativeEngine(block(positions=torch.randn(9, 24)))
     assert engine._first[0] is None
     outputs(engine)
