@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.engine import TorchEngine
 from genrec_fast.integrations.hf.given import check_given, check_settings
 from genrec_fast.integrations.hf.prompts import prompts_of
 from integrations.model_types import make
@@ -169,7 +170,7 @@ def test_masked_tokens_anywhere_count_as_in_the_model(models, trie, name):
 
 def test_wrappers_and_models_without_a_head_are_refused(models, trie):
     with pytest.raises(InvalidTypeError, match=r"got DataParallel: give its \.module, LlamaForCausalLM"):
-        gf.hf.compile(torch.nn.DataParallel(models("llama")), trie, OFFSET)
+        TorchEngine(torch.nn.DataParallel(models("llama")))  # compile looks through it
     with pytest.raises(InvalidTypeError, match="must be a model of transformers, got Linear"):
         gf.hf.compile(torch.nn.Linear(2, 2), trie, OFFSET, engine="torch")
     body = models("bloom").transformer
@@ -188,7 +189,7 @@ def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
         assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
 
 
-def test_adapters_run_and_virtual_tokens_are_refused(trie):
+def test_adapters_run_on_torch_as_the_model_has_them(trie):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     adapted = peft.get_peft_model(make("llama"), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).eval()
@@ -201,8 +202,3 @@ def test_adapters_run_and_virtual_tokens_are_refused(trie):
     torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores, rtol=0, atol=1e-3)
     scores = gf.hf.compile(adapted, trie, OFFSET, engine="torch").recommend(IDS, 4, num_beams=6).scores
     torch.testing.assert_close(scores.flatten(), wanted.sequences_scores, rtol=0, atol=1e-3)
-    tuned = peft.get_peft_model(make("llama"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(UnsupportedError, match="no virtual tokens, got a peft model with prompt learning"):
-        ours(tuned.eval(), trie)
-    with pytest.raises(UnsupportedError, match="no virtual tokens, got a peft model with prompt learning"):
-        gf.hf.compile(tuned, trie, OFFSET, engine="torch")
