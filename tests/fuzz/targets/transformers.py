@@ -98,8 +98,8 @@ def _judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
     for value in [*given.values(), *given.get("chain", ())]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             big = max(big, float(value.detach().abs().nan_to_num(torch.inf, torch.inf).max()))
-        elif isinstance(value, float):
-            big = max(big, abs(value) if value == value else torch.inf)
+    scale = given.get("embedding_scale", 1.0)
+    big = max(big, abs(float(scale)) if float(scale) == float(scale) else torch.inf)
     for name in ("rows", "hidden", "embedding"):
         if (
             isinstance(rows := given.get(name), Tensor)
