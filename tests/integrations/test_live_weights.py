@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 
 import transformers
 
-from integrations.models import generate, make_inputs, make_model, prefix_function
+from genrec_fast.integrations.hf import families
+from integrations.models import FAMILIES, generate, make_inputs, make_model, prefix_function
 from integrations.test_hf_generate import SIZES, catalog, tables_of
 from shared.weight_changes import CHANGES
 
@@ -290,3 +291,18 @@ def test_wrappers_that_pass_calls_on_are_looked_through():
     want = theirs(model)
     for wrapper in (nn.DataParallel(model), torch.compile(model)):
         check(gf.hf.compile(wrapper, TRIE, code_to_token=tables_of()), model, want)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_that_nobody_touches_is_packed_once(name, monkeypatch):
+    packed, pack = [], families.pack_stacks
+    monkeypatch.setattr(families, "pack_stacks", lambda *given: packed.append(1) or pack(*given))
+    model = make_model(name)
+    compiled = gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
+    inputs = make_inputs(model, LENGTHS)
+    for _ in range(2):
+        generate(model, inputs, WIDTH, 5, len(SIZES), None, custom_generate=search("native"))
+        theirs(model)  # whatever generate leaves behind in a model
+        compiled.recommend(inputs["input_ids"], 5, num_beams=WIDTH)
+        model.train().eval()
+    assert len(packed) == 1
