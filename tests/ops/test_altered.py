@@ -266,3 +266,10 @@ def test_a_call_for_no_users_is_a_valid_one():
 def test_the_items_of_a_trie_may_have_any_stride_where_there_is_one():
     row = torch.tensor([3, 1, 2]).as_strided((1, 3), (2**62, 1))
     assert build_trie(row).lookup(torch.tensor([[3, 1, 2]])).tolist() == [0]
+
+
+def test_an_empty_first_table_holds_no_token():
+    rows = CALLS["transformer_first"]["rows"]
+    table, tokens = ops.transformer_first(STACK, rows[:0]), torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(InvalidValueError, match="first_table must hold the rows of the tokens"):
+        call("transformer_prefill", first_table=table, tokens=tokens)

@@ -227,3 +227,8 @@ def test_the_raw_entry_reads_lists_kept_in_tensors():
     sizes[1], pointers[1] = 8, 0
     with pytest.raises(errors.InvalidValueError, match="tensor 1 must have data, got 8 bytes without an address"):
         core.fingerprint_raw(count=3, **raw)
+
+
+def test_a_copy_that_no_memory_holds_is_refused():
+    with pytest.raises(errors.UnsupportedError, match="fingerprint: torch cannot do this: "):
+        fingerprint([torch.zeros(1).expand(2**45)])

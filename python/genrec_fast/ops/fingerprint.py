@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from genrec_fast.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.ops._arguments import sequence
+from genrec_fast.ops._door import door
 from genrec_fast.ops._registry import core
 
 __all__ = ["fingerprint"]
@@ -22,6 +23,7 @@ _DTYPE, _LAYOUT, _NBYTES = attrgetter("dtype"), attrgetter("layout"), attrgetter
 _IS_CPU, _IS_NESTED = attrgetter("is_cpu"), attrgetter("is_nested")
 
 
+@door
 def fingerprint(tensors: Sequence[Tensor]) -> int:
     """A number of 64 bits that changes when any byte of the tensors does, or their sizes in bytes, or their order.
 

@@ -260,6 +260,8 @@ def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **
     if first is not None and tokens is not None:
         if first.shape[1] != stack.spec.mixed:
             raise InvalidValueError(f"{op}: first_table must be [V, {stack.spec.mixed}], got {list(first.shape)}")
+        if not first.shape[0] and rows.shape[0]:
+            raise InvalidValueError(f"{op}: first_table must hold the rows of the tokens, got {list(first.shape)}")
         if tokens.dtype != torch.int64 or tokens.shape != rows.shape[:1]:
             raise InvalidValueError(
                 f"{op}: tokens must be int64 [{rows.shape[0]}], got {tokens.dtype} {list(tokens.shape)}"

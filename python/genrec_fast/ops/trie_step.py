@@ -185,7 +185,7 @@ def trie_step(
         )
         codes, parents, reached = picked.unbind()
         return TrieStep(best, codes, parents, reached, bound)
-    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
+    except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
         # What is no trie has no such fields, and torch gives no size or address of a sparse or a nested tensor: what it
         # was is looked at only then.
         if isinstance(error, GenrecError):
