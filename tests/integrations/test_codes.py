@@ -91,3 +91,11 @@ def test_a_tokenizer_without_such_tokens_is_refused():
         tokens_from_tokenizer({"<a_0>": 0}, [2, 2])
     with pytest.raises(InvalidTypeError, match="must have a vocabulary"):
         tokens_from_tokenizer(3, [2])
+
+
+@pytest.mark.parametrize("offset", [-1, 2**26 + 1, 2**40, 2**63 - 4, 2**70])
+def test_tokens_that_no_vocabulary_has_are_refused(offset):
+    with pytest.raises(InvalidValueError, match="token_offset must be at"):
+        code_tokens((4, 4), offset)
+    with pytest.raises((InvalidTypeError, InvalidValueError), match=r"code_to_token\[0\] must"):
+        code_tokens((2, 2), code_to_token=[[offset - 1, offset], [0, 1]])

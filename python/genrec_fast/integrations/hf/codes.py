@@ -16,6 +16,9 @@ from genrec_fast.trie import Trie
 
 __all__ = ["CodeTokens", "code_tokens", "token_ids", "tokens_from_tokenizer"]
 
+# Tables by token are made up to the largest one; no vocabulary is near this.
+MOST_TOKENS = 1 << 26
+
 _FORMS = (re.compile(r"<([a-z])_(\d{1,9})>"), re.compile(r"<s_([a-z])_(\d{1,9})>"))
 
 
@@ -136,9 +139,7 @@ def code_tokens(
         InvalidTypeError: code_to_token is not integer tensors.
         InvalidValueError: token_offset is negative, or given together with code_to_token; a table of another shape.
     """
-    offset = whole_number(op, "token_offset", token_offset)
-    if offset < 0:
-        raise InvalidValueError(f"{op}: token_offset must be at least 0, got {offset}")
+    offset = whole_number(op, "token_offset", token_offset, 0, MOST_TOKENS)
     if code_to_token is None:
         tables = []
         for size in codebook_sizes:
@@ -247,6 +248,10 @@ def _table(level: int, given: Any) -> Tensor:
     if int(table.min()) < -1 or int(table.max()) < 0:
         raise InvalidValueError(
             f"code_to_token: code_to_token[{level}] must hold tokens, or -1 for none, got {int(table.min())}"
+        )
+    if int(table.max()) > MOST_TOKENS:
+        raise InvalidValueError(
+            f"code_to_token: code_to_token[{level}] must hold tokens of at most {MOST_TOKENS}, got {int(table.max())}"
         )
     present, counts = table[table >= 0].unique(return_counts=True)
     if int(counts.max()) > 1:

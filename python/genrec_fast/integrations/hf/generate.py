@@ -19,7 +19,7 @@ from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
 from genrec_fast.nn.native import warn_once
 from genrec_fast.nn.native_engine import NativeEngine
-from genrec_fast.ops._arguments import whole_number
+from genrec_fast.ops._arguments import choice, whole_number
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
 
@@ -33,8 +33,7 @@ def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None
         InvalidValueError: an unknown engine.
         UnsupportedError: engine="native", and it does not run the model.
     """
-    if engine not in ("auto", "native", "torch"):
-        raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
+    choice("trie_beam_search", "engine", engine, ("auto", "native", "torch"))
     if engine == "torch":
         return TorchEngine(model)
     try:
@@ -114,8 +113,7 @@ def trie_beam_search(
     items_per_sequence = whole_number("trie_beam_search", "items_per_sequence", items_per_sequence)
     if items_per_sequence < 1:
         raise InvalidValueError(f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence}")
-    if engine not in ("auto", "native", "torch"):
-        raise InvalidValueError(f"trie_beam_search: engine must be 'auto', 'native' or 'torch', got {engine!r}")
+    choice("trie_beam_search", "engine", engine, ("auto", "native", "torch"))
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
     op = "trie_beam_search"
