@@ -140,7 +140,9 @@ class Worker:
                 if complaint is None and case.also is not None:
                     complaint = case.also(**given)
         except Exception as error:  # noqa: BLE001 - the twin has no answer where the function gave one
-            if isinstance(error, MemoryError | Unasked) or "allocate" in str(error):  # not for such sizes
+            if isinstance(error, MemoryError | Unasked) or any(
+                word in str(error) for word in ("allocate", "symbolic")
+            ):  # not for such sizes
                 count.unjudged += 1
                 return
             self._say(target, call, "accepted", f"{type(error).__name__}: {error}"[:200], _general(how), how, args)
