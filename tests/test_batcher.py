@@ -53,6 +53,8 @@ def toy():
     return assembled(toy_recipe(), (ITEMS,))
 
 
+# A step that a test holds is not the backbone's own, so torch runs it and says so.
+pytestmark = pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
 MODEL = tiger()
 
 

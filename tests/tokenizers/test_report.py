@@ -176,7 +176,7 @@ def test_bad_input_is_named(arguments, error, text):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"codebook_sizes": (2,)}, InvalidValueError, r"codebook_sizes must be 2 integers from 1, got \(2,\)"),
+        ({"codebook_sizes": (2,)}, InvalidValueError, r"codebook_sizes must be 2 integers in \[1, 2\^26\], got \(2,\)"),
         ({"codebook_sizes": (2, 1)}, InvalidValueError, r"codes of level 1 must be in \[0, 1\), got 1"),
         ({"num_levels": 3}, InvalidValueError, r"num_levels must be in \[1, 2\], got 3"),
         ({"codebooks": 3}, InvalidTypeError, "codebooks must be a list of tensors, got int"),

@@ -268,9 +268,9 @@ def _sizes(
         if not isinstance(given, (list, tuple)):
             raise InvalidTypeError(f"report: codebook_sizes must be a list of integers, got {type(given).__name__}")
         sizes = tuple(given)
-        whole = all(isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 1 << 31 for size in sizes)
+        whole = all(isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 1 << 26 for size in sizes)
         if len(sizes) != total or not whole:
-            raise InvalidValueError(f"report: codebook_sizes must be {total} integers from 1, got {shown(sizes)}")
+            raise InvalidValueError(f"report: codebook_sizes must be {total} integers in [1, 2^26], got {shown(sizes)}")
         return sizes
     largest = tuple((codes.amax(0) + 1).tolist())
     if tokenizer is not None and len(tokenizer.codebook_sizes) >= total:

@@ -152,6 +152,7 @@ class RQKMeans(Tokenizer):
             them), one more for "progressive"; where the features are float32 in memory and not normalised, one less.
             All vectors are coded in blocks of 65,536.
         """
+        self._generator(seed)  # checks it
         self._check_features(features)
         assert features is not None  # checked just now
         count = self._count(features, num_items)

@@ -169,8 +169,7 @@ class RQVAE(Tokenizer):
             InvalidTypeError: features are not a float tensor.
             InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
         """
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-            raise InvalidValueError(f"rqvae: seed must be an integer in [0, 2^63), got {seed!r}")
+        self._generator(seed)  # checks it
         vectors = self._vectors(features)
         count = self._count(features, num_items)
         if count < max(self.config.codebook_sizes):

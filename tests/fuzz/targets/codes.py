@@ -129,8 +129,8 @@ def unpack_codes(rng: Rng) -> Case:
     def right(packed: Tensor, codebook_sizes: Any) -> Tensor:
         limits = [int(size) for size in codebook_sizes]
         bits = [(size - 1).bit_length() for size in limits]
-        if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != (sum(bits) + 7) // 8:
-            raise ValueError("packed")
+        if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] < (sum(bits) + 7) // 8:
+            raise ValueError("packed")  # bytes behind the last level are faiss' norms, and not read
         out = []
         for row in packed.tolist():
             number, found = int.from_bytes(bytes(row), "little"), []
