@@ -213,8 +213,8 @@ def test_kinds_are_checked():
             match=f"RQVAEConfig: {name} must be an? (int|number|number or None|tuple of .*), got {value!r}",
         ):
             RQVAEConfig(**{name: value})
-    for seed in (-1, 1.5, None):
-        with pytest.raises(InvalidValueError, match=rf"rqvae: seed must be"):
+    for seed, error in ((-1, InvalidValueError), (1.5, InvalidTypeError), (None, InvalidTypeError)):
+        with pytest.raises(error, match="rqvae: seed must be"):
             fitted(seed=seed)
 
 
