@@ -56,8 +56,10 @@ def test_gemm_int8(benchmark, name):
 
     assert torch.equal(ours(), twin(a, pack_twin(b, "int8"), columns, None, "int8"))
     exact = a @ b.T
-    for found in (ours(), rival()):
-        assert (found - exact).norm() < 0.02 * exact.norm()
+    # Without VNNI torch's products saturate in 16 bits: its own error is then several times ours.
+    allowed = 0.02 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 0.1
+    for found, error in ((ours(), 0.02), (rival(), allowed)):
+        assert (found - exact).norm() < error * exact.norm()
     mine, theirs = in_turn(ours, rival)
     benchmark.extra_info.update(
         workload=f"gemm {name}",
