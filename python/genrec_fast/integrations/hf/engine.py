@@ -13,6 +13,7 @@ from genrec_fast.integrations.hf.called import CalledModel
 from genrec_fast.integrations.hf.stepped import Stepped
 from genrec_fast.integrations.hf.trial import Way, way_to_search
 from genrec_fast.integrations.hf.whole import WholeTexts
+from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.types import Jagged
 
 __all__ = ["Engine", "TorchEngine"]
@@ -46,8 +47,8 @@ class Engine(Protocol):
         ...
 
 
-# How a model is searched: found out once per model.
-_ways: weakref.WeakKeyDictionary[nn.Module, Way] = weakref.WeakKeyDictionary()
+# How a model is searched: found out once, and again when its parts have changed.
+_ways: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, Way]] = weakref.WeakKeyDictionary()
 
 
 class TorchEngine:
@@ -103,9 +104,13 @@ class TorchEngine:
 
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
         owner = self.model.owner
-        if owner in _ways or not len(prompts):
-            return _ways.get(owner, Stepped)
-        way = _ways[owner] = way_to_search(self.model, prompts, decoder_prompts, encoded)
+        if not len(prompts):
+            return Stepped
+        known = _ways.get(owner)
+        if known is not None and known[0].same_parts(owner):
+            return known[1]
+        way = way_to_search(self.model, prompts, decoder_prompts, encoded)
+        _ways[owner] = (Snapshot(owner), way)
         if way is WholeTexts:
             warnings.warn(
                 f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
