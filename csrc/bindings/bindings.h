@@ -3,12 +3,19 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <type_traits>
+
+#include "core/check.h"
 
 namespace genrec::bindings {
 
-// Tensors cross the border as data pointers.
+// Tensors cross the border as data pointers. Python copies a tensor whose elements lie at odd addresses
+// (`torch.frombuffer` gives any); one that comes through is refused here, since vector loads and compilers rely on it.
 template <typename T>
 T* as_pointer(std::uintptr_t address) {
+  if constexpr (!std::is_void_v<T>)
+    check(address % alignof(T) == 0, "tensor: its elements must be aligned to ", alignof(T), " bytes, got address ",
+          address, ": pass a clone() of it");
   return reinterpret_cast<T*>(address);
 }
 

@@ -14,6 +14,14 @@ constexpr std::size_t cache_line = 64, huge_page = std::size_t{1} << 21;
 
 std::size_t alignment_of(std::size_t size) { return size >= huge_page ? huge_page : cache_line; }
 
+// Up to whole cache lines, and then, where that made it large, to whole huge pages: what is released must be aligned as
+// it was allocated, and only its size is known by then.
+std::size_t rounded(std::size_t size) {
+  size = (size + cache_line - 1) / cache_line * cache_line;
+  const std::size_t alignment = alignment_of(size);
+  return (size + alignment - 1) / alignment * alignment;
+}
+
 void release(void* data, std::size_t size) noexcept { ::operator delete(data, std::align_val_t{alignment_of(size)}); }
 
 // A thread's blocks between two calls.
@@ -63,12 +71,12 @@ thread_local Kept kept;
 
 Memory::Memory(std::int64_t bytes) {
   if (bytes <= 0) return;
-  size_ = static_cast<std::size_t>(bytes);
-  const std::size_t alignment = alignment_of(size_);
-  size_ = (size_ + alignment - 1) / alignment * alignment;
+  size_ = rounded(static_cast<std::size_t>(bytes));
   data_ = kept.take(size_);
   if (data_) return;
+  const std::size_t alignment = alignment_of(size_);
   data_ = ::operator new(size_, std::align_val_t{alignment});
+  if (!data_) throw std::bad_alloc();  // a sanitizer's allocator does not
 #if defined(__linux__)
   if (alignment == huge_page) madvise(data_, size_, MADV_HUGEPAGE);  // advice: refused, it costs nothing
 #endif

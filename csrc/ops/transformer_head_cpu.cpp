@@ -29,7 +29,7 @@ struct Logits {
     if (bias)
       for (int v = 0; v < Vecs; ++v)
         for (int r = 0; r < Rows; ++r) sums[r][v] = sums[r][v] + load(bias + column + v * lanes);
-    if (column < last && column + Vecs * lanes > first)
+    if (first < last && column < last && column + Vecs * lanes > first)
       for (int r = 0; r < Rows; ++r)
         for (int v = 0; v < Vecs; ++v) put(row + r, column + v * lanes, sums[r][v]);
     if (!best) return;

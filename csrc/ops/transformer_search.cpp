@@ -120,12 +120,14 @@ class Search {
 
   // Codes [users, next, levels]: the parents' so far, and the one that was chosen.
   void write(int level, const std::vector<std::int32_t>& chosen, std::int64_t next) {
-    const std::int64_t levels = args_.trie.num_levels;
+    const std::int64_t levels = args_.trie.num_levels, size = args_.trie.levels[level].codebook_size;
     std::vector<std::int32_t> written(static_cast<std::size_t>(args_.num_users * next * levels), 0);
     for (std::int64_t row = 0; row < args_.num_users * next; ++row) {
       const auto at = static_cast<std::size_t>(row);
       std::int32_t* to = written.data() + row * levels;
       if (level) std::copy_n(written_.data() + parent(row, next) * levels, level, to);
+      check(chosen[at] >= 0 && chosen[at] < size, op, ": trie must have codes in [0, ", size, ") on level ", level,
+            ", got ", chosen[at]);
       to[level] = chosen[at];
     }
     written_ = std::move(written);

@@ -122,7 +122,7 @@ bool alive(const TrieStepArgs& args, std::int64_t user, std::int64_t edge) {
     const std::int64_t base = filter.users > 1 ? user * filter.words : 0;
     const auto rank = [&](std::int64_t row) {
       const std::int64_t word = base + (row >> 6);
-      return filter.ranks[word] + count_bits(filter.bits[word] & ((std::uint64_t{1} << (row & 63)) - 1));
+      return std::int64_t{filter.ranks[word]} + count_bits(filter.bits[word] & ((std::uint64_t{1} << (row & 63)) - 1));
     };
     count = rank(high) - rank(low);
   }

@@ -10,6 +10,7 @@ import typing
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_integers",
     "check_number",
     "check_weights",
+    "is_truth",
     "shown",
     "whole_number",
 ]
@@ -120,7 +122,7 @@ def whole_number(op: str, name: str, value: Any, least: int = 1) -> int:
         InvalidValueError: out of range.
     """
     number = value if type(value) is int else None
-    if number is None and not isinstance(value, bool) and getattr(value, "dtype", None) != torch.bool:
+    if number is None and not is_truth(value):
         # numpy's and torch's whole numbers; what is none says so in one of these ways
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             number = operator.index(value)
@@ -130,6 +132,11 @@ def whole_number(op: str, name: str, value: Any, least: int = 1) -> int:
         rule = f"at least {least}" if number < least else f"at most {MOST}"
         raise InvalidValueError(f"{op}: {name} must be {rule}, got {shown(number)}")
     return number
+
+
+def is_truth(value: Any) -> bool:
+    """Whether a value is a bool: Python's, numpy's (which older numpys take for a number) or a tensor of them."""
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
 
 
 def check_flag(op: str, name: str, value: Any) -> bool:

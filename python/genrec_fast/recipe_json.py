@@ -75,7 +75,7 @@ def from_json(text: Any, where: str = "recipe.json") -> Recipe:
     Raises:
         CorruptFileError: unknown version, keys, kinds, or values of the wrong type or out of range.
     """
-    if not isinstance(text, dict) or text.get("version") != VERSION:
+    if not isinstance(text, dict) or text.get("version") != VERSION or type(text["version"]) is not int:
         got = text.get("version") if isinstance(text, dict) else type(text).__name__
         raise CorruptFileError(f"{where}: version must be {VERSION}, got {got!r}")
     recipe = _decode_fields(Recipe, {k: v for k, v in text.items() if k != "version"}, where)

@@ -57,6 +57,8 @@ class Jagged:
             raise InvalidTypeError(
                 f"Jagged: offsets must be int64 [B + 1], got {self.offsets.dtype} {list(self.offsets.shape)}"
             )
+        if self.values.dim() == 0:
+            raise InvalidValueError("Jagged: values must have at least one dimension, got none")
         if self.offsets.device.type != "cpu":  # a check would wait for the device
             return
         few = self.offsets.tolist() if self.offsets.numel() < 1024 else [1]  # faster than five calls of torch

@@ -175,6 +175,11 @@ class Engine:
         if status == 0:
             return None
         name, _ = next(itertools.islice(names, at, None))
+        step = call % TARGETS[name].calls + 1
+        whole = step == 1 and phase == 0  # the case itself cannot be made
+        going_on = (at + 1, 0) if whole or step >= TARGETS[name].calls else (at, step)
+        if not hung and "allocator is out of memory" in said:
+            return going_on  # a sanitizer's `new` ends the process where else there is a std::bad_alloc: a refusal
         self.out.deaths[name] = self.out.deaths.get(name, 0) + 1
         kind = "hang" if hung else f"death ({_signal(status)})"
         fault = Fault(
@@ -182,9 +187,7 @@ class Engine:
         )
         fault.shown = said.strip()[:2500]
         self.out.add(fault)
-        step = call % TARGETS[name].calls + 1
-        whole = step == 1 and phase == 0  # the case itself cannot be made
-        return (at + 1, 0) if whole or step >= TARGETS[name].calls else (at, step)
+        return going_on
 
     def _explained(self, name: str, call: int) -> str:
         """What was changed in a call that killed its process: found in another process, which does not make it."""

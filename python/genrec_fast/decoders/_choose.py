@@ -199,11 +199,13 @@ class Diverse:
             valid = _Children(trie, level, logits, nodes, scores, allowed).sums.float()
             within = scores + (sums - valid.where(valid > -torch.inf, 0.0))
         beams, last = nodes.shape[1], level + 1 == len(trie.codebook_sizes)
+        before = beams // self.num_groups
+        each = min(self.each, trie.tokens[level].numel())  # there are no more prefixes than that
         begun = torch.full((len(nodes), 0), -1, dtype=torch.int64, device=nodes.device)
         taken, taken_codes, steps = begun, begun, []  # parents' nodes and codes that earlier groups chose
         for group in range(self.num_groups):
-            first = 0 if beams == 1 else group * self.each
-            part = slice(first, 1 if beams == 1 else first + self.each)
+            first = 0 if beams == 1 else group * before
+            part = slice(first, 1 if beams == 1 else first + before)
             own, same = logits[:, part], nodes[:, part, None] == taken[:, None]
             counts = torch.zeros_like(own).scatter_add(2, taken_codes[:, None].expand_as(same), same.float())
             lowered = (own - self.penalty * counts).where((counts == 0) | (not last), -torch.inf)
@@ -213,7 +215,7 @@ class Diverse:
                 lowered,
                 nodes[:, part],
                 within[:, part],
-                num_beams=self.each,
+                num_beams=each,
                 normalize="all",
                 log_sums=sums[:, part],
                 allowed=allowed,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import is_truth
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 
 __all__ = [
@@ -89,7 +90,7 @@ def whole_number(op: str, name: str, value: Any, least: int = INT64[0], most: in
         number = value
     else:
         try:
-            if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+            if is_truth(value):
                 raise TypeError
             number = operator.index(value)
         except (TypeError, ValueError, RuntimeError) as error:  # torch's, for a tensor of no or of many numbers
@@ -141,7 +142,7 @@ def real_number(op: str, name: str, value: Any, most: float = sys.float_info.max
         if value.numel() != 1 or value.device.type == "meta" or value.dtype == torch.bool or value.is_complex():
             raise InvalidTypeError(f"{kind}, got {shown(value)}")
         value = value.item()
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, str | bytes) or is_truth(value):
         raise InvalidTypeError(f"{kind}, got {shown(value)}")
     try:
         number = float(value)

@@ -177,9 +177,9 @@ class T5Bias:
             raise InvalidValueError(
                 f"T5Bias: weight must have 2 buckets, or 4 if bidirectional, at least, got {self.weight.shape[0]}"
             )
-        whole_number("T5Bias", "max_distance", self.max_distance, exact + 1, 2**31 - 1)
+        farthest = whole_number("T5Bias", "max_distance", self.max_distance, exact + 1, 2**31 - 1)
         distances = torch.arange(1 - longest, longest, device=self.weight.device)
-        buckets = t5_buckets(distances, self.weight.shape[0], self.max_distance, bidirectional=self.bidirectional)
+        buckets = t5_buckets(distances, self.weight.shape[0], farthest, bidirectional=self.bidirectional)
         return BiasTables(self.weight[buckets].t(), None, None, None, None)
 
 

@@ -82,7 +82,8 @@ def _check(args: tuple[Any, ...]) -> None:
 
 def _slow(*args: Any) -> tuple[Tensor, Tensor]:
     if args[0].is_cpu:  # what float64 is given, float32 would have been given: one check for both
-        core.jagged_attention_check(**_arguments(_prepared(args, args[0].dtype), args[11:]))
+        tensors = _prepared(args, args[0].dtype)  # by name: they must outlive the call that reads their addresses
+        core.jagged_attention_check(**_arguments(tensors, args[11:]))
     else:
         _check(args)
     return _twin(*args)
@@ -178,7 +179,8 @@ def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None,
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     q, v, softmax = args[0], args[2], args[11]
     tensors = _prepared(args, q.dtype)
-    pairs = all(x is not None and x.stride(0) % 2 == 0 for x in tensors[:2]) and q.shape[2] % 2 == 0
+    pairs = all(x is not None and x.stride(0) % 2 == 0 and x.data_ptr() % 4 == 0 for x in tensors[:2])
+    pairs = pairs and q.shape[2] % 2 == 0
     if q.dtype == torch.bfloat16 and not (pairs and core.active_isa() == "avx512_bf16"):
         # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
         tensors = _prepared(args, torch.float32)

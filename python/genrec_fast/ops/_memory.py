@@ -31,9 +31,11 @@ def require_room(op: str, name: str, shape: Sequence[int], size: int = 4) -> Non
     """Raises where ``shape`` elements of ``size`` bytes are more than the machine has.
 
     Raises:
-        InvalidValueError: no machine could address them.
+        InvalidValueError: no machine could address them, or a size is negative.
         UnsupportedError: this machine has not so much memory.
     """
+    if min(shape, default=0) < 0:
+        raise InvalidValueError(f"{op}: {name} must have sizes of at least 0, got {list(shape)}")
     bytes_needed = math.prod(shape) * size
     if bytes_needed > MOST_BYTES:
         raise InvalidValueError(f"{op}: {name} must fit into memory (2^47 bytes), got {list(shape)}")

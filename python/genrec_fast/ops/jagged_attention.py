@@ -137,7 +137,7 @@ def jagged_attention(
     if kind == "softmax" and attn_scale is not None:
         raise InvalidValueError(f"{op}: attn_scale must be None with kind='softmax', got {shown(attn_scale)}")
     if attn_scale is not None:
-        _check_scale(op, attn_scale, q)
+        attn_scale = _checked_scale(op, attn_scale, q)
     tables = BiasTables(None, None, None, None, None)
     if bias is not None:
         if not isinstance(bias, RelativeTimeBias | T5Bias | ALiBi):
@@ -174,10 +174,9 @@ def _longest(offsets: Tensor) -> int:
     return int((offsets[1:] - offsets[:-1]).max()) if offsets.numel() > 1 else 0
 
 
-def _check_scale(op: str, scale: Any, q: Tensor) -> None:
+def _checked_scale(op: str, scale: Any, q: Tensor) -> float | Tensor:
     if not isinstance(scale, Tensor):
-        real_number(op, "attn_scale", scale)
-        return
+        return real_number(op, "attn_scale", scale)
     require_tensors(op, q.device, attn_scale=scale)
     if not scale.is_floating_point():
         raise InvalidTypeError(f"{op}: attn_scale must be float, got {scale.dtype}")
@@ -185,6 +184,7 @@ def _check_scale(op: str, scale: Any, q: Tensor) -> None:
         raise InvalidValueError(
             f"{op}: attn_scale must be a number or [{q.shape[0]}], one per query, got {list(scale.shape)}"
         )
+    return scale
 
 
 def _scaled(out: Tensor, scale: float | Tensor | None) -> Tensor:

@@ -95,6 +95,7 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
         "counts": (torch.int64, centroids.shape[:1]),
         "inertia": (torch.float64, torch.Size()),
     }
+    require_tensors("kmeans_step", None, **{"after.labels": after.labels})
     for name, (dtype, shape) in wanted.items():
         part = getattr(after, name)
         require_tensors("kmeans_step", None, **{f"after.{name}": part})
@@ -103,6 +104,11 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
                 f"kmeans_step: after.{name} must be {dtype} {list(shape)} on {centroids.device}, "
                 f"got {part.dtype} {list(part.shape)} on {part.device}"
             )
+    if after.counts.numel() and not after.counts.is_meta:
+        low, high = (int(bound) for bound in after.counts.aminmax())
+        if low < 0 or high >= 2**62:
+            got = low if low < 0 else high
+            raise InvalidValueError(f"kmeans_step: after.counts must be in [0, 2^62), got {got}")
     return after.sums, after.counts, after.inertia
 
 

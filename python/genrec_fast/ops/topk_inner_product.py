@@ -133,6 +133,7 @@ def _cpu(
     exclude_ids: Tensor | None,
     exclude_offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
+    require_room("topk_inner_product", "ids", (queries.shape[0], k), 8)  # before a look at so many queries
     require_finite("topk_inner_product", "queries", queries)
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
@@ -140,7 +141,6 @@ def _cpu(
     queries, table = readable(queries.float()), readable(table.float())
     count, num_items = queries.shape[0], table.shape[0]
     most = max(1, min(k, num_items))
-    require_room("topk_inner_product", "ids", (count, k), 8)
     scores = allocate("topk_inner_product", "scores", count, most)
     ids = allocate("topk_inner_product", "ids", count, most, dtype=torch.int64)
     allowed = None if allowed is None else readable(allowed)

@@ -139,7 +139,7 @@ def transformer_search(
     if distance is not None:
         if distance.dim() == 2 and distance.shape[1] % 2 == 0:
             raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
-        floats["distance"] = (distance, [stack.spec.num_heads, distance.numel() // stack.spec.num_heads])
+        floats["distance"] = (distance, [stack.spec.num_heads, distance.shape[1] if distance.dim() == 2 else 0])
     if first_table is not None:
         floats["first_table"] = (first_table, [vocabulary, stack.spec.mixed])
     for number, part in enumerate(chain):

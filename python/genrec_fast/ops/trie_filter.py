@@ -96,6 +96,7 @@ class TrieFilter:
         except (AttributeError, TypeError, IndexError, RuntimeError) as error:
             raise InvalidTypeError(f"trie_step: a filter must hold tensors [U, words], got {shown(bits)}") from error
 
+    @door
     def keeps(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether item ``items[m]`` may be shown to user ``users[m]`` (int64 ``[M]`` both): bool ``[M]``.
 
@@ -127,6 +128,7 @@ class TrieFilter:
             if (
                 self.allowed.dtype != torch.bool
                 or self.allowed.dim() != 2
+                or self.allowed.shape[0] < 1
                 or self.allowed.shape[1] != self.leaf_items.numel()
             ):
                 raise InvalidValueError(

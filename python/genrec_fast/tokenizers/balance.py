@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genrec_fast.checks import check_dense, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._arguments import FLOAT32, real_number
 from genrec_fast.tokenizers.balance_flow import even_out
 
 __all__ = ["Balance", "balanced_assignment", "check_balance"]
@@ -85,7 +86,8 @@ def balanced_assignment(
         >>> balanced_assignment(x, torch.tensor([[1.0], [9.0]])).tolist()
         [0, 0, 1, 1]
     """
-    _check(x, centroids, method, capacity, epsilon, sweeps, prices)
+    _check(x, centroids, method, capacity, sweeps, prices)
+    epsilon = check_epsilon("balanced_assignment", epsilon)
     rows, codes = len(x), len(centroids)
     room = -(-rows // codes) if capacity is None else capacity
     if rows == 0:
@@ -199,7 +201,20 @@ class _Problem:
 
 
 def _plan(costs: Tensor, prices: Tensor, epsilon: float) -> Tensor:
-    return torch.sub((prices / epsilon).float(), costs, alpha=1 / epsilon).softmax(1)
+    return torch.sub((prices / epsilon).float(), costs, alpha=min(1 / epsilon, FLOAT32)).softmax(1)
+
+
+def check_epsilon(op: str, epsilon: Any) -> float:
+    """A temperature as a share of the costs' range: below 1e-30 their quotient leaves float32.
+
+    Raises:
+        InvalidTypeError: no number.
+        InvalidValueError: outside [1e-30, 1e30].
+    """
+    number = real_number(op, "epsilon", epsilon)
+    if not 1e-30 <= number <= 1e30:
+        raise InvalidValueError(f"{op}: epsilon must be in [1e-30, 1e30], got {number}")
+    return number
 
 
 def check_balance(op: str, balance: Any) -> None:
@@ -213,7 +228,7 @@ def check_balance(op: str, balance: Any) -> None:
 
 
 def _check(
-    x: Any, centroids: Any, method: Any, capacity: Any, epsilon: float, sweeps: int, prices: Tensor | None
+    x: Any, centroids: Any, method: Any, capacity: Any, sweeps: int, prices: Tensor | None
 ) -> None:
     op = "balanced_assignment"
     for name, value in (("x", x), ("centroids", centroids)):
@@ -221,8 +236,8 @@ def _check(
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise InvalidTypeError(f"{op}: {name} must be a float tensor, got {got}")
         check_dense(op, name, value)
-    for name, value in (("x", x), ("centroids", centroids)):
-        if value.dim() != 2 or value.shape[1] != centroids.shape[-1] or value.shape[1] < 1:
+    for name, value in (("centroids", centroids), ("x", x)):
+        if value.dim() != 2 or value.shape[1] != centroids.shape[1] or value.shape[1] < 1:
             raise InvalidValueError(f"{op}: {name} must be a matrix, as wide as the other, got {list(value.shape)}")
         for first, block in enumerate(value.split(1 << 16)):
             finite = block.isfinite().all(1)
@@ -242,10 +257,6 @@ def _check(
     if capacity is not None and (method != "capacity" or whole_number(op, "capacity", capacity) * codes < rows):
         rule = f"at least {-(-rows // codes)} for {rows} rows" if method == "capacity" else "None with 'sinkhorn'"
         raise InvalidValueError(f"{op}: capacity must be {rule}, got {shown(capacity)}")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
-        raise InvalidTypeError(f"{op}: epsilon must be a number, got {shown(epsilon)}")
-    if not 0 < epsilon < float("inf"):
-        raise InvalidValueError(f"{op}: epsilon must be above 0, got {epsilon}")
     whole_number(op, "sweeps", sweeps)
     if prices is not None:
         check_dense(op, "prices", prices)

@@ -11,6 +11,7 @@ from torch import Tensor
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._arguments import require_tensors
+from genrec_fast.tokenizers.balance import check_epsilon
 from genrec_fast.tokenizers.dedup import resolve_by_level
 from genrec_fast.tokenizers.groups import check_codebooks, check_item_codes, group_items
 from genrec_fast.tokenizers.reassign_rounds import serve
@@ -92,8 +93,7 @@ def reassign(
         raise InvalidValueError(
             f"reassign: when_full must be one of {', '.join(get_args(WhenFull))}, got {when_full!r}"
         )
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < float("inf"):
-        raise InvalidValueError(f"reassign: epsilon must be above 0 and finite, got {epsilon!r}")
+    epsilon = check_epsilon("reassign", epsilon)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise InvalidValueError(f"reassign: iterations must be an integer of at least 1, got {iterations!r}")
     source = vectors.detach().to("cpu")

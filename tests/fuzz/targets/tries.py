@@ -155,12 +155,12 @@ class Altered:
     def draw(self, seed: int) -> bytes:
         rng, raw = Rng(seed), bytearray(self.raw)
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
-            place = rng.randrange(len(raw))
+            place = rng.randrange(len(raw) or 1)
             way = rng.random()
             if way < 0.6:
-                raw[place] ^= 1 << rng.randrange(8)
+                raw[place : place + 1] = bytes(byte ^ 1 << rng.randrange(8) for byte in raw[place : place + 1])
             elif way < 0.75:
-                raw[place] = rng.choice((0, 255, 127, 128))
+                raw[place : place + 1] = bytes([rng.choice((0, 255, 127, 128))])
             elif way < 0.85:
                 raw = raw[:place] or raw
             elif way < 0.95:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import is_truth
 from genrec_fast.decoders._choose import Sampled
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
@@ -249,6 +250,13 @@ class CompiledRecommender:
         return Ranked(items, codes, scores, exact, found.bound)
 
 
+def _plain(row: Any) -> Any:
+    """A row in which no truth value stands for a number, as torch would have it."""
+    if isinstance(row, Sequence) and any(map(is_truth, row)):
+        raise TypeError("a truth value is no token")
+    return row
+
+
 def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> Jagged:
     if isinstance(prompts, Tensor):
         if prompts.dim() != 2 or prompts.dtype != torch.int64:
@@ -273,7 +281,7 @@ def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | 
         raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")
     elif not isinstance(prompts, Jagged):
         try:
-            given = [torch.as_tensor(row) for row in prompts]
+            given = [torch.as_tensor(row if isinstance(row, Tensor) else _plain(row)) for row in prompts]
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InvalidTypeError(f"recommend: prompts must be lists of token ids, got {prompts!r:.60}") from error
         for user, row in enumerate(given):
