@@ -360,7 +360,7 @@ def spec(rng: Rng) -> Case:
     return Case(
         lambda **given: TransformerSpec(**given).mixed,
         args,
-        lambda **given: (given["num_heads"] + 2 * given["num_kv_heads"]) * given["head_width"],
+        lambda **given: (int(given["num_heads"]) + 2 * int(given["num_kv_heads"])) * int(given["head_width"]),
     )
 
 
