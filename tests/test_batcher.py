@@ -330,7 +330,7 @@ def test_python_ends_with_a_batcher_at_work(tmp_path):
         ({"timeout": "1"}, InvalidTypeError, "timeout must be a number of seconds, got '1'"),
         ({"allowed": torch.ones(ITEMS)}, InvalidTypeError, "allowed must be bool, got float32"),
         ({"exclude": Jagged.from_rows([[-1]])}, InvalidValueError, r"exclude must hold item ids in \[0, 60\), got -1"),
-        ({"users_per_batch": 3}, InvalidTypeError, "users_per_batch must not be given"),
+        ({"users_per_batch": 3}, InvalidTypeError, "options are .*, got users_per_batch"),
     ],
 )
 def test_wrong_questions_fail_where_they_are_asked(arguments, error, text):

@@ -42,9 +42,9 @@ def test_it_agrees_with_recommend_and_the_metrics(model, test_questions):
 def test_slots_without_an_item_are_counted(test_questions, model, monkeypatch):
     original = model.search
 
-    def half(batch, k, **options):
-        ranked = original(batch, k, **options)
-        ranked.items[:, k // 2 :] = -1
+    def half(batch, query):
+        ranked = original(batch, query)
+        ranked.items[:, query.k // 2 :] = -1
         return ranked
 
     monkeypatch.setattr(model, "search", half)

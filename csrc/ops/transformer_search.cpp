@@ -125,9 +125,11 @@ class Search {
     for (std::int64_t row = 0; row < args_.num_users * next; ++row) {
       const auto at = static_cast<std::size_t>(row);
       std::int32_t* to = written.data() + row * levels;
+      // An altered trie makes a step choose what there is not.
+      check(chosen[at] >= 0 && chosen[at] < size && parents_[at] >= 0 && parents_[at] < beams_, op,
+            ": trie must have codes in [0, ", size, ") on level ", level, ", got ", chosen[at], " below beam ",
+            parents_[at]);
       if (level) std::copy_n(written_.data() + parent(row, next) * levels, level, to);
-      check(chosen[at] >= 0 && chosen[at] < size, op, ": trie must have codes in [0, ", size, ") on level ", level,
-            ", got ", chosen[at]);
       to[level] = chosen[at];
     }
     written_ = std::move(written);

@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
+from typing_extensions import Unpack
 
-from genrec_fast.batcher_rows import Group, Request, Row, Stepwise, join_rows, one_user
+from genrec_fast.base.batch import Question, Ranked, as_batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.query import Options, Query, ask
+from genrec_fast.batcher_rows import Group, Request, Row, Stepwise
+from genrec_fast.checks import whole_number
 from genrec_fast.errors import (
     ClosedError,
     GenrecError,
@@ -24,8 +28,6 @@ from genrec_fast.errors import (
     QueueFullError,
     TimedOutError,
 )
-from genrec_fast.questions import check_count, check_question
-from genrec_fast.types import Jagged, Ranked
 
 if TYPE_CHECKING:
     from genrec_fast.model import Recommender
@@ -101,7 +103,7 @@ class Batcher:
         on_group: Callable[[int], None] | None = None,
     ) -> None:
         for name, value in (("max_waiting", max_waiting), ("max_running", max_running)):
-            check_count(name, value, op="batcher")
+            whole_number("batcher", name, value)
         _check_timeout(timeout)
         self.model, self.max_waiting, self.max_running = model, max_waiting, max_running
         self._timeout, self._on_group = timeout, on_group
@@ -134,21 +136,16 @@ class Batcher:
         histories: Jagged | Sequence[Sequence[int]],
         k: int = 10,
         *,
-        num_beams: int | None = None,
-        exact: bool = False,
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Future[Ranked]:
         """Asks and returns at once.
 
         Args:
             histories: as in ``Recommender.recommend``; at most ``max_waiting`` of them.
             k: how many items.
-            num_beams: width of the search; ``None``: the decoder's own.
-            exact: widen the search until the k items are proven to be the best of the catalog.
             timeout: seconds from now; ``None``: the batcher's own.
-            options: ``allowed``, ``exclude``, ``exclude_seen``, ``users``, ``timestamps``, ``target_timestamps`` and
-                ``actions`` of ``Recommender.recommend``. Tensors must not be changed before the answer is there.
+            options: as in ``Recommender.recommend``. Tensors must not be changed before the answer is there.
 
         Returns:
             A future of what ``Recommender.recommend`` would return; ``cancel()`` drops the work. Its callbacks run in
@@ -163,38 +160,17 @@ class Batcher:
         _check_timeout(timeout)
         timeout = self._timeout if timeout is None else timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        if "users_per_batch" in options:
-            raise InvalidTypeError("batcher: users_per_batch must not be given (max_running stands in its place)")
-        asked = check_question(self.model.num_items, histories, k, num_beams=num_beams, **options)
+        question, query = ask(self.model.num_items, histories, k, options)
+        num_beams: Any = query.num_beams
         if self._stepwise is not None:
-            num_beams = self._stepwise.width(k, num_beams)
-            if exact and not self._stepwise.can_widen:
+            num_beams = self._stepwise.width(query.k, num_beams)
+            if query.exact and not self._stepwise.can_widen:
                 raise InvalidValueError("batcher: exact must be False as this decoder cannot widen, got True")
-        if asked.allowed is not None and asked.allowed.dtype != torch.bool:
-            name = str(asked.allowed.dtype).removeprefix("torch.")
-            raise InvalidTypeError(f"batcher: allowed must be bool, got {name}")
-        if asked.exclude is not None and asked.exclude.values.numel():
-            low, high = (int(bound) for bound in asked.exclude.values.aminmax())
-            if low < 0 or high >= self.model.num_items:
-                wrong = low if low < 0 else high
-                raise InvalidValueError(
-                    f"batcher: exclude must hold item ids in [0, {self.model.num_items}), got {wrong}"
-                )
-        count, most = len(asked.histories), self.model.recipe.batching.max_items
-        short = asked.histories.histories.values.shape[0] <= most  # the usual question, one short history, as it is
-        questions = asked.histories if short else asked.histories.rows(torch.arange(count), most)
+        count = len(question)
+        question = question.last(self.model.recipe.batching.max_items)
         request = Request(Future(), deadline, timeout, [None] * count)
         rows = [
-            Row(
-                request,
-                row,
-                k,
-                num_beams,
-                exact,
-                questions.rows(torch.tensor([row])) if count > 1 else questions,
-                asked.allowed if asked.allowed is None or asked.allowed.dim() == 1 else asked.allowed[row],
-                None if asked.exclude is None else asked.exclude[row],
-            )
+            Row(request, row, num_beams, question.slice(row, row + 1), query.slice(row, row + 1, of=count))
             for row in range(count)
         ]
         with self._changed:
@@ -210,7 +186,12 @@ class Batcher:
         return request.future
 
     def recommend(
-        self, histories: Jagged | Sequence[Sequence[int]], k: int = 10, *, timeout: float | None = None, **options: Any
+        self,
+        histories: Jagged | Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> Ranked:
         """``submit``, and waits for the answer.
 
@@ -342,31 +323,24 @@ class Batcher:
         if self._on_group is not None:
             self._on_group(len(rows))
         self._searched += len(rows)
-        batch = model.layout(join_rows([row.asked for row in rows]).to(model.device))
-        options: dict[str, Any] = {}
-        masks = [row.allowed for row in rows if row.allowed is not None]
-        if masks:
-            shared = all(mask is masks[0] for mask in masks)
-            options["allowed"] = (masks[0] if shared else torch.stack(masks)).to(model.device)
-        if any(row.exclude is not None for row in rows):
-            nothing = torch.zeros(0, dtype=torch.int64)
-            lists = [nothing if row.exclude is None else row.exclude for row in rows]
-            options["exclude"] = Jagged.from_rows(lists).to(model.device)
+        batch = model.layout(as_batch(Question.cat([row.question for row in rows])).to(model.device))
+        query = joined([row.query for row in rows]).to(model.device)
+        options: dict[str, Any] = {"allowed": query.allowed, "exclude": query.exclude}
         if self._stepwise is not None:
             beams = rows[0].num_beams
             assert beams is not None  # of width()
             group.search = self._stepwise.begin(model.backbone, batch, model.trie, beams, **options)
             return
-        options |= {"num_beams": rows[0].num_beams, "exact": rows[0].exact}
-        found = model.decoder.search(model.backbone, batch, model.trie, rows[0].k, **options)
-        self._finish(group, [one_user(found, row) for row in range(len(rows))])
+        options |= {"num_beams": rows[0].num_beams, "exact": query.exact}
+        found = model.decoder.search(model.backbone, batch, model.trie, query.k, **options)
+        self._finish(group, [found.slice(row, row + 1) for row in range(len(rows))])
 
     def _advance(self, group: Group) -> None:
         if group.search is None:
             return
         group.search.advance()
         if group.search.done:
-            self._finish(group, group.search.results([row.k for row in group.rows]))
+            self._finish(group, group.search.results([row.query.k for row in group.rows]))
 
     def _finish(self, group: Group, found: Sequence[Ranked]) -> None:
         """Answers, or asks again with twice the beams where ``exact`` wants it and the certificate failed."""
@@ -375,7 +349,7 @@ class Batcher:
         trie = self.model.trie
         for row, ranked in zip(group.rows, found, strict=True):
             beams = row.num_beams
-            if self._stepwise is None or beams is None or trie is None or not row.exact or bool(ranked.exact):
+            if self._stepwise is None or beams is None or trie is None or not row.query.exact or bool(ranked.exact):
                 done.append((row, ranked))
             else:
                 row.num_beams = min(2 * beams, max(trie.num_rows, beams))
@@ -394,3 +368,11 @@ def _check_timeout(timeout: float | None) -> None:
         raise InvalidTypeError(f"batcher: timeout must be a number of seconds, got {timeout!r}")
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise InvalidValueError(f"batcher: timeout must be above 0 and finite, got {timeout}")
+
+
+def joined(queries: Sequence[Query]) -> Query:
+    """One query for all users of a group; a user who excludes nothing has an empty row."""
+    if any(query.exclude is not None for query in queries):
+        nothing = Jagged.from_rows([[]])
+        queries = [replace(query, exclude=nothing) if query.exclude is None else query for query in queries]
+    return Query.cat(queries)

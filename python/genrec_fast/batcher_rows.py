@@ -8,15 +8,14 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from genrec_fast.data import Evaluation
+from genrec_fast.base.batch import Question, Ranked
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.query import Query
 from genrec_fast.errors import TimedOutError
-from genrec_fast.questions import question
-from genrec_fast.types import Batch, Jagged, Ranked
 
-__all__ = ["Group", "Pass", "Request", "Row", "Stepwise", "join_rows", "one_user"]
+__all__ = ["Group", "Pass", "Request", "Row", "Stepwise"]
 
 
 class Pass(Protocol):
@@ -38,7 +37,7 @@ class Stepwise(Protocol):
     def begin(
         self,
         backbone: Any,
-        batch: Batch,
+        batch: Any,
         trie: Any,
         num_beams: int,
         *,
@@ -77,8 +76,7 @@ class Request:
         self.found[row] = ranked
         parts = [part for part in self.found if part is not None]
         if len(parts) == len(self.found):
-            names = ("items", "codes", "scores", "exact", "bound")
-            whole = Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in names))
+            whole = Ranked.cat([part.to("cpu") for part in parts])
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(whole)
         self.notice()
@@ -93,20 +91,20 @@ class Row:
 
     request: Request
     index: int  # in the request
-    k: int
     num_beams: int | None
-    exact: bool
-    asked: Evaluation  # one row
-    allowed: Tensor | None  # bool [N]
-    exclude: Tensor | None  # int64 [n]
+    question: Question  # of one user
+    query: Query
     alone: bool = False  # its group failed: it must not fail others again
 
     def key(self, stepwise: bool) -> Hashable:
         """Rows with equal keys may be searched together, each with the answer of a search of its own."""
-        shape = (self.allowed is None, self.asked.timestamps is None, self.asked.actions is None)
+        query = self.query
+        shape = (query.allowed is None, self.question.timestamps is None, self.question.actions is None)
         # A search that is not ours to split may look at k and exact as it likes.
         return (
-            (shape, self.num_beams) if stepwise else (shape, self.num_beams, self.k, self.exact, self.exclude is None)
+            (shape, self.num_beams)
+            if stepwise
+            else (shape, self.num_beams, query.k, query.exact, query.exclude is None)
         )
 
 
@@ -116,30 +114,3 @@ class Group:
 
     rows: list[Row]
     search: Pass | None = field(default=None)
-
-
-def join_rows(rows: Sequence[Evaluation]) -> Batch:
-    """One batch of questions that each have one row, all with times and actions, or none."""
-    histories = Jagged.from_rows([row.histories.values for row in rows])
-    times = [row.timestamps for row in rows if row.timestamps is not None]
-    # A question that does not say when it is asked is asked at its last event; see ``question``.
-    now = [row.timestamps[-1:] if row.target_timestamps is None else row.target_timestamps
-           for row in rows if row.timestamps is not None]  # fmt: skip
-    actions = [row.actions for row in rows if row.actions is not None]
-    users = torch.cat([row.users for row in rows])
-    return question(
-        Evaluation(
-            histories,
-            users,
-            users,
-            torch.cat(times) if times else None,
-            torch.cat(now) if times else None,
-            torch.cat(actions) if actions else None,
-        )
-    )
-
-
-def one_user(found: Ranked, row: int) -> Ranked:
-    """The results of one user."""
-    at = slice(row, row + 1)
-    return Ranked(found.items[at], found.codes[at], found.scores[at], found.exact[at], found.bound[at])

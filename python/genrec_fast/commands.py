@@ -12,12 +12,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from genrec_fast.action_marks import marked
 from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.data import load as load_data
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.model import load
-from genrec_fast.questions import marked
 
 __all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "recommend", "serve", "set_threads"]
 

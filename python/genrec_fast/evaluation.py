@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from genrec_fast import metrics
+from genrec_fast.base.query import Query
 from genrec_fast.data import Evaluation, evaluation_batches
 from genrec_fast.decoders.rank import with_candidates
 from genrec_fast.errors import InvalidValueError
@@ -117,7 +118,7 @@ def evaluate(
                 ranked = model.decoder.search(model.backbone, laid, model.trie, max(ks), num_beams=num_beams)
                 logits.append(_action_logits(model, laid, targets[-1].to(model.device)).cpu())
             else:
-                ranked = model.search(question, max(ks), num_beams=num_beams)
+                ranked = model.search(question, Query(k=max(ks), num_beams=num_beams))
             items.append(ranked.items.cpu())
             exact.append(ranked.exact.cpu())
     seconds = time.perf_counter() - start

@@ -14,15 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from genrec_fast.checks import check_flag
+from genrec_fast.base.batch import Question, Ranked, as_batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.query import Options, Query, ask
+from genrec_fast.checks import whole_number
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
-from genrec_fast.questions import check_count, check_question, question, slice_rows
 from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Batch, Jagged, Ranked
 from genrec_fast.weights import module_tensors, restore_module
 
 if TYPE_CHECKING:
@@ -172,25 +174,19 @@ class Recommender:
                     for module, mode in self._modes:
                         module.training = mode
 
-    def search(self, batch: Batch, k: int, **options: Any) -> Ranked:
-        """One batch through layout and decoder; call within ``answering()``. Histories are not cut here."""
-        return self.decoder.search(self.backbone, self.layout(batch.to(self.device)), self.trie, k, **options)
+    def search(self, question: Question, query: Query) -> Ranked:
+        """Some users through layout and decoder; call within ``answering()``. Histories are not cut here."""
+        batch, query = self.layout(as_batch(question).to(self.device)), query.to(self.device)
+        options = {name: getattr(query, name) for name in ("num_beams", "exact", "allowed", "exclude")}
+        return self.decoder.search(self.backbone, batch, self.trie, query.k, **options)
 
     def recommend(
         self,
         histories: Jagged | Sequence[Sequence[int]],
         k: int = 10,
         *,
-        num_beams: int | None = None,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
-        exclude_seen: bool = False,
-        exact: bool = False,
-        users: Sequence[int] | Tensor | None = None,
-        timestamps: Jagged | Sequence[Sequence[float]] | None = None,
-        target_timestamps: Sequence[float] | Tensor | None = None,
-        actions: Jagged | None = None,
         users_per_batch: int = 256,
+        **options: Unpack[Options],
     ) -> Ranked:
         """The k best items for each history.
 
@@ -198,56 +194,25 @@ class Recommender:
             histories: item ids, oldest first: one list per user, or int64 Jagged. No row may be empty. Only the last
                 ``recipe.batching.max_items`` of each are read.
             k: how many items.
-            num_beams: width of the search; ``None``: the decoder's own.
-            allowed: bool ``[N]`` or ``[B, N]``: nothing else is recommended.
-            exclude: int64 Jagged of item ids per user that are not recommended.
-            exclude_seen: do not recommend what stands in the (whole) history.
-            exact: widen the search until the k items are proven to be the best of the catalog.
-            users: who asks, by row of the training data, ``[B]``: for recipes with user tokens (``tiger``), which read
-                everybody as user 0 where it is ``None``.
-            timestamps: when each event of the histories was, not decreasing, in seconds: for backbones that read
-                times; rows as long as the histories'.
-            target_timestamps: ``[B]``: when the recommendations are to be shown; ``None``: at the last event.
-            actions: bool ``[E, A]`` Jagged, rows as long as the histories': what the users did with the items, in the
-                order of the training data's actions: for recipes that read actions (``hstu_ranking``).
             users_per_batch: users searched at once: a matter of memory and speed, not of the result.
+            options: ``num_beams``, ``exact``, ``allowed``, ``exclude``, ``exclude_seen``, ``users``, ``timestamps``,
+                ``target_timestamps``, ``actions``, ``seed``; see ``base.query.Options``.
 
         Returns:
             Ranked, B rows; -1 behind a user's last result.
 
         Raises:
-            InvalidTypeError: histories or filters of the wrong kind.
+            InvalidTypeError: histories or filters of the wrong kind, an option that there is not.
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
-        check_count("users_per_batch", users_per_batch)
-        check_flag("recommend", "exact", exact)
-        check_flag("recommend", "exclude_seen", exclude_seen)
-        asked = check_question(
-            self.num_items,
-            histories,
-            k,
-            num_beams=num_beams,
-            allowed=allowed,
-            exclude=exclude,
-            exclude_seen=exclude_seen,
-            users=users,
-            timestamps=timestamps,
-            target_timestamps=target_timestamps,
-            actions=actions,
-        )
-        questions, allowed, exclude = asked.histories, asked.allowed, asked.exclude
+        size = whole_number("recommend", "users_per_batch", users_per_batch)
+        question, query = ask(self.num_items, histories, k, options)
         parts = []
         with self.answering():
-            for begin in range(0, len(questions), users_per_batch):
-                end = min(len(questions), begin + users_per_batch)
-                options: dict[str, Any] = {"num_beams": num_beams, "exact": exact}
-                if allowed is not None:
-                    options["allowed"] = (allowed if allowed.dim() == 1 else allowed[begin:end]).to(self.device)
-                if exclude is not None:
-                    options["exclude"] = slice_rows(exclude, begin, end).to(self.device)
-                some = questions.rows(torch.arange(begin, end), self.recipe.batching.max_items)
-                parts.append(self.search(question(some), k, **options))
-        return Ranked(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in _RANKED))
+            for begin in range(0, len(question), size):
+                some = question.slice(begin, begin + size).last(self.recipe.batching.max_items)
+                parts.append(self.search(some, query.slice(begin, begin + size, of=len(question))).to("cpu"))
+        return Ranked.cat(parts)
 
     def batcher(self, **settings: Any) -> Batcher:
         """Answers many threads at once; see ``batcher.Batcher`` for its settings."""
@@ -282,9 +247,6 @@ class Recommender:
             "sha256": {name: file_checksum(folder / name) for name in names},
         }
         write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
-
-
-_RANKED = ("items", "codes", "scores", "exact", "bound")
 
 
 def _json(path: Path) -> Any:

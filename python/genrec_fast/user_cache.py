@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.data.interactions import following, whole_times
+from genrec_fast.base.jagged import successors
+from genrec_fast.base.query import rows_of_items, times_of_events
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.nn.snapshot import Snapshot
-from genrec_fast.questions import to_rows, to_times
 from genrec_fast.types import Batch, Jagged, Ranked, Resumable
 
 __all__ = ["UserCache"]
@@ -230,7 +230,7 @@ class UserCache:
     ) -> tuple[list[_Entry], Tensor | None]:
         """Each user's entry with its new events and the old pages, not yet stored; int64 times of the questions."""
         op = "UserCache"
-        rows = to_rows(op, "items", items, self.model.num_items)
+        rows = rows_of_items(op, "items", items, self.model.num_items)
         if len(rows) != len(users):
             raise InvalidValueError(f"{op}: items must have one row for each of {len(users)} users, got {len(rows)}")
         reads = self.backbone.reads_times
@@ -240,8 +240,7 @@ class UserCache:
             timestamps = target_timestamps = None
         elif timestamps is None:
             timestamps = Jagged(torch.zeros(0, dtype=torch.float64), rows.offsets)
-        times, asked = to_times(rows, timestamps, target_timestamps, op=op)
-        whole, asked = whole_times(times), whole_times(asked)
+        whole, asked = times_of_events(op, rows, timestamps, target_timestamps)
         entries = []
         for row, user in enumerate(users):
             span = slice(int(rows.offsets[row]), int(rows.offsets[row + 1]))
@@ -319,7 +318,7 @@ class UserCache:
         return Batch(
             rows,
             timestamps=times,
-            target_timestamps=following(times, last if asked is None else asked, rows.offsets),
+            target_timestamps=successors(times, last if asked is None else asked, rows.offsets),
         )
 
 

@@ -7,9 +7,9 @@ import torch
 
 from genrec_fast import data
 from genrec_fast.backbones.sessions import session_begins
+from genrec_fast.base.query import ask, times_of_events
 from genrec_fast.data import Evaluation, Interactions
 from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
-from genrec_fast.questions import question, to_times
 from genrec_fast.types import Jagged
 
 ROWS = [[0, 1, 2, 3, 4], [5, 6], [7], [], [8, 9, 10, 11]]
@@ -101,17 +101,14 @@ def test_a_batch_moves_its_times():
 
 def test_a_question_has_the_callers_times():
     rows = Jagged.from_rows([[1, 2, 3], [4]])
-    times, asked_at = to_times(rows, [[10.9, 20, 20], [5]], [25.0, 7.5])
-    asked = question(Evaluation(rows, torch.zeros(2).long(), torch.arange(2), times, asked_at).rows(torch.arange(2), 2))
+    asked, _ = ask(9, rows, 1, {"timestamps": [[10.9, 20, 20], [5]], "target_timestamps": [25.0, 7.5]})
+    asked = asked.last(2)
     assert asked.items.values.tolist() == [2, 3, 4]
     assert asked.timestamps.tolist() == [20, 20, 5]
     assert asked.target_timestamps.tolist() == [20, 25, 7]
-    assert asked.targets is None
-    times, asked_at = to_times(rows, Jagged.from_rows([[10, 20, 30], [5]]), None)
-    assert asked_at is None
-    late = question(Evaluation(rows, torch.zeros(2).long(), torch.arange(2), times))
+    late, _ = ask(9, rows, 1, {"timestamps": Jagged.from_rows([[10, 20, 30], [5]])})
     assert late.target_timestamps.tolist() == [20, 30, 30, 5]  # at the last event
-    assert to_times(rows, None, None) == (None, None)
+    assert times_of_events("recommend", rows, None, None) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +126,7 @@ def test_a_question_has_the_callers_times():
 )
 def test_bad_times_are_named(timestamps, asked, error, text):
     with pytest.raises(error, match=f"^recommend: {text}"):
-        to_times(Jagged.from_rows([[1, 2, 3], [4]]), timestamps, asked)
+        times_of_events("recommend", Jagged.from_rows([[1, 2, 3], [4]]), timestamps, asked)
 
 
 def test_interactions_say_what_is_wrong_with_times_and_actions():
@@ -300,4 +297,4 @@ def test_times_that_no_reader_has_seen_are_named(tmp_path):
         with pytest.raises(
             InvalidValueError, match=r"recommend: (target_)?timestamps must be in seconds, got 17\d+; div"
         ):
-            to_times(rows, *options)
+            times_of_events("recommend", rows, *options)

@@ -47,7 +47,7 @@ def history(lengths, seed=0, asked=None, users=True):
     return Batch(
         items,
         wanted,
-        torch.arange(len(lengths)) if users else None,
+        users=torch.arange(len(lengths)) if users else None,
         timestamps=1000 * rows + 100 * place,
         target_timestamps=1000 * rows + 100 * place + 100,
         actions=actions,

@@ -13,7 +13,7 @@ FEATURES = torch.arange(6.0).view(3, 2)
 
 def test_looks_up_codes_targets_and_features():
     layout = PlainConfig(use_features=True, use_users=True).build(CODES, (3, 3), FEATURES)
-    batch = layout(Batch(Jagged.from_rows([[2, 0], [1]]), torch.tensor([-1, 1, 2]), torch.tensor([5, 6])))
+    batch = layout(Batch(Jagged.from_rows([[2, 0], [1]]), torch.tensor([-1, 1, 2]), users=torch.tensor([5, 6])))
     assert batch.codes.tolist() == [[2, 2], [0, 1], [1, 0]]
     assert batch.target_codes.tolist() == [[1, 0], [2, 2]]
     assert batch.features.tolist() == [[4.0, 5.0], [0.0, 1.0], [2.0, 3.0]]

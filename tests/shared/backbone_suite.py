@@ -34,7 +34,7 @@ def batch_of(lengths: list[int], seed: int = 0, targets: str = "last") -> Batch:
         last = torch.zeros(wanted.shape, dtype=torch.bool)
         last[(items.offsets[1:] - 1)[items.lengths > 0]] = True
         wanted = torch.where(last, wanted, -1)
-    return Batch(items, wanted, torch.arange(len(lengths)))
+    return Batch(items, wanted, users=torch.arange(len(lengths)))
 
 
 class BackboneSuite:
@@ -232,7 +232,7 @@ class AutoregressiveSuite(BackboneSuite):
         backbone = self.config.build((size,), items, layout.feature_dim)
         rows = Jagged.from_rows([[0, items - 1, 0], [items - 1]])
         targets = torch.tensor([-1, -1, 0, items - 1])
-        batch = layout(Batch(rows, targets, torch.arange(2)))
+        batch = layout(Batch(rows, targets, users=torch.arange(2)))
         self.training_value(backbone, batch).backward()
         backbone.eval()
         forced = backbone.level_logits(batch)

@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.data.interactions import Evaluation, Interactions, following, span_indices, take, whole_times
+from genrec_fast.base.jagged import spans, successors
+from genrec_fast.base.times import whole_times
+from genrec_fast.data.interactions import Evaluation, Interactions, take
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
@@ -57,7 +59,7 @@ def _samples(train: Interactions, max_items: int, targets: str, window: str) -> 
         first = offsets[:-1].clone()
     if targets == "last":  # one row per transition; its history may reach back before `first`
         users = torch.repeat_interleave(torch.arange(train.num_users), transitions)
-        last = span_indices(first, transitions).values
+        last = spans(first, transitions).values
         starts = torch.maximum(offsets[users], last - (max_items - 1))
         lengths = last - starts + 1
         return _Samples(users, starts, lengths, lengths - 1)
@@ -157,13 +159,13 @@ def training_batches(
     if samples.lengths.numel() == 0:
         raise InvalidValueError("training_batches: train must have a user with at least two events, got none")
     order, edges = _plan(samples.lengths, items_per_batch, seed, epoch)
-    values, times, actions = train.items.values, whole_times(train.timestamps), train.actions
+    values, times, actions = train.items.values, _whole(train.timestamps), train.actions
 
     def batches() -> Iterator[Batch]:
         for begin, end in edges[first::step].tolist():
             rows = order[begin:end]
             lengths = samples.lengths[rows]
-            at = span_indices(samples.starts[rows], lengths)
+            at = spans(samples.starts[rows], lengths)
             position = torch.arange(at.values.numel()) - torch.repeat_interleave(at.offsets[:-1], lengths)
             asked = position >= torch.repeat_interleave(samples.targets_from[rows], lengths)
             yield Batch(
@@ -211,7 +213,7 @@ def evaluation_batches(
 
     def batches() -> Iterator[Batch]:
         for begin in range(0, count, users_per_batch):
-            asked = evaluation.rows(order[begin : begin + users_per_batch], max_items)
+            asked = evaluation.select(order[begin : begin + users_per_batch]).last(max_items)
             last = asked.histories.offsets[1:] - 1
             targets = torch.full_like(asked.histories.values, -1)
             targets[last] = asked.targets
@@ -219,12 +221,18 @@ def evaluation_batches(
                 items=asked.histories,
                 targets=targets,
                 users=asked.users,
-                timestamps=whole_times(asked.timestamps),
-                target_timestamps=following(
-                    whole_times(asked.timestamps), whole_times(asked.target_timestamps), asked.histories.offsets
-                ),
+                timestamps=_whole(asked.timestamps),
+                target_timestamps=_following(asked, _whole(asked.timestamps), _whole(asked.target_timestamps)),
                 actions=asked.actions,
-                target_actions=following(asked.actions, asked.target_actions, asked.histories.offsets),
+                target_actions=_following(asked, asked.actions, asked.target_actions),
             )
 
     return batches()
+
+
+def _whole(times: Tensor | None) -> Tensor | None:
+    return None if times is None else whole_times(times)
+
+
+def _following(asked: Evaluation, column: Tensor | None, ends: Tensor | None) -> Tensor | None:
+    return None if column is None or ends is None else successors(column, ends, asked.histories.offsets)

@@ -3,79 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from genrec_fast.base.columns import Columns, column
+from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
 
-__all__ = [
-    "Dataset",
-    "Evaluation",
-    "Interactions",
-    "Splits",
-    "following",
-    "looks_like_seconds",
-    "span_indices",
-    "spans",
-    "take",
-    "whole_times",
-]
+__all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
 
 
 def take(column: Tensor | None, at: Tensor) -> Tensor | None:
     """``column[at]``, where there is such a column."""
     return None if column is None else column[at]
-
-
-def looks_like_seconds(time: float) -> bool:
-    """Whether a time may be in seconds: one of 1e11 would be the year 5138, and is 1973 in milliseconds."""
-    return abs(time) < 1e11
-
-
-def whole_times(times: Tensor | None) -> Tensor | None:
-    """Times as models read them: int64, whole seconds.
-
-    Warns:
-        UserWarning: numbers that are too large for seconds.
-    """
-    if times is None:
-        return None
-    if times.numel() and not looks_like_seconds(largest := float(times.abs().max())):
-        warnings.warn(
-            f"timestamps must be in seconds, as models read them so, got {largest:.0f}; divide milliseconds by 1,000, "
-            "or read the file with data.load(time_unit='ms')",
-            stacklevel=3,
-        )
-    return times.double().floor().long()
-
-
-def span_indices(starts: Tensor, lengths: Tensor) -> Jagged:
-    """Row b counts ``starts[b], starts[b] + 1, ...``, ``lengths[b]`` numbers; both int64 ``[B]``."""
-    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
-    return Jagged(torch.arange(int(offsets[-1])) + shift, offsets)
-
-
-def spans(values: Tensor, starts: Tensor, lengths: Tensor) -> Jagged:
-    """Copies ``values[starts[b] : starts[b] + lengths[b]]`` into row b, for all rows at once."""
-    indices = span_indices(starts, lengths)
-    return Jagged(values[indices.values], indices.offsets)
-
-
-def following(column: Tensor | None, answers: Tensor | None, offsets: Tensor) -> Tensor | None:
-    """Each position's successor in its row of ``column [E, ...]``; at a row's end, ``answers [B, ...]``."""
-    if column is None or answers is None:
-        return None
-    out = torch.cat([column[1:], column[:1]])
-    some = offsets[1:] > offsets[:-1]
-    out[offsets[1:][some] - 1] = answers[some]
-    return out
 
 
 @dataclass(frozen=True)
@@ -163,7 +107,7 @@ class Interactions:
 
     def cut(self, starts: Tensor, lengths: Tensor) -> Interactions:
         """The same users with the span ``[starts[b], starts[b] + lengths[b])`` of their events (absolute indices)."""
-        at = span_indices(starts, lengths)
+        at = spans(starts, lengths)
         return dataclasses.replace(
             self,
             items=Jagged(self.items.values[at.values], at.offsets),
@@ -174,7 +118,7 @@ class Interactions:
     def ask(self, at: Tensor, users: Tensor) -> Evaluation:
         """Questions whose answers are the events ``at`` (absolute indices) of ``users``, with all that was before."""
         starts = self.items.offsets[users]
-        before = span_indices(starts, at - starts)
+        before = spans(starts, at - starts)
         return Evaluation(
             Jagged(self.items.values[before.values], before.offsets),
             self.items.values[at],
@@ -207,11 +151,11 @@ class Dataset:
     item_codes: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for field in ("titles", "attributes", "features", "item_codes"):
-            value = getattr(self, field)
+        for name in ("titles", "attributes", "features", "item_codes"):
+            value = getattr(self, name)
             if value is not None and len(value) != self.num_items:
                 raise InvalidValueError(
-                    f"Dataset: {field} must have one row for each of the {self.num_items} items, got {len(value)}"
+                    f"Dataset: {name} must have one row for each of the {self.num_items} items, got {len(value)}"
                 )
 
     @property
@@ -236,7 +180,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Columns):
     """Questions with known answers: given this history, which item came next?
 
     Args:
@@ -249,13 +193,15 @@ class Evaluation:
         target_actions: bool ``[B, A]``, what was done with the targets; with ``actions``.
     """
 
-    histories: Jagged
-    targets: Tensor
-    users: Tensor
-    timestamps: Tensor | None = None
-    target_timestamps: Tensor | None = None
-    actions: Tensor | None = None
-    target_actions: Tensor | None = None
+    spines: ClassVar[dict[str, str]] = {"event": "histories"}
+
+    histories: Jagged = field(metadata={"axis": "user"})
+    targets: Tensor = field(metadata={"axis": "user"})
+    users: Tensor = field(metadata={"axis": "user"})
+    timestamps: Tensor | None = column("event", kw_only=False)
+    target_timestamps: Tensor | None = column("user", kw_only=False)
+    actions: Tensor | None = column("event", kw_only=False)
+    target_actions: Tensor | None = column("user", kw_only=False)
 
     def __post_init__(self) -> None:
         num_events = self.histories.values.shape[0]
@@ -274,27 +220,9 @@ class Evaluation:
                 f"got {len(self.histories)}, {self.targets.numel()} and {self.users.numel()}"
             )
 
-    def __len__(self) -> int:
-        return len(self.histories)
-
     def head(self, count: int) -> Evaluation:
-        """The first ``count`` rows."""
-        return self.rows(torch.arange(min(count, len(self))))
-
-    def rows(self, rows: Tensor, max_items: int | None = None) -> Evaluation:
-        """The questions ``rows`` (int64), their histories cut to their last ``max_items`` items."""
-        ends, lengths = self.histories.offsets[1:][rows], self.histories.lengths[rows]
-        lengths = lengths if max_items is None else lengths.clamp(max=max_items)
-        at = span_indices(ends - lengths, lengths)
-        return Evaluation(
-            Jagged(self.histories.values[at.values], at.offsets),
-            self.targets[rows],
-            self.users[rows],
-            take(self.timestamps, at.values),
-            take(self.target_timestamps, rows),
-            take(self.actions, at.values),
-            take(self.target_actions, rows),
-        )
+        """The first ``count`` questions."""
+        return self.slice(0, count)
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,10 @@ from typing import Literal, overload
 
 import torch
 
-from genrec_fast.data.interactions import (
-    Dataset,
-    Evaluation,
-    Interactions,
-    Splits,
-    looks_like_seconds,
-    span_indices,
-    spans,
-    take,
-)
+from genrec_fast.base.jagged import Jagged, spans
+from genrec_fast.base.times import looks_like_seconds
+from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, take
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Jagged
 
 __all__ = ["history_window", "k_core", "leave_one_out", "time_split", "truncate"]
 
@@ -90,7 +82,7 @@ def time_split(
     def ask(first: torch.Tensor, last: torch.Tensor) -> Evaluation:
         count = last - first if targets == "every" else (last > first).to(torch.int64)
         users = torch.repeat_interleave(torch.arange(len(items)), count)
-        at = span_indices(first, count).values
+        at = spans(first, count).values
         known = at > offsets[users]
         return interactions.ask(at[known], users[known])
 
@@ -148,12 +140,11 @@ def history_window(histories: Jagged, max_items: int) -> Jagged:
     """
     if max_items < 1:
         raise InvalidValueError(f"history_window: max_items must be at least 1, got {max_items}")
-    lengths = histories.lengths.clamp(max=max_items)
-    return spans(histories.values, histories.offsets[1:] - lengths, lengths)
+    return histories.last(max_items)
 
 
 def truncate(evaluation: Evaluation, max_items: int) -> Evaluation:
     """The same questions with histories cut to their last ``max_items`` items."""
     if max_items < 1:
         raise InvalidValueError(f"truncate: max_items must be at least 1, got {max_items}")
-    return evaluation.rows(torch.arange(len(evaluation)), max_items)
+    return evaluation.last(max_items)

@@ -9,17 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genrec_fast.action_marks import marked
+from genrec_fast.base.batch import Ranked
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.query import Options
+from genrec_fast.checks import whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.model import Recommender
-from genrec_fast.questions import check_count, marked
-from genrec_fast.types import Jagged, Ranked
 
-__all__ = ["Limits", "answer_of", "question_of"]
+__all__ = ["PLAIN", "Limits", "answer_of", "question_of"]
 
-_FIELDS = (
-    "histories", "k", "num_beams", "allowed", "exclude", "exclude_seen", "exact", "users", "timestamps",
-    "target_timestamps", "actions", "timeout", "history_ids", "allowed_ids", "exclude_ids",
-)  # fmt: skip
+_FIELDS = ("histories", "k", *Options.__annotations__, "timeout", "history_ids", "allowed_ids", "exclude_ids")
 
 
 class Limits(Protocol):
@@ -55,33 +55,20 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
     histories = [read(name, row, model) for row in _list(name, given[name])]
     if len(histories) > limits.max_users:
         raise InvalidValueError(f"recommend: {name} must be at most {limits.max_users}, got {len(histories)}")
-    arguments: dict[str, Any] = {"histories": histories, "k": given.get("k", 10)}
+    arguments: dict[str, Any] = {"histories": histories, "k": 10}
     for name, most in (("k", limits.max_k), ("num_beams", limits.max_num_beams)):
-        value = given.get(name)
-        if value is not None:
-            check_count(name, value)
-            if value > most:
-                raise InvalidValueError(f"recommend: {name} must be at most {most}, got {value}")
-            arguments[name] = value
+        if name in given:
+            arguments[name] = whole_number("recommend", name, given[name])
+            if arguments[name] > most:
+                raise InvalidValueError(f"recommend: {name} must be at most {most}, got {given[name]}")
     arguments["k"] = min(arguments["k"], model.num_items)  # there are no more results than that
-    for name in ("exclude_seen", "exact"):
-        if not isinstance(given.get(name, False), bool):
-            raise InvalidTypeError(f"recommend: {name} must be true or false, got {given[name]!r:.80}")
-        arguments[name] = given.get(name, False)
     name, read = _either("allowed", "allowed_ids", given)
     if name in given:
         arguments["allowed"] = _mask(read(name, given[name], model), model)
     name, read = _either("exclude", "exclude_ids", given)
     if name in given:
         arguments["exclude"] = Jagged.from_rows([read(name, row, model) for row in _list(name, given[name])])
-    if "users" in given:
-        arguments["users"] = [_whole("users", user) for user in _list("users", given["users"])]
-    if "timestamps" in given:
-        rows = _list("timestamps", given["timestamps"])
-        arguments["timestamps"] = [[_number("timestamps", at) for at in _list("timestamps", row)] for row in rows]
-    if "target_timestamps" in given:
-        times = _list("target_timestamps", given["target_timestamps"])
-        arguments["target_timestamps"] = [_number("target_timestamps", at) for at in times]
+    arguments |= {name: read(name, given[name]) for name, read in PLAIN.items() if name in given}
     marks = [_list("actions", row) for row in _list("actions", given["actions"])] if "actions" in given else None
     arguments["actions"] = marked(model.recipe, marks, [len(history) for history in histories])
     timeout = _number("timeout", given.get("timeout", limits.timeout))
@@ -165,3 +152,21 @@ def _mask(items: list[int], model: Recommender) -> Tensor:
     mask = torch.zeros(model.num_items, dtype=torch.bool)
     mask[torch.tensor(items, dtype=torch.int64)] = True
     return mask
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"recommend: {name} must be true or false, got {value!r:.80}")
+    return value
+
+
+# How the options are read whose JSON is their value; the others (widths with a limit, items by name, actions by word)
+# are read above.
+PLAIN: dict[str, Callable[[str, Any], Any]] = {
+    "exact": _flag,
+    "exclude_seen": _flag,
+    "users": lambda name, value: [_whole(name, user) for user in _list(name, value)],
+    "timestamps": lambda name, value: [[_number(name, at) for at in _list(name, row)] for row in _list(name, value)],
+    "target_timestamps": lambda name, value: [_number(name, at) for at in _list(name, value)],
+    "seed": _whole,
+}

@@ -227,9 +227,7 @@ def check_balance(op: str, balance: Any) -> None:
         raise InvalidValueError(f"{op}: balance must be None, 'sinkhorn' or 'capacity', got {balance!r}")
 
 
-def _check(
-    x: Any, centroids: Any, method: Any, capacity: Any, sweeps: int, prices: Tensor | None
-) -> None:
+def _check(x: Any, centroids: Any, method: Any, capacity: Any, sweeps: int, prices: Tensor | None) -> None:
     op = "balanced_assignment"
     for name, value in (("x", x), ("centroids", centroids)):
         if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -368,7 +368,7 @@ class _Training:
     def _validation_figures(self) -> dict[str, float]:
         """Recall and NDCG, and of actions; every process asks its share of the users."""
         beams = self.settings.evaluate_beams
-        own = self.validation.rows(torch.arange(self.rank, len(self.validation), self.world))
+        own = self.validation.select(torch.arange(self.rank, len(self.validation), self.world))
         names = figure_names(self.model)
         sums = torch.zeros(len(names), dtype=torch.float64)
         if len(own):

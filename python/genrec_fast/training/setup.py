@@ -111,7 +111,7 @@ def sample_users(evaluation: Evaluation, count: int) -> Evaluation:
     if count == 0 or count >= len(evaluation):
         return evaluation
     drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]
-    return evaluation.rows(drawn.sort().values)
+    return evaluation.select(drawn.sort().values)
 
 
 def _load_item_codes(path: Path) -> tuple[Tensor, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_fast.data.interactions import looks_like_seconds
+from genrec_fast.base.times import looks_like_seconds
 from genrec_fast.data.readers.lines import fail
 from genrec_fast.errors import InvalidValueError
 

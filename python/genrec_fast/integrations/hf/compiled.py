@@ -252,7 +252,7 @@ class CompiledRecommender:
 
 def _plain(row: Any) -> Any:
     """A row in which no truth value stands for a number, as torch would have it."""
-    if isinstance(row, Sequence) and any(map(is_truth, row)):
+    if isinstance(row, (list, tuple)) and any(map(is_truth, row)):
         raise TypeError("a truth value is no token")
     return row
 
@@ -281,7 +281,7 @@ def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | 
         raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")
     elif not isinstance(prompts, Jagged):
         try:
-            given = [torch.as_tensor(row if isinstance(row, Tensor) else _plain(row)) for row in prompts]
+            given = [torch.as_tensor(_plain(row)) for row in prompts]
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InvalidTypeError(f"recommend: prompts must be lists of token ids, got {prompts!r:.60}") from error
         for user, row in enumerate(given):
