@@ -125,7 +125,7 @@ def test_rows(rows, other):
     assert [row.tolist() for row in left.followed_by(right).rows()] == both
     ends = torch.arange(len(rows)) + 100
     after = [[*row[1:], 100 + i] if row else [] for i, row in enumerate(rows)]
-    assert successors(jagged.values, ends, jagged.offsets).tolist() == sum(after, [])
+    assert successors(jagged.values, ends, jagged.offsets).tolist() == [x for row in after for x in row]
     assert [row.tolist() for row in spans(torch.tensor([3, 7]), torch.tensor([2, 0])).rows()] == [[3, 4], []]
 
 
@@ -137,7 +137,7 @@ def test_every_option_can_be_asked_over_http():
 
 
 def test_options_are_checked_at_the_door():
-    with pytest.raises(InvalidTypeError, match="recommend: options are num_beams, .*, got beams"):
+    with pytest.raises(InvalidTypeError, match=r"recommend: options are num_beams, .*, got beams"):
         ask(9, [[1]], 3, {"beams": 4})
     with pytest.raises(InvalidValueError, match=r"num_beams must be int64 \[1\], each at least 1"):
         ask(9, [[1]], 3, {"num_beams": torch.tensor([1, 2])})

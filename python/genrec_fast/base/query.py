@@ -140,7 +140,8 @@ def rows_of_items(op: str, name: str, rows: Any, num_items: int) -> Jagged:
     outside = (values < 0) | (values >= num_items)
     if bool(outside.any()):
         raise InvalidValueError(f"{op}: {name} must hold item ids in [0, {num_items}), got {int(values[outside][0])}")
-    return rows
+    checked: Jagged = rows
+    return checked
 
 
 def times_of_events(
