@@ -6,6 +6,10 @@ Messages name the operation, the argument, the rule and the value:
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 __all__ = [
     "ClosedError",
     "CorruptFileError",
@@ -19,7 +23,12 @@ __all__ = [
     "StillValidationWarning",
     "TimedOutError",
     "UnsupportedError",
+    "door",
+    "refusal",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class GenrecError(Exception):
@@ -68,3 +77,28 @@ class SlowPathWarning(UserWarning):
 
 class StillValidationWarning(UserWarning):
     """The validation figures of a training do not move while its loss falls; the message names what may be wrong."""
+
+
+def door(function: Callable[P, R]) -> Callable[P, R]:
+    """The op, raising ``UnsupportedError`` where torch lacks memory, or a size or an address of an exotic tensor.
+
+    Such are tensors under ``torch.func.vmap``, with names, or with a storage that was taken away: no op checks for each
+    of them, because the question would cost every call as much as its answer.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (RuntimeError, MemoryError, OverflowError) as error:
+            if isinstance(error, GenrecError):
+                raise
+            raise refusal(function.__name__, error) from error
+
+    return guarded
+
+
+def refusal(op: str, error: BaseException) -> UnsupportedError:
+    """Torch's error as the library's, with the first line of what torch said."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return UnsupportedError(f"{op}: torch cannot do this: {reason:.200}")

@@ -21,14 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.checks import INT64, device_of, numbers, require_room, require_tensors, sequence, shown, whole_number
+from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError, door
 from genrec_fast.files import atomic_path, checksum
-from genrec_fast.ops._arguments import device_of, numbers, require_tensors, sequence, shown, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import require_room
-from genrec_fast.ops._trie_children import children_of, fan_outs, require_packed, require_whole
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
 from genrec_fast.ops.trie_lookup import trie_lookup
+from genrec_fast.ops.trie_offsets import children_of, fan_outs, require_packed, require_whole
 from genrec_fast.trie_stats import TrieStats
 from genrec_fast.types import Jagged
 
@@ -73,7 +71,7 @@ class Trie:
         for name in LEVEL_FIELDS:
             object.__setattr__(self, name, tuple(sequence("Trie", name, getattr(self, name))))
         object.__setattr__(self, "codebook_sizes", tuple(numbers("Trie", "codebook_sizes", self.codebook_sizes)))
-        object.__setattr__(self, "num_items", whole_number("Trie", "num_items", self.num_items))
+        object.__setattr__(self, "num_items", whole_number("Trie", "num_items", self.num_items, *INT64))
         self._check()
 
     def _check(self) -> None:
@@ -114,7 +112,7 @@ class Trie:
         for name in LEAF_FIELDS:
             self.__dict__[name] = _widened(state[name])
         self.__dict__["codebook_sizes"] = tuple(numbers("Trie", "codebook_sizes", state["codebook_sizes"]))
-        self.__dict__["num_items"] = whole_number("Trie", "num_items", state["num_items"])
+        self.__dict__["num_items"] = whole_number("Trie", "num_items", state["num_items"], *INT64)
         if not (isinstance(self.leaf_items, Tensor) and self.leaf_items.is_meta):  # which no op follows
             self._check()
 
@@ -227,7 +225,7 @@ class Trie:
         Notes:
             O(M K + children). A search never calls it: ``ops.trie_step`` reads the trie itself.
         """
-        level = whole_number("Trie.valid_codes", "level", level)
+        level = whole_number("Trie.valid_codes", "level", level, *INT64)
         require_tensors("Trie.valid_codes", self.device, nodes=nodes)
         if nodes.dtype not in (torch.int32, torch.int64):
             raise InvalidTypeError(f"Trie.valid_codes: nodes must be int32 or int64, got {nodes.dtype}")

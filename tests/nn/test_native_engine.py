@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from genrec_fast.nn import native_engine
-from genrec_fast.ops._transformer_pack import pack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_pack import pack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.types import Jagged
 
 TOKENS = 40

@@ -9,8 +9,8 @@ from transformer_stacks import random_weights
 
 import genrec_fast.ops as ops
 from genrec_fast.errors import GenrecError
-from genrec_fast.ops._transformer_pack import pack_stacks, unpack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged
 

@@ -13,7 +13,7 @@ from calls import CALLS, CODES, STACK, TRIE, attempt, call, equal, freed, misali
 
 import genrec_fast.ops as ops
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
-from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
+from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
 
@@ -170,10 +170,10 @@ def test_a_block_of_other_words_is_a_corrupt_one():
         ({"num_layers": 4096}, "num_layers must be at most 4095, got 4096"),
         ({"num_heads": 2**20, "num_kv_heads": 1, "head_width": 2**20}, r"num_heads \* head_width must be below"),
         ({"num_heads": True}, "num_heads must be an int, got True"),
-        ({"causal": 1}, "causal must be True or False, got 1"),
+        ({"causal": 1}, "causal must be a bool, got 1"),
         ({"epsilon": float("nan")}, "epsilon must be a finite number, got nan"),
         ({"window": 2**70}, "window must be at most 2147483647"),
-        ({"activation": ["relu"]}, "activation must be 'relu', 'gelu', 'gelu_tanh' or 'silu', got list"),
+        ({"activation": ["relu"]}, "activation must be 'relu', 'gelu', 'gelu_tanh' or 'silu', got \\['relu'\\]"),
     ],
 )
 def test_a_spec_has_limits(changes, text):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._offsets import check_offsets, require_offsets
+from genrec_fast.ops._tensors import check_offsets, require_offsets
 
 CPU = torch.device("cpu")
 

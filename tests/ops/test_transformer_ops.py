@@ -14,9 +14,9 @@ from transformer_stacks import offsets_of, random_weights
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops import transformer
 from genrec_fast.ops._registry import core
-from genrec_fast.ops._transformer_pack import pack_stacks, unpack_stacks, unpack_weights
-from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.reference import transformer as twin
+from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks, unpack_weights
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 
 @st.composite

@@ -13,8 +13,6 @@ from transformer_stacks import offsets_of, random_weights
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import trie_filter
 from genrec_fast.ops._registry import core
-from genrec_fast.ops._transformer_pack import pack_stacks, unpack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.transformer import (
     transformer_cross,
     transformer_first,
@@ -22,7 +20,9 @@ from genrec_fast.ops.transformer import (
     transformer_prefill,
     transformer_step,
 )
+from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_search import transformer_search
+from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 
 def random_weights(spec: TransformerSpec, generator: torch.Generator, biases: bool) -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ from genrec_fast.nn.native import native_backbone, runs_natively
 from genrec_fast.nn.native_engine import NativeEngine
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.nn.t5 import RMSNorm
-from genrec_fast.ops._transformer_pack import pack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_pack import pack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 if TYPE_CHECKING:
     from genrec_fast.backbones.t5 import T5

@@ -12,9 +12,9 @@ from genrec_fast.nn.native import native_backbone, runs_natively
 from genrec_fast.nn.native_engine import NativeEngine, NativeState
 from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
-from genrec_fast.ops._transformer_pack import pack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.transformer import transformer_prefill
+from genrec_fast.ops.transformer_pack import pack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 if TYPE_CHECKING:
     from genrec_fast.backbones.timeline import Timeline

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops.reference.trie_ranges import unpack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
+from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 from genrec_fast.types import Jagged
 
@@ -68,7 +68,7 @@ class _Children:
         if not bool((logits.amax(-1).where(live, 0.0) < torch.inf).all()):
             raise InvalidValueError("trie_step: logits must not be NaN or +inf, got one of them")
         node = nodes.where(live, 0).long()
-        begin, end = (unpack(trie.child_bases[level], trie.child_deltas[level], n) for n in (node, node + 1))
+        begin, end = (unpack_offsets(trie.child_bases[level], trie.child_deltas[level], n) for n in (node, node + 1))
         count = int((end - begin).where(live, 0).sum(1).max())
         # With nothing to choose by, trie_step gives all children, in the order of their beams and codes.
         every = trie_step(

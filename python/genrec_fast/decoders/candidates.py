@@ -7,7 +7,7 @@ from torch import Tensor
 
 from genrec_fast.decoders._users import check_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops.reference.rq_encode import lane_sum
+from genrec_fast.ops.lanes import lane_sum
 from genrec_fast.types import Batch, Embedding, Jagged
 
 __all__ = ["score_candidates", "scores_of_pairs"]

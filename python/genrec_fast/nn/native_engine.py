@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._attention_bias import t5_buckets
-from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks
+from genrec_fast.ops.attention_bias import t5_buckets
 from genrec_fast.ops.transformer import (
     transformer_cross,
     transformer_first,
@@ -21,6 +20,7 @@ from genrec_fast.ops.transformer import (
     transformer_prefill,
     transformer_step,
 )
+from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer_search import TransformerFound, transformer_search
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.types import Jagged

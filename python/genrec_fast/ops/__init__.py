@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genrec_fast.ops._attention_bias import ALiBi, RelativeTimeBias, T5Bias
+from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.jagged_attention import jagged_attention

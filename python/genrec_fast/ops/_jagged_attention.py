@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._arguments import readable
-from genrec_fast.ops._memory import allocate
-from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
+from genrec_fast.ops._tensors import allocate, check_offsets, readable
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
 __all__ = ["attention"]

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._arguments import readable
-from genrec_fast.ops._memory import allocate
-from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
-from genrec_fast.ops._vectors import FLOATS
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable
 from genrec_fast.ops.reference import jagged_pack as twins
 
 __all__ = [

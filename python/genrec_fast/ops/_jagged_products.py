@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.ops._arguments import readable
 from genrec_fast.ops._jagged_pack import add_rows, segment_sum
-from genrec_fast.ops._memory import allocate
-from genrec_fast.ops._offsets import check_offsets
 from genrec_fast.ops._registry import core, define, differentiable
-from genrec_fast.ops._vectors import FLOATS
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable
 from genrec_fast.ops.reference import jagged_products as twins
 
 __all__ = ["dense_matmul", "embedding", "jagged_matmul"]

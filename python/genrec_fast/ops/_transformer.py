@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._arguments import readable
-from genrec_fast.ops._memory import allocate
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._tensors import allocate, readable
 from genrec_fast.ops.reference.transformer import transformer_cross as _cross_twin
 from genrec_fast.ops.reference.transformer import transformer_first as _first_twin
 from genrec_fast.ops.reference.transformer import transformer_head as _head_twin

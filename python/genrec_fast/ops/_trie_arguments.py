@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import numbers, require_tensors, shown
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import numbers, require_tensors, shown
+from genrec_fast.ops.trie_offsets import DELTA_BYTES
 
 __all__ = ["MAX_CODES", "MAX_LEVELS", "filter_arguments", "level_arguments", "num_levels", "require_levels"]
 
@@ -21,7 +22,6 @@ MAX_LEVELS = 8
 MAX_CODES = 65536  # per level: a token has at most 16 bits
 _INT32 = torch.int32
 TOKEN_BYTES = {torch.uint8: 1, torch.uint16: 2}
-DELTA_BYTES = {torch.uint8: 1, torch.uint16: 2, torch.int32: 4}
 
 # tokens, bytes of a token, edges, bases, their number, deltas, bytes of a delta, nodes; addresses first
 Level = tuple[int, int, int, int, int, int, int, int]

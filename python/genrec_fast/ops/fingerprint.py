@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from genrec_fast.errors import InvalidTypeError, UnsupportedError
-from genrec_fast.ops._arguments import sequence
-from genrec_fast.ops._door import door
+from genrec_fast.checks import sequence
+from genrec_fast.errors import InvalidTypeError, UnsupportedError, door
 from genrec_fast.ops._registry import core
 
 __all__ = ["fingerprint"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import choice, readable, require_tensors, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import INT64, choice, require_tensors, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._vectors import require_matrix
+from genrec_fast.ops._tensors import allocate, readable, require_matrix
 from genrec_fast.ops.reference.gemm import gemm as _twin
 from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
 
@@ -94,7 +92,7 @@ def gemm(
     require_tensors("gemm", a.device, packed=packed)
     if packed.dtype != torch.uint8 or packed.dim() != 1:
         raise InvalidTypeError(f"gemm: packed must be uint8 [bytes], got {packed.dtype} {list(packed.shape)}")
-    num_columns = whole_number("gemm", "num_columns", num_columns)
+    num_columns = whole_number("gemm", "num_columns", num_columns, *INT64)
     if num_columns < 1 or a.shape[1] < 1:
         raise InvalidValueError(
             f"gemm: num_columns and D must be at least 1, got {num_columns} columns, a {list(a.shape)}"

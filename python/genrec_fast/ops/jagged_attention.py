@@ -8,13 +8,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import FLOAT32, choice, flag, real_number, require_tensors, shown, whole_number
-from genrec_fast.ops._attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
-from genrec_fast.ops._door import door
+from genrec_fast.checks import (
+    FLOAT32,
+    INT64,
+    check_flag,
+    choice,
+    real_number,
+    require_room,
+    require_tensors,
+    shown,
+    whole_number,
+)
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._jagged_attention import attention
-from genrec_fast.ops._memory import require_room
-from genrec_fast.ops._offsets import require_offsets
+from genrec_fast.ops._tensors import require_offsets
+from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
 
 __all__ = ["jagged_attention"]
 
@@ -99,7 +107,7 @@ def jagged_attention(
     """
     op = "jagged_attention"
     choice(op, "kind", kind, ("silu", "softmax"))
-    causal = flag(op, "causal", causal)
+    causal = check_flag(op, "causal", causal)
     require_tensors(op, None, q=q)
     require_tensors(op, q.device, k=k, v=v)
     if kv_offsets is None:
@@ -133,7 +141,7 @@ def jagged_attention(
             )
         num_targets = num_targets.long()
     if max_seq_len is not None:
-        max_seq_len = whole_number(op, "max_seq_len", max_seq_len, 1)
+        max_seq_len = whole_number(op, "max_seq_len", max_seq_len, 1, INT64[1])
     if kind == "softmax" and attn_scale is not None:
         raise InvalidValueError(f"{op}: attn_scale must be None with kind='softmax', got {shown(attn_scale)}")
     if attn_scale is not None:
@@ -149,7 +157,7 @@ def jagged_attention(
         for name, table in zip(tables._fields, tables, strict=True):
             if table is not None and table.device != q.device:
                 raise InvalidValueError(f"{op}: {name} of the bias must be on {q.device} like q, got {table.device}")
-    seed = whole_number(op, "seed", 0 if seed is None else seed)
+    seed = whole_number(op, "seed", 0 if seed is None else seed, *INT64)
     out, _ = attention(
         q,
         k,

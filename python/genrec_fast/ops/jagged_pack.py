@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import INT64, numbers, require_tensors, sequence, shown, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops import _jagged_pack as _ops
-from genrec_fast.ops._arguments import numbers, require_tensors, sequence, shown, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._offsets import require_offsets
+from genrec_fast.ops._tensors import require_offsets
 
 __all__ = [
     "deinterleave",
@@ -91,7 +90,7 @@ def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: floa
         low, high = (0, 1) if limits is None else (int(limits.min), int(limits.max))
         if padding_value != padding_value or not low <= padding_value <= high or int(padding_value) != padding_value:
             raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {shown(padding_value)}")
-    out: Tensor = _ops.to_padded(values, rows, whole_number(op, "max_len", max_len, 0), padding_value)
+    out: Tensor = _ops.to_padded(values, rows, whole_number(op, "max_len", max_len, 0, INT64[1]), padding_value)
     return out
 
 
@@ -128,7 +127,7 @@ def from_padded(dense: Tensor, offsets: Tensor, *, total: int | None = None) -> 
     rows = require_offsets(op, "offsets", offsets, dense.device)
     if dense.shape[0] != rows.shape[0] - 1:
         raise InvalidValueError(f"{op}: dense must be [{rows.shape[0] - 1}, N, ...], got {list(dense.shape)}")
-    size = max(int(rows[-1]), 0) if total is None else whole_number(op, "total", total, 0)
+    size = max(int(rows[-1]), 0) if total is None else whole_number(op, "total", total, 0, INT64[1])
     out: Tensor = _ops.from_padded(dense, rows, size, True)
     return out
 
@@ -256,7 +255,7 @@ def jagged_split(
     num_rows = _num_rows(op, found)
     offsets, sizes, lengths = [], [], []
     for i, (start, one) in enumerate(zip(found, given, strict=True)):
-        length = whole_number(op, f"offsets_list[{i}]", one, 0) if start is None else None
+        length = whole_number(op, f"offsets_list[{i}]", one, 0, INT64[1]) if start is None else None
         offsets.append(start if start is not None else _dense_offsets(num_rows, length or 0, values.device))
         if start is None:
             sizes.append(num_rows * (length or 0))

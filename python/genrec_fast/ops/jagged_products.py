@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import INT64, check_flag, require_tensors, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops import _jagged_pack as _pack
 from genrec_fast.ops import _jagged_products as _ops
-from genrec_fast.ops._arguments import flag, require_tensors, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._offsets import require_offsets
+from genrec_fast.ops._tensors import require_offsets
 
 __all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
 
@@ -165,7 +164,7 @@ def embedding(table: Tensor, ids: Tensor, *, sparse_grad: bool = False) -> Tenso
     require_tensors(op, None, table=table)
     if table.dim() < 1:
         raise InvalidValueError(f"{op}: table must be [V, ...], got {list(table.shape)}")
-    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), flag(op, "sparse_grad", sparse_grad))
+    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), check_flag(op, "sparse_grad", sparse_grad))
     return out
 
 
@@ -211,7 +210,7 @@ def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int |
     picked = _pack.checked_ids(picked, op, "rows", starts.shape[0] - 1)
     lengths = starts.diff()[picked]
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    size = int(ends[-1]) if total is None else whole_number(op, "total", total, 0)
+    size = int(ends[-1]) if total is None else whole_number(op, "total", total, 0, INT64[1])
     shift = _pack.spread(starts[:-1][picked] - ends[:-1], ends, size, op)
     place = torch.arange(size, device=values.device) + shift
     return _ops.embedding(values, place, False), ends

@@ -7,12 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import choice, readable, require_tensors
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import choice, require_tensors
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._vectors import FLOATS, require_finite, require_matrix
+from genrec_fast.ops._tensors import FLOATS, allocate, readable, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
 from genrec_fast.ops.rq_encode import PRECISIONS
 

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import readable, require_tensors, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import INT64, require_tensors, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable
-from genrec_fast.ops._vectors import require_codebooks
+from genrec_fast.ops._tensors import allocate, readable, require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
 
 __all__ = ["rq_decode"]
@@ -68,7 +66,7 @@ def rq_decode(codes: Tensor, codebooks: Sequence[Tensor], *, num_levels: int | N
                 f"num_levels={len(books)} leaves a dedup level unread"
             )
         num_levels = levels
-    num_levels = whole_number("rq_decode", "num_levels", num_levels)
+    num_levels = whole_number("rq_decode", "num_levels", num_levels, *INT64)
     if not 1 <= num_levels <= min(levels, len(books)):
         raise InvalidValueError(f"rq_decode: num_levels must be in [1, {min(levels, len(books))}], got {num_levels}")
     out: Tensor = _op(codes[:, :num_levels], books[:num_levels])

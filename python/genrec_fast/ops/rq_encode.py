@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError, UnsupportedError
-from genrec_fast.ops._arguments import choice, readable, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import INT64, choice, whole_number
+from genrec_fast.errors import InvalidValueError, UnsupportedError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._vectors import FLOATS, require_codebooks, require_finite, require_matrix
+from genrec_fast.ops._tensors import FLOATS, allocate, readable, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _reference
 
 __all__ = ["rq_encode"]
@@ -76,7 +74,7 @@ def rq_encode(
                 f"rq_encode: codebooks[{level}] must be [K, {x.shape[1]}] with K in [1, {MAX_CODES}], "
                 f"got {list(book.shape)}"
             )
-    num_beams = whole_number("rq_encode", "num_beams", num_beams, 1)
+    num_beams = whole_number("rq_encode", "num_beams", num_beams, 1, INT64[1])
     choice("rq_encode", "precision", precision, PRECISIONS)
     if num_beams * max(len(book) for book in books) > 1 << 24:
         raise UnsupportedError(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import readable, require_tensors, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate, require_room
-from genrec_fast.ops._offsets import check_offsets, require_offsets
+from genrec_fast.checks import INT64, require_room, require_tensors, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._vectors import require_finite, require_matrix
+from genrec_fast.ops._tensors import allocate, check_offsets, readable, require_finite, require_matrix, require_offsets
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
 from genrec_fast.types import Jagged
 
@@ -80,7 +77,7 @@ def topk_inner_product(
         )
     if num_items > _MOST_ITEMS:
         raise InvalidValueError(f"{op}: table must have at most 2^31 - 1 rows, got {num_items}")
-    k = whole_number(op, "k", k, 1)
+    k = whole_number(op, "k", k, 1, INT64[1])
     if bias is not None:
         require_tensors(op, queries.device, bias=bias)
         if bias.dtype != torch.float32 or bias.shape != (num_items,):

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.checks import INT64, check_flag, require_tensors, sequence, whole_number
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops import _transformer as _ops
-from genrec_fast.ops._arguments import flag, require_tensors, sequence, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._transformer_pack import PackedStack, require_stack
+from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 
 __all__ = ["transformer_cross", "transformer_first", "transformer_head", "transformer_prefill", "transformer_step"]
 
@@ -30,7 +29,7 @@ def transformer_prefill(
     tokens: Tensor | None = None,
     only_last: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Reads every user's prompt through all layers (``ops._transformer_spec.TransformerSpec`` has the formula).
+    """Reads every user's prompt through all layers (``ops.transformer_spec.TransformerSpec`` has the formula).
 
     Args:
         stack: from ``unpack_stacks``.
@@ -64,7 +63,7 @@ def transformer_prefill(
     tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
     _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
-    last = flag(op, "only_last", only_last)
+    last = check_flag(op, "only_last", only_last)
     hidden, cache = _ops.prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, last)
     return hidden, cache
 
@@ -228,10 +227,10 @@ def transformer_head(
     """
     op = "transformer_head"
     _check(op, stack, hidden, None)
-    first, last = whole_number(op, "first", first), whole_number(op, "last", last)
+    first, last = whole_number(op, "first", first, *INT64), whole_number(op, "last", last, *INT64)
     if not 0 <= first <= last <= stack.spec.head_size:
         raise InvalidValueError(f"{op}: first and last must lie in [0, {stack.spec.head_size}], got {first} and {last}")
-    logits, sums = _ops.head(stack.weights, hidden, stack.number, first, last, flag(op, "log_sums", log_sums))
+    logits, sums = _ops.head(stack.weights, hidden, stack.number, first, last, check_flag(op, "log_sums", log_sums))
     return logits, sums
 
 

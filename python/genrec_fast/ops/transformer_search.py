@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import (
+from genrec_fast.checks import (
     FLOAT32,
+    INT64,
     choice,
-    readable,
     real_number,
+    require_room,
     require_tensors,
     sequence,
     shown,
     whole_number,
 )
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import require_room
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._tensors import readable
 from genrec_fast.ops._transformer import addresses_of_tables, common_arguments, direct
-from genrec_fast.ops._transformer_pack import PackedStack, require_stack
 from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
+from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
 __all__ = ["TransformerFound", "transformer_search"]
@@ -163,7 +163,7 @@ def transformer_search(
     num_beams = whole_number(op, "num_beams", num_beams, 1, 2**31 - 1)
     choice(op, "normalize", normalize, ("all", "valid"))
     scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
-    end = -1 if end_token is None else whole_number(op, "end_token", end_token)
+    end = -1 if end_token is None else whole_number(op, "end_token", end_token, *INT64)
     if end_token is not None and not 0 <= end < stack.spec.head_size:
         raise InvalidValueError(f"{op}: end_token must be in [0, {stack.spec.head_size}), got {end_token}")
     masks: tuple[Tensor | None, ...] = (None, None, None, None)

@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import numbers, require_tensors
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import numbers, require_tensors
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core
-from genrec_fast.ops._trie_arguments import DELTA_BYTES, MAX_CODES, MAX_LEVELS, level_arguments, num_levels
+from genrec_fast.ops._tensors import allocate
+from genrec_fast.ops._trie_arguments import MAX_CODES, MAX_LEVELS, level_arguments, num_levels
+from genrec_fast.ops.trie_offsets import BLOCK_BITS, DELTA_BYTES
 from genrec_fast.types import TrieTensors
 
-__all__ = ["BLOCK_BITS", "MAX_CODES", "MAX_LEVELS", "TrieParts", "token_dtype", "trie_build", "trie_check"]
+__all__ = ["MAX_CODES", "MAX_LEVELS", "TrieParts", "token_dtype", "trie_build", "trie_check"]
 
 MAX_ITEMS = 2**31 - 1  # item ids, rows and nodes are int32
-BLOCK_BITS = 4  # one base per 16 packed offsets
 
 
 class TrieParts(NamedTuple):

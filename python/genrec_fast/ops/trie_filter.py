@@ -8,14 +8,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import readable, require_tensors, shown, whole_number
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import require_room
-from genrec_fast.ops._offsets import check_offsets, require_offsets
+from genrec_fast.checks import require_room, require_tensors, shown, whole_number
+from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._trie_arguments import DELTA_BYTES, require_levels
+from genrec_fast.ops._tensors import check_offsets, readable, require_offsets
+from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference import trie_filter as reference
+from genrec_fast.ops.trie_offsets import DELTA_BYTES
 from genrec_fast.types import Jagged, TrieTensors
 
 __all__ = ["CatalogTrie", "TrieFilter", "trie_filter"]

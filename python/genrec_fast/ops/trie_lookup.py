@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import readable, require_tensors
-from genrec_fast.ops._door import door
-from genrec_fast.ops._memory import allocate
+from genrec_fast.checks import require_tensors
+from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._tensors import allocate, readable
 from genrec_fast.ops._trie_arguments import level_arguments, require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 from genrec_fast.types import TrieTensors

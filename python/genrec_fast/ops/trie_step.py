@@ -8,11 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import choice, readable, require_tensors, whole_number
-from genrec_fast.ops._door import refusal
-from genrec_fast.ops._memory import require_room
+from genrec_fast.checks import INT64, choice, require_room, require_tensors, whole_number
+from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, refusal
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._tensors import readable
 from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, num_levels, require_levels
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
@@ -110,7 +109,7 @@ def trie_step(
     try:
         # What costs a microsecond stands in functions that are called only where something is out of the ordinary.
         if type(level) is not int or not -9 < level < 9:
-            level = whole_number("trie_step", "level", level)
+            level = whole_number("trie_step", "level", level, *INT64)
         if type(num_beams) is not int or not 1 <= num_beams < 1 << 31:
             num_beams = whole_number("trie_step", "num_beams", num_beams, 1, 2**31 - 1)
         # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.

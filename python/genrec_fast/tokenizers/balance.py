@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_dense, shown, whole_number
+from genrec_fast.checks import FLOAT32, check_dense, real_number, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import FLOAT32, real_number
 from genrec_fast.tokenizers.balance_flow import even_out
 
 __all__ = ["Balance", "balanced_assignment", "check_balance"]

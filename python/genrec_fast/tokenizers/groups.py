@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers, shown
+from genrec_fast.checks import check_integers, require_tensors, shown
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
 
 __all__ = ["Groups", "check_codebook_sizes", "check_codebooks", "check_item_codes", "group_items"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.checks import require_tensors
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
 from genrec_fast.tokenizers.balance import check_epsilon
 from genrec_fast.tokenizers.dedup import resolve_by_level
 from genrec_fast.tokenizers.groups import check_codebooks, check_item_codes, group_items

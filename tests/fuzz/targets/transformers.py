@@ -10,10 +10,10 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError
-from genrec_fast.ops._transformer_pack import PackedStack, pack_stacks, unpack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
 from genrec_fast.ops.reference import transformer as twin
 from genrec_fast.ops.reference.transformer_search import transformer_search as _search_twin
+from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.trie import build_trie
 
 from ..case import Case, Rng, target

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import INT64, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.trie import Trie
 
 __all__ = ["CodeTokens", "code_tokens", "token_ids", "tokens_from_tokenizer"]
@@ -197,7 +197,7 @@ def tokens_from_tokenizer(tokenizer: Any, codebook_sizes: Sequence[int] | Trie) 
         )
     trie = codebook_sizes if isinstance(codebook_sizes, Trie) else None
     given: Any = codebook_sizes if trie is None else trie.codebook_sizes
-    sizes = [whole_number("tokens_from_tokenizer", "codebook_sizes", size) for size in given]
+    sizes = [whole_number("tokens_from_tokenizer", "codebook_sizes", size, *INT64) for size in given]
     tables = [torch.full((size,), -1) for size in sizes]
     found = [[(m, token) for text, token in vocabulary.items() if (m := form.fullmatch(text))] for form in _FORMS]
     forms = [matches for matches in found if matches]
@@ -225,7 +225,7 @@ def token_ids(op: str, name: str, tokens: Any) -> list[int]:
         tokens = tokens.flatten().tolist()
     if not isinstance(tokens, Sequence) or isinstance(tokens, str):
         raise InvalidTypeError(f"{op}: {name} must be token ids, got {type(tokens).__name__}")
-    ids = [whole_number(op, name, token) for token in tokens]
+    ids = [whole_number(op, name, token, *INT64) for token in tokens]
     if ids and min(ids) < 0:
         raise InvalidValueError(f"{op}: {name} must be at least 0, got {min(ids)}")
     return ids

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import is_truth
+from genrec_fast.checks import INT64, is_truth, whole_number
 from genrec_fast.decoders._choose import Sampled
 from genrec_fast.decoders._expand import expand_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
@@ -20,9 +20,8 @@ from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.prompts import has_holes
 from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
-from genrec_fast.ops._arguments import whole_number
-from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import trie_filter
+from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged, Ranked
 
@@ -208,8 +207,8 @@ class CompiledRecommender:
         if len(set(ends)) < len(ends):
             user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
             raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
-        k = whole_number("recommend", "k", k)
-        width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams)
+        k = whole_number("recommend", "k", k, *INT64)
+        width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams, *INT64)
         if k < 1 or width < k:
             raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
         rule = Rule(

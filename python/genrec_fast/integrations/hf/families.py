@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from genrec_fast.errors import UnsupportedError
 from genrec_fast.integrations.hf.stock import check_stock
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
-from genrec_fast.ops._transformer_pack import pack_stacks
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_pack import pack_stacks
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 __all__ = ["FAMILIES", "pack_weights"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.checks import INT64, choice, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
@@ -19,7 +20,6 @@ from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
 from genrec_fast.nn.native import warn_once
 from genrec_fast.nn.native_engine import NativeEngine
-from genrec_fast.ops._arguments import choice, whole_number
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
 
@@ -110,7 +110,7 @@ def trie_beam_search(
         raise InvalidTypeError(
             f"trie_beam_search: trie must be a Trie (build_trie makes one), got {type(trie).__name__}"
         )
-    items_per_sequence = whole_number("trie_beam_search", "items_per_sequence", items_per_sequence)
+    items_per_sequence = whole_number("trie_beam_search", "items_per_sequence", items_per_sequence, *INT64)
     if items_per_sequence < 1:
         raise InvalidValueError(f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence}")
     choice("trie_beam_search", "engine", engine, ("auto", "native", "torch"))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from genrec_fast.checks import INT64, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.integrations.hf.codes import code_tokens, token_ids
-from genrec_fast.ops._arguments import require_tensors, whole_number
 from genrec_fast.trie import Trie
 
 __all__ = ["TrieLogitsProcessor"]
@@ -72,7 +72,7 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
             raise InvalidValueError(f"{op}: marker must have a token, got none")
         if marker is not None and prompt_length is not None:
             raise InvalidValueError(f"{op}: prompt_length must be None with marker, got {prompt_length}")
-        self.prompt_length = whole_number(op, "prompt_length", 1 if prompt_length is None else prompt_length)
+        self.prompt_length = whole_number(op, "prompt_length", 1 if prompt_length is None else prompt_length, *INT64)
         if self.prompt_length < 0:
             raise InvalidValueError(f"{op}: prompt_length must be at least 0, got {self.prompt_length}")
         self.prefix_tokens = token_ids(op, "prefix_tokens", prefix_tokens)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from genrec_fast.checks import INT64, whole_number
 from genrec_fast.decoders._choose import Choose, Diverse, Sampled, seeds_of_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import whole_number
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.types import Jagged
 
@@ -39,7 +39,11 @@ class Rule:
     normalize: str
 
     def __post_init__(self) -> None:
-        op, groups, penalty = self.op, whole_number(self.op, "num_groups", self.num_groups), self.diversity_penalty
+        op, groups, penalty = (
+            self.op,
+            whole_number(self.op, "num_groups", self.num_groups, *INT64),
+            self.diversity_penalty,
+        )
         if groups < 1:
             raise InvalidValueError(f"{op}: num_groups must be at least 1, got {groups}")
         if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not 0 <= penalty < math.inf:

@@ -14,8 +14,8 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens
 from genrec_fast.integrations.hf.engine import Engine
 from genrec_fast.nn.native_engine import NativeEngine
-from genrec_fast.ops.reference.trie_lookup import unpack_offsets
 from genrec_fast.ops.trie_filter import TrieFilter
+from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged

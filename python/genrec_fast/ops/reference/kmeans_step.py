@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.ops.reference.rq_encode import lane_sum, scores
+from genrec_fast.ops.lanes import lane_sum
+from genrec_fast.ops.reference.rq_encode import scores
 
 __all__ = ["ROWS", "kmeans_step"]
 

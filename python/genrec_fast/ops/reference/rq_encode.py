@@ -9,24 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LANES", "half_norms", "lane_sum", "rq_encode", "scores"]
+from genrec_fast.ops.lanes import lane_sum
 
-LANES = 16  # running sums: element d goes to lane d mod 16, then lane j + lane j + 8, + 4, + 2, + 1
+__all__ = ["half_norms", "rq_encode", "scores"]
+
 _BLOCK = 1 << 22  # float64 products held at once
-
-
-def lane_sum(products: Tensor) -> Tensor:
-    """Sum of float64 ``[..., D]`` over its last dimension, in lanes."""
-    depth = products.shape[-1]
-    products = torch.nn.functional.pad(products, (0, -depth % LANES)).unflatten(-1, (-1, LANES))
-    total = torch.zeros_like(products[..., 0, :]) if depth else products.new_zeros(*products.shape[:-2], LANES)
-    for step in range(products.shape[-2]):
-        total = total + products[..., step, :]
-    half = LANES // 2
-    while half:
-        total = total[..., :half] + total[..., half:]
-        half //= 2
-    return total[..., 0]
 
 
 def half_norms(codebook: Tensor) -> Tensor:

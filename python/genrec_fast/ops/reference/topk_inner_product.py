@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.ops.reference.rq_encode import lane_sum
+from genrec_fast.ops.lanes import lane_sum
 
 __all__ = ["inner_products", "topk_inner_product"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec_fast.ops._registry import core
-from genrec_fast.ops._transformer_pack import PackedStack, unpack_stacks, unpack_weights
-from genrec_fast.ops._transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks, unpack_weights
+from genrec_fast.ops.transformer_spec import TransformerSpec
 
 __all__ = ["transformer_cross", "transformer_first", "transformer_head", "transformer_prefill", "transformer_step"]
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.ops._transformer_pack import unpack_stacks
 from genrec_fast.ops.reference.transformer import transformer_head, transformer_step
 from genrec_fast.ops.reference.trie_step import trie_step
+from genrec_fast.ops.transformer_pack import unpack_stacks
 
 __all__ = ["transformer_search"]
 

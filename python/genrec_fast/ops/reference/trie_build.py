@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.ops.trie_build import BLOCK_BITS, TrieParts, token_dtype
+from genrec_fast.ops.trie_build import TrieParts, token_dtype
+from genrec_fast.ops.trie_offsets import BLOCK_BITS
 
 __all__ = ["pack_offsets", "trie_build"]
 

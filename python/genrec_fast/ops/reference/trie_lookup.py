@@ -1,4 +1,4 @@
-"""The twin of trie_lookup, and how packed offsets are read in plain torch."""
+"""The twin of ``ops.trie_lookup``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["trie_lookup", "unpack_offsets", "widen"]
+from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 
-BLOCK_BITS = 4
+__all__ = ["trie_lookup"]
 
 
 def trie_lookup(
@@ -33,18 +33,3 @@ def trie_lookup(
         found = torch.searchsorted(edges, wanted).clamp(max=len(edges) - 1)
         nodes = torch.where(edges[found] == wanted, found, -1)
     return nodes.to(torch.int32)
-
-
-def unpack_offsets(bases: Tensor, deltas: Tensor, at: Tensor | None = None) -> Tensor:
-    """int64 offsets ``bases[n >> 4] + deltas[n]``, for all n or for int64 ``at``."""
-    if at is None:
-        at = torch.arange(len(deltas), device=deltas.device)
-    return bases[at >> BLOCK_BITS].to(torch.int64) + widen(deltas, at)
-
-
-def widen(values: Tensor, at: Tensor | None = None) -> Tensor:
-    """int64 of ``values`` or ``values[at]``; by way of int16 where torch cannot index uint16."""
-    if values.dtype == torch.uint16:
-        narrow = values.view(torch.int16)
-        return (narrow if at is None else narrow[at]).to(torch.int64) & 0xFFFF
-    return (values if at is None else values[at]).to(torch.int64)

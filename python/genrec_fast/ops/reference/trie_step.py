@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.ops.reference.trie_filter import alive_edges
-from genrec_fast.ops.reference.trie_ranges import unpack
+from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.types import TrieTensors
 
 __all__ = ["exp", "log", "log_sum_exp", "trie_step"]
@@ -88,7 +88,7 @@ def trie_step(
     live = (nodes >= 0) & (scores > -torch.inf)
     rows = torch.where(live.unsqueeze(-1), logits.float(), torch.zeros((), device=logits.device))
     node = torch.where(live, nodes, 0).long()
-    first, end = (unpack(trie.child_bases[level], trie.child_deltas[level], n) for n in (node, node + 1))
+    first, end = (unpack_offsets(trie.child_bases[level], trie.child_deltas[level], n) for n in (node, node + 1))
     fan_out = torch.where(live, end - first, 0)
 
     # [B, W, widest]: the children of each beam in ascending order of code, padded at the end.

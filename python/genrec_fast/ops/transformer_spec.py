@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from genrec_fast.checks import FLOAT32, check_flag, choice, real_number, whole_number
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._arguments import FLOAT32, choice, flag, real_number, whole_number
 
 __all__ = ["ACTIVATIONS", "TransformerSpec"]
 
@@ -67,7 +67,7 @@ class TransformerSpec:
                 number = whole_number(op, field.name, value, 1 if field.name in _POSITIVE else 0, most)
                 object.__setattr__(self, field.name, number)
             elif field.type == "bool":
-                flag(op, field.name, value)
+                check_flag(op, field.name, value)
             elif field.type == "float":
                 object.__setattr__(self, field.name, real_number(op, field.name, value, FLOAT32))
         if self.epsilon < 0:

@@ -1,4 +1,7 @@
-"""The children of a trie's nodes in plain torch, by offsets that are looked at before anything is indexed with them."""
+"""The packed offsets of a trie in plain torch: node n's children begin at ``bases[n >> 4] + deltas[n]``.
+
+``children_of`` and ``fan_outs`` look at them before anything is indexed with them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import require_tensors
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import require_tensors
-from genrec_fast.ops._trie_arguments import DELTA_BYTES
-from genrec_fast.ops.reference.trie_lookup import unpack_offsets
+from genrec_fast.types import TrieTensors
 
-__all__ = ["children_of", "fan_outs", "require_packed", "require_whole"]
+__all__ = [
+    "BLOCK_BITS",
+    "DELTA_BYTES",
+    "children_of",
+    "fan_outs",
+    "require_packed",
+    "require_whole",
+    "row_range",
+    "unpack_offsets",
+    "widen",
+]
+
+BLOCK_BITS = 4  # one base per 16 offsets
+DELTA_BYTES = {torch.uint8: 1, torch.uint16: 2, torch.int32: 4}
 
 
 def require_whole(name: str, values: Tensor, low: int, high: int) -> None:
@@ -73,3 +88,25 @@ def fan_outs(bases: Tensor, deltas: Tensor) -> Iterator[tuple[int, int, Tensor]]
         end = min(begin + piece, len(deltas) - 1)
         offsets = unpack_offsets(bases, deltas, torch.arange(begin, end + 1, device=deltas.device))
         yield begin, end, offsets[1:] - offsets[:-1]
+
+
+def unpack_offsets(bases: Tensor, deltas: Tensor, at: Tensor | None = None) -> Tensor:
+    """int64 offsets ``bases[n >> 4] + deltas[n]``, for all n or for int64 ``at``."""
+    if at is None:
+        at = torch.arange(len(deltas), device=deltas.device)
+    return bases[at >> BLOCK_BITS].to(torch.int64) + widen(deltas, at)
+
+
+def widen(values: Tensor, at: Tensor | None = None) -> Tensor:
+    """int64 of ``values`` or ``values[at]``; by way of int16 where torch cannot index uint16."""
+    if values.dtype == torch.uint16:
+        narrow = values.view(torch.int16)
+        return (narrow if at is None else narrow[at]).to(torch.int64) & 0xFFFF
+    return (values if at is None else values[at]).to(torch.int64)
+
+
+def row_range(trie: TrieTensors, level: int, first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``[low, high)`` below the nodes ``[first, end)`` of ``level`` (level L: the rows themselves)."""
+    for below in range(level, len(trie.codebook_sizes)):
+        first, end = (unpack_offsets(trie.child_bases[below], trie.child_deltas[below], n) for n in (first, end))
+    return first, end

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec_fast.checks import check_flag, real_number, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._arguments import flag, real_number, require_tensors, whole_number
 
 __all__ = ["ALiBi", "AttentionBias", "BiasTables", "RelativeTimeBias", "T5Bias", "log_time_thresholds", "t5_buckets"]
 
@@ -172,7 +172,7 @@ class T5Bias:
             raise InvalidTypeError(f"T5Bias: weight must be float [num_buckets, H], got {self.weight.dtype}")
         if self.weight.dim() != 2 or self.weight.shape[1] != num_heads:
             raise InvalidValueError(f"T5Bias: weight must be [num_buckets, {num_heads}], got {list(self.weight.shape)}")
-        exact = self.weight.shape[0] // (4 if flag("T5Bias", "bidirectional", self.bidirectional) else 2)
+        exact = self.weight.shape[0] // (4 if check_flag("T5Bias", "bidirectional", self.bidirectional) else 2)
         if exact < 1:
             raise InvalidValueError(
                 f"T5Bias: weight must have 2 buckets, or 4 if bidirectional, at least, got {self.weight.shape[0]}"
