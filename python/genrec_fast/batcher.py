@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from genrec_fast.base.batch import Question, Ranked, as_batch
+from genrec_fast.base.batch import Question, Ranked
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.batcher_rows import Group, Request, Row, Stepwise
@@ -323,7 +323,7 @@ class Batcher:
         if self._on_group is not None:
             self._on_group(len(rows))
         self._searched += len(rows)
-        batch = model.layout(as_batch(Question.cat([row.question for row in rows])).to(model.device))
+        batch = model.batch(Question.cat([row.question for row in rows]))
         query = joined([row.query for row in rows]).to(model.device)
         options: dict[str, Any] = {"allowed": query.allowed, "exclude": query.exclude}
         if self._stepwise is not None:

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from genrec_fast import recipes
+from genrec_fast.catalog import Catalog
 from genrec_fast.commands import NO_OPTIONS, DataOptions, set_threads
 from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.data.readers.lines import PUBLISHED, find_one
@@ -102,7 +103,7 @@ def _coded_by_features(recipe: Recipe) -> bool:
     if recipe.tokenizer is None:
         return False
     try:
-        recipe.tokenizer.build(None)
+        recipe.tokenizer.build(Catalog(num_items=1))
     except InvalidValueError:
         return True
     return False

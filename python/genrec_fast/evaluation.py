@@ -114,7 +114,7 @@ def evaluate(
                 if batch.target_actions is None:
                     raise InvalidValueError("evaluate: evaluation must have actions for a model of actions, got None")
                 labels.append(batch.target_actions[batch.target_positions])
-                laid = model.layout(question.to(model.device))
+                laid = model.batch(question)
                 ranked = model.decoder.search(model.backbone, laid, model.trie, max(ks), num_beams=num_beams)
                 logits.append(_action_logits(model, laid, targets[-1].to(model.device)).cpu())
             else:
@@ -138,8 +138,7 @@ def evaluate(
 
 def predicts_actions(model: Recommender) -> bool:
     """Whether the model was trained to predict actions."""
-    needs = getattr(model.recipe.objective.build(), "needs", None)
-    return needs is ActionScoring
+    return model.objective.needs is ActionScoring
 
 
 def figure_names(model: Recommender) -> tuple[str, ...]:

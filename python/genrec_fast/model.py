@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import operator
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
-from genrec_fast.base.batch import Question, Ranked, as_batch
+from genrec_fast.base.batch import Ranked
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.query import Options, Query, ask
+from genrec_fast.base.query import Options, ask
+from genrec_fast.catalog import Catalog, read_texts
 from genrec_fast.checks import whole_number
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, file_checksum, write_text
-from genrec_fast.recipe import Decoder, Recipe
 from genrec_fast.recipe_json import from_json, to_json
-from genrec_fast.trie import Trie, build_trie
+from genrec_fast.system import System
 from genrec_fast.weights import module_tensors, restore_module
 
 if TYPE_CHECKING:
     from genrec_fast.batcher import Batcher
 
-__all__ = ["Recommender", "build_parts", "load", "usable_device"]
+__all__ = ["Recommender", "load", "usable_device"]
 
-VERSION = 1
-
-
-def build_parts(
-    recipe: Recipe, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
-) -> tuple[nn.Module, nn.Module, Decoder, Trie | None]:
-    """Layout, backbone (freshly initialised from torch's global generator), decoder, and the trie if one is needed."""
-    layout = recipe.layout.build(item_codes, codebook_sizes, features)
-    backbone = recipe.backbone.build(codebook_sizes, item_codes.shape[0], feature_dim(layout))
-    trie = None if recipe.tokenizer is None else build_trie(item_codes, codebook_sizes=codebook_sizes)
-    return layout, backbone, recipe.decoder.build(), trie
-
-
-def feature_dim(layout: nn.Module) -> int | None:
-    """Width of the features that a layout hands to the backbone, ``None`` where it hands none."""
-    width = getattr(layout, "feature_dim", None)
-    return None if width is None else int(width)
+FORMAT = "genrec_fast.recommender"
+VERSION = 2
 
 
 def usable_device(op: str, device: torch.device | str) -> torch.device:
@@ -68,57 +52,26 @@ def usable_device(op: str, device: torch.device | str) -> torch.device:
     return place
 
 
-_ANSWERING = threading.Lock()  # over the modes of modules; held for microseconds
-
-
-class Recommender:
-    """Everything that turns histories into ranked items.
-
-    Args:
-        recipe: what it is made of.
-        layout: fills in what the backbone reads of each item.
-        backbone: the network.
-        decoder: the search.
-        trie: the catalog's semantic IDs, or ``None`` for a decoder that scores items directly.
-        item_ids: N names the items have outside.
-        titles: N texts a person can read, or ``None``.
-        codebook_sizes: of the semantic IDs, every level.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        layout: nn.Module,
-        backbone: nn.Module,
-        decoder: Decoder,
-        trie: Trie | None,
-        *,
-        item_ids: list[str],
-        titles: list[str] | None,
-        codebook_sizes: tuple[int, ...],
-    ) -> None:
-        self.recipe, self.layout, self.backbone, self.decoder, self.trie = recipe, layout, backbone, decoder, trie
-        self.item_ids, self.titles = item_ids, titles
-        self.codebook_sizes = codebook_sizes
-        self._numbers: dict[str, int] | None = None
-        self._answering: int = 0  # blocks of answering() that are open, in any thread
-        self._modes: list[tuple[nn.Module, bool]] = []
+class Recommender(System):
+    """Everything that turns histories into ranked items; see ``System`` for its parts."""
 
     @property
-    def num_items(self) -> int:
-        return len(self.item_ids)
+    def item_ids(self) -> Sequence[str]:
+        """N names the items have outside; their numbers as text where the catalog has none."""
+        return self._names
+
+    @functools.cached_property
+    def _names(self) -> Sequence[str]:
+        names = self.catalog.item_ids
+        return [str(number) for number in range(self.num_items)] if names is None else names
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.item_ids)}
 
     @property
-    def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
-
-    def to(self, device: torch.device | str) -> Recommender:
-        """Moves network, item tables and trie; returns itself."""
-        self.layout.to(device)
-        self.backbone.to(device)
-        if self.trie is not None:
-            self.trie = self.trie.to(device)
-        return self
+    def titles(self) -> Sequence[str] | None:
+        return self.catalog.titles
 
     def numbers(self, item_ids: Sequence[str], *, what: str = "Recommender: item") -> list[int]:
         """Outside names -> item ids; ``what`` says in an error whose names they are.
@@ -126,8 +79,6 @@ class Recommender:
         Raises:
             InvalidValueError: a name that is not in the catalog.
         """
-        if self._numbers is None:
-            self._numbers = {name: number for number, name in enumerate(self.item_ids)}
         for name in item_ids:
             if name not in self._numbers:
                 raise InvalidValueError(
@@ -153,32 +104,6 @@ class Recommender:
                 + (", which stands behind a user's last result" if number == -1 else "")
             )
         return self.item_ids[number] if self.titles is None else self.titles[number]
-
-    @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
-        """Within the block the modules are in eval mode and nothing is recorded for gradients."""
-        with _ANSWERING:
-            if not self._answering:
-                parts = (self.layout, self.backbone)
-                self._modes = [(module, module.training) for part in parts for module in part.modules()]
-            self._answering += 1
-            self.layout.eval()
-            self.backbone.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            with _ANSWERING:
-                self._answering -= 1
-                if not self._answering:  # the last of several threads: dropout would spoil the others' answers
-                    for module, mode in self._modes:
-                        module.training = mode
-
-    def search(self, question: Question, query: Query) -> Ranked:
-        """Some users through layout and decoder; call within ``answering()``. Histories are not cut here."""
-        batch, query = self.layout(as_batch(question).to(self.device)), query.to(self.device)
-        options = {name: getattr(query, name) for name in ("num_beams", "exact", "allowed", "exclude")}
-        return self.decoder.search(self.backbone, batch, self.trie, query.k, **options)
 
     def recommend(
         self,
@@ -221,41 +146,24 @@ class Recommender:
         return Batcher(self, **settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``recipe.json``, ``weights.safetensors``, ``items.json``, and ``trie.safetensors`` where there is one.
+        """Writes ``recipe.json``, ``weights.safetensors`` and the catalog (``Catalog.save``).
 
         Every file is whole or not there; ``recipe.json`` comes last and carries the others' checksums.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"layout.{name}": tensor for name, tensor in module_tensors(self.layout).items()}
-        tensors |= {f"backbone.{name}": tensor for name, tensor in module_tensors(self.backbone).items()}
+        _ = self.trie  # made, so that it is saved, too
+        names = self.catalog.save(folder)
         with atomic_path(folder / "weights.safetensors") as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_text(folder / "items.json", json.dumps({"item_ids": self.item_ids, "titles": self.titles}))
-        names = ["weights.safetensors", "items.json"]
-        if self.trie is not None:
-            self.trie.to("cpu").save(folder / "trie.safetensors")
-            names.append("trie.safetensors")
+            save_file({name: tensor.cpu().contiguous() for name, tensor in module_tensors(self).items()}, temporary)
+        names.append("weights.safetensors")
         card = {
-            "format": "genrec_fast.recommender",
+            "format": FORMAT,
             "version": VERSION,
             "recipe": to_json(self.recipe),
-            "num_items": self.num_items,
-            "codebook_sizes": list(self.codebook_sizes),
-            "num_levels": len(self.codebook_sizes),
-            "feature_dim": feature_dim(self.layout),
             "sha256": {name: file_checksum(folder / name) for name in names},
         }
         write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
-
-
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"load: {path} is cut short or altered ({error})") from error
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
@@ -267,57 +175,69 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
     """
     device = usable_device("load", device)
     folder = Path(folder)
-    card = _json(folder / "recipe.json")
-    if not isinstance(card, dict) or (card.get("format"), card.get("version")) != ("genrec_fast.recommender", VERSION):
-        raise CorruptFileError(f"load: {folder / 'recipe.json'} must be a recommender's card of version {VERSION}")
+    path = folder / "recipe.json"
+    card = _json(path)
+    version = card.get("version") if isinstance(card, dict) and card.get("format") == FORMAT else None
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise CorruptFileError(f"load: {path} must be a recommender's card of version 1 to {VERSION}")
+    recipe = from_json(card.get("recipe"), str(path))
+    _check_files(
+        folder, card, ("weights.safetensors", "items.json", *(("catalog.safetensors",) if version > 1 else ()))
+    )
+    tensors = _tensors(folder / "weights.safetensors")
+    catalog = Catalog.load(folder) if version > 1 else _first_version(folder, card, tensors)
+    model = Recommender(recipe, catalog)
+    restore_module(model, tensors, str(folder / "weights.safetensors"))
+    return model.eval().to(device)
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
     try:
-        sizes, sums = tuple(int(size) for size in card["codebook_sizes"]), dict(card["sha256"])
-        num_items, text = int(card["num_items"]), card["recipe"]
-        width = None if card["feature_dim"] is None else int(card["feature_dim"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ({error})") from error
-    if width is not None and width < 1:
-        raise CorruptFileError(f"load: {folder / 'recipe.json'}: feature_dim must be at least 1, got {width}")
-    for name in ("weights.safetensors", "items.json"):
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"load: {path} is cut short or altered ({error})") from error
+
+
+def _check_files(folder: Path, card: dict[str, Any], needed: Sequence[str]) -> None:
+    """Every file of the card is there and as it was written."""
+    sums = card.get("sha256")
+    if not isinstance(sums, dict):
+        raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ('sha256')")
+    for name in needed:
         if name not in sums:
             raise CorruptFileError(f"load: {folder / 'recipe.json'} must hold the checksum of {name}, got none")
-    recipe = from_json(text, str(folder / "recipe.json"))
     for name, checksum in sums.items():
         if not (folder / name).is_file():
             raise CorruptFileError(f"load: {folder} must hold a trained model, but {name} is missing")
         if file_checksum(folder / name) != checksum:
             raise CorruptFileError(f"load: {folder / name} is cut short or altered: its checksum is not recipe.json's")
-    items = _json(folder / "items.json")
-    if num_items != len(items["item_ids"]):
-        raise CorruptFileError(
-            f"load: {folder / 'recipe.json'}: num_items must be {len(items['item_ids'])} as in items.json, "
-            f"got {num_items}"
-        )
-    path = folder / "weights.safetensors"
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, FileNotFoundError) as error:
         raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
-    # The layout's tables come from the weights; the zeros only say how large they are.
-    codes = torch.zeros(num_items, len(sizes), dtype=torch.int32)
-    features = None if width is None else torch.zeros(num_items, width)
-    layout = recipe.layout.build(codes, sizes, features)
-    backbone = recipe.backbone.build(sizes, num_items, feature_dim(layout))
-    for prefix, module in (("layout.", layout), ("backbone.", backbone)):
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        restore_module(module, own, str(path))
-    trie = Trie.load(folder / "trie.safetensors") if "trie.safetensors" in sums else None
-    model = Recommender(
-        recipe,
-        layout,
-        backbone,
-        recipe.decoder.build(),
-        trie,
-        item_ids=items["item_ids"],
-        titles=items["titles"],
-        codebook_sizes=sizes,
-    )
-    layout.eval()
-    backbone.eval()
-    return model.to(device)
+
+
+def _first_version(folder: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> Catalog:
+    """The catalog of a folder of version 1, which kept it among the layout's weights; takes it out of ``tensors``."""
+    path = folder / "recipe.json"
+    try:
+        sizes, num_items = tuple(int(size) for size in card["codebook_sizes"]), int(card["num_items"])
+        width = None if card["feature_dim"] is None else int(card["feature_dim"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(f"load: {path} lacks or misstates a key ({error})") from error
+    own = {name: tensors.pop(f"layout.{name}", None) for name in ("item_codes", "features")}
+    if (None if own["features"] is None else own["features"].shape[1]) != width:
+        raise CorruptFileError(f"load: {path}: feature_dim must be that of the weights, got {width}")
+    if own["item_codes"] is None and len(sizes) == 1 and sizes[0] == num_items:  # items are atoms
+        own["item_codes"] = torch.arange(num_items, dtype=torch.int32)[:, None]
+    try:
+        catalog = Catalog(num_items=num_items, codebook_sizes=sizes, **own, **read_texts(folder / "items.json"))
+    except (InvalidTypeError, InvalidValueError) as error:
+        raise CorruptFileError(f"load: {path} and its files must fit each other, got: {error}") from error
+    return catalog.with_trie_of(folder) if "trie.safetensors" in card["sha256"] else catalog

@@ -4,105 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from torch import Tensor, nn
-
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Jagged, Loss, Ranked
 
-__all__ = [
-    "BackboneConfig",
-    "BatchingConfig",
-    "Decoder",
-    "DecoderConfig",
-    "LayoutConfig",
-    "Objective",
-    "ObjectiveConfig",
-    "Recipe",
-    "Tokenizer",
-    "TokenizerConfig",
-    "TrainConfig",
-]
+__all__ = ["BatchingConfig", "Config", "Recipe", "TrainConfig"]
 
 
-class Tokenizer(Protocol):
-    """Gives every item of a catalog its semantic ID."""
+class Config(Protocol):
+    """Settings from which a part is built: a tokenizer, a layout, a backbone, an objective or a decoder."""
 
-    @property
-    def item_codes(self) -> Tensor: ...
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...
-    def fit(
-        self,
-        features: Tensor | None,
-        *,
-        num_items: int,
-        seed: int,
-        histories: Jagged | None,
-        progress: Callable[[str, int, int, dict[str, float]], None] | None,
-    ) -> None: ...
-
-
-class Objective(Protocol):
-    """What is minimised.
-
-    One that samples items may have a method ``take_counts(counts)`` as well: the training calls it once with int64
-    ``[N]``, how often each item occurs in the training split. Random numbers come from torch's generator, which is
-    seeded for every batch.
-    """
-
-    def __call__(self, backbone: Any, batch: Batch) -> Loss: ...
-
-
-class Decoder(Protocol):
-    """The search procedure, never a network."""
-
-    def search(
-        self,
-        backbone: Any,
-        batch: Batch,
-        trie: Any,
-        k: int,
-        *,
-        num_beams: int | None = None,
-        allowed: Any = None,
-        exclude: Any = None,
-        exact: bool = False,
-    ) -> Ranked: ...
-
-
-class TokenizerConfig(Protocol):
-    """Settings from which a tokenizer is built."""
-
-    def build(self, feature_dim: int | None) -> Any: ...
-
-
-class LayoutConfig(Protocol):
-    """Settings from which a layout is built: what a backbone reads of each item."""
-
-    def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> nn.Module: ...
-
-
-class BackboneConfig(Protocol):
-    """Settings from which a backbone is built."""
-
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> nn.Module: ...
-
-
-class ObjectiveConfig(Protocol):
-    """Settings from which an objective is built; it or what it builds says what it ``needs``."""
-
-    def build(self) -> Any: ...
-
-
-class DecoderConfig(Protocol):
-    """Settings from which a decoder is built; it or what it builds says what it ``needs``."""
-
-    def build(self) -> Any: ...
+    def build(self, catalog: Catalog) -> Any:
+        """The part, for one catalog."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +127,11 @@ class Recipe:
     source: str
     deviations: tuple[str, ...] = ()
     measured: str = "not yet measured"
-    tokenizer: TokenizerConfig | None
-    layout: LayoutConfig
-    backbone: BackboneConfig
-    objective: ObjectiveConfig
-    decoder: DecoderConfig
+    tokenizer: Config | None
+    layout: Config
+    backbone: Config
+    objective: Config
+    decoder: Config
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from genrec_fast import tokenizers
+from genrec_fast.catalog import Catalog
 from genrec_fast.data import encode_texts, leave_one_out, load, read_categories, read_features, read_item_texts
 from genrec_fast.errors import DataError, InvalidValueError
 from genrec_fast.files import atomic_path, write_text
@@ -36,7 +37,7 @@ def kinds() -> dict[str, type]:
 
 def _needs_no_features(config_type: type) -> bool:
     try:
-        config_type().build(None)
+        config_type().build(Catalog(num_items=1))
     except InvalidValueError:
         return False
     return True
@@ -133,7 +134,7 @@ def tokenize(
         GenrecError: as the tokenizer's ``fit``; more levels than letters.
     """
     try:
-        built = config.build(None if source.features is None else source.features.shape[1])
+        built = config.build(Catalog(num_items=source.num_items, features=source.features))
     except InvalidValueError as error:
         if source.features is not None:
             raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
@@ -36,9 +37,9 @@ class BidirectionalConfig:
         check_fields(self, zero=("num_layers",))
         check_heads("BidirectionalConfig", self.width, self.num_heads)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Bidirectional:
+    def build(self, catalog: Catalog) -> Bidirectional:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Bidirectional(self, num_items)
+        return Bidirectional(self, catalog.num_items)
 
 
 class Bidirectional(nn.Module):

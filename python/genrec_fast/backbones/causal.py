@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_targets, check_length, with_start
@@ -36,9 +37,9 @@ class CausalConfig:
         check_fields(self, zero=("num_layers",), above=("temperature",))
         check_heads("CausalConfig", self.width, self.num_heads)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Causal:
+    def build(self, catalog: Catalog) -> Causal:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Causal(self, num_items)
+        return Causal(self, catalog.num_items)
 
 
 class Causal(nn.Module):

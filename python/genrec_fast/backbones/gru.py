@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
@@ -32,9 +33,9 @@ class GRUConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> GRU:
+    def build(self, catalog: Catalog) -> GRU:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return GRU(self, num_items)
+        return GRU(self, catalog.num_items)
 
 
 class GRU(nn.Module):

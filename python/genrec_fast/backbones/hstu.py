@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.nn.dropout import Dropout
@@ -82,9 +83,9 @@ class HSTUConfig:
         form = cls(activate="gate", alpha=None, bias="none", positions="end", times="end", num_input_buckets=2048)
         return dataclasses.replace(form, **changes)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> HSTU:
+    def build(self, catalog: Catalog) -> HSTU:
         """Makes the backbone; it embeds item ids, and projects ``batch.features`` where there are any."""
-        return HSTU(self, num_items, feature_dim)
+        return HSTU(self, catalog.num_items, catalog.feature_dim)
 
 
 class HSTU(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
@@ -47,9 +48,9 @@ class KuaiFormerConfig:
         tokens = min(self.max_items, self.recent) + -(-middle // self.middle_group)
         return tokens + -(-(left - middle) // self.early_group)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> KuaiFormer:
+    def build(self, catalog: Catalog) -> KuaiFormer:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return KuaiFormer(self, num_items)
+        return KuaiFormer(self, catalog.num_items)
 
 
 class KuaiFormer(nn.Module):

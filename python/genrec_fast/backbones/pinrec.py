@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones.causal import CausalConfig
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch
@@ -31,9 +32,9 @@ class PinRecConfig:
         check_fields(self, zero=("num_layers",))
         check_heads("PinRecConfig", self.width, self.num_heads)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> PinRec:
+    def build(self, catalog: Catalog) -> PinRec:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return PinRec(self, num_items)
+        return PinRec(self, catalog.num_items)
 
 
 class PinRec(nn.Module):
@@ -55,7 +56,7 @@ class PinRec(nn.Module):
             hidden=config.hidden,
             dropout=config.dropout,
             max_items=config.max_items,
-        ).build((num_items,), num_items, None)
+        ).build(Catalog(num_items=num_items))
         self.offsets = nn.Embedding(config.num_tokens, config.width)
         self.head = nn.Sequential(
             nn.Linear(2 * config.width, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
@@ -37,9 +38,9 @@ class SessionsConfig:
         check_fields(self, zero=("num_layers", "session_seconds"))
         check_heads("SessionsConfig", self.width, self.num_heads)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Sessions:
+    def build(self, catalog: Catalog) -> Sessions:
         """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Sessions(self, num_items)
+        return Sessions(self, catalog.num_items)
 
 
 class Sessions(nn.Module):

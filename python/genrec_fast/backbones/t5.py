@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._t5_native import native_t5
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
@@ -37,9 +38,9 @@ class T5Config:
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_user_tokens",))
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> T5:
+    def build(self, catalog: Catalog) -> T5:
         """Makes the backbone; it reads codes alone, so items and features are not used."""
-        return T5(self, codebook_sizes)
+        return T5(self, catalog.codebook_sizes)
 
 
 @dataclass(frozen=True)

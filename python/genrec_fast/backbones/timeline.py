@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_heads
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
@@ -38,9 +39,9 @@ class TimelineConfig:
         check_fields(self, zero=("num_layers", "num_depth_layers"))
         check_heads("TimelineConfig", self.width, self.num_heads)
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Timeline:
+    def build(self, catalog: Catalog) -> Timeline:
         """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""
-        return Timeline(self, codebook_sizes, feature_dim)
+        return Timeline(self, catalog.codebook_sizes, catalog.feature_dim)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.jagged import Jagged, spans
+from genrec_fast.catalog import Catalog
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
@@ -165,6 +166,19 @@ class Dataset:
     @property
     def num_users(self) -> int:
         return self.interactions.num_users
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is known of the items; with the published semantic IDs, where there are some."""
+        codes = self.item_codes
+        return Catalog(
+            item_ids=self.interactions.item_ids,
+            titles=self.titles,
+            texts=self.attributes,
+            features=self.features,
+            item_codes=codes,
+            codebook_sizes=() if codes is None else tuple((codes.amax(0) + 1).tolist()),
+        )
 
     def take_items(self, kept: Sequence[int], interactions: Interactions) -> Dataset:
         """The same knowledge about the items ``kept`` only (old ids, in their new order)."""

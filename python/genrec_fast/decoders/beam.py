@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_flag
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k, select_filter, select_users
@@ -102,7 +103,7 @@ class BeamConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self) -> Beam:
+    def build(self, catalog: Catalog | None = None) -> Beam:
         return Beam(self)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, whole_number
 from genrec_fast.decoders._choose import Choose, Diverse
 from genrec_fast.decoders._pass import OnePass
@@ -37,7 +38,7 @@ class DiverseBeamConfig:
                 f"got {self.num_beams}"
             )
 
-    def build(self) -> DiverseBeam:
+    def build(self, catalog: Catalog | None = None) -> DiverseBeam:
         return DiverseBeam(self)
 
 

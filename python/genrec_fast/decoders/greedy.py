@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_flag, whole_number
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k
@@ -76,7 +77,7 @@ class GreedyConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self) -> Greedy:
+    def build(self, catalog: Catalog | None = None) -> Greedy:
         return Greedy(self)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.decoders.retrieve import search as search_one
@@ -122,7 +123,7 @@ class RetrieveInterestsConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self) -> RetrieveInterests:
+    def build(self, catalog: Catalog | None = None) -> RetrieveInterests:
         return RetrieveInterests(self)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_weights
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.decoders.retrieve import keep_best
@@ -93,7 +94,7 @@ class RankConfig:
         check_fields(self, free=("weights",))
         check_weights("RankConfig", "weights", self.weights)
 
-    def build(self) -> Rank:
+    def build(self, catalog: Catalog | None = None) -> Rank:
         return Rank(self)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.decoders._index import is_flat, search_index
 from genrec_fast.decoders._users import check_filter, check_k
@@ -144,7 +145,7 @@ class RetrieveConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self) -> Retrieve:
+    def build(self, catalog: Catalog | None = None) -> Retrieve:
         return Retrieve(self)
 
 

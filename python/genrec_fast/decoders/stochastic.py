@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, shown
 from genrec_fast.decoders._choose import Choose, Sampled, seeds_of_rows
 from genrec_fast.decoders._pass import OnePass
@@ -30,7 +31,7 @@ class StochasticBeamConfig:
         if not -(1 << 63) <= self.seed < 1 << 63:
             raise InvalidValueError(f"StochasticBeamConfig: seed must fit 64 bits, got {shown(self.seed)}")
 
-    def build(self) -> StochasticBeam:
+    def build(self, catalog: Catalog | None = None) -> StochasticBeam:
         return StochasticBeam(self)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged, Tokens
@@ -33,9 +34,9 @@ class InterleaveConfig:
                 "which would tell the answers, got 0"
             )
 
-    def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> Interleave:
-        """Makes the layout of one catalog of N = ``len(item_codes)`` items, float ``features [N, F]`` or ``None``."""
-        return Interleave(self, item_codes.shape[0], features)
+    def build(self, catalog: Catalog) -> Interleave:
+        """Makes the layout of one catalog, with features where ``use_features`` wants them."""
+        return Interleave(self, catalog)
 
 
 class Interleave(nn.Module):
@@ -55,11 +56,10 @@ class Interleave(nn.Module):
 
     Args:
         config: settings.
-        num_items: N.
-        features: float ``[N, F]``; needed if ``config.use_features``.
+        catalog: with features if ``config.use_features``.
 
     Raises:
-        InvalidValueError: missing features, or not one row per item.
+        InvalidValueError: missing features.
 
     Notes:
         Vectorised, O(tokens). Times: an item's token is of its event and asks for its action at that time; an action
@@ -71,17 +71,13 @@ class Interleave(nn.Module):
 
     features: Tensor | None
 
-    def __init__(self, config: InterleaveConfig, num_items: int, features: Tensor | None) -> None:
+    def __init__(self, config: InterleaveConfig, catalog: Catalog) -> None:
         super().__init__()
-        if config.use_features and features is None:
+        if config.use_features and catalog.features is None:
             raise InvalidValueError("Interleave: features must be given when use_features is set, got None")
-        if features is not None and features.shape[0] != num_items:
-            raise InvalidValueError(
-                f"Interleave: features must have one row per item = {num_items}, got {features.shape[0]}"
-            )
-        self.config, self.num_items = config, num_items
-        kept = features.to(torch.float32) if features is not None and config.use_features else None
-        self.register_buffer("features", kept)
+        self.config, self.num_items = config, catalog.num_items
+        features = catalog.features if config.use_features else None
+        self.register_buffer("features", None if features is None else features.to(torch.float32), persistent=False)
 
     @property
     def feature_dim(self) -> int | None:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_dense, check_fields, check_integers, shown, whole_number
+from genrec_fast.catalog import Catalog
+from genrec_fast.checks import check_fields, check_integers
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.trie import Trie, build_trie
+from genrec_fast.trie import Trie
 from genrec_fast.types import Batch
 
 __all__ = ["Plain", "PlainConfig"]
@@ -29,9 +30,9 @@ class PlainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def build(self, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None) -> Plain:
-        """Makes the layout of one catalog: integer ``item_codes [N, L]``, float ``features [N, F]`` or ``None``."""
-        return Plain(self, item_codes, codebook_sizes, features)
+    def build(self, catalog: Catalog) -> Plain:
+        """Makes the layout of one catalog with semantic IDs, and with features where ``use_features`` wants them."""
+        return Plain(self, catalog)
 
 
 class Plain(nn.Module):
@@ -39,60 +40,30 @@ class Plain(nn.Module):
 
     Args:
         config: settings.
-        item_codes: integer ``[N, L]``.
-        codebook_sizes: of the L levels.
-        features: float ``[N, F]``; needed if ``config.use_features``.
+        catalog: with semantic IDs; with features if ``config.use_features``.
 
     Raises:
-        InvalidTypeError: item_codes are not integers.
-        InvalidValueError: shapes that do not fit, a code outside its codebook, or missing features.
+        InvalidValueError: a catalog without semantic IDs, or without the features that are wanted.
     """
 
     item_codes: Tensor
     features: Tensor | None
 
-    def __init__(
-        self, config: PlainConfig, item_codes: Tensor, codebook_sizes: tuple[int, ...], features: Tensor | None
-    ) -> None:
+    def __init__(self, config: PlainConfig, catalog: Catalog) -> None:
         super().__init__()
-        item_codes = check_integers("Plain", "item_codes", item_codes, "[N, L]")
-        if not isinstance(codebook_sizes, (tuple, list)):
-            raise InvalidTypeError(f"Plain: codebook_sizes must be a tuple of int, got {shown(codebook_sizes)}")
-        codebook_sizes = tuple(whole_number("Plain", "codebook_sizes", size) for size in codebook_sizes)
-        if features is not None and (not isinstance(features, Tensor) or not features.is_floating_point()):
-            raise InvalidTypeError(f"Plain: features must be a float tensor [N, F], got {shown(features)}")
-        if features is not None:
-            check_dense("Plain", "features", features)
-            if features.dim() != 2:
-                raise InvalidValueError(f"Plain: features must be [N, F], got {list(features.shape)}")
-        if item_codes.dim() != 2 or item_codes.shape[0] == 0 or item_codes.shape[1] != len(codebook_sizes):
-            raise InvalidValueError(
-                f"Plain: item_codes must be [N, {len(codebook_sizes)}] with N at least 1, got {list(item_codes.shape)}"
-            )
-        sizes = torch.tensor(codebook_sizes)
-        outside = (item_codes < 0) | (item_codes >= sizes)
-        if bool(outside.any()):
-            item, level = outside.nonzero()[0].tolist()
-            raise InvalidValueError(
-                f"Plain: item_codes of level {level} must be in [0, {codebook_sizes[level]}), "
-                f"got {int(item_codes[item, level])} for item {item}"
-            )
-        if config.use_features and features is None:
+        if catalog.item_codes is None:
+            raise InvalidValueError("Plain: catalog must have item_codes, got None")
+        if config.use_features and catalog.features is None:
             raise InvalidValueError(
                 "Plain: features must be given when use_features is set, got None; "
                 "give the data set item embeddings or train with --layout.no-use-features"
             )
-        if features is not None and features.shape[0] != item_codes.shape[0]:
-            raise InvalidValueError(
-                f"Plain: features must have one row per item = {item_codes.shape[0]}, got {features.shape[0]}"
-            )
         self.use_users = config.use_users
         self.use_valid_codes = config.use_valid_codes
-        self.codebook_sizes = codebook_sizes
-        self.register_buffer("item_codes", item_codes.to(torch.int32))
-        self.register_buffer(
-            "features", features.to(torch.float32) if features is not None and config.use_features else None
-        )
+        self.catalog = catalog
+        self.register_buffer("item_codes", catalog.item_codes.to(torch.int32), persistent=False)
+        features = catalog.features if config.use_features else None
+        self.register_buffer("features", None if features is None else features.to(torch.float32), persistent=False)
 
     @property
     def num_items(self) -> int:
@@ -106,17 +77,13 @@ class Plain(nn.Module):
 
     @functools.cached_property
     def _trie(self) -> Trie:
-        return build_trie(self.item_codes.cpu(), codebook_sizes=self.codebook_sizes).to(self.item_codes.device)
+        return self.catalog.trie.to(self.item_codes.device)
 
-    # The trie is made of item_codes and follows it: to another device, and to another catalog.
+    # The trie follows the codes to another device.
     def _apply(self, *args: Any, **kwargs: Any) -> Plain:
         self.__dict__.pop("_trie", None)
         moved: Plain = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return moved
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__.pop("_trie", None)
-        super()._load_from_state_dict(*args, **kwargs)
 
     def _valid_codes(self, target_codes: Tensor) -> tuple[Tensor, ...]:
         trie = self._trie

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.objectives._negatives import check_targets, targets_of
 from genrec_fast.types import Batch, Embedding, Loss
@@ -29,12 +31,11 @@ class FullSoftmaxConfig:
     def __post_init__(self) -> None:
         check_fields(self, within={"label_smoothing": "[0, 1)"})
 
-    def build(self) -> FullSoftmax:
-        """Makes the objective."""
+    def build(self, catalog: Catalog | None = None) -> FullSoftmax:
         return FullSoftmax(self)
 
 
-class FullSoftmax:
+class FullSoftmax(Objective):
     """Mean over targets of ``-log softmax(state . item_table)[target]``, over every item of the catalog.
 
     Source: the full cross-entropy that makes SASRec a strong baseline (Klenitskiy and Vasilev, arXiv:2309.07602).
@@ -45,10 +46,10 @@ class FullSoftmax:
     def __init__(self, config: FullSoftmaxConfig) -> None:
         self.config = config
 
-    def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch."""
         positions, targets = targets_of("FullSoftmax", batch)
-        states, table = backbone.embed_targets(batch), backbone.item_table()
+        states, table = system.backbone.embed_targets(batch), system.backbone.item_table()
         check_targets("FullSoftmax", targets, table.shape[0])
         value = cross_entropy(states, table, targets, self.config.label_smoothing)
         return Loss(value, positions.numel())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
@@ -28,12 +30,14 @@ class InBatchConfig:
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",))
 
-    def build(self) -> InBatch:
-        """Makes the objective."""
-        return InBatch(self)
+    def build(self, catalog: Catalog | None = None) -> InBatch:
+        objective = InBatch(self)
+        if catalog is not None and catalog.counts is not None:
+            objective.take_counts(catalog.counts)
+        return objective
 
 
-class InBatch:
+class InBatch(Objective):
     """InfoNCE: mean over targets of a softmax of the target against all other targets of the batch.
 
     ::
@@ -59,10 +63,10 @@ class InBatch:
         known = check_counts("InBatch", counts).clamp(min=1.0)
         self._log_share = (known / known.sum()).log()
 
-    def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch."""
         _, targets = targets_of("InBatch", batch)
-        states, table = backbone.embed_targets(batch), backbone.item_table()
+        states, table = system.backbone.embed_targets(batch), system.backbone.item_table()
         check_targets("InBatch", targets, table.shape[0])
         negatives, place, times = torch.unique(targets, return_inverse=True, return_counts=True)
         negative_shift = times.double().log()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives.full_softmax import cross_entropy
@@ -27,12 +30,11 @@ class MaskedItemsConfig:
         within = {"mask_ratio": "[0, 1]", "last_share": "[0, 1]", "label_smoothing": "[0, 1)"}
         check_fields(self, within=within)
 
-    def build(self) -> MaskedItems:
-        """Makes the objective."""
+    def build(self, catalog: Catalog | None = None) -> MaskedItems:
         return MaskedItems(self)
 
 
-class MaskedItems:
+class MaskedItems(Objective):
     """Mean over hidden items of ``-log softmax(state . item_table)[item]``, over every item of the catalog.
 
     A row is a history and the item that followed it. Each of its items is hidden with ``mask_ratio``, at least one
@@ -46,15 +48,15 @@ class MaskedItems:
     def __init__(self, config: MaskedItemsConfig) -> None:
         self.config = config
 
-    def __call__(self, backbone: MaskedEmbedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the hidden items of a batch."""
         if batch.targets is None or not bool((batch.targets >= 0).any()):
             raise InvalidValueError("MaskedItems: batch must have targets, got none")
         rows = whole_rows(batch.items, batch.targets)
         hidden = self._hidden(rows)
         at = hidden.nonzero().squeeze(1)
-        states = backbone.embed_masked(Jagged(torch.where(hidden, -1, rows.values), rows.offsets), at)
-        value = cross_entropy(states, backbone.item_table(), rows.values[at], self.config.label_smoothing)
+        states = system.backbone.embed_masked(Jagged(torch.where(hidden, -1, rows.values), rows.offsets), at)
+        value = cross_entropy(states, system.backbone.item_table(), rows.values[at], self.config.label_smoothing)
         return Loss(value, at.numel())
 
     def _hidden(self, rows: Jagged) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_weights
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import ActionScoring, Batch, Loss
@@ -32,12 +35,11 @@ class MultiTaskConfig:
                     f"MultiTaskConfig: {name} must give {len(self.actions)} actions, got {len(values)}"
                 )
 
-    def build(self) -> MultiTask:
-        """Makes the objective."""
+    def build(self, catalog: Catalog | None = None) -> MultiTask:
         return MultiTask(self)
 
 
-class MultiTask:
+class MultiTask(Objective):
     """Mean over the asked events of the weighted mean of the actions' binary cross-entropies.
 
     ::
@@ -54,16 +56,17 @@ class MultiTask:
     """
 
     needs = ActionScoring
+    metric = "-normalized_entropy"
 
     def __init__(self, config: MultiTaskConfig) -> None:
         self.config = config
 
-    def __call__(self, backbone: ActionScoring, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M asked events of a batch that went through a layout."""
         labels = None if batch.tokens is None else batch.tokens.labels
         if labels is None or labels.shape[0] == 0:
             raise InvalidValueError("MultiTask: batch must have labels of asked events, got none; see InterleaveConfig")
-        logits = backbone.action_logits(batch).float()
+        logits = system.backbone.action_logits(batch).float()
         if logits.shape != labels.shape:
             raise InvalidValueError(
                 f"MultiTask: labels must be {list(logits.shape)} as the backbone's logits, got {list(labels.shape)}"

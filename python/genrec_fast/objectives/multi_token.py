@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives.sampled_softmax import SampledSoftmaxConfig
@@ -17,7 +19,7 @@ __all__ = ["MultiEmbedding", "MultiToken", "MultiTokenConfig", "window_of"]
 
 
 class MultiEmbedding(Protocol):
-    """A backbone whose states foretell several items to come, each by a token of its own."""
+    """A backbone whose states predict several items to come, each by a token of its own."""
 
     @property
     def num_tokens(self) -> int:
@@ -45,13 +47,15 @@ class MultiTokenConfig:
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",), within={"power": "[0, 8]"})
 
-    def build(self) -> MultiToken:
-        """Makes the objective."""
-        return MultiToken(self)
+    def build(self, catalog: Catalog | None = None) -> MultiToken:
+        objective = MultiToken(self)
+        if catalog is not None and catalog.counts is not None:
+            objective.take_counts(catalog.counts)
+        return objective
 
 
 def window_of(batch: Batch, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tokens have an item to foretell: int64 ``[P]`` places in M, tokens in ``[0, num_tokens)``, and items.
+    """Which tokens have an item to predict: int64 ``[P]`` places in M, tokens in ``[0, num_tokens)``, and items.
 
     Token i of target m is asked for the item i places behind that target, where the row goes on and asks for it.
     """
@@ -65,7 +69,7 @@ def window_of(batch: Batch, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     return places, tokens, items[places, tokens]
 
 
-class MultiToken:
+class MultiToken(Objective):
     """Mean over all pairs of a target's state and an item of the window behind it of a sampled softmax.
 
     ::
@@ -92,27 +96,11 @@ class MultiToken:
         """Integer ``[N]``: how often each item occurs in the training data."""
         self._softmax.take_counts(counts)
 
-    def __call__(self, backbone: MultiEmbedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the pairs of a batch; draws from torch's generator. ``count`` is their number."""
         if batch.target_positions.numel() == 0:
             raise InvalidValueError("MultiToken: batch must have targets, got none")
-        places, tokens, items = window_of(batch, backbone.num_tokens)
+        places, tokens, items = window_of(batch, system.backbone.num_tokens)
         pairs = Batch(Jagged(items, torch.tensor([0, items.numel()], device=items.device)), items)
-        states = backbone.embed_tokens(batch)[places, tokens]
-        return self._softmax(_Pairs(states, backbone.item_table()), pairs)
-
-
-class _Pairs:
-    """States that are there already, one per target, as a backbone."""
-
-    def __init__(self, states: Tensor, table: Tensor) -> None:
-        self._states, self._table = states, table
-
-    def embed_targets(self, batch: Batch) -> Tensor:
-        return self._states
-
-    def embed_users(self, batch: Batch) -> Tensor:
-        return self._states
-
-    def item_table(self) -> Tensor:
-        return self._table
+        states = system.backbone.embed_tokens(batch)[places, tokens]
+        return self._softmax.of_states(states, system.backbone.item_table(), pairs)

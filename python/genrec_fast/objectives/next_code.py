@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields, check_integers, check_weights
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Loss, TeacherForced
@@ -27,12 +30,11 @@ class NextCodeConfig:
         check_fields(self, within={"label_smoothing": "[0, 1)"}, free=("level_weights",))
         check_weights("NextCodeConfig", "level_weights", self.level_weights)
 
-    def build(self) -> NextCode:
-        """Makes the objective."""
+    def build(self, catalog: Catalog | None = None) -> NextCode:
         return NextCode(self)
 
 
-class NextCode:
+class NextCode(Objective):
     """Mean over targets and levels of ``-log p(code | history, codes before)``.
 
     The softmax of a level runs over all of that level's codes or, with ``valid_only``, over those that lead to an item
@@ -47,7 +49,7 @@ class NextCode:
     def __init__(self, config: NextCodeConfig) -> None:
         self.config = config
 
-    def __call__(self, backbone: TeacherForced, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch that went through a layout; figures: each level's cross-entropy."""
         if batch.target_codes is None or batch.target_codes.shape[0] == 0:
             raise InvalidValueError("NextCode: batch must have targets, got none")
@@ -63,7 +65,7 @@ class NextCode:
         losses = []
         if check_integers("NextCode", "target_codes", codes, "[M, L]").dtype != torch.int64:
             raise InvalidTypeError(f"NextCode: target_codes must be int64 [M, L], got {codes.dtype}")
-        for level, logits in enumerate(backbone.level_logits(batch)):
+        for level, logits in enumerate(system.backbone.level_logits(batch)):
             low, high = (int(code) for code in codes[:, level].aminmax()) if codes.device.type == "cpu" else (0, 0)
             if low < 0 or high >= logits.shape[1]:
                 wrong = low if low < 0 else high

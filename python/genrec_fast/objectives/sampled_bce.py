@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import Draw, check_targets, hits_of, targets_of
@@ -29,12 +31,14 @@ class SampledBCEConfig:
     def __post_init__(self) -> None:
         check_fields(self, within={"power": "[0, 8]", "calibration": "[0, 1]"})
 
-    def build(self) -> SampledBCE:
-        """Makes the objective."""
-        return SampledBCE(self)
+    def build(self, catalog: Catalog | None = None) -> SampledBCE:
+        objective = SampledBCE(self)
+        if catalog is not None and catalog.counts is not None:
+            objective.take_counts(catalog.counts)
+        return objective
 
 
-class SampledBCE:
+class SampledBCE(Objective):
     """Mean over targets of ``-beta * log sigmoid(s(y)) - sum over negatives j of log(1 - sigmoid(s(j)))``.
 
     Negatives that are masked count nothing (SASRec draws again: with a catalog much larger than a history that is the
@@ -54,11 +58,11 @@ class SampledBCE:
         """Integer ``[N]``: how often each item occurs in the training data."""
         self._draw.take_counts(counts)
 
-    def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch; draws from torch's generator."""
         _, targets = targets_of("SampledBCE", batch)
         config = self.config
-        states, table = backbone.embed_targets(batch), backbone.item_table()
+        states, table = system.backbone.embed_targets(batch), system.backbone.item_table()
         check_targets("SampledBCE", targets, table.shape[0])
         shape = (config.num_negatives,) if config.share == "batch" else (targets.numel(), config.num_negatives)
         negatives, _ = self._draw(shape, table.shape[0], table.device)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from genrec_fast.base.objective import Objective
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import Draw, check_targets, hits_of, targets_of
@@ -31,12 +33,14 @@ class SampledSoftmaxConfig:
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",), within={"power": "[0, 8]"})
 
-    def build(self) -> SampledSoftmax:
-        """Makes the objective."""
-        return SampledSoftmax(self)
+    def build(self, catalog: Catalog | None = None) -> SampledSoftmax:
+        objective = SampledSoftmax(self)
+        if catalog is not None and catalog.counts is not None:
+            objective.take_counts(catalog.counts)
+        return objective
 
 
-class SampledSoftmax:
+class SampledSoftmax(Objective):
     """Mean over targets of a softmax of the target against K sampled items.
 
     ::
@@ -67,11 +71,15 @@ class SampledSoftmax:
         """Integer ``[N]``: how often each item occurs in the training data."""
         self._draw.take_counts(counts)
 
-    def __call__(self, backbone: Embedding, batch: Batch) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch; draws from torch's generator."""
+        backbone = system.backbone
+        return self.of_states(backbone.embed_targets(batch), backbone.item_table(), batch)
+
+    def of_states(self, states: Tensor, table: Tensor, batch: Batch) -> Loss:
+        """Loss of states ``[M, D]`` that predict the M targets of a batch, against a table ``[N, D]``."""
         _, targets = targets_of("SampledSoftmax", batch)
         config = self.config
-        states, table = backbone.embed_targets(batch), backbone.item_table()
         check_targets("SampledSoftmax", targets, table.shape[0])
         count, drawn = targets.numel(), config.num_negatives
         shape = (drawn,) if config.share == "batch" else (count, drawn)

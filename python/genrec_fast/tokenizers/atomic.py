@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.types import Jagged
 
@@ -21,8 +22,8 @@ class AtomicConfig:
     A trie holds codebooks of up to 65,536 codes; larger catalogs are searched with embeddings (``decoders.retrieve``).
     """
 
-    def build(self, feature_dim: int | None = None) -> Atomic:
-        return Atomic(self, feature_dim)
+    def build(self, catalog: Catalog) -> Atomic:
+        return Atomic(self, catalog.feature_dim)
 
 
 class Atomic(Tokenizer):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_integers
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
@@ -159,7 +160,7 @@ class Tokenizer:
             config, feature_dim = cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"])
             if feature_dim is not None and type(feature_dim) is not int:
                 raise InvalidValueError(f"load: feature_dim must be an int, got {feature_dim!r:.40}")
-            config.build(feature_dim)  # checks the two together
+            config.build(_catalog_of(feature_dim))  # checks the two together
             tokenizer = cls(config, feature_dim)
             tokenizer._codebook_sizes = check_sizes(json.loads(metadata["codebook_sizes"]))
             trained = getattr(config, "sizes", getattr(config, "codebook_sizes", None))
@@ -289,3 +290,8 @@ def _read(op: str, path: str | os.PathLike[str], *, tensors: bool = True) -> tup
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CorruptFileError(f"{op}: {path} must be a whole tokenizer file, got: {error}") from error
+
+
+def _catalog_of(feature_dim: int | None) -> Catalog:
+    """A catalog of which nothing is known but the width of its features."""
+    return Catalog(num_items=1, features=None if feature_dim is None else torch.zeros(1, feature_dim))

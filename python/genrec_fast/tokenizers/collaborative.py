@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.balanced_tree import grow
@@ -44,8 +45,8 @@ class CollaborativeConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("CollaborativeConfig", self.codebook_sizes)
 
-    def build(self, feature_dim: int | None = None) -> Collaborative:
-        return Collaborative(self, feature_dim)
+    def build(self, catalog: Catalog) -> Collaborative:
+        return Collaborative(self, catalog.feature_dim)
 
 
 class Collaborative(Tokenizer):

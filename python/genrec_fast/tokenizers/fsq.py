@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import DivergedError, InvalidValueError
 from genrec_fast.tokenizers.base import Progress, Tokenizer
@@ -60,11 +61,11 @@ class FSQConfig:
         """Codes per level."""
         return tuple(math.prod(group) for group in self.steps)
 
-    def build(self, feature_dim: int | None) -> FSQ:
+    def build(self, catalog: Catalog) -> FSQ:
         least = sum(map(len, self.steps)) if self.encoder == "pca" else 1
-        if feature_dim is None or feature_dim < least:
-            raise InvalidValueError(f"FSQConfig: feature_dim must be at least {least}, got {feature_dim}")
-        return FSQ(self, feature_dim)
+        if catalog.feature_dim is None or catalog.feature_dim < least:
+            raise InvalidValueError(f"FSQConfig: feature_dim must be at least {least}, got {catalog.feature_dim}")
+        return FSQ(self, catalog.feature_dim)
 
 
 class FSQ(Tokenizer):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.balanced_tree import Level, Stage, descend, grow
@@ -39,13 +40,13 @@ class HierarchicalConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("HierarchicalConfig", self.codebook_sizes)
 
-    def build(self, feature_dim: int | None) -> Hierarchical:
-        if feature_dim is None or feature_dim < 1:
+    def build(self, catalog: Catalog) -> Hierarchical:
+        if catalog.feature_dim is None or catalog.feature_dim < 1:
             raise InvalidValueError(
                 "HierarchicalConfig: feature_dim must be at least 1 (hierarchical reads feature vectors), "
-                f"got {feature_dim}"
+                f"got {catalog.feature_dim}"
             )
-        return Hierarchical(self, feature_dim)
+        return Hierarchical(self, catalog.feature_dim)
 
 
 class Hierarchical(Tokenizer):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.base import Progress, Tokenizer
@@ -43,8 +44,8 @@ class PQConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes(type(self).__name__, self.codebook_sizes)
 
-    def build(self, feature_dim: int | None) -> PQ:
-        return PQ(self, self._checked(feature_dim))
+    def build(self, catalog: Catalog) -> PQ:
+        return PQ(self, self._checked(catalog.feature_dim))
 
     def _checked(self, feature_dim: int | None) -> int:
         least = len(self.codebook_sizes)
@@ -62,8 +63,8 @@ class OPQConfig(PQConfig):
     rotations: int = 20
     """rounds of codes, then the best rotation for them (faiss: 50)"""
 
-    def build(self, feature_dim: int | None) -> OPQ:
-        return OPQ(self, self._checked(feature_dim))
+    def build(self, catalog: Catalog) -> OPQ:
+        return OPQ(self, self._checked(catalog.feature_dim))
 
 
 class PQ(Tokenizer):

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.data.readers.lines import codes_by_number
 from genrec_fast.errors import DataError
@@ -38,8 +39,8 @@ class PublishedConfig:
         if self.codebook_sizes is not None:
             check_codebook_sizes("PublishedConfig", self.codebook_sizes)
 
-    def build(self, feature_dim: int | None = None) -> Published:
-        return Published(self, feature_dim)
+    def build(self, catalog: Catalog) -> Published:
+        return Published(self, catalog.feature_dim)
 
 
 class Published(Tokenizer):

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.tokenizers.base import Progress, Tokenizer
 from genrec_fast.tokenizers.collisions import resolve
@@ -31,8 +32,8 @@ class RandomConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("RandomConfig", self.codebook_sizes)
 
-    def build(self, feature_dim: int | None = None) -> Random:
-        return Random(self, feature_dim)
+    def build(self, catalog: Catalog) -> Random:
+        return Random(self, catalog.feature_dim)
 
 
 class Random(Tokenizer):

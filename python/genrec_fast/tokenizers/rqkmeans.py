@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.balance import Balance
@@ -87,12 +88,12 @@ class RQKMeansConfig:
         """Whether ``balance`` is for this level."""
         return self.balance is not None and (self.balance_levels == "all" or level == len(self.codebook_sizes) - 1)
 
-    def build(self, feature_dim: int | None) -> RQKMeans:
-        if feature_dim is None or feature_dim < 1:
+    def build(self, catalog: Catalog) -> RQKMeans:
+        if catalog.feature_dim is None or catalog.feature_dim < 1:
             raise InvalidValueError(
-                f"RQKMeansConfig: feature_dim must be at least 1 (rqkmeans reads feature vectors), got {feature_dim}"
+                f"RQKMeansConfig: feature_dim must be at least 1 (rqkmeans reads feature vectors), got {catalog.feature_dim}"
             )
-        return RQKMeans(self, feature_dim)
+        return RQKMeans(self, catalog.feature_dim)
 
 
 class RQKMeans(Tokenizer):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
@@ -111,12 +112,12 @@ class RQVAEConfig:
                     f"got {self.decay}"
                 )
 
-    def build(self, feature_dim: int | None) -> RQVAE:
-        if feature_dim is None or feature_dim < 1:
+    def build(self, catalog: Catalog) -> RQVAE:
+        if catalog.feature_dim is None or catalog.feature_dim < 1:
             raise InvalidValueError(
-                f"RQVAEConfig: feature_dim must be at least 1 (rqvae reads feature vectors), got {feature_dim}"
+                f"RQVAEConfig: feature_dim must be at least 1 (rqvae reads feature vectors), got {catalog.feature_dim}"
             )
-        return RQVAE(self, feature_dim)
+        return RQVAE(self, catalog.feature_dim)
 
 
 class RQVAE(Tokenizer):

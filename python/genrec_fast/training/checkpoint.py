@@ -19,7 +19,7 @@ from genrec_fast.files import atomic_path, checksum
 __all__ = ["Checkpoint", "Progress", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "genrec_fast.checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -94,7 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CorruptFileError(f"load_checkpoint: {path} is cut short or altered ({error})") from error
-    if metadata.get("format") != FORMAT or metadata.get("version") != str(VERSION):
+    if metadata.get("format") != FORMAT or metadata.get("version") not in ("1", str(VERSION)):
         raise CorruptFileError(
             f"load_checkpoint: {path} must be {FORMAT} version {VERSION}, "
             f"got {metadata.get('format')} version {metadata.get('version')}"
@@ -109,12 +109,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights: dict[str, Tensor] = {}
     best: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}
+    prefix = "backbone." if metadata["version"] == "1" else ""  # the first version kept nothing else
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
         if group == "weights":
-            weights[rest] = tensor
+            weights[prefix + rest] = tensor
         elif group == "best":
-            best[rest] = tensor
+            best[prefix + rest] = tensor
         else:
             index, _, key = rest.partition("/")
             optimizer.setdefault(int(index), {})[key] = tensor

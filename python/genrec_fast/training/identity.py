@@ -7,8 +7,11 @@ from typing import Any
 
 from genrec_fast.data import Dataset
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.recipe import Recipe
 from genrec_fast.recipe_json import to_json
+from genrec_fast.system import System
+from genrec_fast.weights import module_tensors
 
 __all__ = ["check_identity", "identity"]
 
@@ -17,7 +20,7 @@ _TEXTS = ("name", "source", "deviations", "measured")
 _FREE = ("max_minutes", "checkpoint_minutes", "patience", "log_every")
 
 
-def identity(recipe: Recipe, data: Dataset, seed: int, processes: int) -> dict[str, Any]:
+def identity(recipe: Recipe, data: Dataset, seed: int, processes: int, start: System | None = None) -> dict[str, Any]:
     """Plain JSON that is equal for two runs exactly if one may continue the other."""
     text = {name: value for name, value in to_json(recipe).items() if name not in _TEXTS}
     text["train"] = {name: value for name, value in text["train"].items() if name not in _FREE}
@@ -34,7 +37,10 @@ def identity(recipe: Recipe, data: Dataset, seed: int, processes: int) -> dict[s
     for tensor in known:
         if tensor is not None:
             digest.update(tensor.contiguous().numpy().data)
-    return {"recipe": text, "seed": seed, "data": digest.hexdigest()[:16], "processes": processes}
+    found = {"recipe": text, "seed": seed, "data": digest.hexdigest()[:16], "processes": processes}
+    if start is not None:
+        found["start"] = f"{fingerprint([tensor.cpu() for tensor in module_tensors(start).values()]):016x}"
+    return found
 
 
 def _difference(old: Any, new: Any, path: str) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.evaluation import evaluate, figure_names
-from genrec_fast.model import Recommender, build_parts, usable_device
+from genrec_fast.model import Recommender, usable_device
 from genrec_fast.recipe import Recipe
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
@@ -25,12 +25,12 @@ from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
 from genrec_fast.training.setup import (
     Step,
+    begin_with,
     bf16_pays,
+    coded_catalog,
     make_optimizer,
     mix_seed,
-    objective_of,
     sample_users,
-    semantic_ids,
 )
 from genrec_fast.training.still import say_if_still
 from genrec_fast.types import Batch
@@ -39,6 +39,7 @@ from genrec_fast.weights import module_tensors, restore_module
 __all__ = ["train"]
 
 SYNC_STEPS = 10  # processes agree that often whether to stop: every step would make a GPU wait
+_CODES = "catalog.item_codes"
 PICTURE_SECONDS = 60.0  # between two drawings of the curves
 
 
@@ -52,6 +53,7 @@ def train(
     splits: Splits | None = None,
     device: str | None = None,
     show_progress: bool = True,
+    start: Recommender | None = None,
 ) -> Recommender:
     """Trains ``recipe`` on ``data`` and returns the recommender with the best validation NDCG@10 (of actions: entropy).
 
@@ -66,6 +68,7 @@ def train(
         device: "cpu", "cuda", ... ; ``None``: what accelerate finds. Without a number where several processes were
             launched (``torchrun --nproc_per_node 2``): they train as one, each on a share of the batches.
         show_progress: a bar on a terminal, elsewhere a line every half minute, both on stderr.
+        start: a trained model to begin with: its semantic IDs and weights. The recipe's backbone must be the same.
 
     Raises:
         InvalidTypeError: a seed that is no int.
@@ -88,7 +91,7 @@ def train(
     if device is not None:
         usable_device("train", device)
     with torch.random.fork_rng(devices=[]), Interrupts() as stop:
-        return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop).run()
+        return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop, start).run()
 
 
 class _Training:
@@ -103,6 +106,7 @@ class _Training:
         device: str | None,
         show_progress: bool,
         stop: Interrupts,
+        start: Recommender | None,
     ) -> None:
         self.recipe, self.settings, self.seed, self.stop = recipe, recipe.train, seed, stop
         self.processes = Processes(device)
@@ -122,7 +126,7 @@ class _Training:
                 "are kept for validation and test, so it takes users with four), got fewer"
             )
         self.total_steps = self.steps_per_epoch * self.settings.epochs
-        self.identity = identity(recipe, data, seed, self.world)
+        self.identity = identity(recipe, data, seed, self.world, start)
         checkpoint = None if self.out is None else self.out / "checkpoint.safetensors"
         found = load_checkpoint(checkpoint) if resume and checkpoint is not None and checkpoint.exists() else None
         if found is not None:
@@ -132,30 +136,24 @@ class _Training:
         with self.processes.main_first(), StageBar(show_progress and self.main) as bar:
             reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
             histories = self.splits.train.items
-            codes, sizes = semantic_ids(recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar)
+            codes = None if start is None else start.catalog
+            catalog = coded_catalog(
+                recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar, codes=codes
+            )
         torch.manual_seed(seed)
-        layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, data.features)
-        self.model = Recommender(
-            recipe,
-            layout,
-            backbone,
-            decoder,
-            trie,
-            item_ids=data.interactions.item_ids,
-            titles=data.titles,
-            codebook_sizes=sizes,
-        ).to(self.device)
-        self.optimizer = make_optimizer(backbone, self.settings)
+        self.model = Recommender(recipe, catalog).to(self.device)
+        begin_with(self.model, start)
+        self.optimizer = make_optimizer(self.model, self.settings)
         self.bf16 = bf16_pays(self.device) if self.settings.bf16 is None else self.settings.bf16
         self.progress = Progress(identity=self.identity)
         self.best: dict[str, Tensor] | None = None
         if found is not None:
             self.progress = found.progress
-            restore_module(backbone, found.weights, str(checkpoint))
+            self._restore(found.weights, str(checkpoint))
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
-        self.module = self.processes.wrap(Step(backbone, objective_of(recipe, self.splits.train)))
+        self.module = self.processes.wrap(Step(self.model))
         self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
         self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
         self.bar = ProgressBar(
@@ -183,9 +181,8 @@ class _Training:
             if state.evaluated_step != state.step or self.best is None:
                 self._evaluate()
         assert self.best is not None
-        restore_module(self.model.backbone, self.best, "train")
-        self.model.layout.eval()
-        self.model.backbone.eval()
+        self._restore(self.best, "train")
+        self.model.eval()
         if self.out is not None and self.main:
             self._save()
             self._draw()
@@ -213,8 +210,7 @@ class _Training:
     def _run_steps(self) -> bool:
         """To the end of the epoch; false where the time is up."""
         state, settings = self.progress, self.settings
-        self.model.layout.train()
-        self.model.backbone.train()
+        self.model.train()
         batches = self._batches()
         while state.position < self.steps_per_epoch:
             stopped, out_of_time, due = self._signals()
@@ -253,7 +249,8 @@ class _Training:
         rate = learning_rate(settings, state.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.model.layout(batch.to(self.device))
+        with torch.no_grad():
+            batch = self.model.objective.prepare(self.model, self.model.batch(batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, count, self.figures = self.module(batch)
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -264,7 +261,7 @@ class _Training:
         else:
             loss.backward()
         if settings.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self.model.backbone.parameters(), settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
             if self.device.type == "cpu" and not math.isfinite(float(norm)):
                 raise self._diverged(state.step, "norm of the gradient", float(norm))
         self.optimizer.step()
@@ -324,6 +321,10 @@ class _Training:
         last = state.epoch + 1 == settings.epochs
         if ((state.epoch + 1) % settings.evaluate_every == 0 or last) and state.evaluated_step != state.step:
             self._evaluate()
+        torch.manual_seed(mix_seed(self.seed, state.step, self.world))  # the same in every process
+        catalog = self.model.objective.after_epoch(self.model)
+        if catalog is not None:
+            self.model.recode(catalog)
         state.epoch, state.position = state.epoch + 1, 0
         self._save()
 
@@ -337,10 +338,11 @@ class _Training:
                 figures = self._validation_figures()
         except KeyboardInterrupt:
             self._leave()
-        score = -figures["normalized_entropy"] if "normalized_entropy" in figures else figures["ndcg@10"]
+        metric = self.model.objective.metric
+        score = -figures[metric[1:]] if metric.startswith("-") else figures[metric]
         better = self.best is None or state.best_score is None or score > state.best_score
         if better:
-            self.best = {name: tensor.clone() for name, tensor in module_tensors(self.model.backbone).items()}
+            self.best = {name: tensor.clone() for name, tensor in self._tensors().items()}
             state.best_score, state.best_epoch, state.stale = score, state.epoch + 1, 0
         else:
             state.stale += 1
@@ -379,14 +381,26 @@ class _Training:
 
     # Files
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that learns: weights, and semantic IDs, which an objective may change."""
+        codes = self.model.catalog.item_codes
+        assert codes is not None
+        return {**module_tensors(self.model), _CODES: codes}
+
+    def _restore(self, tensors: dict[str, Tensor], where: str) -> None:
+        tensors = dict(tensors)
+        codes = tensors.pop(_CODES, None)
+        if codes is not None and not torch.equal(codes.cpu(), self.model.catalog.item_codes.cpu()):
+            self.model.recode(self.model.catalog.with_codes(codes, self.model.codebook_sizes))
+        restore_module(self.model, tensors, where)
+
     def _save(self) -> None:
         self._saved = time.monotonic()
         self._flush()
         if self.out is None or not self.main:
             return
         self.progress.elapsed, self.progress.log_bytes = self._elapsed(), self.log.size
-        weights = module_tensors(self.model.backbone)
-        save_checkpoint(self.out / "checkpoint.safetensors", self.progress, weights, self.best, self.optimizer)
+        save_checkpoint(self.out / "checkpoint.safetensors", self.progress, self._tensors(), self.best, self.optimizer)
         self._saved = time.monotonic()
 
     def _draw(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,28 +12,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from genrec_fast.data import Dataset, Evaluation, Interactions
-from genrec_fast.errors import CorruptFileError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog import Catalog
+from genrec_fast.data import Dataset, Evaluation
+from genrec_fast.errors import CorruptFileError, InvalidValueError
 from genrec_fast.files import atomic_path
-from genrec_fast.recipe import Objective, Recipe, TrainConfig
-from genrec_fast.types import Batch, Jagged, Loss
+from genrec_fast.recipe import Recipe, TrainConfig
+from genrec_fast.system import System
+from genrec_fast.weights import module_tensors, restore_module
 
-__all__ = ["Step", "bf16_pays", "make_optimizer", "mix_seed", "objective_of", "sample_users", "semantic_ids"]
+__all__ = ["Step", "begin_with", "bf16_pays", "coded_catalog", "make_optimizer", "mix_seed", "sample_users"]
 
 
 class Step(nn.Module):
-    """Backbone and objective as one module, so that a distributed wrapper sees every use of the weights."""
+    """System and objective as one module, so that a distributed wrapper sees every use of the weights."""
 
-    def __init__(self, backbone: nn.Module, objective: Objective) -> None:
+    def __init__(self, system: System) -> None:
         super().__init__()
-        self.backbone, self._objective = backbone, objective
+        self.system = system
 
     def forward(self, batch: Batch) -> tuple[Tensor, int, dict[str, float]]:
-        loss: Loss = self._objective(self.backbone, batch)
+        loss = self.system.objective(self.system, batch)
         return loss.value, loss.count, loss.figures
 
 
-def semantic_ids(
+def coded_catalog(
     recipe: Recipe,
     data: Dataset,
     seed: int,
@@ -41,41 +46,57 @@ def semantic_ids(
     reuse: bool,
     histories: Jagged,
     progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
-) -> tuple[Tensor, tuple[int, ...]]:
-    """int32 ``[N, L]`` and the codebook sizes, from the recipe's tokenizer; kept in ``path``.
+    codes: Catalog | None = None,
+) -> Catalog:
+    """The data set's catalog with semantic IDs from the recipe's tokenizer, which are kept in ``path``.
 
     ``histories`` are those of the training split: a tokenizer that learns from interactions sees no others.
 
     Items are atoms (their own id is their only code) where the recipe has no tokenizer. With ``reuse``, what stands in
-    ``path`` is taken.
+    ``path`` is taken; ``codes`` is a catalog whose semantic IDs are taken in any case.
     """
+    counts = torch.bincount(histories.values, minlength=data.num_items)
+    catalog = dataclasses.replace(data.catalog, counts=counts, item_codes=None, codebook_sizes=())
+    if codes is not None and codes.item_codes is not None:
+        return catalog.with_codes(codes.item_codes.cpu(), codes.codebook_sizes)
     if recipe.tokenizer is None:
-        return torch.arange(data.num_items, dtype=torch.int32)[:, None], (data.num_items,)
+        return catalog.with_codes(torch.arange(data.num_items, dtype=torch.int32)[:, None], (data.num_items,))
     if reuse and path is not None and path.exists():
-        return _load_item_codes(path)
-    tokenizer = recipe.tokenizer.build(None if data.features is None else data.features.shape[1])
+        return catalog.with_codes(*_load_item_codes(path))
+    tokenizer = recipe.tokenizer.build(catalog)
     tokenizer.fit(data.features, num_items=data.num_items, seed=seed, histories=histories, progress=progress)
     codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
     if path is not None and not (reuse and path.exists()):
         with atomic_path(path) as temporary:
             save_file({"item_codes": codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
-    return codes, sizes
+    return catalog.with_codes(codes, sizes)
 
 
-def objective_of(recipe: Recipe, train: Interactions) -> Objective:
-    """The recipe's objective; one with ``take_counts`` is told how often each item occurs in the training split."""
-    objective: Objective = recipe.objective.build()
-    take_counts = getattr(objective, "take_counts", None)
-    if take_counts is not None:
-        take_counts(torch.bincount(train.items.values, minlength=train.num_items))
-    return objective
+def begin_with(model: System, start: System | None) -> None:
+    """Copies the weights of a trained model, and keeps its backbone as the reference where the objective reads one.
+
+    Raises:
+        InvalidValueError: no model to start from where the objective needs one, or one with another backbone.
+    """
+    if start is None:
+        if model.objective.reads_reference:
+            name = type(model.objective).__name__
+            raise InvalidValueError(f"train: start must be a trained model, as {name} compares with it, got None")
+        return
+    weights = {name: tensor.to(model.device) for name, tensor in module_tensors(start.backbone).items()}
+    try:
+        restore_module(model.backbone, weights, "train: start")
+    except CorruptFileError as error:
+        raise InvalidValueError(f"train: start must have the recipe's backbone, got another: {error}") from error
+    if model.objective.reads_reference:
+        model.keep_reference()
 
 
-def make_optimizer(backbone: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(system: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:
     """AdamW; biases and norms never decay, embedding tables where the settings say so."""
-    tables = {id(m.weight) for m in backbone.modules() if isinstance(m, nn.Embedding)}
+    tables = {id(m.weight) for m in system.modules() if isinstance(m, nn.Embedding)}
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-    for parameter in backbone.parameters():
+    for parameter in (parameter for parameter in system.parameters() if parameter.requires_grad):
         decayed = parameter.dim() > 1 and (settings.decay_embeddings or id(parameter) not in tables)
         groups[0 if decayed else 1].append(parameter)
     decays = (settings.weight_decay, 0.0)
@@ -83,7 +104,7 @@ def make_optimizer(backbone: nn.Module, settings: TrainConfig) -> torch.optim.Ad
         [{"params": group, "weight_decay": decay} for group, decay in zip(groups, decays, strict=True) if group],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
-        fused=next(backbone.parameters()).device.type in ("cpu", "cuda"),
+        fused=next(system.parameters()).device.type in ("cpu", "cuda"),
     )
 
 

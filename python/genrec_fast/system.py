@@ -1,0 +1,123 @@
+"""The parts of one recommender, joined: the only place that knows all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from genrec_fast.base.batch import Batch, Question, Ranked, as_batch
+from genrec_fast.base.objective import Objective
+from genrec_fast.base.query import Query
+from genrec_fast.catalog import Catalog
+from genrec_fast.recipe import Recipe
+from genrec_fast.trie import Trie
+
+__all__ = ["System"]
+
+_ANSWERING = threading.Lock()  # over the modes of modules; held for microseconds
+
+
+class System(nn.Module):
+    """Catalog, layout, backbone, objective and decoder of a recipe, and the networks that these bring with them.
+
+    Args:
+        recipe: what the parts are.
+        catalog: of the items, with semantic IDs.
+
+    Attributes:
+        reference: the backbone that a training started from, as it was; ``None`` outside such a training.
+
+    Notes:
+        Networks are initialised from torch's global generator. A backbone is built from the catalog as its layout shows
+        it: with features where the layout hands them on, and without where it does not. What objective and decoder name
+        in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its parameters require gradients, and
+        saved and moved with the rest.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
+        super().__init__()
+        self.recipe, self.catalog = recipe, catalog
+        self.layout: nn.Module = recipe.layout.build(catalog)
+        shown = catalog if getattr(self.layout, "feature_dim", None) is not None else catalog.with_features(None)
+        self.backbone: nn.Module = recipe.backbone.build(shown)
+        self.objective: Objective = recipe.objective.build(catalog)
+        self.decoder: Any = recipe.decoder.build(catalog)
+        self.reference: Any = None
+        for owner in (self.objective, self.decoder):
+            for name, part in getattr(owner, "parts", _no_parts)(catalog).items():
+                self.add_module(name, part)
+        self._answering = 0  # blocks of answering() that are open, in any thread
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    @property
+    def trie(self) -> Trie | None:
+        """Of the catalog; ``None`` where items are atoms, which no search writes code by code."""
+        return None if self.recipe.tokenizer is None else self.catalog.trie
+
+    @property
+    def num_items(self) -> int:
+        return self.catalog.num_items
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return self.catalog.codebook_sizes
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def to(self, *args: Any, **options: Any) -> Any:
+        """As a module's; the catalog goes where the backbone goes."""
+        super().to(*args, **options)
+        self.catalog = self.catalog.to(self.device)
+        return self
+
+    def recode(self, catalog: Catalog) -> None:
+        """Takes a catalog of the same items with other semantic IDs: new layout and trie, the same networks."""
+        self.catalog = catalog.to(self.device)
+        self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
+
+    def keep_reference(self) -> None:
+        """Keeps the backbone as it is now: no part of what is trained or saved."""
+        reference = copy.deepcopy(self.backbone).eval().requires_grad_(False)
+        self.__dict__["reference"] = reference  # not a submodule
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block the modules are in eval mode and nothing is recorded for gradients."""
+        with _ANSWERING:
+            if not self._answering:
+                self._modes = [(module, module.training) for module in self.modules()]
+            self._answering += 1
+            self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            with _ANSWERING:
+                self._answering -= 1
+                if not self._answering:  # the last of several threads: dropout would spoil the others' answers
+                    for module, mode in self._modes:
+                        module.training = mode
+
+    def batch(self, question: Question) -> Batch:
+        """A question as the backbone reads it."""
+        laid: Batch = self.layout(as_batch(question).to(self.device))
+        return laid
+
+    def search(self, question: Question, query: Query) -> Ranked:
+        """The items of some users; call within ``answering()``. Histories are not cut here."""
+        query = query.to(self.device)
+        options = {name: getattr(query, name) for name in ("num_beams", "exact", "allowed", "exclude")}
+        found: Ranked = self.decoder.search(self.backbone, self.batch(question), self.trie, query.k, **options)
+        return found
+
+
+def _no_parts(catalog: Catalog) -> dict[str, nn.Module]:
+    return {}
