@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields, register_config
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.progress import Progress
 from genrec_fast.types import Batch, Jagged, Loss, Ranked
 
 __all__ = [
@@ -43,7 +43,7 @@ class Tokenizer(Protocol):
         num_items: int,
         seed: int,
         histories: Jagged | None,
-        progress: Callable[[str, int, int, dict[str, float]], None] | None,
+        progress: Progress | None,
     ) -> None: ...
 
 
@@ -105,6 +105,7 @@ class DecoderConfig(Protocol):
     def build(self) -> Any: ...
 
 
+@register_config
 @dataclass(frozen=True, kw_only=True)
 class BatchingConfig:
     """How histories become batches; see ``data.training_batches``."""
@@ -127,6 +128,7 @@ class BatchingConfig:
             )
 
 
+@register_config
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How the weights are found."""

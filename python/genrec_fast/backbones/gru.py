@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions

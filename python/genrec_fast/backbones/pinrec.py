@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones.causal import CausalConfig
-from genrec_fast.checks import check_fields, check_heads
+from genrec_fast.checks import check_heads
+from genrec_fast.config import check_fields
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.types import Batch
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_dense, check_fields, check_integers, shown, whole_number
+from genrec_fast.checks import check_dense, check_integers, shown, whole_number
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Batch

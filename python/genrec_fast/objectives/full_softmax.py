@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.objectives._negatives import check_targets, targets_of
 from genrec_fast.types import Batch, Embedding, Loss
 

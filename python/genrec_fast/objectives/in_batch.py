@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import check_counts, check_targets, hits_of, targets_of

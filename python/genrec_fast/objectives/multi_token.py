@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives.sampled_softmax import SampledSoftmaxConfig
 from genrec_fast.types import Batch, Jagged, Loss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from genrec_fast.data import Dataset, Evaluation, Interactions
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.files import atomic_path
+from genrec_fast.progress import Progress
 from genrec_fast.recipe import Objective, Recipe, TrainConfig
 from genrec_fast.types import Batch, Jagged, Loss
 
@@ -40,7 +40,7 @@ def semantic_ids(
     *,
     reuse: bool,
     histories: Jagged,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, tuple[int, ...]]:
     """int32 ``[N, L]`` and the codebook sizes, from the recipe's tokenizer; kept in ``path``.
 
