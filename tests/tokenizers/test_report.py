@@ -177,11 +177,11 @@ def test_bad_input_is_named(arguments, error, text):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"codebook_sizes": (2,)}, InvalidValueError, r"codebook_sizes must be 2 integers in \[1, 2\^26\], got \(2,\)"),
+        ({"codebook_sizes": (2,)}, InvalidValueError, r"codebook_sizes must be 2, one per level, got 1"),
         ({"codebook_sizes": (2, 1)}, InvalidValueError, r"codes of level 1 must be in \[0, 1\), got 1"),
         ({"num_levels": 3}, InvalidValueError, r"num_levels must be at most 2, got 3"),
         ({"codebooks": 3}, InvalidTypeError, "codebooks must be a list of tensors, got int"),
-        ({"codebook_sizes": 3}, InvalidTypeError, "codebook_sizes must be a list of integers, got int"),
+        ({"codebook_sizes": 3}, InvalidTypeError, "codebook_sizes must be a sequence of ints, got 3"),
         ({"codebooks": []}, InvalidValueError, "codebooks must be 1 to 2, one per level, got 0"),
         ({"codebooks": [CODES]}, InvalidTypeError, r"codebooks must be float tensors \[K, F\], got torch.int64 at lev"),
         ({"codebooks": [NAN.T]}, InvalidValueError, r"codebooks must be \[K, 1\], got \[1, 2\] at level 0"),
