@@ -21,7 +21,7 @@ from genrec_fast.errors import GenrecError
 from genrec_fast.files import atomic_path
 from genrec_fast.tokenize_files import kinds
 from genrec_fast.tokenizers import Report
-from genrec_fast.tokenizers.dedup import CodebookDedup
+from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 
 HEADER = (
     "| tokenizer | levels | mean squared error | of variance | collision rate | least use | Gini | fit, CPU s |\n"

@@ -14,7 +14,8 @@ import torch
 
 from genrec_fast import backbones, decoders, layouts, objectives, tokenizers
 from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
-from genrec_fast.checks import check_dense, check_fields, check_flag, check_integers, check_number, whole_number
+from genrec_fast.checks import check_dense, check_flag, check_integers, check_number, whole_number
+from genrec_fast.config import check_fields
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe import BatchingConfig, TrainConfig

@@ -1,17 +1,13 @@
-"""Checks that are made in many places, said in one way: a config's own fields, numbers, choices and tensors."""
+"""Checks that are made in many places, said in one way: numbers, choices and tensors."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
 import os
 import sys
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence, Set
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +20,6 @@ __all__ = [
     "INT64",
     "INTEGERS",
     "check_dense",
-    "check_fields",
     "check_flag",
     "check_heads",
     "check_integers",
@@ -51,68 +46,6 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 FLOAT32 = 3.4028234663852886e38  # the largest
 _OWN_DATA = (Tensor, torch.nn.Parameter)
 MOST_BYTES = 1 << 47  # what a process of 64 bits can address
-
-
-def check_fields(
-    config: Any,
-    *,
-    zero: tuple[str, ...] = (),
-    above: tuple[str, ...] = (),
-    within: dict[str, str] | None = None,
-    free: tuple[str, ...] = (),
-) -> None:
-    """Every field is of the kind that its annotation names, and every number in it is in range; call it first.
-
-    ::
-
-        bool, str         of that type; a number is no bool, a bool no number
-        Literal           one of its choices
-        tuple[...]        a tuple (a list becomes one) of what it names
-        int               at least 1; at least 0 for names in ``zero``; at most 2^31 - 1
-        float             finite and at least 0; above 0 for names in ``above``; an int will do
-        X | None          None, or as X
-        anything else     left to the config, as are the ranges of names in ``free``
-
-    Args:
-        config: a dataclass instance.
-        zero: fields whose ints may be 0.
-        above: fields whose floats must not be 0.
-        within: field -> interval of its numbers, such as ``"[0, 1)"``. Names that end in "dropout" have that one.
-        free: fields whose numbers have a rule of their own.
-
-    Raises:
-        InvalidTypeError: a field of another kind.
-        InvalidValueError: a choice that there is not, too many or too few values, or a number out of range, NaN or
-            infinite.
-    """
-    kind: Any = type(config)
-    op, ranges, hints = kind.__name__, within or {}, _hints(kind)
-    for field in dataclasses.fields(config):
-        name, hint = field.name, hints[field.name]
-        value = _as_tuple(hint, getattr(config, name))
-        if value is not getattr(config, name):
-            object.__setattr__(config, name, value)
-        if not _fits(hint, value):
-            error = InvalidValueError if _of_another_length(hint, value) else InvalidTypeError
-            raise error(f"{op}: {name} must be {_words(hint)}, got {shown(value)}")
-        choices = _choices(hint)
-        if choices and value not in choices:
-            said = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
-            raise InvalidValueError(f"{op}: {name} must be {said}, got {shown(value)}")
-        if name in free:
-            continue
-        interval = ranges.get(name, "[0, 1)" if name.endswith("dropout") else None)
-        for stands_for, number in _numbers(hint, value):
-            if interval is not None:
-                _inside(op, name, number, interval)
-            elif stands_for is float:
-                check_number(op, name, number, above=0 if name in above else None, least=0)
-            else:
-                least = 0 if name in zero else 1
-                if number < least:
-                    raise InvalidValueError(f"{op}: {name} must be at least {least}, got {shown(number)}")
-                if number > MOST:
-                    raise InvalidValueError(f"{op}: {name} must be at most {MOST}, got {shown(number)}")
 
 
 def check_number(op: str, name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
@@ -378,111 +311,3 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | bytes | float | complex | type(None)) or (
         isinstance(value, int) and abs(value) < 1 << 128
     )
-
-
-def _inside(op: str, name: str, number: float, interval: str) -> None:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = number >= low if interval[0] == "[" else number > low
-    below = number <= high if interval[-1] == "]" else number < high
-    if not (above and below):
-        raise InvalidValueError(f"{op}: {name} must be in {interval}, got {shown(number)}")
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The kinds of a union; of anything else, itself."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """What a Literal allows, None where it is a choice, too; () where there is another kind beside it."""
-    found: tuple[Any, ...] = ()
-    options = _options(hint)
-    for option in options:
-        if option is type(None):
-            found = (None, *found)
-        elif typing.get_origin(option) is Literal:
-            found += typing.get_args(option)
-        else:
-            return ()
-    return found
-
-
-def _parts(hint: Any, count: int) -> tuple[Any, ...]:
-    """The kinds of a tuple's ``count`` elements."""
-    args = typing.get_args(hint)
-    return args[:1] * count if args[1:] == (...,) else args
-
-
-def _as_tuple(hint: Any, value: Any) -> Any:
-    """``value``, lists in the place of tuples made tuples."""
-    for option in _options(hint):
-        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
-            parts = _parts(option, len(value))
-            if len(parts) == len(value):
-                made = tuple(_as_tuple(part, element) for part, element in zip(parts, value, strict=True))
-                same = isinstance(value, tuple) and all(new is old for new, old in zip(made, value, strict=True))
-                return value if same else made
-    return value
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a kind that this file knows; of others, anything is."""
-    options = _options(hint)
-    if len(options) > 1:
-        return any(_fits(option, value) for option in options)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return any(type(value) is type(choice) for choice in typing.get_args(hint))
-    if origin is tuple and all(map(_known, typing.get_args(hint))):
-        parts = _parts(hint, len(value)) if isinstance(value, tuple) else ()
-        return isinstance(value, tuple) and len(parts) == len(value) and all(map(_fits, parts, value))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str, type(None)):
-        return isinstance(value, hint)
-    return True
-
-
-def _known(hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin is tuple or len(_options(hint)) > 1:
-        return all(map(_known, typing.get_args(hint)))
-    return origin is Literal or hint in (int, float, bool, str, type(None), ...)
-
-
-def _of_another_length(hint: Any, value: Any) -> bool:
-    parts = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
-    return isinstance(value, tuple) and bool(parts) and ... not in parts and len(parts) != len(value)
-
-
-def _words(hint: Any) -> str:
-    options = _options(hint)
-    if len(options) > 1:
-        return " or ".join(_words(option) for option in options)
-    if typing.get_origin(hint) is tuple:
-        args = typing.get_args(hint)
-        many = args[1:] == (...,)
-        inner = _words(args[0]).removeprefix("an ").removeprefix("a ")
-        return f"a tuple of {inner}" if many else f"a tuple of {len(args)} {inner}s"
-    if typing.get_origin(hint) is Literal:
-        return "a str"
-    names = {int: "an int", float: "a number", bool: "a bool", str: "a str", type(None): "None"}
-    return names.get(hint, str(hint))
-
-
-def _numbers(hint: Any, value: Any) -> list[tuple[type, Any]]:
-    """Every number in a value, and whether it stands for an int or a float."""
-    for option in _options(hint):
-        if typing.get_origin(option) is tuple and isinstance(value, tuple) and _fits(option, value):
-            parts = _parts(option, len(value))
-            return [found for part, element in zip(parts, value, strict=True) for found in _numbers(part, element)]
-        if option in (int, float) and _fits(option, value):
-            return [(option, value)]
-    return []

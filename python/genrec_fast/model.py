@@ -181,14 +181,15 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
     if type(version) is not int or not 1 <= version <= VERSION:
         raise CorruptFileError(f"load: {path} must be a recommender's card of version 1 to {VERSION}")
     recipe = from_json(card.get("recipe"), str(path))
-    _check_files(
-        folder, card, ("weights.safetensors", "items.json", *(("catalog.safetensors",) if version > 1 else ()))
-    )
+    first = version == 1
+    _check_files(folder, card, ("weights.safetensors", "items.json", *(() if first else ("catalog.safetensors",))))
     tensors = _tensors(folder / "weights.safetensors")
-    catalog = Catalog.load(folder) if version > 1 else _first_version(folder, card, tensors)
+    catalog = _first_version(folder, card, tensors) if first else Catalog.load(folder)
     model = Recommender(recipe, catalog)
     restore_module(model, tensors, str(folder / "weights.safetensors"))
-    return model.eval().to(device)
+    model.eval()
+    model.to(device)
+    return model
 
 
 def _json(path: Path) -> Any:
@@ -237,7 +238,8 @@ def _first_version(folder: Path, card: dict[str, Any], tensors: dict[str, Tensor
     if own["item_codes"] is None and len(sizes) == 1 and sizes[0] == num_items:  # items are atoms
         own["item_codes"] = torch.arange(num_items, dtype=torch.int32)[:, None]
     try:
-        catalog = Catalog(num_items=num_items, codebook_sizes=sizes, **own, **read_texts(folder / "items.json"))
+        known: dict[str, Any] = {**own, **read_texts(folder / "items.json")}
+        catalog = Catalog(num_items=num_items, codebook_sizes=sizes, **known)
     except (InvalidTypeError, InvalidValueError) as error:
         raise CorruptFileError(f"load: {path} and its files must fit each other, got: {error}") from error
     return catalog.with_trie_of(folder) if "trie.safetensors" in card["sha256"] else catalog

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields, register_config
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["BatchingConfig", "Config", "Recipe", "TrainConfig"]
@@ -22,6 +22,7 @@ class Config(Protocol):
         ...
 
 
+@register_config
 @dataclass(frozen=True, kw_only=True)
 class BatchingConfig:
     """How histories become batches; see ``data.training_batches``."""
@@ -44,6 +45,7 @@ class BatchingConfig:
             )
 
 
+@register_config
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How the weights are found."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from genrec_fast.catalog import Catalog
 from genrec_fast.data import encode_texts, leave_one_out, load, read_categories, read_features, read_item_texts
 from genrec_fast.errors import DataError, InvalidValueError
 from genrec_fast.files import atomic_path, write_text
+from genrec_fast.progress import Progress
 from genrec_fast.types import Jagged
 
 __all__ = ["Source", "kinds", "read_source", "tokenize"]
@@ -118,7 +119,7 @@ def tokenize(
     config: Any,
     *,
     seed: int = 0,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Fits a tokenizer and writes all that is worth keeping to the folder ``out``.
 

@@ -202,9 +202,10 @@ class UserCache:
             exclude = Jagged.from_rows([self.history(user) for user in users])
         nothing = Batch(Jagged.from_rows([[] for _ in users])).to(self.model.device)
         with self.model.answering():
-            return self.model.decoder.search(
+            found: Ranked = self.model.decoder.search(
                 _Known(vectors, self.backbone), nothing, self.model.trie, k, allowed=allowed, exclude=exclude
             )
+            return found
 
     def _look_at_weights(self) -> None:
         """Lets go of every state that weights of before have made; histories stay."""

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers import balance, balance_flow, balanced_assignment, kmeans
+from genrec_fast.tokenizers import balanced_assignment, kmeans
+from genrec_fast.tokenizers.clustering import balance
 
 
 def draw(count, depth, seed):
@@ -67,7 +68,7 @@ class TestCapacity:
     def test_more_codes_than_a_table_of_moves(self, monkeypatch):
         x, centroids = draw(900, 4, 0), draw(30, 4, 1) * 0.3
         chained = cost_of(x, centroids, balanced_assignment(x, centroids))
-        monkeypatch.setattr(balance_flow, "_MOST_CODES", 29)
+        monkeypatch.setattr(balance, "_MOST_CODES", 29)
         spilled = balanced_assignment(x, centroids)
         assert spilled.bincount(minlength=30).tolist() == [30] * 30
         assert chained <= cost_of(x, centroids, spilled) < 1.02 * chained
@@ -76,11 +77,11 @@ class TestCapacity:
         x = torch.tensor([[0.0], [0.1], [1.0], [1.1], [2.6]])
         centroids = torch.tensor([[0.0], [1.0], [2.0]])
         labels = torch.tensor([0, 0, 1, 1, 1])
-        balance_flow.even_out(x, centroids, labels, 2, torch.zeros(3, dtype=torch.float64))
+        balance.even_out(x, centroids, labels, 2, torch.zeros(3, dtype=torch.float64))
         assert labels.tolist() == [0, 0, 1, 1, 2]
         x = torch.tensor([[0.0], [0.0], [0.4], [1.0], [1.4], [2.0]])
         labels = torch.tensor([0, 0, 0, 1, 1, 2])
-        balance_flow.even_out(x, centroids, labels, 2, torch.zeros(3, dtype=torch.float64))
+        balance.even_out(x, centroids, labels, 2, torch.zeros(3, dtype=torch.float64))
         assert labels.tolist() == [0, 0, 1, 1, 2, 2]  # 0.4 to code 1, which gives 1.4 to code 2
 
 

@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genrec_fast import tokenizers
+from genrec_fast.config import from_json, to_json
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import checksum
 from genrec_fast.tokenizers import RandomConfig, load
 from genrec_fast.tokenizers.base import Tokenizer
-from genrec_fast.tokenizers.settings import from_plain, to_plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,20 +42,20 @@ def rewrite(path, drop=(), **changes):
 
 def test_settings_inside_settings_come_back():
     config = OuterConfig(parts=(RandomConfig(codebook_sizes=(5,)), RandomConfig()), one=RandomConfig(dedup="none"))
-    text = json.dumps(to_plain(config))
+    text = json.dumps(to_json(config, full_names=True))
     assert '"kind": "RandomConfig"' in text
-    assert from_plain(OuterConfig, json.loads(text)) == config
+    assert from_json(OuterConfig, json.loads(text), "here") == config
 
 
 def test_settings_of_unknown_types_are_refused():
-    with pytest.raises(
-        InvalidTypeError, match=r"save: one must be of a config type of genrec_fast.tokenizers, got Outer"
-    ):
-        to_plain(OuterConfig(one=OuterConfig()))
-    with pytest.raises(InvalidValueError, match=r"load: kind must name a config type of .*, got 'Tokenizer'"):
-        from_plain(OuterConfig, {"one": {"kind": "Tokenizer"}})
-    with pytest.raises(InvalidValueError, match=r"load: OuterConfig must have no field 'more', got one"):
-        from_plain(OuterConfig, {"more": 1})
+    with pytest.raises(InvalidTypeError, match=r"save: one must be of a registered config type, got Outer"):
+        to_json(OuterConfig(one=OuterConfig()), "save")
+    with pytest.raises(CorruptFileError, match=r"here: one: kind must be a registered config type, got 'Tokenizer'"):
+        from_json(OuterConfig, {"one": {"kind": "Tokenizer"}}, "here", defaults=True)
+    with pytest.raises(CorruptFileError, match=r"here: OuterConfig has unknown key 'more'"):
+        from_json(OuterConfig, {"more": 1}, "here", defaults=True)
+    with pytest.raises(CorruptFileError, match=r"here: OuterConfig has no key 'one'"):
+        from_json(OuterConfig, {"parts": [], "sizes": []}, "here")
 
 
 def test_load_names_a_kind_it_does_not_know(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import collaborative_vectors
-from genrec_fast.tokenizers.collaborative_vectors import co_occurrence
+from genrec_fast.tokenizers.co_occurrence import co_occurrence
 from genrec_fast.types import Jagged
 
 
@@ -86,9 +86,9 @@ def test_messages_name_argument_rule_and_value():
         collaborative_vectors(Jagged(torch.zeros(2), torch.tensor([0, 2])), 2)
     with pytest.raises(InvalidValueError, match=r"co_occurrence: histories must hold item ids in \[0, 1\), got 1"):
         collaborative_vectors(histories, 1)
-    with pytest.raises(InvalidValueError, match="collaborative_vectors: width must be an integer of at least 1, got 0"):
+    with pytest.raises(InvalidValueError, match="collaborative_vectors: width must be at least 1, got 0"):
         collaborative_vectors(histories, 2, width=0)
-    with pytest.raises(InvalidValueError, match="collaborative_vectors: window must be an integer of at least 1, got"):
+    with pytest.raises(InvalidValueError, match="collaborative_vectors: window must be at least 1, got 0"):
         collaborative_vectors(histories, 2, window=0)
     with pytest.raises(InvalidValueError, match="collaborative_vectors: shift must be at least 1, got nan"):
         collaborative_vectors(histories, 2, shift=float("nan"))

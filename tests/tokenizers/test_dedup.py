@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import resolve
-from genrec_fast.tokenizers.dedup import add_dedup_level
+from genrec_fast.tokenizers.collisions.dedup import add_dedup_level
 
 CODES = torch.tensor([[7, 1], [3, 0], [7, 1], [2, 2], [7, 1], [3, 0]])
 

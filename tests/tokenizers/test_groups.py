@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.tokenizers.groups import group_items
+from genrec_fast.tokenizers.collisions.groups import group_items
 
 ROWS = st.integers(1, 3).flatmap(
     lambda levels: st.lists(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import HierarchicalConfig
-from genrec_fast.tokenizers.balanced_tree import descend, grow
+from genrec_fast.tokenizers.clustering.tree import descend, grow
 from shared.tokenizer_suite import TokenizerSuite
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import kmeans
-from genrec_fast.tokenizers.kmeans_seed import plus_plus, restart_empty_codes
+from genrec_fast.tokenizers.clustering.seeding import plus_plus, restart_empty_codes
 
 
 def rows(count=400, depth=5, seed=0):

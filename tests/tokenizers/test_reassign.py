@@ -146,7 +146,7 @@ def test_a_full_prefix_is_told():
 
 
 def test_too_large_a_prefix_for_sinkhorn_is_named(monkeypatch):
-    monkeypatch.setattr("genrec_fast.tokenizers.reassign_sinkhorn._MOST_CELLS", 8)
+    monkeypatch.setattr("genrec_fast.tokenizers.collisions.sinkhorn._MOST_CELLS", 8)
     with pytest.raises(UnsupportedError, match="sinkhorn needs prefixes of at most 8 items x codes, got 3 x 3"):
         reassign(torch.zeros(3, 1, dtype=torch.int32), torch.zeros(3, 1), [torch.randn(3, 1)], method="sinkhorn")
 
@@ -182,7 +182,7 @@ def test_bad_input_is_named(arguments, error, text):
         ({"method": "far"}, "method must be one of nearest_free, sinkhorn, got 'far'"),
         ({"when_full": "cry"}, "when_full must be one of other_prefix, level, share, got 'cry'"),
         ({"epsilon": 0.0}, r"epsilon must be in \[1e-30, 1e30\], got 0.0"),
-        ({"iterations": 0}, "iterations must be an integer of at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_named(options, text):

@@ -14,7 +14,8 @@ import genrec_fast as gf
 from genrec_fast import errors
 from genrec_fast.ops.kmeans_step import kmeans_step
 from genrec_fast.ops.reference.rq_encode import rq_encode
-from genrec_fast.tokenizers import RandomConfig, RQKMeansConfig, encode_file, kmeans_step_file, stream
+from genrec_fast.tokenizers import RandomConfig, RQKMeansConfig, encode_file, kmeans_step_file
+from genrec_fast.tokenizers.formats import files
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_a_stopped_run_goes_on_where_it_stood(tmp_path, source, features, books)
 
 
 def test_a_killed_run_goes_on_behind_its_last_note(tmp_path, source, features, books, monkeypatch):
-    monkeypatch.setattr(stream, "_RECORD_SECONDS", -1.0)
+    monkeypatch.setattr(files, "_RECORD_SECONDS", -1.0)
     with pytest.raises(RuntimeError):  # unlike KeyboardInterrupt it leaves no note of its own, as a kill would
         encode_file(books, source, tmp_path / "codes.npy", rows_per_block=50, progress=stopped(150, RuntimeError))
     (codes,) = tmp_path.glob(".codes.*.npy")
@@ -199,7 +200,7 @@ def test_a_lloyd_step_over_a_file_has_the_bits_of_one_call(tmp_path, books):
     x = torch.randn(3000, 6, generator=torch.Generator().manual_seed(2))
     np.save(tmp_path / "x.npy", x.numpy())
     for before in ([], books):
-        expected = kmeans_step(stream.residuals(x, before), books[0])
+        expected = kmeans_step(files.residuals(x, before), books[0])
         found = kmeans_step_file(tmp_path / "x.npy", books[0], codebooks=before, rows_per_block=1024)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
     with pytest.raises(errors.InvalidValueError, match=r"kmeans_step: centroids must be \[K, 6\]"):

@@ -9,6 +9,7 @@ from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
+from genrec_fast.config import register_configs
 
 __all__ = [
     "GRU",
@@ -30,3 +31,5 @@ __all__ = [
     "Timeline",
     "TimelineConfig",
 ]
+
+register_configs(globals())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions

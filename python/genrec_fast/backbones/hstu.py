@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length

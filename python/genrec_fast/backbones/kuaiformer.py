@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, check_heads
+from genrec_fast.checks import check_heads
+from genrec_fast.config import check_fields
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import offsets_of

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, check_heads
+from genrec_fast.checks import check_heads
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start

@@ -5,6 +5,7 @@
 candidate.
 """
 
+from genrec_fast.config import register_configs
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
@@ -31,3 +32,5 @@ __all__ = [
     "StochasticBeamConfig",
     "score_candidates",
 ]
+
+register_configs(globals())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, check_flag
+from genrec_fast.checks import check_flag
+from genrec_fast.config import check_fields
 from genrec_fast.decoders._pass import BeamPass, beam_pass, check_search
 from genrec_fast.decoders._users import check_k, select_filter, select_users
 from genrec_fast.ops.trie_filter import CatalogTrie

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.decoders._index import is_flat, search_index
 from genrec_fast.decoders._users import check_filter, check_k
 from genrec_fast.errors import InvalidTypeError, InvalidValueError

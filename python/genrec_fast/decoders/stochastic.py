@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, shown
+from genrec_fast.checks import shown
+from genrec_fast.config import check_fields
 from genrec_fast.decoders._choose import Choose, Sampled, seeds_of_rows
 from genrec_fast.decoders._pass import OnePass
 from genrec_fast.errors import InvalidValueError

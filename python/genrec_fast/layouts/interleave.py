@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged, Tokens
 

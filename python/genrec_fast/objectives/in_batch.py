@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import check_counts, check_targets, hits_of, targets_of

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, check_weights
+from genrec_fast.checks import check_weights
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import ActionScoring, Batch, Loss
 

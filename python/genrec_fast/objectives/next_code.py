@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields, check_integers, check_weights
+from genrec_fast.checks import check_integers, check_weights
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Loss, TeacherForced
 

@@ -1,21 +1,26 @@
 """Tokenizers: how every item of a catalog gets its semantic ID."""
 
+from genrec_fast.config import register_configs
+from genrec_fast.progress import Progress
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
-from genrec_fast.tokenizers.balance import balanced_assignment
-from genrec_fast.tokenizers.base import Progress, Tokenizer, load
-from genrec_fast.tokenizers.collaborative import Collaborative, CollaborativeConfig, spectral_vectors
-from genrec_fast.tokenizers.collaborative_vectors import collaborative_vectors
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import add_dedup_level
-from genrec_fast.tokenizers.faiss_format import from_faiss, pack_codes, to_faiss, unpack_codes
+from genrec_fast.tokenizers.base import Tokenizer, load
+from genrec_fast.tokenizers.clustering.balance import balanced_assignment
+from genrec_fast.tokenizers.clustering.kmeans import KMeans, kmeans
+from genrec_fast.tokenizers.co_occurrence import collaborative_vectors, spectral_vectors
+from genrec_fast.tokenizers.collaborative import Collaborative, CollaborativeConfig
+from genrec_fast.tokenizers.collisions.dedup import add_dedup_level
+from genrec_fast.tokenizers.collisions.reassign import reassign
+from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved
+from genrec_fast.tokenizers.collisions.resolve import resolve
+from genrec_fast.tokenizers.formats.faiss import from_faiss, pack_codes, to_faiss, unpack_codes
+from genrec_fast.tokenizers.formats.files import encode_file, kmeans_step_file
+from genrec_fast.tokenizers.formats.index_json import read_index_json, write_index_json
+from genrec_fast.tokenizers.formats.text import from_text, to_text
 from genrec_fast.tokenizers.fsq import FSQ, FSQConfig
 from genrec_fast.tokenizers.hierarchical import Hierarchical, HierarchicalConfig
-from genrec_fast.tokenizers.index_json import read_index_json, write_index_json
-from genrec_fast.tokenizers.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.pq import OPQ, PQ, OPQConfig, PQConfig
 from genrec_fast.tokenizers.published import Published, PublishedConfig
 from genrec_fast.tokenizers.random import Random, RandomConfig
-from genrec_fast.tokenizers.reassign import reassign
 from genrec_fast.tokenizers.regularisers import (
     AlignmentConfig,
     ContrastiveConfig,
@@ -24,11 +29,8 @@ from genrec_fast.tokenizers.regularisers import (
     TagSupervisionConfig,
 )
 from genrec_fast.tokenizers.report import LevelReport, Report, report
-from genrec_fast.tokenizers.resolution import Resolution, Resolved
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
 from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
-from genrec_fast.tokenizers.stream import encode_file, kmeans_step_file
-from genrec_fast.tokenizers.text import from_text, to_text
 
 __all__ = [
     "FSQ",
@@ -83,3 +85,5 @@ __all__ = [
     "unpack_codes",
     "write_index_json",
 ]
+
+register_configs(globals())

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.types import Jagged
+from genrec_fast.tokenizers.base import Fit, Tokenizer
 
 __all__ = ["Atomic", "AtomicConfig"]
 
@@ -32,18 +30,7 @@ class Atomic(Tokenizer):
     kind: ClassVar[str] = "atomic"
     config_type: ClassVar[type] = AtomicConfig
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        count = self._count(features, num_items)
-        self._item_codes = torch.arange(count, dtype=torch.int32).unsqueeze(1)
-        self._codebook_sizes = (count,)
-        if progress is not None:
-            progress("atomic", 1, 1, {})
+    def _fit(self, fit: Fit) -> None:
+        self._item_codes = torch.arange(fit.num_items, dtype=torch.int32).unsqueeze(1)
+        self._codebook_sizes = (fit.num_items,)
+        fit.progress("atomic", 1, 1, {})

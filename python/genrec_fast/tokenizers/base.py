@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,37 +15,61 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_integers
+from genrec_fast.checks import INT64, check_integers, whole_number
+from genrec_fast.config import from_json, to_json
 from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.files import atomic_path, checksum
+from genrec_fast.progress import Progress
+from genrec_fast.tokenizers.collisions.reassign import Reassign
+from genrec_fast.tokenizers.collisions.resolution import Resolution
+from genrec_fast.tokenizers.collisions.resolve import resolve
 from genrec_fast.tokenizers.report import report as measure
-from genrec_fast.tokenizers.resolution import Resolution
-from genrec_fast.tokenizers.settings import from_plain, to_plain
 from genrec_fast.tokenizers.stored import check_codes, check_sizes
 from genrec_fast.types import Jagged
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-__all__ = ["Progress", "Tokenizer", "load"]
-
-Progress = Callable[[str, int, int, dict[str, float]], None]
-"""Called while a tokenizer learns with (what is done, steps done, steps in all, figures); done is at most all."""
+__all__ = ["Fit", "Tokenizer", "load"]
 
 FILE_VERSION = 1
 _PREFIX = "genrec_fast.tokenizer."
 _kinds: dict[str, type[Tokenizer]] = {}  # every class that names a kind, for ``load``
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """What a tokenizer learns from, checked by ``Tokenizer.fit``."""
+
+    features: Tensor
+    """float ``[N, F]`` as the tokenizer's ``_features`` gives them; ``[N, 0]`` where it reads none"""
+    num_items: int
+    """N"""
+    seed: int
+    """of all randomness, in [0, 2^63)"""
+    histories: Jagged | None
+    """item ids per user, of the training split only"""
+    categories: Tensor | None
+    """int64 ``[N, depth]``, -1 where unknown"""
+    progress: Progress
+    """does nothing where nobody asked"""
+
+    def generator(self) -> torch.Generator:
+        """A stream of random numbers of the fit's own, from its begin."""
+        return torch.Generator().manual_seed(self.seed)
+
+
 class Tokenizer:
     """Gives every item of a catalog its semantic ID.
 
-    A member sets ``kind`` and ``config_type`` and fills ``_item_codes`` and ``_codebook_sizes`` in ``fit``; what it
-    has learned beyond these goes through ``_learned`` and ``_restore``.
+    A member sets ``kind`` and ``config_type`` and writes ``_fit``, which learns and calls ``_keep`` with the codes of
+    the catalog; what it has learned beyond these goes through ``_learned`` and ``_restore``. One that reads features
+    sets ``reads_features`` and writes ``encode`` and ``decode``.
     """
 
     kind: ClassVar[str]
     config_type: ClassVar[type]
+    reads_features: ClassVar[bool] = False
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -93,7 +118,28 @@ class Tokenizer:
                 answers that a model is asked for. Tokenizers that learn from no interactions do not read them.
             categories: int64 ``[N, depth]``, tags of each item from coarse to fine, -1 where unknown; likewise.
             progress: called as it learns.
+
+        Raises:
+            InvalidTypeError: an argument of another kind.
+            InvalidValueError: an argument out of range, fewer vectors than codes where codes start on vectors, or a
+                value that is not finite (naming its row).
         """
+        seed = whole_number(self.kind, "seed", seed, 0, INT64[1])
+        vectors = self._features(features) if self.reads_features else None
+        count = self._count(features, num_items)
+        self._fit(
+            Fit(
+                features=torch.empty(count, 0) if vectors is None else vectors,
+                num_items=count,
+                seed=seed,
+                histories=histories,
+                categories=categories,
+                progress=_unheard if progress is None else progress,
+            )
+        )
+
+    def _fit(self, fit: Fit) -> None:
+        """Learns, and calls ``_keep``."""
         raise NotImplementedError
 
     def encode(self, features: Tensor) -> Tensor:
@@ -131,12 +177,12 @@ class Tokenizer:
         metadata = {
             "kind": f"{_PREFIX}{self.kind}",
             "version": str(FILE_VERSION),
-            "config": json.dumps(self._settings()),
+            "config": json.dumps(to_json(self.config, "save", full_names=True)),
             "feature_dim": json.dumps(self.feature_dim),
             "codebook_sizes": json.dumps(self.codebook_sizes),
         }
         if self.resolution is not None:
-            metadata["resolution"] = json.dumps(to_plain(self.resolution))
+            metadata["resolution"] = json.dumps(to_json(self.resolution, "save"))
         metadata["checksum"] = checksum(metadata, tensors)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -157,7 +203,9 @@ class Tokenizer:
         if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
         try:
-            config, feature_dim = cls._config(json.loads(metadata["config"])), json.loads(metadata["feature_dim"])
+            # settings that came later have their defaults
+            config = from_json(cls.config_type, json.loads(metadata["config"]), "load", defaults=True)
+            feature_dim = json.loads(metadata["feature_dim"])
             if feature_dim is not None and type(feature_dim) is not int:
                 raise InvalidValueError(f"load: feature_dim must be an int, got {feature_dim!r:.40}")
             config.build(_catalog_of(feature_dim))  # checks the two together
@@ -167,21 +215,12 @@ class Tokenizer:
             tokenizer._item_codes = check_codes(tensors, tokenizer._codebook_sizes, trained)
             del tensors["item_codes"]
             if "resolution" in metadata:
-                tokenizer.resolution = from_plain(Resolution, json.loads(metadata["resolution"]))
+                tokenizer.resolution = from_json(Resolution, json.loads(metadata["resolution"]), "load")
             tokenizer._restore(tensors)
         except (GenrecError, AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             # whole, but not what this version writes; RuntimeError: torch's word for shapes that do not fit
             raise CorruptFileError(f"{cls.kind}: {path} must hold what save wrote, got: {error!r:.200}") from error
         return tokenizer
-
-    def _settings(self) -> dict[str, Any]:
-        """The config as JSON has it."""
-        return to_plain(self.config)
-
-    @classmethod
-    def _config(cls, settings: dict[str, Any]) -> Any:
-        """The config that ``_settings`` gave."""
-        return from_plain(cls.config_type, settings)
 
     def _learned(self) -> dict[str, Tensor]:
         """What ``save`` keeps beside the codes."""
@@ -190,12 +229,30 @@ class Tokenizer:
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what ``_learned`` gave."""
 
+    def _keep(
+        self,
+        codes: Tensor,
+        sizes: tuple[int, ...],
+        *,
+        vectors: Tensor | None = None,
+        codebooks: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Keeps the codes of the catalog, equal ones told apart as ``config.dedup`` says; see ``resolve``."""
+        self._item_codes, self._codebook_sizes, self.resolution = resolve(
+            codes, sizes, self.config.dedup, vectors=vectors, codebooks=codebooks
+        )
+
+    @property
+    def _reassigns(self) -> bool:
+        """Whether ``_keep`` needs vectors and codebooks."""
+        return self.config.dedup in get_args(Reassign)
+
     def _count(self, features: Tensor | None, num_items: int | None) -> int:
         """N, of whatever says it."""
-        if num_items is not None and (isinstance(num_items, bool) or not isinstance(num_items, int)):
-            raise InvalidTypeError(f"{self.kind}: num_items must be an int, got {num_items!r:.40}")
         if features is not None and (not isinstance(features, Tensor) or features.dim() == 0):
             raise InvalidTypeError(f"{self.kind}: features must be a tensor [N, F], got {type(features).__name__}")
+        if num_items is not None:
+            num_items = whole_number(self.kind, "num_items", num_items)
         count = num_items if features is None else features.shape[0]
         if count is None or count < 1:
             raise InvalidValueError(f"{self.kind}: num_items must be at least 1, got {count}")
@@ -203,13 +260,16 @@ class Tokenizer:
             raise InvalidValueError(f"{self.kind}: features must have a row for each of {num_items} items, got {count}")
         return count
 
-    def _generator(self, seed: int) -> torch.Generator:
-        """A stream of random numbers of its own."""
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InvalidTypeError(f"{self.kind}: seed must be an int, got {seed!r:.40}")
-        if not 0 <= seed < 1 << 63:
-            raise InvalidValueError(f"{self.kind}: seed must be in [0, 2^63), got {seed}")
-        return torch.Generator().manual_seed(seed)
+    def _check_enough(self, count: int) -> None:
+        """Codes start on vectors: each needs one."""
+        if count < (most := max(self.config.codebook_sizes)):
+            raise InvalidValueError(
+                f"{self.kind}: features must have at least {most} rows, one per code of a level, got {count}"
+            )
+
+    def _features(self, features: Tensor | None) -> Tensor:
+        """The features that ``fit`` was given, checked, as ``_fit`` takes them."""
+        return self._vectors(features)
 
     def _columns(self, codes: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
         """Checked codes of one or more levels of ``sizes``, int64 ``[m]`` each; levels behind them are left out.
@@ -295,3 +355,7 @@ def _read(op: str, path: str | os.PathLike[str], *, tensors: bool = True) -> tup
 def _catalog_of(feature_dim: int | None) -> Catalog:
     """A catalog of which nothing is known but the width of its features."""
     return Catalog(num_items=1, features=None if feature_dim is None else torch.zeros(1, feature_dim))
+
+
+def _unheard(what: str, done: int, total: int, figures: dict[str, float]) -> None:
+    """Progress that nobody asked for."""

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import DivergedError, InvalidValueError
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
+from genrec_fast.progress import Progress
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import Dedup
 from genrec_fast.tokenizers.stored import numbers, take
-from genrec_fast.types import Jagged
 
 __all__ = ["FSQ", "FSQConfig"]
 
@@ -85,6 +84,7 @@ class FSQ(Tokenizer):
 
     kind: ClassVar[str] = "fsq"
     config_type: ClassVar[type] = FSQConfig
+    reads_features: ClassVar[bool] = True
     config: FSQConfig
 
     def __init__(self, config: FSQConfig, feature_dim: int) -> None:
@@ -94,49 +94,30 @@ class FSQ(Tokenizer):
         self._net: _Net | None = None
         self.mse: float = math.nan
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        """Learns encoder and decoder and codes the catalog.
+    def _fit(self, fit: Fit) -> None:
+        """Encoder and decoder ("pca" draws nothing); any N.
 
-        Args:
-            features: float ``[N, F]``; any N.
-            num_items: N, checked.
-            seed: of the first weights and the batches; "pca" draws nothing.
-            histories: not read.
-            categories: not read.
-            progress: called with ("fsq", steps done, steps, {"loss": ...}).
+        ``fit.progress`` is called with ("fsq", steps done, steps, {"loss": ...}).
 
         Raises:
             DivergedError: the loss is no longer finite.
-            InvalidTypeError: features are not a float tensor.
-            InvalidValueError: wrong shape, no vector, or a value that is not finite (naming its row).
 
         Notes:
             The same seed and number of threads give the same codes.
         """
-        vectors = self._vectors(features)
-        self._count(features, num_items)
-        generator = self._generator(seed)
+        vectors = fit.features
         self._state = self._components(vectors) if self.config.encoder == "pca" else {}
         if self.config.encoder == "mlp":
-            self._state, self._net = self._trained(vectors, generator, progress), None
-        elif progress is not None:
-            progress("fsq", 1, 1, {})
+            self._state, self._net = self._trained(vectors, fit.generator(), fit.progress), None
+        else:
+            fit.progress("fsq", 1, 1, {})
         codes = self.encode(vectors)
         error = sum(
             float((self.decode(part) - block).double().square().sum())
             for part, block in zip(codes.split(_BLOCK), vectors.split(_BLOCK), strict=True)
         )
         self.mse = error / vectors.numel()
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, self.config.sizes, self.config.dedup)
+        self._keep(codes, self.config.sizes)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
@@ -238,7 +219,7 @@ class FSQ(Tokenizer):
             state |= {f"cuts.{index}": cuts, f"values.{index}": means}
         return state
 
-    def _trained(self, vectors: Tensor, generator: torch.Generator, progress: Progress | None) -> dict[str, Tensor]:
+    def _trained(self, vectors: Tensor, generator: torch.Generator, progress: Progress) -> dict[str, Tensor]:
         config = self.config
         mean = vectors.mean(0, dtype=torch.float64)
         scale = ((vectors.double() - mean).square().mean()).sqrt().clamp(min=1e-6)  # one for all: errors stay in units
@@ -264,7 +245,7 @@ class FSQ(Tokenizer):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            if progress is not None and ((step + 1) % _TOLD == 0 or step + 1 == config.training_steps):
+            if (step + 1) % _TOLD == 0 or step + 1 == config.training_steps:
                 progress("fsq", step + 1, config.training_steps, {"loss": loss.item()})
         weights = {f"net.{name}": value.detach().double() for name, value in net.state_dict().items()}
         return {"mean": mean, "scale": scale.reshape(1), **weights}

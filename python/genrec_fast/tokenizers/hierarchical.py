@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.balanced_tree import Level, Stage, descend, grow
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.clustering.tree import Level, Stage, descend, grow
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import Dedup
 from genrec_fast.tokenizers.stored import numbers, take
-from genrec_fast.types import Jagged
 
 __all__ = ["Hierarchical", "HierarchicalConfig"]
 
@@ -66,55 +64,34 @@ class Hierarchical(Tokenizer):
 
     kind: ClassVar[str] = "hierarchical"
     config_type: ClassVar[type] = HierarchicalConfig
+    reads_features: ClassVar[bool] = True
 
     def __init__(self, config: HierarchicalConfig, feature_dim: int | None) -> None:
         super().__init__(config, feature_dim)
         self.levels: list[Level] = []
         self.mse: tuple[float, ...] = ()
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    def _fit(self, fit: Fit) -> None:
         """Grows the tree and codes the catalog.
 
-        Args:
-            features: float ``[N, F]``, N at least 1.
-            num_items: N, checked.
-            seed: of the first direction of every cut.
-            histories: not read.
-            categories: not read.
-            progress: called after each level with ("hierarchical", levels done, levels, {"mse": ...}).
-
-        Raises:
-            InvalidTypeError: features are not a float tensor.
-            InvalidValueError: wrong shape, no vectors, or a value that is not finite (naming its row).
+        ``fit.progress`` is called after each level with ("hierarchical", levels done, levels, {"mse": ...}).
 
         Notes:
             The same seed and features give the same codes. A tree has at most N cuts, each with F numbers of float32:
             with a last level that singles out items, as much as the features themselves.
         """
-        rows = self._prepared(features)
-        self._count(features, num_items)
         errors: list[float] = []
 
         def tell(done: int, total: int, mse: float) -> None:
             errors.append(mse)
-            if progress is not None:
-                progress("hierarchical", done, total, {"mse": mse})
+            fit.progress("hierarchical", done, total, {"mse": mse})
 
         sizes = self.config.codebook_sizes
         self.levels, codes = grow(
-            rows, sizes, iterations=self.config.iterations, generator=self._generator(seed), progress=tell
+            fit.features, sizes, iterations=self.config.iterations, generator=fit.generator(), progress=tell
         )
         self.mse = tuple(errors)
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, self.config.dedup)
+        self._keep(codes, sizes)
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, the way down the tree, cut by cut.
@@ -122,7 +99,7 @@ class Hierarchical(Tokenizer):
         The ``item_codes`` on the vectors of the catalog, but for equal vectors, which a cut may have parted.
         """
         self._fitted()
-        return descend(self._prepared(features), self.levels)
+        return descend(self._features(features), self.levels)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Means of nodes: integer ``[m, t]`` -> float32 ``[m, F]``; a dedup level behind the tree's is not read.
@@ -150,13 +127,13 @@ class Hierarchical(Tokenizer):
 
     def targets(self, features: Tensor) -> Tensor:
         """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""
-        return self._prepared(features)
+        return self._features(features)
 
     def _fitted(self) -> None:
         if not self.levels:
             raise InvalidValueError("hierarchical: levels must come from fit or load, got neither")
 
-    def _prepared(self, features: Tensor | None) -> Tensor:
+    def _features(self, features: Tensor | None) -> Tensor:
         rows = self._vectors(features).contiguous()
         return torch.nn.functional.normalize(rows, dim=1) if self.config.normalize else rows
 

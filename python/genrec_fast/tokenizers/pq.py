@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import CodebookDedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
-from genrec_fast.tokenizers.kmeans import kmeans
-from genrec_fast.tokenizers.reassign import Reassign
-from genrec_fast.tokenizers.rqkmeans_train import squared_length
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.clustering.kmeans import kmeans, squared_length
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.stored import numbers, take
-from genrec_fast.types import Jagged
 
 __all__ = ["OPQ", "PQ", "OPQConfig", "PQConfig"]
 
@@ -83,6 +79,7 @@ class PQ(Tokenizer):
 
     kind: ClassVar[str] = "pq"
     config_type: ClassVar[type] = PQConfig
+    reads_features: ClassVar[bool] = True
     turns: ClassVar[bool] = False
     """whether it learns a rotation"""
 
@@ -93,77 +90,46 @@ class PQ(Tokenizer):
         self.mean: Tensor | None = None
         self.mse: float = float("nan")
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    def _fit(self, fit: Fit) -> None:
         """Learns the codebooks (and the rotation) and codes the catalog.
 
-        Args:
-            features: float ``[N, F]``, N at least the largest codebook size.
-            num_items: N, checked.
-            seed: of the first centroids.
-            histories: not read.
-            categories: not read.
-            progress: called after each level with (kind, levels done, levels, {"mse": ...}), while a rotation is
-                learned with ("opq rotation", rounds done, rounds, {"mse": ...}).
-
-        Raises:
-            InvalidTypeError: features are not a float tensor.
-            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row), also once
-                it is rotated.
+        ``fit.progress`` is called after each level with (kind, levels done, levels, {"mse": ...}), while a rotation is
+        learned with ("opq rotation", rounds done, rounds, {"mse": ...}).
 
         Notes:
             PQ gives the same codes for any number of threads; OPQ's rotation is a sum over all rows, whose last bits
-            may hang on that number.
+            may depend on that number.
         """
-        vectors = self._vectors(features)
-        count = self._count(features, num_items)
-        sizes = self.config.codebook_sizes
-        self._generator(seed)  # checks it
-        if count < max(sizes):
-            raise InvalidValueError(
-                f"{self.kind}: features must have at least {max(sizes)} rows, one per code of a level, got {count}"
-            )
-        rotation, starts = self._rotation(vectors, seed, progress)
+        self._check_enough(fit.num_items)
+        vectors, sizes = fit.features, self.config.codebook_sizes
+        rotation, starts = self._rotation(fit)
         books, labels, error = [], [], 0.0
         turned = _turned(self.kind, vectors, rotation)
         for level, part in enumerate(turned.tensor_split(len(sizes), 1)):
             start = "kmeans++" if starts is None else starts[level]
             found = kmeans(
-                part.contiguous(), sizes[level], iterations=self.config.iterations, init=start, seed=_seed(seed, level)
+                part.contiguous(),
+                sizes[level],
+                iterations=self.config.iterations,
+                init=start,
+                seed=_seed(fit.seed, level),
             )
             books.append(found.centroids)
             labels.append(found.labels)
             error += found.inertia
-            if progress is not None:
-                progress(self.kind, level + 1, len(sizes), {"mse": error / vectors.numel()})
+            fit.progress(self.kind, level + 1, len(sizes), {"mse": error / vectors.numel()})
         self.rotation, self.codebooks, self.mse = rotation, books, error / vectors.numel()
         self.mean = torch.stack([column.mean(dtype=torch.float64) for column in turned.unbind(1)]).float()
         codes = torch.stack(labels, 1)
-        moves = self.config.dedup in get_args(Reassign)
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(
-            codes,
-            sizes,
-            self.config.dedup,
-            vectors=turned if moves else None,
-            codebooks=_widened(books) if moves else None,
-        )
-        if not torch.equal(self._item_codes[:, : len(sizes)], codes):  # reassignment moved some
-            columns = self._item_codes.long().unbind(1)
+        moves = self._reassigns
+        self._keep(codes, sizes, vectors=turned if moves else None, codebooks=_widened(books) if moves else None)
+        if not torch.equal(self.item_codes[:, : len(sizes)], codes):  # reassignment moved some
+            columns = self.item_codes.long().unbind(1)
             slices = zip(turned.tensor_split(len(sizes), 1), books, columns, strict=False)
             error = sum(squared_length(part - book[column]) for part, book, column in slices)
             self.mse = error / vectors.numel()
 
-    def _rotation(
-        self, vectors: Tensor, seed: int, progress: Progress | None
-    ) -> tuple[Tensor | None, list[Tensor] | None]:
+    def _rotation(self, fit: Fit) -> tuple[Tensor | None, list[Tensor] | None]:
         """A rotation and the centroids to begin with."""
         return None, None
 
@@ -239,10 +205,8 @@ class OPQ(PQ):
     config_type: ClassVar[type] = OPQConfig
     turns: ClassVar[bool] = True
 
-    def _rotation(
-        self, vectors: Tensor, seed: int, progress: Progress | None
-    ) -> tuple[Tensor | None, list[Tensor] | None]:
-        sizes, rounds = self.config.codebook_sizes, self.config.rotations
+    def _rotation(self, fit: Fit) -> tuple[Tensor | None, list[Tensor] | None]:
+        vectors, sizes, rounds = fit.features, self.config.codebook_sizes, self.config.rotations
         rotation = _allocated(vectors, len(sizes))
         books: list[Tensor] | None = None
         for done in range(rounds):
@@ -253,7 +217,7 @@ class OPQ(PQ):
                     sizes[level],
                     iterations=_INNER,
                     init="kmeans++" if books is None else books[level],
-                    seed=_seed(seed, level),
+                    seed=_seed(fit.seed, level),
                 )
                 following.append(found.centroids)
                 decoded.append(found.centroids[found.labels.long()])
@@ -264,8 +228,7 @@ class OPQ(PQ):
                 product += block.double().T @ near.double()
             left, _, right = torch.linalg.svd(product)
             rotation = (left @ right).float()
-            if progress is not None:
-                progress("opq rotation", done + 1, rounds, {"mse": error / vectors.numel()})
+            fit.progress("opq rotation", done + 1, rounds, {"mse": error / vectors.numel()})
         return rotation, books
 
 

@@ -9,14 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.data.readers.lines import codes_by_number
 from genrec_fast.errors import DataError
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
-from genrec_fast.types import Jagged
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import Dedup
 
 __all__ = ["Published", "PublishedConfig"]
 
@@ -53,22 +51,17 @@ class Published(Tokenizer):
     kind: ClassVar[str] = "published"
     config_type: ClassVar[type] = PublishedConfig
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
+    def _count(self, features: Tensor | None, num_items: int | None) -> int:
+        """N: the file's, where nothing else says it."""
+        if features is None and num_items is None:
+            return len(codes_by_number(Path(self.config.path), self.config.first))
+        return super()._count(features, num_items)
+
+    def _fit(self, fit: Fit) -> None:
         config, path = self.config, Path(self.config.path)
         codes = codes_by_number(path, config.first)
-        if features is not None or num_items is not None:
-            count = self._count(features, num_items)
-            if codes.shape[0] != count:
-                raise DataError(f"{path}: must hold {count} items, one for each of the catalog, got {codes.shape[0]}")
+        if len(codes) != fit.num_items:
+            raise DataError(f"{path}: must hold {fit.num_items} items, one for each of the catalog, got {len(codes)}")
         sizes: tuple[int, ...] = config.codebook_sizes or tuple((codes.amax(0) + 1).tolist())
         if len(sizes) != codes.shape[1]:
             raise DataError(f"{path}: must hold IDs of {len(sizes)} levels, one for each size, got {codes.shape[1]}")
@@ -80,6 +73,5 @@ class Published(Tokenizer):
                     f"{path}: item '{item + config.first}': code of level {level} must be below {size}, "
                     f"got {int(codes[item, level])}"
                 )
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, config.dedup)
-        if progress is not None:
-            progress("published", 1, 1, {})
+        self._keep(codes, sizes)
+        fit.progress("published", 1, 1, {})

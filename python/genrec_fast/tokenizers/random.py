@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
-from genrec_fast.tokenizers.base import Progress, Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import Dedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
-from genrec_fast.types import Jagged
+from genrec_fast.config import check_fields
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import Dedup
 
 __all__ = ["Random", "RandomConfig"]
 
@@ -42,20 +39,8 @@ class Random(Tokenizer):
     kind: ClassVar[str] = "random"
     config_type: ClassVar[type] = RandomConfig
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        count = self._count(features, num_items)
-        generator = self._generator(seed)
-        sizes = self.config.codebook_sizes
-        codes = torch.stack([torch.randint(size, (count,), generator=generator) for size in sizes], 1)
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(codes, sizes, self.config.dedup)
-        if progress is not None:
-            progress("random", 1, 1, {})
+    def _fit(self, fit: Fit) -> None:
+        generator, sizes = fit.generator(), self.config.codebook_sizes
+        columns = [torch.randint(size, (fit.num_items,), generator=generator) for size in sizes]
+        self._keep(torch.stack(columns, 1), sizes)
+        fit.progress("random", 1, 1, {})

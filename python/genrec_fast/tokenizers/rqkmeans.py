@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.balance import Balance
-from genrec_fast.tokenizers.base import Tokenizer
-from genrec_fast.tokenizers.collisions import resolve
-from genrec_fast.tokenizers.dedup import CodebookDedup
-from genrec_fast.tokenizers.groups import check_codebook_sizes
-from genrec_fast.tokenizers.reassign import Reassign
-from genrec_fast.tokenizers.rqkmeans_train import BLOCK, next_residual, squared_length, train
+from genrec_fast.progress import Progress
+from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.clustering.balance import Balance
+from genrec_fast.tokenizers.clustering.kmeans import kmeans, squared_length
+from genrec_fast.tokenizers.clustering.seeding import drawn_in, plus_plus, random_rows
+from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.stored import numbers, take
-from genrec_fast.types import Jagged
 
 __all__ = ["RQKMeans", "RQKMeansConfig"]
+
+BLOCK = 65536  # rows coded at once: 256 MiB of float32 at F = 1024
+_STEPS = 10  # of the progressive start: the first F^(1/10), F^(2/10), .. principal directions (faiss)
+_PASSES = 5  # of k-means in each but the last
 
 Init = Literal["auto", "kmeans++", "random", "progressive"]
 
@@ -91,7 +93,8 @@ class RQKMeansConfig:
     def build(self, catalog: Catalog) -> RQKMeans:
         if catalog.feature_dim is None or catalog.feature_dim < 1:
             raise InvalidValueError(
-                f"RQKMeansConfig: feature_dim must be at least 1 (rqkmeans reads feature vectors), got {catalog.feature_dim}"
+                "RQKMeansConfig: feature_dim must be at least 1 (rqkmeans reads feature vectors), "
+                f"got {catalog.feature_dim}"
             )
         return RQKMeans(self, catalog.feature_dim)
 
@@ -115,6 +118,7 @@ class RQKMeans(Tokenizer):
 
     kind: ClassVar[str] = "rqkmeans"
     config_type: ClassVar[type] = RQKMeansConfig
+    reads_features: ClassVar[bool] = True
 
     def __init__(self, config: RQKMeansConfig, feature_dim: int | None) -> None:
         super().__init__(config, feature_dim)
@@ -122,55 +126,29 @@ class RQKMeans(Tokenizer):
         self.scales: tuple[float, ...] = ()
         self.mse: tuple[float, ...] = ()
 
-    def fit(
-        self,
-        features: Tensor | None = None,
-        *,
-        num_items: int | None = None,
-        seed: int = 0,
-        histories: Jagged | None = None,
-        categories: Tensor | None = None,
-        progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
-    ) -> None:
+    def _fit(self, fit: Fit) -> None:
         """Learns the codebooks and codes the catalog.
 
-        Args:
-            features: float ``[N, F]``, N at least the largest codebook size; may be memory-mapped.
-            num_items: N, checked.
-            seed: of the first centroids and of all that is drawn.
-            histories: not read.
-            categories: not read.
-            progress: called after each pass with ("rqkmeans level 0", passes done, passes, {"mse": ...}), after each
-                level with ("rqkmeans", levels done, levels, {"mse": ...}), and with "rqkmeans together" between.
-
-        Raises:
-            InvalidTypeError: features are not a float tensor.
-            InvalidValueError: wrong shape, too few vectors, or a value that is not finite (naming its row).
+        ``fit.progress`` is called after each pass with ("rqkmeans level 0", passes done, passes, {"mse": ...}), after
+        each level with ("rqkmeans", levels done, levels, {"mse": ...}), and with "rqkmeans together" between.
 
         Notes:
             The same seed and features give the same codes (without ``balance`` and "progressive" for any number of
-            threads). Memory beside the features: two float32 copies of the vectors learned from (``max_train_rows`` of
-            them), one more for "progressive"; where the features are float32 in memory and not normalised, one less.
-            All vectors are coded in blocks of 65,536.
+            threads). Memory beside the features, which may be memory-mapped: two float32 copies of the vectors learned
+            from (``max_train_rows`` of them), one more for "progressive"; where the features are float32 in memory and
+            not normalised, one less. All vectors are coded in blocks of 65,536.
         """
-        self._generator(seed)  # checks it
-        self._check_features(features)
-        assert features is not None  # checked just now
-        count = self._count(features, num_items)
-        sizes = self.config.codebook_sizes
+        self._check_enough(fit.num_items)
+        features, count, sizes = fit.features, fit.num_items, self.config.codebook_sizes
         limit = self.config.max_train_rows
-        if min(count, count if limit is None else limit) < max(sizes):
-            name = "features must have" if limit is None or count < max(sizes) else "max_train_rows must leave"
+        if limit is not None and limit < max(sizes):
             raise InvalidValueError(
-                f"rqkmeans: {name} at least {max(sizes)} rows, one per code of a level, "
-                f"got {min(count, limit or count)}"
+                f"rqkmeans: max_train_rows must leave at least {max(sizes)} rows, one per code of a level, got {limit}"
             )
-        features = features.detach()
         chosen = features
         if limit is not None and limit < count:
-            generator = torch.Generator().manual_seed(seed % (1 << 63))
-            chosen = features[torch.randperm(count, generator=generator)[:limit].sort().values]
-        found = train(self._prepare(chosen), self.config, seed, progress)
+            chosen = features[torch.randperm(count, generator=fit.generator())[:limit].sort().values]
+        found = _train(self._prepare(chosen), self.config, fit.seed, fit.progress)
         self.codebooks, self.scales = found.codebooks, tuple(found.scales)
         codes = []
         for first in range(0, count, BLOCK):
@@ -178,24 +156,21 @@ class RQKMeans(Tokenizer):
                 codes.append(self._codes(self._prepare(features[first : first + BLOCK])))
             else:
                 codes.append(torch.stack([column[first : first + BLOCK] for column in found.labels], 1).to(torch.int32))
-        moves = self.config.dedup in get_args(Reassign)
-        self._item_codes, self._codebook_sizes, self.resolution = resolve(
+        self._keep(
             torch.cat(codes),
             sizes,
-            self.config.dedup,
-            vectors=self._prepare(features) if moves else None,
+            vectors=self._prepare(features) if self._reassigns else None,
             codebooks=[book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)],
         )
         errors = [0.0] * len(sizes)
         for first in range(0, count, BLOCK):
             left = self._prepare(features[first : first + BLOCK])
             for level, (codebook, scale) in enumerate(zip(self.codebooks, self.scales, strict=True)):
-                left = next_residual(left, codebook * scale, self._item_codes[first : first + BLOCK, level].long())
+                left = _next_residual(left, codebook * scale, self.item_codes[first : first + BLOCK, level].long())
                 errors[level] += squared_length(left)
         self.mse = tuple(error / features.numel() for error in errors)
-        if progress is not None:
-            for level, error in enumerate(self.mse):
-                progress("rqkmeans", level + 1, len(sizes), {"mse": error})
+        for level, error in enumerate(self.mse):
+            fit.progress("rqkmeans", level + 1, len(sizes), {"mse": error})
 
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, without a dedup level.
@@ -205,9 +180,7 @@ class RQKMeans(Tokenizer):
         Blocks of 65,536 rows: no copy of the features is made.
         """
         self._fitted()
-        self._check_features(features)
-        blocks = [self._codes(self._prepare(block)) for block in features.detach().split(BLOCK)]
-        return torch.cat(blocks)
+        return torch.cat([self._codes(self._prepare(block)) for block in self._features(features).split(BLOCK)])
 
     def _codes(self, rows: Tensor) -> Tensor:
         config = self.config
@@ -217,7 +190,7 @@ class RQKMeans(Tokenizer):
         for codebook in self.codebooks:
             rows = torch.nn.functional.normalize(rows, dim=1)
             codes.append(ops.rq_encode(rows, [codebook], precision=config.precision))
-            rows = next_residual(rows, codebook, codes[-1][:, 0].long())
+            rows = _next_residual(rows, codebook, codes[-1][:, 0].long())
         return torch.cat(codes, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -234,8 +207,7 @@ class RQKMeans(Tokenizer):
 
     def targets(self, features: Tensor) -> Tensor:
         """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""
-        self._check_features(features)
-        return self._prepare(features)
+        return self._prepare(self._features(features))
 
     def report(self) -> dict[str, Any]:
         """Adds the mean squared residual after each level."""
@@ -245,23 +217,24 @@ class RQKMeans(Tokenizer):
         if not self.codebooks:
             raise InvalidValueError("rqkmeans: codebooks must come from fit or load, got neither")
 
-    def _check_features(self, features: Tensor | None) -> None:
-        """As ``_vectors`` does, a block at a time: nothing of the features' size is made."""
+    def _features(self, features: Tensor | None) -> Tensor:
+        """Checked as ``_vectors`` does, a block at a time: nothing of the features' size is made."""
         if (
             not isinstance(features, Tensor)
             or features.dim() != 2
             or not len(features)
             or (features.is_meta or features.layout != torch.strided)
         ):
-            self._vectors(features)
-            return
-        for first, block in enumerate(features.detach().split(BLOCK)):
+            return self._vectors(features)
+        features = features.detach()
+        for first, block in enumerate(features.split(BLOCK)):
             if block.shape[1] != self.feature_dim or not block.is_floating_point():
                 self._vectors(features)  # raises
             finite = block.float().isfinite().all(1)
             if not bool(finite.all()):
                 row = first * BLOCK + int((~finite).nonzero()[0])
                 raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
+        return features
 
     def _prepare(self, rows: Tensor) -> Tensor:
         """float32, contiguous, on the CPU; of length 1 with ``normalize`` (zeros stay)."""
@@ -285,3 +258,172 @@ class RQKMeans(Tokenizer):
 
 def _f64(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+class _Trained(NamedTuple):
+    """``codebooks`` float32 ``[K_l, F]``, ``scales`` (1 but with normalised residuals), ``labels`` int64 per level."""
+
+    codebooks: list[Tensor]
+    scales: list[float]
+    labels: list[Tensor]
+
+
+def _train(rows: Tensor, config: RQKMeansConfig, seed: int, progress: Progress) -> _Trained:
+    """Codebooks of float32 ``[N, F]``; memory beside it: one copy (two while a progressive start runs)."""
+    codebooks: list[Tensor] = []
+    labels: list[Tensor] = []
+    scales: list[float] = []
+    residual = rows
+    for level, size in enumerate(config.codebook_sizes):
+        if config.normalize_residuals:
+            residual = torch.nn.functional.normalize(residual, dim=1)
+        found = _level(residual, size, config, seed, level, progress)
+        codebooks.append(found.centroids)
+        labels.append(found.labels.long())
+        scales.append(1.0)
+        residual = _next_residual(residual, found.centroids, labels[-1])
+    if config.normalize_residuals:
+        scales = _scales(rows, codebooks, labels)
+    elif config.balance is None:
+        codebooks = _together(rows, residual, codebooks, labels, config, progress)
+        if config.shrinkage > 0:
+            codebooks = _shrunk(rows, codebooks, config)
+    return _Trained(codebooks, scales, labels)
+
+
+def _next_residual(residual: Tensor, codebook: Tensor, labels: Tensor) -> Tensor:
+    """float32 ``[N, F]``: what a level leaves over."""
+    return residual - codebook[labels]
+
+
+class _Level(NamedTuple):
+    centroids: Tensor
+    labels: Tensor
+
+
+def _level(residual: Tensor, size: int, config: RQKMeansConfig, seed: int, level: int, progress: Progress) -> _Level:
+    def told(_: str, done: int, total: int, figures: dict[str, float]) -> None:
+        progress(f"rqkmeans level {level}", done, total, {"mse": figures["inertia"] / residual.numel()})
+
+    best = None
+    for run in range(config.restarts):
+        state = (seed * 1_000_003 + level * 1009 + run) % (1 << 63)
+        generator = torch.Generator().manual_seed(state)
+        found = kmeans(
+            residual,
+            size,
+            iterations=config.iterations,
+            init=_start(residual, size, config.init, generator),
+            batch_size=config.batch_size,
+            balance=config.balance if config.balanced(level) else None,
+            restart_empty=config.restart_empty,
+            seed=state,
+            progress=told,
+        )
+        best = found if best is None or found.inertia < best.inertia else best
+    assert best is not None  # restarts is at least 1
+    return _Level(best.centroids, best.labels)
+
+
+def _start(residual: Tensor, size: int, init: str, generator: torch.Generator) -> Tensor:
+    """float32 ``[K, F]``."""
+    if init == "random":
+        return random_rows(residual, size, generator)
+    if init == "progressive":
+        return _progressive(residual, size, generator)
+    seeds = plus_plus(residual, size, generator)
+    if init == "kmeans++":
+        return seeds
+    # Rows of many directions are as far from each other as from nobody: a code that starts on one keeps it alone, and
+    # the few short ones take all the rest. Drawn in to a quarter, they divide the rows by direction. Where the rows
+    # form clusters the seeds are right as they are: the one that is better after a pass is taken.
+    starts = [seeds, drawn_in(residual, seeds)]
+    figures = [kmeans(residual, size, iterations=1, init=start, restart_empty=False) for start in starts]
+    return starts[0] if figures[0].inertia <= figures[1].inertia else starts[1]
+
+
+def _progressive(residual: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """k-means in few principal directions, whose clusters start k-means in more, up to all of them.
+
+    Source: Liu, Shao and Lu, "Generalized residual vector quantization for large scale data", 2016, section 3.2.
+    """
+    width = residual.shape[1]
+    total, square = residual.new_zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
+    for block in residual.split(BLOCK):
+        wide = block.double()
+        total += wide.sum(0)
+        square += wide.T @ wide
+    mean = total / len(residual)
+    directions = torch.linalg.eigh(square / len(residual) - mean[:, None] * mean).eigenvectors.flip(1).float()
+    rotated = residual @ directions
+    labels = None
+    for depth in sorted({round(width ** (step / _STEPS)) for step in range(1, _STEPS)} - {width}):
+        part = rotated[:, :depth].contiguous()
+        start = plus_plus(part, size, generator) if labels is None else _centres(part, labels, size)
+        labels = kmeans(part, size, iterations=_PASSES, init=start).labels.long()
+    return plus_plus(residual, size, generator) if labels is None else _centres(residual, labels, size)
+
+
+def _centres(rows: Tensor, labels: Tensor, size: int) -> Tensor:
+    """float32 ``[K, F]``: the mean of the rows of each label; zero without rows."""
+    sums = torch.zeros(size, rows.shape[1], dtype=torch.float64)
+    for block, codes in zip(rows.split(BLOCK), labels.split(BLOCK), strict=True):
+        sums.index_add_(0, codes, block.double())
+    return (sums / labels.bincount(minlength=size).clamp(min=1)[:, None]).float()
+
+
+def _scales(rows: Tensor, codebooks: list[Tensor], labels: list[Tensor]) -> list[float]:
+    """One factor per level for the sum of centroids, each the best after those before (least squares)."""
+    scales, left = [], rows
+    for codebook, codes in zip(codebooks, labels, strict=True):
+        chosen = codebook[codes]
+        length = squared_length(chosen)
+        product = float((left.double() * chosen).sum(1).cumsum(0)[-1])
+        scales.append(product / length if length > 0 else 1.0)
+        left = left - scales[-1] * chosen
+    return scales
+
+
+def _together(
+    rows: Tensor,
+    residual: Tensor,
+    codebooks: list[Tensor],
+    labels: list[Tensor],
+    config: RQKMeansConfig,
+    progress: Progress,
+) -> list[Tensor]:
+    """Rounds over all levels: each code moves by the mean of what is left of its rows, then all rows are coded anew.
+
+    The codebooks of the round with the smallest error are kept, so no round makes it worse.
+    """
+    best, least = codebooks, squared_length(residual)
+    for done in range(config.refinements):
+        codebooks = list(codebooks)
+        for level, codes in enumerate(labels):
+            step = _centres(residual, codes, len(codebooks[level]))
+            codebooks[level] = codebooks[level] + step
+            residual = _next_residual(residual, step, codes)
+        codes_now = ops.rq_encode(rows, codebooks, num_beams=config.num_beams, precision=config.precision)
+        labels = [column.long() for column in codes_now.unbind(1)]
+        residual = rows - ops.rq_decode(codes_now, codebooks)
+        error = squared_length(residual)
+        if error < least:
+            best, least = codebooks, error
+        progress("rqkmeans together", done + 1, config.refinements, {"mse": error / max(rows.numel(), 1)})
+    return best
+
+
+def _shrunk(rows: Tensor, codebooks: list[Tensor], config: RQKMeansConfig) -> list[Tensor]:
+    """Every centroid drawn to its level's mean by a part of the noise in it: of n rows of variance v, ``v / n``."""
+    labels = ops.rq_encode(rows, codebooks, num_beams=config.num_beams, precision=config.precision)
+    residual, shrunk = rows, []
+    for level, codebook in enumerate(codebooks):
+        codes = labels[:, level].long()
+        residual = _next_residual(residual, codebook, codes)
+        counts = codes.bincount(minlength=len(codebook)).double()
+        mean = (codebook.double() * counts[:, None]).sum(0) / len(rows)
+        around = codebook.double() - mean
+        noise = squared_length(residual) / len(rows) / counts.clamp(min=1)
+        keep = (1 - config.shrinkage * noise / around.square().sum(1).clamp(min=1e-300)).clamp(0, 1)
+        shrunk.append((mean + keep[:, None] * around).float())
+    return shrunk

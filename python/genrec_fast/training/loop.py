@@ -136,12 +136,13 @@ class _Training:
         with self.processes.main_first(), StageBar(show_progress and self.main) as bar:
             reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
             histories = self.splits.train.items
-            codes = None if start is None else start.catalog
+            known = None if start is None else start.catalog
             catalog = coded_catalog(
-                recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar, codes=codes
+                recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar, codes=known
             )
         torch.manual_seed(seed)
-        self.model = Recommender(recipe, catalog).to(self.device)
+        self.model = Recommender(recipe, catalog)
+        self.model.to(self.device)
         begin_with(self.model, start)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.bf16 = bf16_pays(self.device) if self.settings.bf16 is None else self.settings.bf16
@@ -389,8 +390,8 @@ class _Training:
 
     def _restore(self, tensors: dict[str, Tensor], where: str) -> None:
         tensors = dict(tensors)
-        codes = tensors.pop(_CODES, None)
-        if codes is not None and not torch.equal(codes.cpu(), self.model.catalog.item_codes.cpu()):
+        codes, known = tensors.pop(_CODES, None), self.model.catalog.item_codes
+        if codes is not None and (known is None or not torch.equal(codes.cpu(), known.cpu())):
             self.model.recode(self.model.catalog.with_codes(codes, self.model.codebook_sizes))
         restore_module(self.model, tensors, where)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from genrec_fast.catalog import Catalog
 from genrec_fast.data import Dataset, Evaluation
 from genrec_fast.errors import CorruptFileError, InvalidValueError
 from genrec_fast.files import atomic_path
+from genrec_fast.progress import Progress
 from genrec_fast.recipe import Recipe, TrainConfig
 from genrec_fast.system import System
 from genrec_fast.weights import module_tensors, restore_module
@@ -45,7 +45,7 @@ def coded_catalog(
     *,
     reuse: bool,
     histories: Jagged,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     codes: Catalog | None = None,
 ) -> Catalog:
     """The data set's catalog with semantic IDs from the recipe's tokenizer, which are kept in ``path``.
@@ -65,11 +65,11 @@ def coded_catalog(
         return catalog.with_codes(*_load_item_codes(path))
     tokenizer = recipe.tokenizer.build(catalog)
     tokenizer.fit(data.features, num_items=data.num_items, seed=seed, histories=histories, progress=progress)
-    codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
+    item_codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
     if path is not None and not (reuse and path.exists()):
         with atomic_path(path) as temporary:
-            save_file({"item_codes": codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
-    return catalog.with_codes(codes, sizes)
+            save_file({"item_codes": item_codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
+    return catalog.with_codes(item_codes, sizes)
 
 
 def begin_with(model: System, start: System | None) -> None:

@@ -1,6 +1,6 @@
 """Terms that any trainable tokenizer adds to its loss."""
 
-from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, RegulariserConfig, register
+from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, RegulariserConfig
 from genrec_fast.tokenizers.regularisers.collaborative import AlignmentConfig, CoOccurrenceConfig
 from genrec_fast.tokenizers.regularisers.content import ContrastiveConfig, TagSupervisionConfig
 from genrec_fast.tokenizers.regularisers.diversity import DiversityConfig
@@ -15,5 +15,4 @@ __all__ = [
     "Regulariser",
     "RegulariserConfig",
     "TagSupervisionConfig",
-    "register",
 ]

@@ -6,17 +6,15 @@ A trainable tokenizer takes any number of them (``RQVAEConfig(regularisers=(...)
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from genrec_fast.checks import shown
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.registry import add_config, known_configs
+from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Jagged
 
 __all__ = [
@@ -26,12 +24,7 @@ __all__ = [
     "RegulariserConfig",
     "check_regularisers",
     "contrast",
-    "from_plain",
-    "register",
-    "to_plain",
 ]
-
-Config = TypeVar("Config", bound=type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,49 +108,6 @@ class RegulariserConfig(Protocol):
         ...
 
     def build(self, context: FitContext) -> Regulariser: ...
-
-
-def register(kind: Config) -> Config:
-    """``genrec_fast.register_config`` under the name that is short beside a regulariser: either is enough.
-
-    Raises:
-        InvalidTypeError: not a frozen dataclass.
-        InvalidValueError: the name is taken by another type.
-    """
-    add_config("register", kind)
-    return kind
-
-
-def to_plain(configs: tuple[RegulariserConfig, ...]) -> list[dict[str, Any]]:
-    """Regulariser settings as JSON would have them.
-
-    Raises:
-        InvalidTypeError: a config type that ``register`` does not know.
-    """
-    out = []
-    for config in configs:
-        name = type(config).__name__
-        if known_configs().get(name.removesuffix("Config")) is not type(config):
-            raise InvalidTypeError(f"save: regularisers must be of registered config types, got {name}")
-        out.append({"kind": name, **dataclasses.asdict(config)})  # type: ignore[call-overload]
-    return out
-
-
-def from_plain(values: list[dict[str, Any]]) -> tuple[RegulariserConfig, ...]:
-    """The settings that ``to_plain`` gave.
-
-    Raises:
-        CorruptFileError: a kind that ``register`` does not know, or fields that it does not have.
-    """
-    out = []
-    for value in values:
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"}
-        name = str(value.get("kind"))
-        kind = known_configs().get(name.removesuffix("Config"))
-        if kind is None or kind.__name__ != name or fields.keys() != {f.name for f in dataclasses.fields(kind)}:
-            raise CorruptFileError(f"load: regularisers must be of registered config types, got {value}")
-        out.append(kind(**fields))
-    return tuple(out)
 
 
 def check_regularisers(op: str, configs: Any) -> None:

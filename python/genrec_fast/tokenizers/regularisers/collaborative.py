@@ -8,22 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_fields
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.collaborative_vectors import check_histories, collaborative_vectors
+from genrec_fast.tokenizers.co_occurrence import check_histories, collaborative_vectors
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,
     Regulariser,
     contrast,
-    register,
 )
 from genrec_fast.types import Jagged
 
 __all__ = ["Alignment", "AlignmentConfig", "CoOccurrence", "CoOccurrenceConfig"]
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
     """Collaborative contrastive alignment of LETTER (arXiv:2405.07314, "collaborative regularization").
@@ -77,7 +75,6 @@ class Alignment(Regulariser):
         return contrast(batch.prefixes[-1][: batch.size][known], targets[known], self.temperature)
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class CoOccurrenceConfig:
     """Collaborative loss in the manner of COSETTE (arXiv:2508.14910): items of one history get codes near each other.

@@ -8,20 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_fields, check_integers
+from genrec_fast.checks import check_integers
+from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,
     Regulariser,
     contrast,
-    register,
 )
 
 __all__ = ["Contrastive", "ContrastiveConfig", "TagSupervision", "TagSupervisionConfig"]
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
     """Contrastive reconstruction of CoST (arXiv:2404.14774): what is decoded is nearer to its item than to others.
@@ -63,7 +62,6 @@ class Contrastive(Regulariser):
         return contrast(batch.reconstruction[: batch.size], features, self.temperature, hidden)
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class TagSupervisionConfig:
     """Tag supervision per level, of HiD-VAE (arXiv:2508.04618): the first l + 1 codes tell the l-th tag.

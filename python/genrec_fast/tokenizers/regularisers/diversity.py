@@ -8,14 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_fields
-from genrec_fast.tokenizers.kmeans import kmeans
-from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, register
+from genrec_fast.config import check_fields
+from genrec_fast.tokenizers.clustering.kmeans import kmeans
+from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
 
 __all__ = ["Diversity", "DiversityConfig"]
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class DiversityConfig:
     """Diversity regularization of LETTER (arXiv:2405.07314).

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec_fast.checks import check_integers
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers.groups import check_codebook_sizes, check_codebooks, check_item_codes
+from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
 
 __all__ = ["from_faiss", "pack_codes", "to_faiss", "unpack_codes"]
 
@@ -157,8 +157,7 @@ def _check_codes(op: str, codes: Tensor, sizes: tuple[int, ...]) -> None:
 def _bits(op: str, sizes: tuple[int, ...], *, power: bool = False) -> list[int]:
     rule = "powers of two from 2 to 65536" if power else "integers from 2 to 65536"
     for size in sizes or (0,):
-        whole = isinstance(size, int) and not isinstance(size, bool) and 2 <= size <= 1 << _MOST_BITS
-        if not whole or (power and size & (size - 1)):
+        if not 2 <= size <= 1 << _MOST_BITS or (power and size & (size - 1)):
             raise InvalidValueError(f"{op}: codebook sizes must be {rule}, one per level, got {sizes}")
     return [(size - 1).bit_length() for size in sizes]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from genrec_fast.checks import whole_number
 from genrec_fast.data.readers.lines import codes_by_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.files import write_text
-from genrec_fast.tokenizers.groups import check_item_codes
+from genrec_fast.tokenizers.codes import check_item_codes
 
 __all__ = ["read_index_json", "write_index_json"]
 
@@ -27,7 +28,7 @@ def write_index_json(path: str | os.PathLike[str], item_codes: Tensor, *, first:
         first: the number under which item 0 stands.
 
     Raises:
-        InvalidTypeError: item_codes are not integers, or first is none.
+        InvalidTypeError: item_codes are not integers, or first is not an integer.
         InvalidValueError: a wrong shape, a negative code, more levels than letters, or first below 0.
 
     Example:
@@ -41,7 +42,7 @@ def write_index_json(path: str | os.PathLike[str], item_codes: Tensor, *, first:
         [[183, 70], [5, 0]]
     """
     check_item_codes("write_index_json", item_codes)
-    _check_first("write_index_json", first)
+    whole_number("write_index_json", "first", first, least=0)
     if item_codes.shape[1] > len(_LETTERS):
         raise InvalidValueError(
             f"write_index_json: item_codes must have at most {len(_LETTERS)} levels, one a letter, "
@@ -66,12 +67,5 @@ def read_index_json(path: str | os.PathLike[str], *, first: int = 0) -> Tensor:
         InvalidTypeError: first is not an integer.
         InvalidValueError: first is below 0.
     """
-    _check_first("read_index_json", first)
+    whole_number("read_index_json", "first", first, least=0)
     return codes_by_number(Path(path), first)
-
-
-def _check_first(op: str, first: int) -> None:
-    if isinstance(first, bool) or not isinstance(first, int):
-        raise InvalidTypeError(f"{op}: first must be an int, got {first!r:.40}")
-    if first < 0:
-        raise InvalidValueError(f"{op}: first must be at least 0, got {first}")

@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
+from genrec_fast.tokenizers.collisions.groups import Groups
 
-if TYPE_CHECKING:
-    from genrec_fast.tokenizers.base import Tokenizer
-    from genrec_fast.tokenizers.groups import Groups
-
-__all__ = ["decoded_errors", "group_errors", "prefix_purity", "scatter", "summed_errors"]
+__all__ = [
+    "Decodes",
+    "decoded_errors",
+    "entropy",
+    "gini",
+    "group_errors",
+    "prefix_purity",
+    "scatter",
+    "summed_errors",
+]
 
 _BLOCK = 1 << 21  # values at a time: 16 MiB of float64
 _COLUMNS = 16  # features at a time where rows are gathered: one line of the cache in float32
 
 
+class Decodes(Protocol):
+    """What ``report`` asks of a tokenizer."""
+
+    config: Any
+    feature_dim: int | None
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    def encode(self, features: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...
+    def targets(self, features: Tensor) -> Tensor: ...
+
+
 def _rows(vectors: Tensor) -> int:
     return max(1, _BLOCK // vectors.shape[1])
+
+
+def entropy(counts: Tensor) -> float:
+    """Of the shares of ``counts``, in bits."""
+    shares = counts[counts > 0].double() / int(counts.sum())
+    return max(0.0, float(-(shares * shares.log2()).sum()))
+
+
+def gini(counts: Tensor) -> float:
+    """How unevenly ``counts`` is spread, see ``report``."""
+    size = counts.numel()
+    weights = 2 * torch.arange(1, size + 1) - size - 1
+    total = int((weights * counts.sort().values).sum())  # in integers: exact
+    return total / (size * int(counts.sum()))
 
 
 def scatter(vectors: Tensor) -> float:
@@ -43,7 +76,7 @@ def summed_errors(vectors: Tensor, codes: Tensor, codebooks: list[Tensor]) -> li
     return [total / vectors.numel() for total in sums]
 
 
-def decoded_errors(vectors: Tensor, codes: Tensor, tokenizer: Tokenizer, levels: int) -> list[float]:
+def decoded_errors(vectors: Tensor, codes: Tensor, tokenizer: Decodes, levels: int) -> list[float]:
     """Per prefix length, the mean squared difference per element from what ``tokenizer.decode`` gives."""
     sums = [0.0] * levels
     rows = _rows(vectors)

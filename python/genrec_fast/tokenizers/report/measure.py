@@ -3,112 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import shown
+from genrec_fast.checks import check_integers, numbers, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers.groups import Groups, check_item_codes, group_items
-from genrec_fast.tokenizers.report_figures import decoded_errors, group_errors, prefix_purity, scatter, summed_errors
+from genrec_fast.tokenizers.codes import check_item_codes
+from genrec_fast.tokenizers.collisions.groups import Groups, group_items
+from genrec_fast.tokenizers.report.page import LevelReport, Report
+from genrec_fast.tokenizers.report.sums import (
+    Decodes,
+    decoded_errors,
+    entropy,
+    gini,
+    group_errors,
+    prefix_purity,
+    scatter,
+    summed_errors,
+)
 
-if TYPE_CHECKING:
-    import os
-
-    from genrec_fast.tokenizers.base import Tokenizer
-
-__all__ = ["LevelReport", "Report", "report"]
+__all__ = ["report"]
 
 _LARGEST = 10  # groups whose sizes are told
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelReport:
-    """Figures of one level, and of the prefixes that end there; see ``report``."""
-
-    level: int
-    codebook_size: int
-    codes_used: int
-    entropy: float
-    """of the level's codes, bits"""
-    perplexity: float
-    gini: float
-    num_prefixes: int
-    """different prefixes of level + 1 codes"""
-    prefix_entropy: float
-    """of these prefixes, bits"""
-    largest_prefix: int
-    """items under the most frequent of them"""
-    collision_rate: float
-    """of these prefixes: (N - num_prefixes) / N"""
-    mse: float | None = None
-    purity: float | None = None
-    chance_purity: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Figures of a catalog's semantic IDs; see ``report``. ``str`` gives a table."""
-
-    num_items: int
-    num_levels: int
-    """levels that say something about an item; a dedup level behind them is none"""
-    codebook_sizes: tuple[int, ...]
-    collision_rate: float
-    """of the whole IDs, dedup level included"""
-    collision_rate_before_dedup: float
-    """of the first num_levels codes"""
-    items_sharing: int
-    """items whose first num_levels codes another item has too"""
-    largest_groups: tuple[int, ...]
-    """sizes of the (at most 10) largest groups of items of equal first num_levels codes, of two items or more"""
-    group_sizes: tuple[tuple[int, int], ...]
-    """(size, number of groups of that size) over the first num_levels codes, by size"""
-    variance: float | None
-    """mean squared distance of features from their mean, per element: the error of no code at all"""
-    reconstruction: Literal["tokenizer", "codebooks", "group means"] | None
-    """what the features are compared with"""
-    levels: tuple[LevelReport, ...]
-    code_counts: tuple[Tensor, ...] = field(compare=False, repr=False)
-    """int64 ``[K_l]`` per level: items of each code"""
-
-    def __str__(self) -> str:
-        from genrec_fast.tokenizers.report_text import as_text
-
-        return as_text(self)
-
-    def print(self) -> None:
-        """Prints the table to the terminal."""
-        from genrec_fast.tokenizers.report_text import print_tables
-
-        print_tables(self)
-
-    def save_picture(self, path: str | os.PathLike[str]) -> None:
-        """Draws use of the codes, prefixes, sizes of groups, and what is known of error and purity.
-
-        Args:
-            path: ends in .png, .svg or .pdf; written whole or not at all.
-
-        Raises:
-            InvalidValueError: another ending.
-            UnsupportedError: matplotlib is not installed.
-        """
-        from genrec_fast.tokenizers.report_picture import draw
-
-        draw(self, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but ``code_counts``, ready for ``json.dumps``."""
-        out: dict[str, Any] = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("levels", "code_counts")
-        }
-        out["codebook_sizes"] = list(self.codebook_sizes)
-        out["largest_groups"] = list(self.largest_groups)
-        out["group_sizes"] = [list(pair) for pair in self.group_sizes]
-        out["levels"] = [{f.name: getattr(level, f.name) for f in fields(level)} for level in self.levels]
-        return out
 
 
 def report(
@@ -117,7 +35,7 @@ def report(
     labels: Tensor | None = None,
     *,
     codebook_sizes: Sequence[int] | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Decodes | None = None,
     codebooks: Sequence[Tensor] | None = None,
     num_levels: int | None = None,
 ) -> Report:
@@ -205,7 +123,7 @@ def report(
     rows = []
     for level, (size, used) in enumerate(zip(sizes, code_counts, strict=True)):
         counts = groups.counts(level + 1)
-        bits = _entropy(used)
+        bits = entropy(used)
         rows.append(
             LevelReport(
                 level=level,
@@ -213,9 +131,9 @@ def report(
                 codes_used=int((used > 0).sum()),
                 entropy=bits,
                 perplexity=2**bits,
-                gini=_gini(used),
+                gini=gini(used),
                 num_prefixes=counts.numel(),
-                prefix_entropy=_entropy(counts),
+                prefix_entropy=entropy(counts),
                 largest_prefix=int(counts.max()),
                 collision_rate=(count - counts.numel()) / count,
                 mse=errors[level] if level < len(errors) else None,
@@ -248,29 +166,14 @@ def _shared(groups: Groups, levels: int) -> dict[str, Any]:
     }
 
 
-def _entropy(counts: Tensor) -> float:
-    shares = counts[counts > 0].double() / int(counts.sum())
-    return max(0.0, float(-(shares * shares.log2()).sum()))
-
-
-def _gini(counts: Tensor) -> float:
-    size = counts.numel()
-    weights = 2 * torch.arange(1, size + 1) - size - 1
-    total = int((weights * counts.sort().values).sum())  # in integers: exact
-    return total / (size * int(counts.sum()))
-
-
 def _sizes(
-    codes: Tensor, given: Sequence[int] | None, books: list[Tensor] | None, tokenizer: Tokenizer | None
+    codes: Tensor, given: Sequence[int] | None, books: list[Tensor] | None, tokenizer: Decodes | None
 ) -> tuple[int, ...]:
     total = codes.shape[1]
     if given is not None:
-        if not isinstance(given, (list, tuple)):
-            raise InvalidTypeError(f"report: codebook_sizes must be a list of integers, got {type(given).__name__}")
-        sizes = tuple(given)
-        whole = all(isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 1 << 26 for size in sizes)
-        if len(sizes) != total or not whole:
-            raise InvalidValueError(f"report: codebook_sizes must be {total} integers in [1, 2^26], got {shown(sizes)}")
+        sizes = tuple(numbers("report", "codebook_sizes", given, 1, 1 << 26))
+        if len(sizes) != total:
+            raise InvalidValueError(f"report: codebook_sizes must be {total}, one per level, got {len(sizes)}")
         return sizes
     largest = tuple((codes.amax(0) + 1).tolist())
     if tokenizer is not None and len(tokenizer.codebook_sizes) >= total:
@@ -286,14 +189,11 @@ def _levels(
     total: int,
     given: int | None,
     books: list[Tensor] | None,
-    tokenizer: Tokenizer | None,
+    tokenizer: Decodes | None,
     vectors: Tensor | None,
 ) -> int:
     if given is not None:
-        most = total if books is None else len(books)
-        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
-            raise InvalidValueError(f"report: num_levels must be in [1, {most}], got {given!r}")
-        return given
+        return whole_number("report", "num_levels", given, most=total if books is None else len(books))
     if books is not None:
         return len(books)
     if tokenizer is None:
@@ -309,7 +209,7 @@ def _levels(
     return total
 
 
-def _targets(tokenizer: Tokenizer, vectors: Tensor) -> Tensor:
+def _targets(tokenizer: Decodes, vectors: Tensor) -> Tensor:
     return tokenizer.targets(vectors) if tokenizer.feature_dim == vectors.shape[1] else vectors
 
 
@@ -345,10 +245,7 @@ def _codebooks(codebooks: Sequence[Tensor], total: int, vectors: Tensor | None) 
 
 
 def _labels(labels: Tensor, count: int) -> Tensor:
-    integers = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-    if not isinstance(labels, Tensor) or labels.dtype not in integers:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise InvalidTypeError(f"report: labels must be an integer tensor [N], got {got}")
+    labels = check_integers("report", "labels", labels, "[N]")
     if labels.dim() != 1 or labels.shape[0] != count:
         raise InvalidValueError(f"report: labels must be [{count}], got {list(labels.shape)}")
     values = labels.detach().to("cpu", torch.int64)

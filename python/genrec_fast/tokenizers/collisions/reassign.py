@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.checks import require_tensors
+from genrec_fast.checks import require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers.balance import check_epsilon
-from genrec_fast.tokenizers.dedup import resolve_by_level
-from genrec_fast.tokenizers.groups import check_codebooks, check_item_codes, group_items
-from genrec_fast.tokenizers.reassign_rounds import serve
-from genrec_fast.tokenizers.reassign_sinkhorn import potentials
-from genrec_fast.tokenizers.resolution import Resolution, Resolved
+from genrec_fast.tokenizers.clustering.balance import check_epsilon
+from genrec_fast.tokenizers.codes import check_codebooks, check_item_codes
+from genrec_fast.tokenizers.collisions.dedup import resolve_by_level
+from genrec_fast.tokenizers.collisions.groups import group_items
+from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved
+from genrec_fast.tokenizers.collisions.room import children, room
+from genrec_fast.tokenizers.collisions.sinkhorn import potentials
 
 __all__ = ["Reassign", "WhenFull", "reassign"]
 
@@ -24,6 +26,8 @@ Reassign = Literal["nearest_free", "sinkhorn"]
 WhenFull = Literal["other_prefix", "level", "share"]
 
 _BLOCK = 1 << 22  # values of vectors at a time
+_CELLS = 1 << 22  # of the table of room, nodes x codes, at a time
+_UNLIMITED = 1 << 62
 
 
 def reassign(
@@ -94,8 +98,7 @@ def reassign(
             f"reassign: when_full must be one of {', '.join(get_args(WhenFull))}, got {when_full!r}"
         )
     epsilon = check_epsilon("reassign", epsilon)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise InvalidValueError(f"reassign: iterations must be an integer of at least 1, got {iterations!r}")
+    iterations = whole_number("reassign", "iterations", iterations)
     source = vectors.detach().to("cpu")
     before = item_codes.detach().to("cpu", torch.int64)
     codes, (count, levels) = before.clone(), before.shape
@@ -117,7 +120,7 @@ def reassign(
             prices = None
             if method == "sinkhorn" and first == levels - 1:
                 prices = potentials(codes, placed, moving, residual, books[level], epsilon, iterations)
-            choice = serve(codes, placed, moving, residual, books, level, prices)
+            choice = _serve(codes, placed, moving, residual, books, level, prices)
             found = choice >= 0
             if level == first:
                 waiting = moving[~found]
@@ -153,6 +156,63 @@ def reassign(
         distortion_after=max(0.0, sum_before + added) / source.numel(),
     )
     return Resolved(out, out_sizes, resolution)
+
+
+def _serve(
+    codes: Tensor,
+    placed: Tensor,
+    moving: Tensor,
+    residual: Tensor,
+    books: list[Tensor],
+    level: int,
+    prices: Tensor | None,
+) -> Tensor:
+    """Each moving item's code of ``level``: the nearest with room below, items of one prefix in order of item id.
+
+    Args:
+        codes: int64 ``[N, L]``; of moving items the first ``level`` are read. Placed items have different codes.
+        placed: bool ``[N]``.
+        moving: int64 ``[m]``, ascending.
+        residual: float32 ``[m, D]``.
+        books: float32 ``[K_l, D]`` per level.
+        level: where to choose.
+        prices: float64 ``[nodes, K]`` to add to half the squared distance, nodes as ``children`` numbers them; or None.
+
+    Returns:
+        int64 ``[m]``; -1 where no code has room.
+    """
+    book = books[level]
+    size = book.shape[0]
+    below = min(math.prod(int(b.shape[0]) for b in books[level + 1 :]), _UNLIMITED)  # semantic IDs below one child
+    own, keys, counts = children(codes, placed, moving, level, size)
+    # equal vectors get equal distances whatever the order of sums: the lower code then wins
+    vectors, which = torch.unique(book.double(), dim=0, return_inverse=True)
+    if vectors.shape[0] == size:
+        vectors, which = book.double(), None
+    half = vectors.square().sum(1) / 2
+    order = torch.argsort(own, stable=True)
+    people = torch.bincount(own)
+    begins = people.cumsum(0) - people
+    choice = torch.full((moving.numel(),), -1, dtype=torch.int64)
+    nodes = torch.argsort(people, descending=True, stable=True)  # nodes of like numbers of items share a table
+    for part in nodes.split(max(1, _CELLS // size)):
+        table = room(part, keys, counts, size, below)
+        total = table.double().sum(1)  # in doubles: room may be vast
+        for turn in range(int(people[part[0]])):
+            active = ((people[part] > turn) & (total > turn)).nonzero().squeeze(1)
+            if active.numel() == 0:
+                break
+            item = order[begins[part[active]] + turn]
+            scores = half - residual[item].double() @ vectors.T
+            if which is not None:
+                scores = scores[:, which]
+            if prices is not None:
+                scores += prices[part[active]]
+            scores[table[active] <= 0] = math.inf
+            best = scores.argmin(1)
+            table[active, best] -= 1
+            choice[item] = best
+    return choice
 
 
 def _residuals(vectors: Tensor, codes: Tensor, books: list[Tensor], items: Tensor, level: int) -> Tensor:

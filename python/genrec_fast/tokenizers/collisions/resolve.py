@@ -8,10 +8,10 @@ from typing import get_args
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.dedup import CodebookDedup, check_dedup, resolve_by_level
-from genrec_fast.tokenizers.groups import check_codebook_sizes, check_codebooks, check_item_codes
-from genrec_fast.tokenizers.reassign import Reassign, WhenFull, reassign
-from genrec_fast.tokenizers.resolution import Resolved
+from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
+from genrec_fast.tokenizers.collisions.dedup import CodebookDedup, check_dedup, resolve_by_level
+from genrec_fast.tokenizers.collisions.reassign import Reassign, WhenFull, reassign
+from genrec_fast.tokenizers.collisions.resolution import Resolved
 
 __all__ = ["resolve"]
 

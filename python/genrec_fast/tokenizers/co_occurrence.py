@@ -1,4 +1,4 @@
-"""Vectors of items from who interacted with what: a factorization of their co-occurrences."""
+"""Vectors of items from who interacted with what: factorizations of their co-occurrences."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INTEGERS
+from genrec_fast.checks import INTEGERS, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Jagged
 
-__all__ = ["check_histories", "co_occurrence", "collaborative_vectors"]
+__all__ = ["check_histories", "co_occurrence", "collaborative_vectors", "spectral_vectors"]
 
 _ROUNDS = 12  # of the subspace iteration: singular values that differ by a fifth are told apart to 1e-2
 _SPARE = 8  # columns beside the wanted ones, which make the wanted ones converge
@@ -59,8 +59,7 @@ def collaborative_vectors(
         (True, 0.0)
     """
     for name, value in (("width", width), ("window", window)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidValueError(f"collaborative_vectors: {name} must be an integer of at least 1, got {value!r}")
+        whole_number("collaborative_vectors", name, value)
     if not 1 <= shift < float("inf"):
         raise InvalidValueError(f"collaborative_vectors: shift must be at least 1, got {shift}")
     rows, columns, counts = co_occurrence(histories, num_items, window=window)
@@ -107,6 +106,59 @@ def co_occurrence(histories: Jagged, num_items: int, *, window: int) -> tuple[Te
         keys += [first * num_items + second, second * num_items + first]
     unique, counts = torch.unique(torch.cat(keys) if keys else values.new_empty(0), return_counts=True)
     return unique // num_items, unique % num_items, counts.double()
+
+
+def spectral_vectors(
+    histories: Jagged, num_items: int, *, width: int = 64, window: int = 20, rounds: int = 30, seed: int = 0
+) -> Tensor:
+    """Places of items such that items that are often chosen together lie near each other.
+
+    ``A_ij`` = how often i and j meet; ``M = D^-1/2 A D^-1/2``, D the row sums; the eigenvectors of the ``width``
+    largest eigenvalues of M are the columns, each row scaled to length 1.
+
+    Args:
+        histories: item ids in ``[0, num_items)`` per user, oldest first, of the training split only.
+        num_items: N.
+        width: columns, at least 1.
+        window: places within which two items meet, at least 1.
+        rounds: of the subspace iteration, at least 1.
+        seed: of the first subspace.
+
+    Returns:
+        float32 ``[N, width]``; zeros for items that meet no other.
+
+    Raises:
+        InvalidTypeError: histories are not a ``Jagged`` of integers.
+        InvalidValueError: an item id is out of range.
+
+    Notes:
+        Deterministic. O(pairs width) per round in float64; nothing of size N x N is made.
+
+    Source:
+        Ng, Jordan and Weiss, "On spectral clustering", NIPS 2001; the subspace iteration: Halko, Martinsson, Tropp,
+        arXiv:0909.4061, algorithm 4.4, on (M + I) / 2, whose eigenvalues are not negative.
+    """
+    rows, columns, counts = co_occurrence(histories, num_items, window=window)
+    degrees = torch.zeros(num_items, dtype=torch.float64).index_add_(0, rows, counts)
+    scale = torch.where(degrees > 0, degrees.clamp(min=1.0).rsqrt(), 0.0)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([rows, columns]),
+        counts * scale[rows] * scale[columns],
+        (num_items, num_items),
+        check_invariants=False,
+    ).coalesce()
+    met = (degrees > 0).double()[:, None]
+    generator = torch.Generator().manual_seed(seed)
+    columns_kept = min(num_items, width + _SPARE)
+    basis = torch.randn(num_items, columns_kept, generator=generator, dtype=torch.float64) * met
+    for _ in range(rounds):
+        basis = torch.linalg.qr(0.5 * (torch.sparse.mm(matrix, basis) + basis)).Q * met
+    values, small = torch.linalg.eigh(basis.T @ torch.sparse.mm(matrix, basis))
+    order = values.sort(descending=True, stable=True).indices[:width]
+    found = torch.nn.functional.normalize(basis @ small[:, order] * met, dim=1)
+    out = torch.zeros(num_items, width)
+    out[:, : found.shape[1]] = found.float()
+    return out
 
 
 def check_histories(op: str, histories: Any, num_items: int) -> None:

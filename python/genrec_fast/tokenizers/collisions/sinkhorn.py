@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import UnsupportedError
-from genrec_fast.tokenizers.reassign_rounds import children
+from genrec_fast.tokenizers.collisions.room import children, room
 
 __all__ = ["potentials"]
 
@@ -42,7 +42,7 @@ def potentials(
         UnsupportedError: a prefix of more items x codes than are held at once.
     """
     size, level = book.shape[0], codes.shape[1] - 1
-    own, keys, _ = children(codes, placed, moving, level, size)
+    own, keys, counts = children(codes, placed, moving, level, size)
     people = torch.bincount(own)
     order = torch.argsort(own, stable=True)
     begins = people.cumsum(0) - people
@@ -65,7 +65,7 @@ def potentials(
         seat = torch.arange(int(people[part[-1]]))
         taken = seat < people[part].unsqueeze(1)
         item = order[torch.where(taken, begins[part].unsqueeze(1) + seat, 0)]
-        usable = taken.unsqueeze(2) & _free(part, keys, size).unsqueeze(1)
+        usable = taken.unsqueeze(2) & (room(part, keys, counts, size, 1) > 0).unsqueeze(1)
         cost = half - residual[item].double() @ vectors.T
         cost -= cost.masked_fill(~usable, torch.inf).amin(2, keepdim=True).nan_to_num(posinf=0.0)
         scale = (cost.masked_fill(~usable, 0.0).amax((1, 2)) / 2).clamp(min=1e-300)
@@ -81,13 +81,3 @@ def potentials(
                 break
         prices[part] = price * scale.unsqueeze(1)
     return prices
-
-
-def _free(part: Tensor, keys: Tensor, size: int) -> Tensor:
-    """Bool ``[nodes, size]``: codes that no placed item has."""
-    free = torch.ones(part.numel(), size, dtype=torch.bool)
-    low, high = torch.searchsorted(keys, part * size), torch.searchsorted(keys, (part + 1) * size)
-    row = torch.repeat_interleave(torch.arange(part.numel()), high - low)
-    place = torch.arange(row.numel()) - ((high - low).cumsum(0) - (high - low))[row] + low[row]
-    free[row, keys[place] % size] = False
-    return free

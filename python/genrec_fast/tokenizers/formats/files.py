@@ -21,6 +21,7 @@ from genrec_fast.errors import DataError, GenrecError, InvalidTypeError, Invalid
 from genrec_fast.files import checksum, write_text
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_encode import rq_encode
+from genrec_fast.progress import Progress
 from genrec_fast.tokenizers.base import Tokenizer
 
 __all__ = ["encode_file", "kmeans_step_file", "residuals"]
@@ -37,7 +38,7 @@ def encode_file(
     rows_per_block: int | None = None,
     num_beams: int = 1,
     precision: str = "float32",
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Writes the codes of all vectors of a file to another, holding one block of them in memory.
 

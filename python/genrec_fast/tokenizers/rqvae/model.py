@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from genrec_fast.nn.quantize import ResidualQuantizer
-
-if TYPE_CHECKING:
-    from genrec_fast.tokenizers.rqvae import RQVAEConfig
+from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 
 __all__ = ["RQVAEModel"]
 
@@ -21,7 +18,7 @@ _BLOCK = 65536  # rows held in float64 at once
 class RQVAEModel(nn.Module):
     """Encoder and decoder are mirror images: linear layers with SiLU between.
 
-    Inputs are moved and scaled by one number for all elements, so that settings hang on no unit of the features.
+    Inputs are moved and scaled by one number for all elements: settings do not depend on the unit of the features.
 
     Args:
         config: the settings.
@@ -29,7 +26,7 @@ class RQVAEModel(nn.Module):
         generator: of the first weights.
     """
 
-    def __init__(self, config: RQVAEConfig, feature_dim: int, generator: torch.Generator) -> None:
+    def __init__(self, config: RQVAESettings, feature_dim: int, generator: torch.Generator) -> None:
         super().__init__()
         widths = (feature_dim, *config.hidden_sizes, config.latent_dim)
         self.encoder = _mlp(widths, generator)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +11,13 @@ from torch import Tensor, nn
 from genrec_fast import ops
 from genrec_fast.errors import DivergedError
 from genrec_fast.nn.quantize import Quantized, VectorQuantizer
-from genrec_fast.tokenizers.kmeans import kmeans
-from genrec_fast.tokenizers.kmeans_seed import restart_empty_codes
+from genrec_fast.progress import Progress
+from genrec_fast.tokenizers.base import Fit
+from genrec_fast.tokenizers.clustering.kmeans import kmeans
+from genrec_fast.tokenizers.clustering.seeding import restart_empty_codes
 from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
-from genrec_fast.tokenizers.rqvae_model import RQVAEModel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from genrec_fast.tokenizers.rqvae import RQVAEConfig
-    from genrec_fast.types import Jagged
+from genrec_fast.tokenizers.rqvae.model import RQVAEModel
+from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 
 __all__ = ["columns", "train_rqvae"]
 
@@ -31,31 +27,24 @@ _SAMPLE = 1 << 17  # vectors that start the codebooks: 128 for each of 1,024 cod
 _MAX_NORM = 1.0  # of the gradient
 
 
-def columns(config: RQVAEConfig) -> tuple[str, ...]:
+def columns(config: RQVAESettings) -> tuple[str, ...]:
     """Names of the figures in a row of the history."""
     use = tuple(f"use.{level}" for level in range(len(config.codebook_sizes)))
     terms = tuple(f"loss.{type(term).__name__.removesuffix('Config')}" for term in config.regularisers)
     return ("step", "loss", "reconstruction", "quantization", "learning_rate", "restarts", *terms, *use)
 
 
-def train_rqvae(
-    config: RQVAEConfig,
-    features: Tensor,
-    seed: int,
-    histories: Jagged | None,
-    categories: Tensor | None,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None,
-) -> tuple[RQVAEModel, list[dict[str, float]]]:
-    """The trained model, on the CPU in eval mode, and its history; float32 ``features [N, F]``.
+def train_rqvae(config: RQVAESettings, fit: Fit) -> tuple[RQVAEModel, list[dict[str, float]]]:
+    """The trained model, on the CPU in eval mode, and its history.
 
     Raises:
         DivergedError: the loss is no longer finite.
         InvalidValueError: a regulariser lacks what it reads.
     """
-    generator = torch.Generator().manual_seed(seed)
+    features, generator = fit.features, fit.generator()
     model = RQVAEModel(config, features.shape[1], generator)
     model.fit_scale(features)
-    terms = _Terms(config, features.shape, histories, categories, generator)
+    terms = _Terms(config, fit, generator)
     device = _device(config)
     model.to(device).train()
     terms.to(device)
@@ -95,14 +84,14 @@ def train_rqvae(
             moved = _restart(model, coded, config.restart_below, generator)
         log.add(loss, reconstruction, coded, losses, moved)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            log.close(step + 1, rate, progress)
+            log.close(step + 1, rate, fit.progress)
     model.to("cpu").eval()
     if config.restart_below:
         _fill(model, features)
     return model, log.rows
 
 
-def _code(model: RQVAEModel, config: RQVAEConfig, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
+def _code(model: RQVAEModel, config: RQVAESettings, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
     noise = None
     if config.estimator == "gumbel":
         shapes = [(latent.shape[0], size) for size in config.codebook_sizes]
@@ -142,7 +131,7 @@ def _restart(model: RQVAEModel, coded: Quantized, below: float, generator: torch
 
 @torch.no_grad()
 def _start_codebooks(
-    model: RQVAEModel, config: RQVAEConfig, features: Tensor, generator: torch.Generator, device: torch.device
+    model: RQVAEModel, config: RQVAESettings, features: Tensor, generator: torch.Generator, device: torch.device
 ) -> None:
     """k-means of the latents, level by level."""
     most = max(_SAMPLE, *config.codebook_sizes)
@@ -176,22 +165,15 @@ def _fill(model: RQVAEModel, features: Tensor) -> None:
 class _Terms(nn.Module):
     """The regularisers of a training."""
 
-    def __init__(
-        self,
-        config: RQVAEConfig,
-        shape: torch.Size,
-        histories: Jagged | None,
-        categories: Tensor | None,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, config: RQVAESettings, fit: Fit, generator: torch.Generator) -> None:
         super().__init__()
         context = FitContext(
-            num_items=shape[0],
-            feature_dim=shape[1],
+            num_items=fit.num_items,
+            feature_dim=fit.features.shape[1],
             latent_dim=config.latent_dim,
             codebook_sizes=config.codebook_sizes,
-            histories=histories,
-            categories=categories,
+            histories=fit.histories,
+            categories=fit.categories,
             generator=generator,
         )
         self.configs = config.regularisers
@@ -229,7 +211,7 @@ class _Batches:
 class _Log:
     """Sums of a window of steps, and the rows that come of them."""
 
-    def __init__(self, config: RQVAEConfig, device: torch.device) -> None:
+    def __init__(self, config: RQVAESettings, device: torch.device) -> None:
         self.config, self.device = config, device
         self.rows: list[dict[str, float]] = []
         self._clear()
@@ -250,22 +232,21 @@ class _Log:
             assert coded is not None
             chosen[coded.codes[:, level]] = True
 
-    def close(self, step: int, rate: float, progress: Callable[[str, int, int, dict[str, float]], None] | None) -> None:
+    def close(self, step: int, rate: float, progress: Progress) -> None:
         means = (self.sums / self.steps).tolist()
         figures = [step, *means[:3], rate, self.moved, *means[3:]]
         figures += [float(chosen.double().mean()) for chosen in self.chosen]
         row = {name: float(value) for name, value in zip(columns(self.config), figures, strict=True)}
         self.rows.append(row)
         self._clear()
-        if progress is not None:
-            progress("rqvae", step, self.config.steps, dict(row))
+        progress("rqvae", step, self.config.steps, dict(row))
 
 
 def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _optimizer(model: RQVAEModel, terms: nn.Module, config: RQVAEConfig, device: torch.device) -> torch.optim.AdamW:
+def _optimizer(model: RQVAEModel, terms: nn.Module, config: RQVAESettings, device: torch.device) -> torch.optim.AdamW:
     """Matrices of the autoencoder decay; biases and codebooks never."""
     decayed = [p for part in (model.encoder, model.decoder) for p in part.parameters() if p.dim() > 1]
     known = {id(p) for p in decayed}
@@ -277,7 +258,7 @@ def _optimizer(model: RQVAEModel, terms: nn.Module, config: RQVAEConfig, device:
     )
 
 
-def _device(config: RQVAEConfig) -> torch.device:
+def _device(config: RQVAESettings) -> torch.device:
     if config.device == "cpu":
         return torch.device("cpu")
     from accelerate import PartialState

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.tokenizers.groups import check_codebook_sizes, check_item_codes, group_items
-from genrec_fast.tokenizers.resolution import Resolution, Resolved
+from genrec_fast.tokenizers.codes import check_codebook_sizes, check_item_codes
+from genrec_fast.tokenizers.collisions.groups import group_items
+from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved
 
 __all__ = ["CodebookDedup", "Dedup", "add_dedup_level", "check_dedup", "resolve_by_level"]
 
@@ -60,7 +61,7 @@ def add_dedup_level(
 
     Example:
         >>> import torch
-        >>> from genrec_fast.tokenizers.dedup import add_dedup_level
+        >>> from genrec_fast.tokenizers.collisions.dedup import add_dedup_level
         >>> codes, sizes = add_dedup_level(torch.tensor([[7], [3], [7]]), (8,), "rank")
         >>> codes.tolist(), sizes
         ([[7, 0], [3, 0], [7, 1]], (8, 2))

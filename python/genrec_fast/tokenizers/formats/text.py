@@ -31,7 +31,7 @@ def to_text(codes: Tensor, style: Style = "lcrec") -> list[str]:
 
     Example:
         >>> import torch
-        >>> from genrec_fast.tokenizers.text import to_text
+        >>> from genrec_fast.tokenizers.formats.text import to_text
         >>> to_text(torch.tensor([[183, 70]]))
         ['<a_183><b_70>']
     """
@@ -55,7 +55,7 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
         InvalidValueError: a text is not a semantic ID of that style, or has another number of levels than the first.
 
     Example:
-        >>> from genrec_fast.tokenizers.text import from_text
+        >>> from genrec_fast.tokenizers.formats.text import from_text
         >>> from_text(["<a_183><b_70>", "<a_1><b_2>"]).tolist()
         [[183, 70], [1, 2]]
     """

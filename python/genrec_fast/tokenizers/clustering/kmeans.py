@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.checks import check_dense, check_flag, shown
+from genrec_fast.checks import INT64, check_dense, check_flag, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.tokenizers.balance import Balance, balanced_assignment, check_balance
-from genrec_fast.tokenizers.kmeans_seed import plus_plus, random_rows, restart_empty_codes
+from genrec_fast.progress import Progress
+from genrec_fast.tokenizers.clustering.balance import Balance, balanced_assignment, check_balance
+from genrec_fast.tokenizers.clustering.seeding import plus_plus, random_rows, restart_empty_codes
 
-__all__ = ["KMeans", "kmeans"]
+__all__ = ["KMeans", "kmeans", "squared_length"]
 
 _BLOCK = 65536  # rows per call: a multiple of 1024, for the inertia's bits
 _MOST_CODES = 65536
@@ -37,7 +37,7 @@ class _Settings:
     batch_size: int | None
     balance: Balance | None
     restart_empty: bool
-    progress: Callable[[str, int, int, dict[str, float]], None] | None
+    progress: Progress | None
 
 
 def kmeans(
@@ -51,7 +51,7 @@ def kmeans(
     restart_empty: bool = True,
     restarts: int = 1,
     seed: int = 0,
-    progress: Callable[[str, int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> KMeans:
     """Centroids with a small sum of squared distances to their rows.
 
@@ -100,8 +100,7 @@ def kmeans(
         ([0.5, 9.5], 1.0)
     """
     _check_rows(x)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidTypeError(f"kmeans: seed must be an int, got {shown(seed)}")
+    seed = whole_number("kmeans", "seed", seed, *INT64)
     check_flag("kmeans", "restart_empty", restart_empty)
     _check_numbers(len(x), k, iterations=iterations, restarts=restarts, batch_size=batch_size)
     _check_init(init, k, x.shape[1])
@@ -128,6 +127,12 @@ def kmeans(
         best = found if best is None or found.inertia < best.inertia else best
     assert best is not None  # restarts is at least 1
     return best
+
+
+def squared_length(rows: Tensor) -> float:
+    """Of all rows together, in float64 and in one order for any number of threads."""
+    sums = rows.double().square().sum(1)
+    return float(sums.cumsum(0)[-1]) if len(sums) else 0.0
 
 
 def _run(
@@ -226,14 +231,11 @@ def _check_rows(x: Any) -> None:
 
 
 def _check_numbers(rows: int, k: Any, *, iterations: Any, restarts: Any, batch_size: Any) -> None:
-    numbers = {"k": (k, 1), "iterations": (iterations, 0), "restarts": (restarts, 1)}
+    whole_number("kmeans", "k", k)
+    whole_number("kmeans", "iterations", iterations, least=0)
+    whole_number("kmeans", "restarts", restarts)
     if batch_size is not None:
-        numbers["batch_size"] = (batch_size, 1)
-    for name, (value, least) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"kmeans: {name} must be an int, got {value!r:.40}")
-        if value < least:
-            raise InvalidValueError(f"kmeans: {name} must be at least {least}, got {value}")
+        whole_number("kmeans", "batch_size", batch_size)
     if k > _MOST_CODES:
         raise InvalidValueError(f"kmeans: k must be at most {_MOST_CODES}, got {k}")
     if k > rows:

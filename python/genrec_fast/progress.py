@@ -1,0 +1,10 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["Progress"]
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called with (what is done, steps done, steps in all, figures); done is at most all."""

@@ -1,0 +1,1 @@
+"""Semantic IDs and codebooks in and out: text, JSON, faiss, files of vectors."""
