@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import errors
-from genrec_fast.ops._registry import core
+from genrec_fast.ops._registry import core, twins
 from genrec_fast.ops.reference.rq_decode import rq_decode as twin
-from genrec_fast.ops.rq_decode import _slow, rq_decode
+from genrec_fast.ops.rq_decode import rq_decode
 
 BOOKS = [torch.arange(6.0).view(3, 2), torch.tensor([[10.0, 20.0], [30.0, 40.0]])]
 
@@ -59,7 +59,7 @@ def test_a_dedup_level_is_read_by_nobody():
 
 
 @pytest.mark.parametrize("value", [3, -1, 2**40, -(2**63)])
-@pytest.mark.parametrize("decode", [rq_decode, _slow])
+@pytest.mark.parametrize("decode", [rq_decode, twins["rq_decode"]])
 def test_codes_outside_their_codebook_are_named(decode, value):
     codes = torch.zeros(3000, 2, dtype=torch.int64)
     codes[2345, 0] = value

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._registry import twins
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import Trie, build_trie
@@ -65,11 +66,11 @@ def test_equals_its_twin(seed, items, users):
     for of in (None, allowed, allowed[:1]):
         flt = trie_filter(trie, allowed=of, exclude=lists)
         leaves = (trie.leaf_bases, trie.leaf_deltas, trie.leaf_items)
-        rows, offsets = module._exclude_twin(trie.item_rows, *leaves, of, lists.values, lists.offsets)
+        rows, offsets = twins["trie_filter_exclude"](trie.item_rows, *leaves, of, lists.values, lists.offsets)
         assert torch.equal(flt.excluded, rows)
         assert torch.equal(flt.excluded_offsets, offsets)
         if of is not None:
-            bits, ranks = module._allow_twin(trie.item_rows, of, trie.num_rows)
+            bits, ranks = twins["trie_filter_allow"](trie.item_rows, of, trie.num_rows)
             assert torch.equal(flt.bits, bits)
             assert torch.equal(flt.ranks, ranks)
 
@@ -159,7 +160,7 @@ def test_bad_input_is_named(arguments, error, text):
 def test_the_twin_refuses_ids_outside_the_catalog():
     leaves = (TRIE.leaf_bases, TRIE.leaf_deltas, TRIE.leaf_items)
     with pytest.raises(InvalidValueError, match=r"got 7 for user 1"):
-        module._exclude_twin(TRIE.item_rows, *leaves, None, torch.tensor([0, 7]), torch.tensor([0, 1, 2]))
+        twins["trie_filter_exclude"](TRIE.item_rows, *leaves, None, torch.tensor([0, 7]), torch.tensor([0, 1, 2]))
 
 
 def test_are_torch_ops():

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import core
+from genrec_fast.ops._registry import core, twins
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.ops.trie_step import _twin as checked_twin
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged
 
@@ -145,7 +144,7 @@ def test_the_twin_refuses_what_the_kernel_refuses():
     ):
         a = {**GOOD, name: value}
         with pytest.raises(InvalidValueError, match=text):
-            checked_twin(a["logits"], a["nodes"], a["scores"], *tensors, 2, False, None, None, None, None, None)
+            twins["trie_step"](a["logits"], a["nodes"], a["scores"], *tensors, 2, False, None, None, None, None, None)
 
 
 def test_is_a_torch_op():

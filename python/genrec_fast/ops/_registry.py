@@ -6,9 +6,10 @@ addresses: about 5 us, and it passes ``torch.compile(fullgraph=True)`` and ``opc
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,37 +17,71 @@ import torch
 import genrec_fast._core as _core
 from genrec_fast.errors import SlowPathWarning, UnsupportedError
 
-__all__ = ["core", "define", "differentiable", "warn_slow_path"]
+__all__ = ["core", "define", "differentiable", "twins", "warn_slow_path"]
 
 core: Any = _core
 
 _LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")
 _warned: set[str] = set()
+twins: dict[str, Callable[..., Any]] = {}
+"""Op -> its twin behind the checks of the kernels; takes what the op takes."""
 
 
 def define(
-    schema: str, *, cpu: Callable[..., Any], twin: Callable[..., Any], fake: Callable[..., Any]
+    schema: str,
+    *,
+    kernels: Mapping[str, Callable[..., Any]],
+    twin: Callable[..., Any],
+    fake: Callable[..., Any],
+    check: Callable[..., None] | None = None,
 ) -> Callable[..., Any]:
     """Registers ``genrec_fast::NAME`` and returns the callable op.
 
+    ``twin``, ``fake`` and ``check`` take those of the schema's arguments that they name.
+
     Args:
         schema: in torch's notation, e.g. ``"trie_lookup(Tensor codes, Tensor[] tokens) -> Tensor"``.
-        cpu: allocates the outputs and calls the compiled kernel.
-        twin: same arguments, plain torch; runs on a GPU, where no kernel exists, after one ``SlowPathWarning``.
-        fake: same arguments, returns empty tensors of the right shape and dtype.
+        kernels: device type -> what allocates the outputs and calls the compiled kernel; takes every argument in order.
+        twin: plain torch; runs on every other device, after one ``SlowPathWarning``.
+        fake: returns empty tensors of the right shape and dtype.
+        check: raises for values that the kernels refuse, before the twin runs.
     """
-    name = schema.partition("(")[0].strip()
+    name, _, rest = schema.partition("(")
+    arguments = [argument.split()[-1] for argument in rest.partition(") ->")[0].split(", ")]
+    run, examine = _by_name(twin, arguments), _by_name(check, arguments)
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        examine(*args, **kwargs)
+        return run(*args, **kwargs)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        warn_slow_path(name, "cuda")
-        return twin(*args, **kwargs)
+        warn_slow_path(name, next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type)
+        return checked(*args, **kwargs)
 
+    twins[name] = checked
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, slow, "CUDA")
-    torch.library.register_fake(f"genrec_fast::{name}", fake, lib=_LIBRARY)
+    for device, kernel in kernels.items():
+        _LIBRARY.impl(name, kernel, device.upper())
+    _LIBRARY.impl(name, slow, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"genrec_fast::{name}", _by_name(fake, arguments), lib=_LIBRARY)
     op: Callable[..., Any] = getattr(torch.ops.genrec_fast, name).default
     return op
+
+
+def _by_name(function: Callable[..., Any] | None, arguments: list[str]) -> Callable[..., Any]:
+    """The function as one of all ``arguments``, of which it takes those that its parameters name."""
+    if function is None:
+        return lambda *args, **kwargs: None
+    parameters = inspect.signature(function).parameters
+    every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    wanted = set(arguments) if every else set(parameters)
+    assert wanted <= set(arguments), f"{function} names {wanted - set(arguments)}, which the op has not"
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(arguments, args, strict=False)), **kwargs}
+        return function(**{name: given[name] for name in arguments if name in wanted})
+
+    return call
 
 
 def differentiable(name: str, backward: Callable[..., Any], remember: Callable[..., None]) -> None:

@@ -153,14 +153,12 @@ def _fake_pack(b: Tensor, precision: str) -> Tensor:
     return b.new_empty(size, dtype=torch.uint8)
 
 
-def _fake(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, precision: str) -> Tensor:
-    return a.new_empty((a.shape[0], num_columns), dtype=torch.float32)
-
-
-_pack = define("gemm_pack(Tensor b, str precision) -> Tensor", cpu=_cpu_pack, twin=_pack_twin, fake=_fake_pack)
+_pack = define(
+    "gemm_pack(Tensor b, str precision) -> Tensor", kernels={"cpu": _cpu_pack}, twin=_pack_twin, fake=_fake_pack
+)
 _op = define(
     "gemm(Tensor a, Tensor packed, int num_columns, Tensor? start, str precision) -> Tensor",
-    cpu=_cpu,
+    kernels={"cpu": _cpu},
     twin=_twin,
-    fake=_fake,
+    fake=lambda a, num_columns: a.new_empty((a.shape[0], num_columns), dtype=torch.float32),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, Literal
 
@@ -20,11 +21,14 @@ from genrec_fast.checks import (
     whole_number,
 )
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
-from genrec_fast.ops._jagged_attention import attention
-from genrec_fast.ops._tensors import require_offsets
+from genrec_fast.ops._registry import core, define, differentiable, twins
+from genrec_fast.ops._tensors import allocate, check_offsets, readable, require_offsets
 from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
+from genrec_fast.ops.reference import jagged_attention as reference
 
 __all__ = ["jagged_attention"]
+
+_OP = "jagged_attention"
 
 
 @door
@@ -105,7 +109,7 @@ def jagged_attention(
         >>> gf.ops.jagged_attention(q, q, v, offsets, kind="softmax").flatten().tolist()
         [1.0, 2.0, 5.0]
     """
-    op = "jagged_attention"
+    op = _OP
     choice(op, "kind", kind, ("silu", "softmax"))
     causal = check_flag(op, "causal", causal)
     require_tensors(op, None, q=q)
@@ -158,7 +162,8 @@ def jagged_attention(
             if table is not None and table.device != q.device:
                 raise InvalidValueError(f"{op}: {name} of the bias must be on {q.device} like q, got {table.device}")
     seed = whole_number(op, "seed", 0 if seed is None else seed, *INT64)
-    out, _ = attention(
+    # float64 goes to the twin, which autograd sees through to any order
+    out, _ = (twins[_OP] if q.dtype == torch.float64 else _forward_op)(
         q,
         k,
         v,
@@ -220,3 +225,274 @@ def _check_shapes(op: str, q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, kv_
         raise InvalidValueError(
             f"{op}: kv_offsets must be [{offsets.shape[0]}] like offsets, got {list(kv_offsets.shape)}"
         )
+
+
+# ---- the op behind it
+
+_SETTINGS = (
+    "bool softmax, bool causal, float alpha, int max_seq_len, bool divide, int target_group_size, "
+    "int contextual_seq_len, int max_attn_len, int min_full_attn_seq_len, float dropout_p, int seed"
+)
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor offsets, Tensor kv_offsets, Tensor? num_targets, Tensor? distance_bias, "
+    "Tensor? time_bias, Tensor? query_times, Tensor? key_times, Tensor? thresholds"
+)
+_TABLES = (0, 1, 2, 6, 7)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    kv_offsets: Tensor,
+    num_targets: Tensor | None,
+    distance_bias: Tensor | None,
+    time_bias: Tensor | None,
+    query_times: Tensor | None,
+    key_times: Tensor | None,
+    thresholds: Tensor | None,
+    causal: bool,
+    max_seq_len: int,
+    contextual_seq_len: int,
+    max_attn_len: int,
+) -> None:
+    """What only the values can tell, where no kernel looks at them."""
+    context = contextual_seq_len
+    check_offsets(_OP, "offsets", offsets, q.shape[0])
+    check_offsets(_OP, "kv_offsets", kv_offsets, k.shape[0])
+    lengths, kv_lengths = offsets.diff(), kv_offsets.diff()
+    if not lengths.numel():
+        return
+    longest = int(kv_lengths.max())
+    if max_seq_len and longest > max_seq_len:
+        raise InvalidValueError(f"{_OP}: max_seq_len must be at least the longest row, {longest}, got {max_seq_len}")
+    if causal or num_targets is not None or context or max_attn_len:
+        longer = lengths > kv_lengths
+        if bool(longer.any()):
+            row = int(longer.nonzero()[0])
+            raise InvalidValueError(
+                f"{_OP}: offsets must give no row more queries than keys under a mask, "
+                f"got {int(lengths[row])} and {int(kv_lengths[row])} in row {row}"
+            )
+    if num_targets is not None or context:
+        targets = torch.zeros_like(kv_lengths) if num_targets is None else num_targets
+        wrong = (targets < 0) | ((targets + context > kv_lengths) & (kv_lengths > 0)) | (targets > kv_lengths)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InvalidValueError(
+                f"{_OP}: num_targets must be at least 0 and leave room for contextual_seq_len = {context} in a row, "
+                f"got {int(targets[row])} for {int(kv_lengths[row])} positions in row {row}"
+            )
+    if distance_bias is not None:
+        room = distance_bias.shape[1] // 2 + 1
+        needed = max(longest, int(lengths.max()))
+        if needed > room:
+            raise InvalidValueError(f"{_OP}: bias must have a table for rows of {needed}, got one for {room}")
+    for name, times, total in (("query_timestamps", query_times, q.shape[0]), ("timestamps", key_times, k.shape[0])):
+        if times is None:
+            continue
+        if times.shape != (total,):
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(times.shape)}")
+        low, high = (int(bound) for bound in times.aminmax()) if total else (0, 0)
+        if not -(2**62) < low <= high < 2**62:
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be below 2^62, got {low} to {high}")
+    if thresholds is None or time_bias is None or not thresholds.numel():
+        return
+    low, high = (int(bound) for bound in thresholds.aminmax())
+    if low < 1 or high > 2**62 or bool((thresholds.diff() < 0).any()):
+        raise InvalidValueError(
+            f"{_OP}: thresholds of the bias must be above 0, at most 2^62 and not decrease, got {low} to {high}"
+        )
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy in which a row's heads lie side by side (a slice of a wider projection does as it is)."""
+    if tensor.data_ptr() % tensor.element_size():
+        return tensor.clone(memory_format=torch.contiguous_format)
+    heads, width = tensor.shape[1:]
+    fits = tensor.stride(2) == 1 or width == 1
+    fits = fits and (tensor.stride(1) == width or heads == 1)
+    return tensor if fits and tensor.stride(0) >= heads * width else tensor.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _table(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else readable(tensor.float())
+
+
+def _arguments(tensors: tuple[Tensor | None, ...], settings: tuple[Any, ...]) -> dict[str, Any]:
+    """What the kernel reads, by the names of its struct; the tensors must stay alive meanwhile."""
+    q, k, v, offsets, kv_offsets, num_targets, distance, time, query_times, key_times, thresholds = tensors
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    assert offsets is not None
+    assert kv_offsets is not None
+    softmax, causal, alpha, max_seq_len, divide, group, context, window, full, dropout, seed = settings
+    return {
+        "q": q.data_ptr(),
+        "k": k.data_ptr(),
+        "v": v.data_ptr(),
+        "element_size": q.element_size(),
+        "q_stride": q.stride(0),
+        "k_stride": k.stride(0),
+        "v_stride": v.stride(0),
+        "num_queries": q.shape[0],
+        "num_keys": k.shape[0],
+        "num_heads": q.shape[1],
+        "width": q.shape[2],
+        "value_width": v.shape[2],
+        "offsets": offsets.data_ptr(),
+        "kv_offsets": kv_offsets.data_ptr(),
+        "num_rows": offsets.shape[0] - 1,
+        "num_targets": _address(num_targets),
+        "distance": _address(distance),
+        "distance_heads": 0 if distance is None else distance.shape[0],
+        "distance_size": 0 if distance is None else distance.shape[1],
+        "time": _address(time),
+        "time_heads": 0 if time is None else time.shape[0],
+        "time_size": 0 if time is None else time.shape[1],
+        "query_times": _address(query_times),
+        "key_times": _address(key_times),
+        "thresholds": _address(thresholds),
+        "num_thresholds": 0 if thresholds is None else thresholds.shape[0],
+        "softmax": softmax,
+        "causal": causal,
+        "alpha": alpha,
+        "max_seq_len": max_seq_len,
+        "divide": divide,
+        "target_group_size": group,
+        "contextual_seq_len": context,
+        "max_attn_len": window,
+        "min_full_attn_seq_len": full,
+        "dropout": dropout,
+        "seed": seed,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    q, k, v, offsets, kv_offsets, num_targets, distance, time, *times = args[:11]
+    vectors = tuple(_rows(tensor.to(dtype)) for tensor in (q, k, v))
+    for name, found, total in (("query_timestamps", times[0], q.shape[0]), ("timestamps", times[1], k.shape[0])):
+        if found is not None and found.shape != (total,):
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(found.shape)}")
+    others = (None if tensor is None else readable(tensor) for tensor in times)
+    return (
+        *vectors,
+        readable(offsets),
+        readable(kv_offsets),
+        None if num_targets is None else readable(num_targets),
+        _table(distance),
+        _table(time),
+        *others,
+    )
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    q, v, softmax = args[0], args[2], args[11]
+    tensors = _prepared(args, q.dtype)
+    pairs = all(x is not None and x.stride(0) % 2 == 0 and x.data_ptr() % 4 == 0 for x in tensors[:2])
+    pairs = pairs and q.shape[2] % 2 == 0
+    if q.dtype == torch.bfloat16 and not (pairs and core.active_isa() == "avx512_bf16"):
+        # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
+        tensors = _prepared(args, torch.float32)
+    dtype = q.dtype if tensors[0] is None else tensors[0].dtype
+    out = allocate(_OP, "out", q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
+    sums = torch.empty(q.shape[0] if softmax else 0, q.shape[1])
+    core.jagged_attention(out=out.data_ptr(), log_sums=sums.data_ptr(), **_arguments(tensors, args[11:]))
+    return out.to(q.dtype), sums
+
+
+def _backward_cpu(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
+    tensors = _prepared(args, torch.float32)
+    grad, out = readable(grad.float()), readable(out.float())
+    found = [_empty(args[0]) if tensors[i] is None else torch.empty(args[i].shape) for i in _TABLES]
+    core.jagged_attention_backward(
+        grad=grad.data_ptr(),
+        out=out.data_ptr(),
+        log_sums=sums.data_ptr(),
+        grad_q=found[0].data_ptr(),
+        grad_k=found[1].data_ptr(),
+        grad_v=found[2].data_ptr(),
+        grad_distance=found[3].data_ptr(),
+        grad_time=found[4].data_ptr(),
+        **_arguments(tensors, args[11:]),
+    )
+    return [g if args[i] is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
+
+
+def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, **given: Any) -> list[Tensor]:
+    """Gradients of q, k, v, distance_bias and time_bias (empty where there is none), by torch's autograd."""
+    names = ("q", "k", "v", "distance_bias", "time_bias")
+    leaves = {name: given[name].detach().requires_grad_() for name in names if given[name] is not None}
+    with torch.enable_grad():
+        found, _ = reference.jagged_attention(**{**given, **leaves})
+        wanted = torch.autograd.grad(found, list(leaves.values()), grad, materialize_grads=True)
+    gradients = dict(zip(leaves, wanted, strict=True))
+    return [gradients[name].contiguous() if name in leaves else _empty(given["q"]) for name in names]
+
+
+def _empty(q: Tensor) -> Tensor:
+    return q.new_empty(0)
+
+
+def _fake(q: Tensor, v: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
+    exact = torch.promote_types(q.dtype, torch.float32)
+    rows = q.shape[0] if softmax else 0
+    return q.new_empty(q.shape[0], q.shape[1], v.shape[2]), q.new_empty(rows, q.shape[1], dtype=exact)
+
+
+def _fake_backward(
+    q: Tensor, k: Tensor, v: Tensor, distance_bias: Tensor | None, time_bias: Tensor | None
+) -> list[Tensor]:
+    given = (q, k, v, distance_bias, time_bias)
+    return [_empty(q) if tensor is None else tensor.new_empty(tensor.shape) for tensor in given]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    tensors, ctx.settings = inputs[:11], inputs[11:]
+    ctx.given = [tensor is not None for tensor in tensors]
+    ctx.save_for_backward(*output, *(tensor for tensor in tensors if tensor is not None))
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    out, sums, *saved = ctx.saved_tensors
+    rest = iter(saved)
+    tensors = [next(rest) if given else None for given in ctx.given]
+    found: list[Tensor | None] = [None] * (len(tensors) + len(ctx.settings))
+    gradients = _backward_op(grad.contiguous(), out, sums, *tensors, *ctx.settings)
+    for i, gradient in zip(_TABLES, gradients, strict=True):
+        if tensors[i] is not None:
+            found[i] = gradient
+    return tuple(found)
+
+
+def _examine(**given: Any) -> None:
+    """What float64 is given on a CPU, float32 would have been given: one check for both."""
+    if given["q"].is_cpu:
+        args = tuple(given.values())
+        tensors = _prepared(args, given["q"].dtype)  # by name: they must outlive the call that reads their addresses
+        core.jagged_attention_check(**_arguments(tensors, args[11:]))
+    else:
+        _check(**{name: given[name] for name in inspect.signature(_check).parameters})
+
+
+_forward_op = define(
+    f"jagged_attention({_INPUTS}, {_SETTINGS}) -> (Tensor out, Tensor log_sums)",
+    kernels={"cpu": _forward},
+    twin=reference.jagged_attention,
+    fake=_fake,
+    check=_examine,
+)
+_backward_op = define(
+    f"jagged_attention_backward(Tensor grad, Tensor out, Tensor sums, {_INPUTS}, {_SETTINGS}) -> Tensor[]",
+    kernels={"cpu": _backward_cpu},
+    twin=_backward_twin,
+    fake=_fake_backward,
+)
+differentiable("jagged_attention", _backward, _remember)

@@ -16,10 +16,14 @@ from torch import Tensor
 
 from genrec_fast.checks import INT64, numbers, require_tensors, sequence, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
-from genrec_fast.ops import _jagged_pack as _ops
-from genrec_fast.ops._tensors import require_offsets
+from genrec_fast.ops._registry import core, define, differentiable, twins
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable, require_offsets
+from genrec_fast.ops.reference import jagged_pack as reference
 
 __all__ = [
+    "add_rows",
+    "checked_ids",
+    "checked_offsets",
     "deinterleave",
     "from_padded",
     "interleave",
@@ -27,6 +31,8 @@ __all__ = [
     "jagged_split",
     "segment_mean",
     "segment_sum",
+    "spread",
+    "summed_rows",
     "to_padded",
 ]
 
@@ -90,7 +96,7 @@ def to_padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: floa
         low, high = (0, 1) if limits is None else (int(limits.min), int(limits.max))
         if padding_value != padding_value or not low <= padding_value <= high or int(padding_value) != padding_value:
             raise InvalidValueError(f"{op}: padding_value must be a {values.dtype}, got {shown(padding_value)}")
-    out: Tensor = _ops.to_padded(values, rows, whole_number(op, "max_len", max_len, 0, INT64[1]), padding_value)
+    out: Tensor = _to_padded_op(values, rows, whole_number(op, "max_len", max_len, 0, INT64[1]), padding_value)
     return out
 
 
@@ -128,7 +134,7 @@ def from_padded(dense: Tensor, offsets: Tensor, *, total: int | None = None) -> 
     if dense.shape[0] != rows.shape[0] - 1:
         raise InvalidValueError(f"{op}: dense must be [{rows.shape[0] - 1}, N, ...], got {list(dense.shape)}")
     size = max(int(rows[-1]), 0) if total is None else whole_number(op, "total", total, 0, INT64[1])
-    out: Tensor = _ops.from_padded(dense, rows, size, True)
+    out: Tensor = _from_padded_op(dense, rows, size, True)
     return out
 
 
@@ -208,7 +214,7 @@ def jagged_concat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor |
             )
         flat.append(values)
         offsets.append(start)
-    return _ops.join(flat, offsets), torch.stack(offsets).sum(0)
+    return _join_op(flat, offsets), torch.stack(offsets).sum(0)
 
 
 @door
@@ -262,7 +268,7 @@ def jagged_split(
         else:
             sizes.append(max(int(start[-1]), 0) if totals is None else totals[i])
         lengths.append(length)
-    parts = _ops.part(values, offsets, sizes)
+    parts = _part_op(values, offsets, sizes)
     return [
         part if length is None else part.reshape(num_rows, length, *part.shape[1:])
         for part, length in zip(parts, lengths, strict=True)
@@ -310,7 +316,7 @@ def interleave(values_list: Sequence[Tensor], offsets: Tensor) -> tuple[Tensor, 
             raise InvalidValueError(
                 f"{op}: values_list[{i}] must be {list(first.shape)} like part 0, got {list(part.shape)}"
             )
-    rows = _ops.checked_offsets(require_offsets(op, "offsets", offsets, first.device), op, "offsets", first.shape[0])
+    rows = checked_offsets(require_offsets(op, "offsets", offsets, first.device), op, "offsets", first.shape[0])
     return torch.stack(parts, 1).reshape(len(parts) * first.shape[0], *first.shape[1:]), rows * len(parts)
 
 
@@ -352,7 +358,7 @@ def _summed(op: str, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     if values.dtype not in _SUMMED:
         raise InvalidTypeError(f"{op}: values must be float32, bfloat16 or float16 [E, ...], got {values.dtype}")
     rows = require_offsets(op, "offsets", offsets, values.device)
-    return _ops.segment_sum(values, rows, op), rows
+    return summed_rows(values, rows, op), rows
 
 
 @door
@@ -397,3 +403,304 @@ def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
     sums, rows = _summed("segment_mean", values, offsets)
     counts = rows.diff().clamp(min=1).view(-1, *(1,) * (sums.dim() - 1))
     return (sums / counts).to(values.dtype)
+
+
+# ---- the ops behind them: each the other's gradient
+
+
+def _bytes(tensor: Tensor, elements: int) -> int:
+    """Of what stands behind the first ``elements`` dimensions."""
+    return math.prod(tensor.shape[elements:]) * tensor.element_size()
+
+
+def _rows(offsets: Tensor, size: int) -> dict[str, int]:
+    return {
+        "offsets": offsets.data_ptr(),
+        "num_rows": offsets.shape[0] - 1,
+        "bytes": size,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _check_to(values: Tensor, offsets: Tensor) -> None:
+    check_offsets("to_padded", "offsets", offsets, values.shape[0])
+
+
+def _to_padded(values: Tensor, offsets: Tensor, max_len: int, padding: float) -> Tensor:
+    _check_to(values, offsets)
+    values, offsets = readable(values), readable(offsets)
+    out = allocate("to_padded", "out", offsets.shape[0] - 1, max_len, *values.shape[1:], dtype=values.dtype)
+    if out.numel():
+        whole = not (values.dtype.is_floating_point or values.dtype.is_complex)
+        item = torch.tensor(int(padding) if whole else padding, dtype=values.dtype)
+        core.jagged_pad(
+            **_rows(offsets, _bytes(values, 1)),
+            values=values.data_ptr(),
+            max_len=max_len,
+            padding=item.data_ptr(),
+            item_size=item.element_size(),
+            padded=out.data_ptr(),
+        )
+    return out
+
+
+_to_padded_op = define(
+    "to_padded(Tensor values, Tensor offsets, SymInt max_len, Scalar padding) -> Tensor",
+    kernels={"cpu": _to_padded},
+    twin=reference.to_padded,
+    fake=lambda values, offsets, max_len: values.new_empty((offsets.shape[0] - 1, max_len, *values.shape[1:])),
+    check=_check_to,
+)
+
+
+def _check_from(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> None:
+    check_offsets("from_padded", "offsets", offsets, total)
+    lengths = offsets.diff()
+    if fit and lengths.numel() and int(lengths.max()) > dense.shape[1]:
+        row = int((lengths > dense.shape[1]).nonzero()[0])
+        raise InvalidValueError(
+            f"from_padded: offsets must give no row more than dense's {dense.shape[1]}, "
+            f"got {int(lengths[row])} in row {row}"
+        )
+
+
+def _from_padded(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> Tensor:
+    _check_from(dense, offsets, total, fit)
+    dense, offsets = readable(dense), readable(offsets)
+    out = allocate("from_padded", "out", total, *dense.shape[2:], dtype=dense.dtype)
+    if out.numel():
+        core.jagged_unpad(
+            **_rows(offsets, _bytes(dense, 2)),
+            padded=dense.data_ptr(),
+            max_len=dense.shape[1],
+            values=out.data_ptr(),
+        )
+    return out
+
+
+_from_padded_op = define(
+    "from_padded(Tensor dense, Tensor offsets, SymInt total, bool fit) -> Tensor",
+    kernels={"cpu": _from_padded},
+    twin=reference.from_padded,
+    fake=lambda dense, total: dense.new_empty((total, *dense.shape[2:])),
+    check=_check_from,
+)
+
+
+def _keep_sides(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.total, ctx.length = inputs[0].shape[:1], inputs[0].shape[1:2]
+
+
+differentiable(
+    "to_padded",
+    lambda ctx, grad: (_from_padded_op(grad, ctx.saved_tensors[0], ctx.total[0], False), None, None, None),
+    _keep_sides,
+)
+differentiable(
+    "from_padded",
+    lambda ctx, grad: (_to_padded_op(grad, ctx.saved_tensors[0], ctx.length[0], 0), None, None, None),
+    _keep_sides,
+)
+
+
+def _check_rows(values: Tensor, offsets: Tensor, op: str) -> None:
+    check_offsets(op, "offsets", offsets, values.shape[0])
+
+
+def _segment_sum(values: Tensor, offsets: Tensor, op: str) -> Tensor:
+    if values.dtype not in FLOATS:  # float64, for gradient checks
+        summed: Tensor = twins["segment_sum"](values, offsets, op)
+        return summed
+    _check_rows(values, offsets, op)
+    values, offsets = readable(values), readable(offsets)
+    out = allocate(op, "out", offsets.shape[0] - 1, *values.shape[1:])
+    add_rows(values, None, offsets, None, out)
+    return out
+
+
+def add_rows(values: Tensor, order: Tensor | None, offsets: Tensor, to: Tensor | None, out: Tensor) -> None:
+    """``out[r]`` (or ``out[to[r]]``) becomes the sum of row r's values (or ``values[order[e]]``), in float32."""
+    core.segment_sum(
+        values=values.data_ptr(),
+        element=FLOATS[values.dtype],
+        order=0 if order is None else order.data_ptr(),
+        offsets=offsets.data_ptr(),
+        num_rows=offsets.shape[0] - 1,
+        width=math.prod(values.shape[1:]),
+        to=0 if to is None else to.data_ptr(),
+        num_threads=torch.get_num_threads(),
+        out=out.data_ptr(),
+    )
+
+
+summed_rows = define(
+    "segment_sum(Tensor values, Tensor offsets, str op) -> Tensor",
+    kernels={"cpu": _segment_sum},
+    twin=reference.segment_sum,
+    fake=lambda values, offsets: values.new_empty(
+        (offsets.shape[0] - 1, *values.shape[1:]), dtype=torch.promote_types(values.dtype, torch.float32)
+    ),
+    check=_check_rows,
+)
+
+
+def _check_spread(offsets: Tensor, total: int, op: str) -> None:
+    check_offsets(op, "offsets", offsets, total)
+
+
+def _spread(rows: Tensor, offsets: Tensor, total: int, op: str) -> Tensor:
+    _check_spread(offsets, total, op)
+    rows, offsets = readable(rows), readable(offsets)
+    out = allocate(op, "out", total, *rows.shape[1:], dtype=rows.dtype)
+    if out.numel():
+        core.jagged_spread(**_rows(offsets, _bytes(rows, 1)), rows=rows.data_ptr(), values=out.data_ptr())
+    return out
+
+
+spread = define(
+    "jagged_spread(Tensor rows, Tensor offsets, SymInt total, str op) -> Tensor",
+    kernels={"cpu": _spread},
+    twin=reference.spread,
+    fake=lambda rows, total: rows.new_empty((total, *rows.shape[1:])),
+    check=_check_spread,
+)
+
+
+def _keep_rows(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.size, ctx.dtype, ctx.op = inputs[0].shape[0], inputs[0].dtype, inputs[-1]
+
+
+differentiable(
+    "segment_sum",
+    lambda ctx, grad: (spread(grad, ctx.saved_tensors[0], ctx.size, ctx.op).to(ctx.dtype), None, None),
+    _keep_rows,
+)
+differentiable(
+    "jagged_spread",
+    lambda ctx, grad: (summed_rows(grad, ctx.saved_tensors[0], ctx.op).to(ctx.dtype), None, None, None),
+    _keep_rows,
+)
+
+
+def _check_parts(op: str, offsets: Sequence[Tensor], totals: Sequence[int]) -> None:
+    for i, (one, total) in enumerate(zip(offsets, totals, strict=True)):
+        check_offsets(op, f"offsets_list[{i}]", one, total)
+
+
+def _joined(offsets: Sequence[Tensor], parts: Sequence[Tensor], joined: Tensor, back: bool) -> None:
+    if not joined.numel():
+        return
+    core.jagged_join(
+        offsets=[one.data_ptr() for one in offsets],
+        num_rows=offsets[0].shape[0] - 1,
+        bytes=_bytes(joined, 1),
+        num_threads=torch.get_num_threads(),
+        back=back,
+        parts=[one.data_ptr() for one in parts],
+        joined=joined.data_ptr(),
+    )
+
+
+def _check_join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> None:
+    _check_parts("jagged_concat", offsets, [x.shape[0] for x in values])
+
+
+def _empty_joined(values: Sequence[Tensor]) -> Tensor:
+    return values[0].new_empty((sum(x.shape[0] for x in values), *values[0].shape[1:]))
+
+
+def _join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
+    _check_join(values, offsets)
+    values, offsets = [readable(x) for x in values], [readable(x) for x in offsets]
+    out = _empty_joined(values)
+    _joined(offsets, values, out, back=False)
+    return out
+
+
+_join_op = define(
+    "jagged_concat(Tensor[] values, Tensor[] offsets) -> Tensor",
+    kernels={"cpu": _join},
+    twin=reference.join,
+    fake=_empty_joined,
+    check=_check_join,
+)
+
+
+def _check_split(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> None:
+    _check_parts("jagged_split", offsets, totals)
+    if sum(totals) != joined.shape[0]:
+        raise InvalidValueError(
+            f"jagged_split: values must hold all {sum(totals)} elements of the parts, got {joined.shape[0]}"
+        )
+
+
+def _empty_parts(joined: Tensor, totals: Sequence[int]) -> list[Tensor]:
+    return [joined.new_empty((total, *joined.shape[1:])) for total in totals]
+
+
+def _part(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> list[Tensor]:
+    _check_split(joined, offsets, totals)
+    joined, offsets = readable(joined), [readable(x) for x in offsets]
+    parts = _empty_parts(joined, totals)
+    _joined(offsets, parts, joined, back=True)
+    return parts
+
+
+_part_op = define(
+    "jagged_split(Tensor joined, Tensor[] offsets, SymInt[] totals) -> Tensor[]",
+    kernels={"cpu": _part},
+    twin=reference.part,
+    fake=_empty_parts,
+    check=_check_split,
+)
+
+
+def _keep_join(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[1])
+    ctx.totals = [x.shape[0] for x in inputs[0]]
+
+
+def _join_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    offsets = list(ctx.saved_tensors)
+    return _part_op(grad, offsets, ctx.totals), [None] * len(offsets)
+
+
+def _part_backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+    offsets = list(ctx.saved_tensors)
+    return _join_op(list(grads), offsets), [None] * len(offsets), None
+
+
+differentiable("jagged_concat", _join_backward, _keep_join)
+differentiable("jagged_split", _part_backward, lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1]))
+
+
+# ---- checks as ops, where nothing else looks at the values
+
+
+def _checked_offsets(offsets: Tensor, op: str, name: str, total: int) -> Tensor:
+    check_offsets(op, name, offsets, total)
+    return offsets.clone()
+
+
+def _checked_ids(ids: Tensor, op: str, name: str, size: int) -> Tensor:
+    if ids.numel():
+        low, high = (int(x) for x in ids.aminmax())
+        if low < 0 or high >= size:
+            raise InvalidValueError(f"{op}: {name} must be in [0, {size}), got {low if low < 0 else high}")
+    return ids.clone()
+
+
+checked_offsets = define(
+    "checked_offsets(Tensor offsets, str op, str name, SymInt total) -> Tensor",
+    kernels={"cpu": _checked_offsets},
+    twin=_checked_offsets,
+    fake=lambda offsets: offsets.new_empty(offsets.shape),
+)
+checked_ids = define(
+    "checked_ids(Tensor ids, str op, str name, SymInt size) -> Tensor",
+    kernels={"cpu": _checked_ids},
+    twin=_checked_ids,
+    fake=lambda ids: ids.new_empty(ids.shape),
+)

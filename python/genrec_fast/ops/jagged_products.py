@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from genrec_fast.checks import INT64, check_flag, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
-from genrec_fast.ops import _jagged_pack as _pack
-from genrec_fast.ops import _jagged_products as _ops
-from genrec_fast.ops._tensors import require_offsets
+from genrec_fast.ops._registry import core, define, differentiable, twins
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable, require_offsets
+from genrec_fast.ops.jagged_pack import add_rows, checked_ids, checked_offsets, spread, summed_rows
+from genrec_fast.ops.reference import jagged_products as reference
 
 __all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
 
+_MATMUL, _OUTER = "jagged_dense_matmul", "jagged_jagged_matmul"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -79,7 +84,7 @@ def jagged_dense_matmul(values: Tensor, offsets: Tensor, dense: Tensor, bias: Te
         raise InvalidValueError(f"{op}: dense must be [{num_rows}, {values.shape[1]}, M], got {list(dense.shape)}")
     if bias is not None and bias.shape != (num_rows, dense.shape[2]):
         raise InvalidValueError(f"{op}: bias must be [{num_rows}, {dense.shape[2]}], got {list(bias.shape)}")
-    out: Tensor = _ops.dense_matmul(_exact(values), _exact(dense), rows, None if bias is None else _exact(bias), False)
+    out: Tensor = _dense_op(_exact(values), _exact(dense), rows, None if bias is None else _exact(bias), False)
     return out.to(values.dtype)
 
 
@@ -116,7 +121,7 @@ def jagged_jagged_matmul(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     rows = require_offsets(op, "offsets", offsets, a.device)
     if a.shape[0] != b.shape[0]:
         raise InvalidValueError(f"{op}: b must be [{a.shape[0]}, M] like a, got {list(b.shape)}")
-    out: Tensor = _ops.jagged_matmul(_exact(a), _exact(b), rows)
+    out: Tensor = _outer_op(_exact(a), _exact(b), rows)
     return out.to(a.dtype)
 
 
@@ -164,7 +169,7 @@ def embedding(table: Tensor, ids: Tensor, *, sparse_grad: bool = False) -> Tenso
     require_tensors(op, None, table=table)
     if table.dim() < 1:
         raise InvalidValueError(f"{op}: table must be [V, ...], got {list(table.shape)}")
-    out: Tensor = _ops.embedding(table, _ids(op, "ids", ids, table.device), check_flag(op, "sparse_grad", sparse_grad))
+    out: Tensor = _embedding_op(table, _ids(op, "ids", ids, table.device), check_flag(op, "sparse_grad", sparse_grad))
     return out
 
 
@@ -203,14 +208,224 @@ def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int |
     if values.dim() < 1:
         raise InvalidValueError(f"{op}: values must be [E, ...], got {list(values.shape)}")
     starts = require_offsets(op, "offsets", offsets, values.device)
-    starts = _pack.checked_offsets(starts, op, "offsets", values.shape[0])
+    starts = checked_offsets(starts, op, "offsets", values.shape[0])
     picked = _ids(op, "rows", rows, values.device)
     if picked.dim() != 1:
         raise InvalidValueError(f"{op}: rows must be [R], got {list(picked.shape)}")
-    picked = _pack.checked_ids(picked, op, "rows", starts.shape[0] - 1)
+    picked = checked_ids(picked, op, "rows", starts.shape[0] - 1)
     lengths = starts.diff()[picked]
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     size = int(ends[-1]) if total is None else whole_number(op, "total", total, 0, INT64[1])
-    shift = _pack.spread(starts[:-1][picked] - ends[:-1], ends, size, op)
+    shift = spread(starts[:-1][picked] - ends[:-1], ends, size, op)
     place = torch.arange(size, device=values.device) + shift
-    return _ops.embedding(values, place, False), ends
+    return _embedding_op(values, place, False), ends
+
+
+# ---- the ops behind them, with their gradients
+
+
+def _check_dense(values: Tensor, offsets: Tensor) -> None:
+    check_offsets(_MATMUL, "offsets", offsets, values.shape[0])
+
+
+def _dense(values: Tensor, dense: Tensor, offsets: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    if values.dtype != torch.float32:  # float64, for gradient checks
+        product: Tensor = twins[_MATMUL](values, dense, offsets, bias, transposed)
+        return product
+    _check_dense(values, offsets)
+    values, dense, offsets = readable(values), readable(dense), readable(offsets)
+    bias = None if bias is None else readable(bias)
+    out = allocate(_MATMUL, "out", values.shape[0], dense.shape[1 if transposed else 2])
+    if out.numel():
+        core.jagged_dense_matmul(
+            offsets=offsets.data_ptr(),
+            num_rows=offsets.shape[0] - 1,
+            depth=values.shape[1],
+            num_columns=out.shape[1],
+            transposed=transposed,
+            num_threads=torch.get_num_threads(),
+            values=values.data_ptr(),
+            dense=dense.data_ptr(),
+            bias=0 if bias is None else bias.data_ptr(),
+            out=out.data_ptr(),
+        )
+    return out
+
+
+def _check_outer(a: Tensor, offsets: Tensor) -> None:
+    check_offsets(_OUTER, "offsets", offsets, a.shape[0])
+
+
+def _outer(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    if a.dtype != torch.float32:
+        product: Tensor = twins[_OUTER](a, b, offsets)
+        return product
+    _check_outer(a, offsets)
+    a, b, offsets = readable(a), readable(b), readable(offsets)
+    out = allocate(_OUTER, "out", offsets.shape[0] - 1, a.shape[1], b.shape[1])
+    if out.numel():
+        core.jagged_jagged_matmul(
+            offsets=offsets.data_ptr(),
+            num_rows=offsets.shape[0] - 1,
+            depth=a.shape[1],
+            num_columns=b.shape[1],
+            num_threads=torch.get_num_threads(),
+            a=a.data_ptr(),
+            b=b.data_ptr(),
+            out=out.data_ptr(),
+        )
+    return out
+
+
+_dense_op = define(
+    f"{_MATMUL}(Tensor values, Tensor dense, Tensor offsets, Tensor? bias, bool transposed) -> Tensor",
+    kernels={"cpu": _dense},
+    twin=reference.dense_matmul,
+    fake=lambda values, dense, transposed: values.new_empty((values.shape[0], dense.shape[1 if transposed else 2])),
+    check=_check_dense,
+)
+_outer_op = define(
+    f"{_OUTER}(Tensor a, Tensor b, Tensor offsets) -> Tensor",
+    kernels={"cpu": _outer},
+    twin=reference.jagged_matmul,
+    fake=lambda a, b, offsets: a.new_empty((offsets.shape[0] - 1, a.shape[1], b.shape[1])),
+    check=_check_outer,
+)
+
+
+def _keep_dense(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    values, dense, offsets, _, ctx.transposed = inputs
+    ctx.save_for_backward(values, dense, offsets)
+
+
+def _dense_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, dense, offsets = ctx.saved_tensors
+    wanted = ctx.needs_input_grad
+    to_values = _dense_op(grad, dense, offsets, None, not ctx.transposed) if wanted[0] else None
+    to_dense = None
+    if wanted[1]:
+        to_dense = _outer_op(*((grad, values) if ctx.transposed else (values, grad)), offsets)
+    return to_values, to_dense, None, summed_rows(grad, offsets, _MATMUL) if wanted[3] else None, None
+
+
+def _keep_outer(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _outer_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a, b, offsets = ctx.saved_tensors
+    return _dense_op(b, grad, offsets, None, True), _dense_op(a, grad, offsets, None, False), None
+
+
+differentiable(_MATMUL, _dense_backward, _keep_dense)
+differentiable(_OUTER, _outer_backward, _keep_outer)
+
+
+# ---- rows of a table
+
+
+def _embedding(table: Tensor, ids: Tensor, sparse_grad: bool) -> Tensor:
+    table, ids = readable(table), readable(ids)
+    out = allocate("embedding", "out", *ids.shape, *table.shape[1:], dtype=table.dtype)
+    core.gather_rows(
+        table=table.data_ptr(),
+        table_rows=table.shape[0],
+        bytes=math.prod(table.shape[1:]) * table.element_size() if out.numel() else 0,
+        ids=ids.data_ptr(),
+        count=ids.numel(),
+        num_threads=torch.get_num_threads(),
+        out=out.data_ptr(),
+    )
+    return out
+
+
+def _grouped(ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions in the order of their ids, the ids that occur, and where each begins (last: the end)."""
+    ids = readable(ids)
+    order, unique, starts = (ids.new_empty(ids.numel() + more) for more in (0, 0, 1))
+    count = core.group_ids(
+        ids=ids.data_ptr(),
+        count=ids.numel(),
+        table_rows=num_rows,
+        order=order.data_ptr(),
+        unique=unique.data_ptr(),
+        starts=starts.data_ptr(),
+    )
+    return order, unique[:count], starts[: count + 1]
+
+
+def _gradient(grad: Tensor, ids: Tensor, num_rows: int) -> Tensor:
+    if grad.dtype not in FLOATS:
+        return reference.embedding_gradient(grad, ids, num_rows)
+    order, unique, starts = _grouped(ids, num_rows)
+    out = grad.new_zeros((num_rows, *grad.shape[1:]), dtype=torch.float32)
+    add_rows(readable(grad), order, starts, unique, out)
+    return out
+
+
+def _gradient_rows(grad: Tensor, ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    if grad.dtype not in FLOATS:
+        return reference.embedding_rows(grad, ids)
+    order, unique, starts = _grouped(ids, num_rows)
+    out = grad.new_empty((len(unique), *grad.shape[1:]), dtype=torch.float32)
+    add_rows(readable(grad), order, starts, None, out)
+    return unique.clone(), out
+
+
+def _gradient_rows_fake(grad: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    exact = torch.promote_types(grad.dtype, torch.float32)
+    return ids.new_empty(count), grad.new_empty((count, *grad.shape[1:]), dtype=exact)
+
+
+_embedding_op = define(
+    "embedding(Tensor table, Tensor ids, bool sparse_grad) -> Tensor",
+    kernels={"cpu": _embedding},
+    twin=reference.embedding,
+    fake=lambda table, ids: table.new_empty((*ids.shape, *table.shape[1:])),
+)
+_gradient_op = define(
+    "embedding_gradient(Tensor grad, Tensor ids, SymInt num_rows) -> Tensor",
+    kernels={"cpu": _gradient},
+    twin=reference.embedding_gradient,
+    fake=lambda grad, num_rows: grad.new_empty(
+        (num_rows, *grad.shape[1:]), dtype=torch.promote_types(grad.dtype, torch.float32)
+    ),
+)
+_gradient_rows_op = define(
+    "embedding_rows(Tensor grad, Tensor ids, SymInt num_rows) -> (Tensor, Tensor)",
+    kernels={"cpu": _gradient_rows},
+    twin=reference.embedding_rows,
+    fake=_gradient_rows_fake,
+)
+
+
+def _keep_ids(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    table, ids, ctx.sparse_grad = inputs
+    ctx.save_for_backward(ids)
+    ctx.num_rows = table.shape[0]
+
+
+def _embedding_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (ids,) = ctx.saved_tensors
+    flat = grad.reshape(ids.numel(), *grad.shape[ids.dim() :])
+    if not ctx.sparse_grad:
+        return _gradient_op(flat, ids.flatten(), ctx.num_rows).to(grad.dtype), None, None
+    rows, sums = _gradient_rows_op(flat, ids.flatten(), ctx.num_rows)
+    shape = (ctx.num_rows, *sums.shape[1:])
+    # The kernel makes the indices: ascending, all different, inside; torch need not look again.
+    found = torch.sparse_coo_tensor(rows[None], sums.to(grad.dtype), shape, is_coalesced=True, check_invariants=False)
+    return found, None, None
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.dtype = inputs[0].dtype
+
+
+differentiable("embedding", _embedding_backward, _keep_ids)
+differentiable(
+    "embedding_gradient",
+    lambda ctx, grad: (_embedding_op(grad, ctx.saved_tensors[0], False).to(ctx.dtype), None, None),
+    _keep_gradient,
+)

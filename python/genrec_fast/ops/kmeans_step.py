@@ -145,27 +145,12 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _slow(
-    x: Tensor,
-    centroids: Tensor,
-    sums: Tensor | None,
-    counts: Tensor | None,
-    inertia: Tensor | None,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _check(x: Tensor, centroids: Tensor) -> None:
     require_finite("kmeans_step", "x", x)
     require_finite("kmeans_step", "centroids", centroids)
-    return _twin(x, centroids, sums, counts, inertia)
 
 
-def _fake(
-    x: Tensor,
-    centroids: Tensor,
-    sums: Tensor | None,
-    counts: Tensor | None,
-    inertia: Tensor | None,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         x.new_empty(x.shape[:1], dtype=torch.int32),
         centroids.new_empty(centroids.shape, dtype=torch.float64),
@@ -177,7 +162,8 @@ def _fake(
 _op = define(
     "kmeans_step(Tensor x, Tensor centroids, Tensor? sums, Tensor? counts, Tensor? inertia, str precision)"
     " -> (Tensor labels, Tensor sums, Tensor counts, Tensor inertia)",
-    cpu=_cpu,
-    twin=_slow,
+    kernels={"cpu": _cpu},
+    twin=_twin,
     fake=_fake,
+    check=_check,
 )

@@ -90,7 +90,7 @@ def _cpu(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
     return out
 
 
-def _slow(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
+def _check(codes: Tensor, codebooks: list[Tensor]) -> None:
     sizes = torch.tensor([book.shape[0] for book in codebooks], device=codes.device)
     wrong = (codes < 0) | (codes >= sizes)
     if bool(wrong.any()):
@@ -98,11 +98,6 @@ def _slow(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
         raise InvalidValueError(
             f"rq_decode: codes of level {level} must be in [0, {sizes[level]}), got {codes[row, level]} in row {row}"
         )
-    return _twin(codes, codebooks)
-
-
-def _fake(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
-    return codebooks[0].new_empty((codes.shape[0], codebooks[0].shape[1]), dtype=torch.float32)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, list[Tensor]], output: Tensor) -> None:
@@ -119,5 +114,11 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[None, list[Tensor]]:
     ]
 
 
-_op = define("rq_decode(Tensor codes, Tensor[] codebooks) -> Tensor", cpu=_cpu, twin=_slow, fake=_fake)
+_op = define(
+    "rq_decode(Tensor codes, Tensor[] codebooks) -> Tensor",
+    kernels={"cpu": _cpu},
+    twin=_twin,
+    fake=lambda codes, codebooks: codebooks[0].new_empty((len(codes), codebooks[0].shape[1]), dtype=torch.float32),
+    check=_check,
+)
 differentiable("rq_decode", _backward, _remember)

@@ -11,7 +11,7 @@ from genrec_fast.checks import INT64, choice, whole_number
 from genrec_fast.errors import InvalidValueError, UnsupportedError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import FLOATS, allocate, readable, require_codebooks, require_finite, require_matrix
-from genrec_fast.ops.reference.rq_encode import rq_encode as _reference
+from genrec_fast.ops.reference.rq_encode import rq_encode as _twin
 
 __all__ = ["rq_encode"]
 
@@ -103,20 +103,16 @@ def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> 
     return codes
 
 
-def _twin(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
+def _check(x: Tensor, codebooks: list[Tensor]) -> None:
     for level, book in enumerate(codebooks):
         require_finite("rq_encode", f"codebooks[{level}]", book)
     require_finite("rq_encode", "x", x)
-    return _reference(x, codebooks, num_beams)
-
-
-def _fake(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
-    return x.new_empty((x.shape[0], len(codebooks)), dtype=torch.int32)
 
 
 _op = define(
     "rq_encode(Tensor x, Tensor[] codebooks, int num_beams, str precision) -> Tensor",
-    cpu=_cpu,
+    kernels={"cpu": _cpu},
     twin=_twin,
-    fake=_fake,
+    fake=lambda x, codebooks: x.new_empty((x.shape[0], len(codebooks)), dtype=torch.int32),
+    check=_check,
 )

@@ -166,29 +166,12 @@ def _cpu(
     return scores, ids
 
 
-def _slow(
-    queries: Tensor,
-    table: Tensor,
-    k: int,
-    bias: Tensor | None,
-    allowed: Tensor | None,
-    exclude_ids: Tensor | None,
-    exclude_offsets: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _check(queries: Tensor, table: Tensor) -> None:
     require_finite("topk_inner_product", "queries", queries)
     require_finite("topk_inner_product", "table", table)
-    return _twin(queries, table, k, bias, allowed, exclude_ids, exclude_offsets)
 
 
-def _fake(
-    queries: Tensor,
-    table: Tensor,
-    k: int,
-    bias: Tensor | None,
-    allowed: Tensor | None,
-    exclude_ids: Tensor | None,
-    exclude_offsets: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _fake(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape, dtype=torch.int64)
 
@@ -196,7 +179,8 @@ def _fake(
 _op = define(
     "topk_inner_product(Tensor queries, Tensor table, int k, Tensor? bias, Tensor? allowed, Tensor? exclude_ids,"
     " Tensor? exclude_offsets) -> (Tensor scores, Tensor ids)",
-    cpu=_cpu,
-    twin=_slow,
+    kernels={"cpu": _cpu},
+    twin=_twin,
     fake=_fake,
+    check=_check,
 )

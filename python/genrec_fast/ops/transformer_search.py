@@ -22,9 +22,9 @@ from genrec_fast.checks import (
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import readable
-from genrec_fast.ops._transformer import addresses_of_tables, common_arguments, direct
 from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
+from genrec_fast.ops.transformer import addresses_of_tables, common_arguments, direct
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
@@ -207,7 +207,7 @@ def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _allocate(scores: Tensor, code_tokens: Sequence[Tensor], tokens: Sequence[Tensor], num_beams: int) -> Any:
+def _outputs(scores: Tensor, code_tokens: Sequence[Tensor], tokens: Sequence[Tensor], num_beams: int) -> Any:
     users, levels, width = scores.shape[0], len(code_tokens), 1
     for edges in tokens:
         width = min(num_beams, width * edges.numel())
@@ -257,7 +257,7 @@ def _cpu(
     )
     parts, codes = [readable(part) for part in chain], [readable(table) for table in code_tokens]
     levels = level_arguments("transformer_search", tokens, bases, deltas)
-    found = _allocate(scores, codes, tokens, num_beams)
+    found = _outputs(scores, codes, tokens, num_beams)
     users = offsets.numel() - 1
     core.transformer_search(
         hidden=hidden.data_ptr(),
@@ -296,10 +296,6 @@ def _cpu(
     return found
 
 
-def _fake(*args: Any) -> Any:
-    return _allocate(args[2], args[12], args[14], args[23])
-
-
 _search = direct(
     _cpu,
     define(
@@ -309,8 +305,8 @@ _search = direct(
         " Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded, Tensor? excluded_offsets,"
         " float embedding_scale, int stack, int num_beams, bool valid_only, int end_token)"
         " -> (Tensor scores, Tensor rows, Tensor codes, Tensor tokens, Tensor bound)",
-        cpu=_cpu,
+        kernels={"cpu": _cpu},
         twin=_twin,
-        fake=_fake,
+        fake=_outputs,
     ),
 )

@@ -260,32 +260,8 @@ def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _allow_twin(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    return reference.pack_rows(reference.allowed_rows(item_rows, num_rows, allowed))
-
-
-def _exclude_twin(
-    item_rows: Tensor,
-    leaf_bases: Tensor,
-    leaf_deltas: Tensor,
-    leaf_items: Tensor,
-    allowed: Tensor | None,
-    items: Tensor,
-    offsets: Tensor,
-) -> tuple[Tensor, Tensor]:
-    wrong = ((items < 0) | (items >= item_rows.numel())).nonzero()
-    if wrong.numel():
-        where = int(wrong[0])
-        user = int((offsets <= where).sum()) - 1
-        raise InvalidValueError(
-            f"trie_filter: exclude must hold item ids in [0, {item_rows.numel()}), "
-            f"got {int(items[where])} for user {user}"
-        )
-    return reference.excluded_rows(item_rows, leaf_deltas.numel() - 1, allowed, items, offsets)
-
-
 def _allow_cpu(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    bits, ranks = _allow_fake(item_rows, allowed, num_rows)
+    bits, ranks = _empty_bits(allowed, num_rows)
     allowed = allowed.contiguous()
     core.trie_filter_allow(
         item_rows=item_rows.data_ptr(),
@@ -309,7 +285,7 @@ def _exclude_cpu(
     items: Tensor,
     offsets: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    rows, row_offsets = _exclude_fake(item_rows, leaf_bases, leaf_deltas, leaf_items, allowed, items, offsets)
+    rows, row_offsets = _empty_rows(items, offsets)
     items, offsets = readable(items), readable(offsets)
     core.trie_filter_exclude(
         item_rows=item_rows.data_ptr(),
@@ -334,33 +310,39 @@ def _exclude_cpu(
     return rows, row_offsets
 
 
-def _allow_fake(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+def _empty_bits(allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     shape = (allowed.shape[0], num_rows // 64 + 1)
     return allowed.new_empty(shape, dtype=torch.int64), allowed.new_empty(shape, dtype=torch.int32)
 
 
-def _exclude_fake(
-    item_rows: Tensor,
-    leaf_bases: Tensor,
-    leaf_deltas: Tensor,
-    leaf_items: Tensor,
-    allowed: Tensor | None,
-    items: Tensor,
-    offsets: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _empty_rows(items: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return items.new_empty(items.shape, dtype=torch.int32), torch.empty_like(offsets)
+
+
+def _check_items(item_rows: Tensor, items: Tensor, offsets: Tensor) -> None:
+    wrong = ((items < 0) | (items >= item_rows.numel())).nonzero()
+    if wrong.numel():
+        where = int(wrong[0])
+        user = int((offsets <= where).sum()) - 1
+        raise InvalidValueError(
+            f"trie_filter: exclude must hold item ids in [0, {item_rows.numel()}), "
+            f"got {int(items[where])} for user {user}"
+        )
 
 
 _allow = define(
     "trie_filter_allow(Tensor item_rows, Tensor allowed, int num_rows) -> (Tensor bits, Tensor ranks)",
-    cpu=_allow_cpu,
-    twin=_allow_twin,
-    fake=_allow_fake,
+    kernels={"cpu": _allow_cpu},
+    twin=lambda item_rows, allowed, num_rows: reference.pack_rows(reference.allowed_rows(item_rows, num_rows, allowed)),
+    fake=_empty_bits,
 )
 _exclude = define(
     "trie_filter_exclude(Tensor item_rows, Tensor leaf_bases, Tensor leaf_deltas, Tensor leaf_items, Tensor? allowed,"
     " Tensor items, Tensor offsets) -> (Tensor rows, Tensor row_offsets)",
-    cpu=_exclude_cpu,
-    twin=_exclude_twin,
-    fake=_exclude_fake,
+    kernels={"cpu": _exclude_cpu},
+    twin=lambda item_rows, leaf_deltas, allowed, items, offsets: reference.excluded_rows(
+        item_rows, leaf_deltas.numel() - 1, allowed, items, offsets
+    ),
+    fake=_empty_rows,
+    check=_check_items,
 )

@@ -80,16 +80,10 @@ def _cpu(
     return out
 
 
-def _fake(
-    codes: Tensor, tokens: list[Tensor], bases: list[Tensor], deltas: list[Tensor], codebook_sizes: list[int]
-) -> Tensor:
-    return codes.new_empty(codes.shape[:-1], dtype=torch.int32)
-
-
 _op = define(
     "trie_lookup(Tensor codes, Tensor[] tokens, Tensor[] child_bases, Tensor[] child_deltas, int[] codebook_sizes)"
     " -> Tensor",
-    cpu=_cpu,
+    kernels={"cpu": _cpu},
     twin=_twin,
-    fake=_fake,
+    fake=lambda codes: codes.new_empty(codes.shape[:-1], dtype=torch.int32),
 )

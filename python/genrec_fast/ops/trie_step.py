@@ -237,7 +237,7 @@ def _cpu(
         log_sums = readable(log_sums)
     if users * num_beams > _MANY:
         require_room("trie_step", "nodes", (3, users, num_beams))
-    out = _allocate(scores, nodes, num_beams)
+    out = _outputs(scores, nodes, num_beams)
     addresses = logits.data_ptr(), nodes.data_ptr(), scores.data_ptr()
     if 0 in addresses or (addresses[0] | addresses[1] | addresses[2]) & 3:  # empty, freed, or not aligned
         if not addresses[0] or addresses[0] % logits.element_size():
@@ -268,29 +268,29 @@ def _twin(
     nodes: Tensor,
     scores: Tensor,
     tokens: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    deltas: Sequence[Tensor],
+    child_bases: Sequence[Tensor],
+    child_deltas: Sequence[Tensor],
     num_beams: int,
     valid_only: bool,
-    log_sums: Tensor | None,
-    bits: Tensor | None,
-    ranks: Tensor | None,
-    excluded: Tensor | None,
-    excluded_offsets: Tensor | None,
+    **filters: Tensor | None,
 ) -> _Outputs:
-    last = deltas[0].numel() - 2
+    levels = _Levels((0,) * len(tokens), tuple(tokens), tuple(child_bases), tuple(child_deltas))
+    best, *picked, bound = _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, **filters)
+    return best, torch.stack(picked), bound
+
+
+def _check(
+    logits: Tensor, nodes: Tensor, scores: Tensor, child_deltas: Sequence[Tensor], log_sums: Tensor | None
+) -> None:
+    last = child_deltas[0].numel() - 2
     _refuse((nodes < -1) | (nodes > last), f"nodes must be -1 or in [0, {last}]", nodes)
     live = (nodes >= 0) & (scores != -torch.inf)
     _refuse((nodes >= 0) & ~(scores < torch.inf), "scores must not be NaN or +inf", scores)
     highest = logits.float().amax(-1)
     _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
-    levels = _Levels((0,) * len(tokens), tuple(tokens), tuple(bases), tuple(deltas))
     if log_sums is not None:
         named = live & (highest > -torch.inf)
         _refuse(named & ~(log_sums < torch.inf), "log_sums must not be NaN or +inf", log_sums)
-    filters = (bits, ranks, excluded, excluded_offsets, log_sums)
-    best, *picked, bound = _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, *filters)
-    return best, torch.stack(picked), bound
 
 
 def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
@@ -299,25 +299,7 @@ def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
         raise InvalidValueError(f"trie_step: {rule}, got {values[user, beam].item()} for user {user}, beam {beam}")
 
 
-def _fake(
-    logits: Tensor,
-    nodes: Tensor,
-    scores: Tensor,
-    tokens: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    deltas: Sequence[Tensor],
-    num_beams: int,
-    valid_only: bool,
-    log_sums: Tensor | None,
-    bits: Tensor | None,
-    ranks: Tensor | None,
-    excluded: Tensor | None,
-    excluded_offsets: Tensor | None,
-) -> _Outputs:
-    return _allocate(scores, nodes, num_beams)
-
-
-def _allocate(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
+def _outputs(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
     users = scores.shape[0]
     return (
         scores.new_empty((users, num_beams)),
@@ -330,7 +312,8 @@ _op = define(
     "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
     " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? log_sums, Tensor? bits, Tensor? ranks,"
     " Tensor? excluded, Tensor? excluded_offsets) -> (Tensor scores, Tensor picked, Tensor bound)",
-    cpu=_cpu,
+    kernels={"cpu": _cpu},
     twin=_twin,
-    fake=_fake,
+    fake=_outputs,
+    check=_check,
 )

@@ -37,8 +37,8 @@ def transformer_search(
     code_tokens: list[Tensor],
     embedding: Tensor,
     tokens: list[Tensor],
-    bases: list[Tensor],
-    deltas: list[Tensor],
+    child_bases: list[Tensor],
+    child_deltas: list[Tensor],
     bits: Tensor | None,
     ranks: Tensor | None,
     excluded: Tensor | None,
@@ -52,7 +52,7 @@ def transformer_search(
     """Beams as rows ``[B, W]``; ``ancestors`` grow by a step at a time."""
     spec = unpack_stacks(weights)[0][stack].spec
     users, levels = scores.shape[0], len(tokens)
-    trie = _Levels(tuple(t.numel() for t in code_tokens), tuple(tokens), tuple(bases), tuple(deltas))
+    trie = _Levels(tuple(t.numel() for t in code_tokens), tuple(tokens), tuple(child_bases), tuple(child_deltas))
     scores, bound = scores.unsqueeze(1), scores.new_full((users,), -torch.inf)
     nodes = torch.where(scores > -torch.inf, 0, -1).int()
     codes = torch.empty(users, 1, 0, dtype=torch.int32, device=scores.device)
