@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 import genrec_fast as gf
 from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.recipe import Recipe
+from timing import peak_bytes
 
 LONG = 50  # longest history, items, where users have many events: the published length
 SHORT = 20  # and where they have few: the convention of the field's tables
@@ -85,7 +85,7 @@ def measure(folder: Path, name: str, seed: int, epochs: int | None, out: Path) -
         "train_cpu_s": busy,
         "train_wall_s": wall,
         "users_per_cpu_s": len(questions) / asking,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_bytes() / 2**20,
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from baselines import HfTrie, hf_t5
-from bench_trie_step import in_turn
 from genrec_fast.backbones import T5Config
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Batch, Jagged
+from timing import in_turn
 
 SIZES, NUM_ITEMS, HISTORY = (256,) * 4, 12_101, 20
 

@@ -3,7 +3,7 @@
 One process, one thread, everything in turn, by the clock of the process (what others take of the core does not count).
 Before anything is timed our float32 sequences and scores are those of
 ``generate``; for bfloat16 and int8 the table shows how far the answers are from float32. "Search" is the share of a
-call outside the network. The floor is the arithmetic that sharing each prompt leaves (``decode_models.decode_flops``)
+call outside the network. The floor is the arithmetic that sharing each prompt leaves (``models.decode_flops``)
 at the speed of a square product of the same type; int8 is set against bfloat16's.
 
 Run: pytest bench -k decode           prints the table
@@ -22,14 +22,12 @@ import torch
 from torch import Tensor
 
 import genrec_fast as gf
-from baselines import HfTrie
-from bench_trie_step import gemm_flops, in_turn
-from conftest import environment
-from decode_models import TOKEN_OFFSET, build, decode_flops
-from decode_report import ROWS, where
-from decode_rivals import CTranslate2T5, cache_bytes, clock, hf_modules, measure, written_by_hf
+from baselines import CTranslate2T5, HfTrie, cache_bytes, hf_modules, written_by_hf
 from genrec_fast.ops._registry import core
 from genrec_fast.trie import build_trie
+from models import TOKEN_OFFSET, build, decode_flops
+from report import MEASURED
+from timing import clock, gemm_flops, in_turn
 from workloads import DECODES, Decode
 
 WEIGHTS = ("float32", "bfloat16", "int8")
@@ -92,16 +90,6 @@ def share_of_search(
     state: Any = by_level.state
     held = [state.cache, state.cross, *state.chain]
     return (outside + steps) / whole, sum(tensor.nbytes for tensor in held if tensor is not None)
-
-
-@functools.cache
-def product_flops(name: str) -> float:
-    """FLOP/s of a square product of the type."""
-    if name == "float32":
-        return gemm_flops()
-    a = torch.randn(512, 512).bfloat16()
-    (best,) = in_turn(lambda: a @ a, seconds=0.3)
-    return float(2 * 512**3 / best * 1e6)
 
 
 def rank_correlation(found: Any, exact: Any) -> float:
@@ -200,9 +188,10 @@ def test_decode_hf(benchmark, name, monkeypatch):
     exact = recommend("float32", shape.beams)
     wide = {weights: recommend(weights, shape.beams) for weights in WEIGHTS}
     written_by_hf(model, prompts[:1, :8], 2, hf_trie, shape.num_levels, 1)  # imports what the first call imports
-    times = measure(sides, check)
+    check({name: side() for name, side in sides.items()})
+    times = {name: us / 1e3 for name, us in zip(sides, in_turn(*sides.values(), seconds=3.0, most=100), strict=True)}
     flops = decode_flops(model.config, shape)
-    rows, facts = [], environment()
+    rows = []
     for weights in WEIGHTS:
         rounds = 4 if shape.users > 1 else 50
         search, memory = share_of_search(compiled[weights], prompts, shape.beams, rounds, monkeypatch)
@@ -216,7 +205,7 @@ def test_decode_hf(benchmark, name, monkeypatch):
                 "hf_ms": times["hf"],
                 "modules_ms": times["modules"],
                 "ctranslate2_ms": times.get(f"ctranslate2 {weights}"),
-                "floor_ms": 1e3 * flops / product_flops(weights),
+                "floor_ms": 1e3 * flops / gemm_flops(torch.float32 if weights == "float32" else torch.bfloat16),
                 "search": search,
                 "same": same,
                 "difference": difference,
@@ -224,9 +213,8 @@ def test_decode_hf(benchmark, name, monkeypatch):
                 "correlation": rank_correlation(wide[weights], exact),
                 "memory_ours": memory,
                 "memory_hf": answers["memory"],
-                "where": where(facts),
             }
         )
-    ROWS.extend(rows)
+    MEASURED.extend(rows)
     benchmark.extra_info["decode"] = rows
     benchmark.pedantic(sides["compile float32"], rounds=1)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench_trie_step import in_turn
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.reference.fingerprint import fingerprint as twin
+from timing import in_turn
 
 MODELS = {  # tensors, floats in each
     "200 of 25 KB": (200, 6_250),

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench_trie_step import gemm_flops, in_turn
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.reference.gemm import gemm as twin
 from genrec_fast.ops.reference.gemm import gemm_pack as pack_twin
+from timing import gemm_flops, in_turn
 
 SHAPES = {  # rows, columns, depth
     "512x256x768": (512, 256, 768),

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench_trie_step import in_turn
 from genrec_fast.ops import RelativeTimeBias, jagged_attention
+from timing import in_turn
 from workloads import ROWS, Rows
 
 FLOPS = 115e9  # of this machine's sgemm, one thread (bench_gemm.py)

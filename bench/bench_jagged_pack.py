@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench_trie_step import in_turn
 from genrec_fast import ops
+from timing import in_turn
 
 WIDTH = 64
 LENGTHS = {"s": (50, 200), "l": (200, 1024)}  # mean and longest of 32 rows, as the attention benchmarks have

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench_trie_step import gemm_flops, in_turn
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
+from timing import gemm_flops, in_turn
 from workloads import VECTORS
 
 faiss.omp_set_num_threads(torch.get_num_threads())

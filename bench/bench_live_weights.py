@@ -14,10 +14,9 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from bench_recommend import histories, untrained
-from bench_trie_step import in_turn
-from decode_models import TOKEN_OFFSET, build
 from genrec_fast.nn import native
+from models import TOKEN_OFFSET, build, histories, untrained
+from timing import in_turn
 
 ROUNDS_SECONDS = 2.0
 
@@ -54,7 +53,7 @@ def test_transformers(name: str, dtype: str, users: int) -> None:
 
 def test_our_own() -> None:
     torch.set_num_threads(1)
-    model = untrained()
+    model = untrained(gf.recipes.marius())
     model.backbone.eval()  # as every search has it
-    one = histories(model, 1)
+    one = histories(1)
     report("marius 1x50", model.backbone, "float32", lambda: model.recommend(one, 10, num_beams=50))

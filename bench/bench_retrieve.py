@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench_trie_step import in_turn
 from genrec_fast.ops import topk_inner_product
+from timing import in_turn
 from workloads import TABLES
 
 faiss.omp_set_num_threads(torch.get_num_threads())

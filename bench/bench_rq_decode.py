@@ -7,32 +7,16 @@ Both sides give equal vectors, asserted before they are timed in turn in one pro
 from __future__ import annotations
 
 import faiss
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bench_trie_step import in_turn
+from baselines import faiss_packed, faiss_quantizer
 from genrec_fast.ops.rq_decode import rq_decode
-from workloads import VECTORS, Vectors
+from timing import in_turn
+from workloads import VECTORS
 
 faiss.omp_set_num_threads(torch.get_num_threads())
-
-
-def faiss_quantizer(shape: Vectors, books: list[Tensor]) -> faiss.ResidualQuantizer:
-    bits = shape.codebook_size.bit_length() - 1
-    quantizer = faiss.ResidualQuantizer(shape.depth, shape.num_levels, bits)
-    faiss.copy_array_to_vector(torch.cat(books).numpy().ravel(), quantizer.codebooks)
-    quantizer.is_trained = True
-    return quantizer
-
-
-def packed(codes: Tensor, quantizer: faiss.ResidualQuantizer) -> np.ndarray:
-    """The codes as faiss keeps them: bits end to end."""
-    out = np.zeros((len(codes), quantizer.code_size), dtype=np.uint8)
-    numbers = np.ascontiguousarray(codes.numpy())
-    quantizer.pack_codes(len(codes), faiss.swig_ptr(numbers), faiss.swig_ptr(out))
-    return out
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -56,7 +40,7 @@ def test_rq_decode(benchmark, name, rival):
         assert torch.equal(ours(), embeddings())
     else:
         quantizer = faiss_quantizer(shape, books)
-        bits = packed(codes, quantizer)
+        bits = faiss_packed(codes, quantizer)
 
         def other() -> Tensor:
             return torch.from_numpy(quantizer.decode(bits))

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench_rq_decode import faiss_quantizer
-from bench_trie_step import gemm_flops, in_turn
+from baselines import faiss_quantizer
 from genrec_fast.ops.reference.rq_encode import scores
 from genrec_fast.ops.rq_encode import rq_encode
+from timing import gemm_flops, in_turn
 from workloads import VECTORS, Vectors
 
 faiss.omp_set_num_threads(torch.get_num_threads())

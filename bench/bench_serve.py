@@ -1,7 +1,7 @@
 """A server under load on loopback: questions answered together, against one at a time.
 
-Untrained weights: the time does not depend on them. The shape of beauty: 12,101 items, semantic IDs of 3 levels of 256
-codes and a dedup level; the recipes as published in the package, 20 items of history, top 10, the recipe's own beams.
+The recipes as published in the package, untrained (``models.untrained``), 20 items of history, top 10, the recipe's own
+beams.
 Clients are a process of their own (HTTP/1.1 over kept connections), each asks its next question when it has the answer.
 The rival is the same server with max_running=1: one search after the other. "cpu" is the server's processor time for a
 question, which other work on the machine changes little.
@@ -23,29 +23,16 @@ import pytest
 import torch
 import uvicorn
 
-from genrec_fast import recipes
+import genrec_fast as gf
 from genrec_fast.integrations.serve import ServeConfig, create_app
-from genrec_fast.model import Recommender, build_parts
-from genrec_fast.tokenizers import add_dedup_level
+from models import histories, untrained
 from serve_client import ask_all
 
-NUM_ITEMS, HISTORY = 12_101, 20
 QUICK = "GENREC_BENCH_SECONDS" in os.environ  # a run that only shows that it runs
 
 
-def untrained(name: str) -> Recommender:
-    torch.manual_seed(0)
-    recipe = recipes.get(name)
-    codes, sizes = add_dedup_level(torch.randint(0, 256, (NUM_ITEMS, 3), dtype=torch.int32), (256, 256, 256), "rank")
-    if recipe.tokenizer is None:
-        codes, sizes = torch.arange(NUM_ITEMS, dtype=torch.int32)[:, None], (NUM_ITEMS,)
-    layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, torch.randn(NUM_ITEMS, 384))
-    names = [str(item) for item in range(NUM_ITEMS)]
-    return Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=sizes)
-
-
 @contextlib.contextmanager
-def served(model: Recommender, max_running: int) -> Iterator[int]:
+def served(model: gf.Recommender, max_running: int) -> Iterator[int]:
     app = create_app(model, ServeConfig(max_running=max_running, timeout=120))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
     started, startup = threading.Event(), server.startup
@@ -74,12 +61,10 @@ def quantile(seconds: list[float], share: float) -> float:
 def test_serve(benchmark: Any, name: str, clients: int) -> None:
     if QUICK and (name, clients) not in (("sasrec", 8), ("tiger", 8)):
         pytest.skip("a quick run shows two of the shapes")
-    model = untrained(name)
+    model = untrained(gf.recipes.get(name))
     count = 8 if QUICK else max(48, 4 * clients)
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(0, NUM_ITEMS, (count, HISTORY), generator=generator)
     bodies = [
-        {"histories": [row], "k": 10, "exclude_seen": number % 2 == 1} for number, row in enumerate(rows.tolist())
+        {"histories": [row], "k": 10, "exclude_seen": number % 2 == 1} for number, row in enumerate(histories(count))
     ]
     found: dict[int, tuple[list[Any], list[float], float]] = {}
     spent: dict[int, float] = {}

@@ -7,9 +7,6 @@ shows minima. `pytest bench/bench_trie_step.py --benchmark-json=run.json && pyth
 from __future__ import annotations
 
 import functools
-import os
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +19,7 @@ from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
+from timing import gemm_flops, in_turn
 from workloads import SEARCHES, Search
 
 LEVELS = [(name, level) for name, shape in SEARCHES.items() for level in range(shape.num_levels)]
@@ -55,34 +53,6 @@ def inputs(shape: Search, trie: Trie) -> list[Inputs]:
         step = trie_step(trie, level, logits, nodes, scores, num_beams=shape.beams)
         nodes, scores = step.nodes, step.scores
     return given
-
-
-def in_turn(*sides: Callable[[], object], seconds: float = 0.6, most: int = 300) -> list[float]:
-    """Minimum time of each side in microseconds; they alternate, so that a busy moment hits them alike.
-
-    GENREC_BENCH_SECONDS caps the seconds a side (CI asks for equality and for rows, not for good figures).
-    """
-    seconds = min(seconds, float(os.environ.get("GENREC_BENCH_SECONDS", "inf")))
-    best = [float("inf")] * len(sides)
-    for side in sides:
-        side()
-    end = time.perf_counter() + seconds * len(sides)
-    for _ in range(most):
-        for i, side in enumerate(sides):
-            start = time.perf_counter()
-            side()
-            best[i] = min(best[i], time.perf_counter() - start)
-        if time.perf_counter() > end:
-            break
-    return [1e6 * b for b in best]
-
-
-@functools.cache
-def gemm_flops() -> float:
-    """FLOP/s of a square float32 product on the threads in use: the machine's arithmetic limit in practice."""
-    a = torch.randn(512, 512)
-    (best,) = in_turn(lambda: a @ a, seconds=0.3)
-    return float(2 * 512**3 / best * 1e6)
 
 
 def assert_same_beams(ours: TrieStep, scores: Tensor, codes: Tensor, parents: Tensor, nodes: Tensor) -> None:

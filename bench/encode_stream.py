@@ -7,8 +7,6 @@ Run: python bench/encode_stream.py --num-rows 1000000
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,14 +17,9 @@ import torch
 from genrec_fast.data import FeatureFile
 from genrec_fast.ops.reference.rq_encode import rq_encode as twin
 from genrec_fast.tokenizers import encode_file
+from timing import peak_bytes
 
 REPEATED = 8192  # rows of random vectors
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def write_source(path: Path, rows: int, depth: int, dtype: str, sparse: bool) -> None:
@@ -66,13 +59,13 @@ def main() -> None:
         source, out = Path(folder) / "features.npy", Path(folder) / "codes.npy"
         write_source(source, given.num_rows, given.depth, given.dtype, given.sparse)
         print(f"{given.num_rows:,} x {given.depth} {given.dtype}: {source.stat().st_size / 2**30:.2f} GiB")
-        before, begin = peak_mib(), time.perf_counter()
+        before, begin = peak_bytes(), time.perf_counter()
         busy = time.process_time()
         encode_file(books, source, out, rows_per_block=given.rows_per_block, precision=given.precision)
         seconds, busy = time.perf_counter() - begin, time.process_time() - busy
         print(f"{given.num_rows / seconds:,.0f} rows/s on one thread ({seconds:.1f} s)")
         print(f"{given.num_rows / busy:,.0f} rows per second of processor time: what a core of its own would reach")
-        print(f"peak memory {peak_mib():,.0f} MiB, of which {before:,.0f} MiB before the first row")
+        print(f"peak memory {peak_bytes() / 2**20:,.0f} MiB, of which {before / 2**20:,.0f} MiB before the first row")
         all_of_them = 1e7 / given.num_rows / 60
         print(f"10,000,000 rows: {all_of_them * seconds:.1f} minutes at this speed, {all_of_them * busy:.1f} busy")
         codes = np.load(out, mmap_mode="r")

@@ -6,8 +6,6 @@ Run: python bench/trie_at_scale.py --num-items 100000000
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 import time
 
 import numpy as np
@@ -15,12 +13,7 @@ import torch
 
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import build_trie
-
-
-def peak_gib() -> float:
-    """Peak resident memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+from timing import peak_bytes
 
 
 def main() -> None:
@@ -34,10 +27,10 @@ def main() -> None:
     torch.set_num_threads(1)
     size, levels = given.codebook_size, given.num_levels
     codes = np.random.default_rng(0).integers(0, size, (given.num_items, levels), dtype=given.dtype)
-    print(f"{given.num_items:,} items of {levels} codes below {size}, {given.dtype}: {peak_gib():.2f} GiB")
+    print(f"{given.num_items:,} items of {levels} codes below {size}, {given.dtype}: {peak_bytes() / 2**30:.2f} GiB")
     begin = time.perf_counter()
     trie = build_trie(codes, codebook_sizes=(size,) * levels)
-    print(f"build: {time.perf_counter() - begin:.2f} s on one thread, peak {peak_gib():.2f} GiB")
+    print(f"build: {time.perf_counter() - begin:.2f} s on one thread, peak {peak_bytes() / 2**30:.2f} GiB")
     print(trie.stats())
     generator = torch.Generator().manual_seed(0)
     nodes, scores = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
@@ -57,7 +50,7 @@ def main() -> None:
     for row, item in enumerate(found.values[found.offsets[:-1]].tolist()):  # what was found is what was put in
         if codes[item].tolist() != prefix[0, row].tolist():
             raise SystemExit(f"item {item} has {codes[item].tolist()}, the search says {prefix[0, row].tolist()}")
-    print(f"peak in all: {peak_gib():.2f} GiB")
+    print(f"peak in all: {peak_bytes() / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Models of transformers that whole decodes are measured on, and the arithmetic that such a decode cannot avoid."""
+"""Models that benchmarks share: our recipes, untrained, and models of transformers with the arithmetic of a decode.
+
+Untrained weights: the time of a search does not depend on them, but for how often its answer is proven exact.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,32 @@ import pytest
 import torch
 from torch import nn
 
+from genrec_fast.model import Recommender, build_parts
+from genrec_fast.recipe import Recipe
+from genrec_fast.tokenizers import add_dedup_level
 from workloads import Decode
+
+NUM_ITEMS, FEATURE_DIM = 12_101, 384  # of beauty
+
+
+def untrained(recipe: Recipe) -> Recommender:
+    """A recipe on a catalog of beauty's shape: semantic IDs of 3 levels of 256 codes and a dedup level, or atoms."""
+    torch.manual_seed(0)
+    codes, sizes = torch.arange(NUM_ITEMS, dtype=torch.int32)[:, None], (NUM_ITEMS,)
+    if recipe.tokenizer is not None:
+        drawn = torch.randint(0, 256, (NUM_ITEMS, 3), dtype=torch.int32)
+        codes, sizes = add_dedup_level(drawn, (256, 256, 256), "rank")
+    layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, torch.randn(NUM_ITEMS, FEATURE_DIM))
+    names = [str(item) for item in range(NUM_ITEMS)]
+    return Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=sizes)
+
+
+def histories(users: int, items: int = 20, num_items: int = NUM_ITEMS) -> list[list[int]]:
+    """The same random histories on every call."""
+    generator = torch.Generator().manual_seed(1)
+    rows: list[list[int]] = torch.randint(0, num_items, (users, items), generator=generator).tolist()
+    return rows
+
 
 # The token of code 0 of level 0; the levels follow each other behind it.
 TOKEN_OFFSET = {"t5": 3, "qwen3": 256, "smollm2": 1000}
