@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from baselines import HfTrie, hf_t5
 from genrec_fast.backbones import T5Config
+from genrec_fast.catalog import Catalog
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.trie import build_trie
@@ -47,8 +48,9 @@ def test_decode(benchmark, users, beams):
     torch.manual_seed(0)
     codes = torch.randint(0, 256, (NUM_ITEMS, 4))
     trie = build_trie(codes, codebook_sizes=SIZES)
-    layout = PlainConfig().build(codes, SIZES, None)
-    backbone = T5Config(num_user_tokens=0).build(SIZES, NUM_ITEMS, None).eval()
+    catalog = Catalog(item_codes=codes, codebook_sizes=SIZES)
+    layout = PlainConfig().build(catalog)
+    backbone = T5Config(num_user_tokens=0).build(catalog).eval()
     hf, hf_trie = hf_t5(backbone), HfTrie(codes)
     decoder = BeamConfig(num_beams=beams).build()
     batch = Batch(Jagged.from_rows(torch.randint(0, NUM_ITEMS, (users, HISTORY)).unbind()))

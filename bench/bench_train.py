@@ -17,9 +17,9 @@ import torch
 from genrec_fast import recipes
 from genrec_fast.data import leave_one_out, training_batches
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.model import build_parts
+from genrec_fast.model import Recommender
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from genrec_fast.training.setup import make_optimizer, objective_of, semantic_ids
+from genrec_fast.training.setup import coded_catalog, make_optimizer
 from genrec_fast.weights import module_tensors
 
 SHOP_USERS, SHOP_ITEMS = 600, 2000
@@ -32,16 +32,14 @@ def parts(name: str) -> Any:
     events = dataclasses.replace(data.interactions, actions=actions, action_names=("liked", "shared"))
     data = dataclasses.replace(data, interactions=events)
     histories = leave_one_out(data.interactions).train.items
-    codes, sizes = semantic_ids(recipe, data, 0, None, reuse=False, histories=histories)
-    layout, backbone, _, _ = build_parts(recipe, codes, sizes, data.features)
-    return recipe, data, layout, backbone
+    return recipe, data, Recommender(recipe, coded_catalog(recipe, data, 0, None, reuse=False, histories=histories))
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_training_steps(benchmark: Any, name: str) -> None:
-    recipe, data, layout, backbone = parts(name)
+    recipe, data, model = parts(name)
     train = leave_one_out(data.interactions).train
-    objective, optimizer = objective_of(recipe, train), make_optimizer(backbone, recipe.train)
+    optimizer = make_optimizer(model, recipe.train)
     batching = recipe.batching
     batches = training_batches(
         train,
@@ -54,9 +52,9 @@ def test_training_steps(benchmark: Any, name: str) -> None:
     batch = next(batches)
 
     def step() -> float:
-        loss = objective(backbone, layout(batch))
+        loss = model.objective(model, model.objective.prepare(model, model.batch(batch)))
         loss.value.backward()
-        torch.nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(loss.value.detach())
@@ -74,11 +72,11 @@ def test_training_steps(benchmark: Any, name: str) -> None:
 
 
 def test_checkpoint(benchmark: Any, tmp_path: Path) -> None:
-    recipe, _, _, backbone = parts("marius")
-    optimizer = make_optimizer(backbone, recipe.train)
-    sum(parameter.sum() for parameter in backbone.parameters()).backward()
+    recipe, _, model = parts("marius")
+    optimizer = make_optimizer(model, recipe.train)
+    sum(parameter.sum() for parameter in model.parameters()).backward()
     optimizer.step()
-    weights, path = module_tensors(backbone), tmp_path / "checkpoint.safetensors"
+    weights, path = module_tensors(model), tmp_path / "checkpoint.safetensors"
     best = {name: tensor.clone() for name, tensor in weights.items()}
     benchmark.pedantic(save_checkpoint, (path, Progress(), weights, best, optimizer), rounds=5)
     begin = time.perf_counter()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.backbones import Causal, CausalConfig
+from genrec_fast.catalog import Catalog
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.types import Batch, Jagged
@@ -101,8 +102,8 @@ def test_training_step(benchmark, loss, name):
     batch, num_items = batch_of(data, longest, users)
     config = CausalConfig(width=WIDTH, num_heads=HEADS, num_layers=LAYERS, hidden=WIDTH, dropout=0.0, max_items=longest)
     torch.manual_seed(0)
-    ours = config.build((num_items,), num_items, None)
-    theirs = config.build((num_items,), num_items, None)
+    ours = config.build(Catalog(num_items=num_items))
+    theirs = config.build(Catalog(num_items=num_items))
     theirs.load_state_dict(ours.state_dict())
     sides: list[tuple[nn.Module, nn.Module, torch.optim.Optimizer]] = []
     for model, network in ((ours, ours), (theirs, Padded(theirs))):

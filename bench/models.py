@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from genrec_fast.model import Recommender, build_parts
+from genrec_fast.catalog import Catalog
+from genrec_fast.model import Recommender
 from genrec_fast.recipe import Recipe
 from genrec_fast.tokenizers import add_dedup_level
 from workloads import Decode
@@ -30,9 +31,9 @@ def untrained(recipe: Recipe) -> Recommender:
     if recipe.tokenizer is not None:
         drawn = torch.randint(0, 256, (NUM_ITEMS, 3), dtype=torch.int32)
         codes, sizes = add_dedup_level(drawn, (256, 256, 256), "rank")
-    layout, backbone, decoder, trie = build_parts(recipe, codes, sizes, torch.randn(NUM_ITEMS, FEATURE_DIM))
-    names = [str(item) for item in range(NUM_ITEMS)]
-    return Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=sizes)
+    return Recommender(
+        recipe, Catalog(item_codes=codes, codebook_sizes=sizes, features=torch.randn(NUM_ITEMS, FEATURE_DIM))
+    )
 
 
 def histories(users: int, items: int = 20, num_items: int = NUM_ITEMS) -> list[list[int]]:

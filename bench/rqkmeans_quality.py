@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.catalog import Catalog
 from genrec_fast.tokenizers import RQKMeansConfig
 
 Rival = Callable[[Tensor, int], list[Tensor]]
@@ -58,7 +59,7 @@ def faiss_rq(levels: int, codes: int, iterations: int, train_type: int) -> Rival
 def ours(levels: int, codes: int, iterations: int, **settings: object) -> Rival:
     def books(x: Tensor, seed: int) -> list[Tensor]:
         config = RQKMeansConfig(codebook_sizes=(codes,) * levels, iterations=iterations, **settings)  # type: ignore[arg-type]
-        tokenizer = config.build(x.shape[1])
+        tokenizer = config.build(Catalog(features=x))
         tokenizer.fit(x, seed=seed)
         return tokenizer.codebooks
 

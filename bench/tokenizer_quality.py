@@ -55,7 +55,7 @@ def candidates() -> dict[str, Any]:
 def measure(name: str, config: Any, data: Dataset, seed: int) -> Row:
     """Fits and reports; the time is the processor's in ``fit``, which other work on the machine hardly changes."""
     assert data.features is not None
-    built = config.build(data.features.shape[1])
+    built = config.build(data.catalog)
     begin = time.process_time()
     built.fit(
         data.features,
@@ -90,7 +90,7 @@ def collisions(data: Dataset, seed: int) -> None:
     """A second table: one fit of rqkmeans, and what every way of telling items of equal codes apart did to it."""
     assert data.features is not None
     config = tokenizers.RQKMeansConfig()
-    built = config.build(data.features.shape[1])
+    built = config.build(data.catalog)
     built.fit(data.features, seed=seed)
     codes, vectors = built.encode(data.features), built.targets(data.features)
     print(

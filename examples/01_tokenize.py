@@ -9,7 +9,7 @@ import genrec_fast as gf
 from genrec_fast.data.synthetic import Shop
 
 shop = Shop(num_items=2000, seed=0)
-tokenizer = gf.RQKMeansConfig(codebook_sizes=(32, 32)).build(feature_dim=shop.features.shape[1])
+tokenizer = gf.RQKMeansConfig(codebook_sizes=(32, 32)).build(gf.Catalog(features=shop.features))
 tokenizer.fit(shop.features, num_items=shop.num_items, seed=0)
 codes = tokenizer.item_codes  # int32 [N, L]; the last level tells apart items whose other codes are equal
 shared = gf.metrics.collision_rate(codes[:, :-1])

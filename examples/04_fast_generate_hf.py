@@ -34,7 +34,7 @@ sizes = (256,) * codes.shape[1] if codes is not None else ()
 if codes is None:
     assert data.features is not None, "the items need vectors or published semantic IDs"
     width = 256 if given.data else 32
-    tokenizer = gf.RQKMeansConfig(codebook_sizes=(width,) * 3).build(feature_dim=data.features.shape[1])
+    tokenizer = gf.RQKMeansConfig(codebook_sizes=(width,) * 3).build(data.catalog)
     tokenizer.fit(data.features, num_items=data.num_items, seed=0)
     codes, sizes = tokenizer.item_codes, tokenizer.codebook_sizes
 levels = len(sizes)

@@ -28,8 +28,8 @@ class AverageConfig:
     width: int = 32  # channels
     decay: float = 0.6  # weight of a purchase beside that of the one after it
 
-    def build(self, codebook_sizes: tuple[int, ...], num_items: int, feature_dim: int | None) -> Average:
-        return Average(self, num_items)
+    def build(self, catalog: gf.Catalog) -> Average:
+        return Average(self, catalog.num_items)
 
 
 class Average(nn.Module):

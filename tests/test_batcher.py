@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
 from genrec_fast.batcher import Batcher
+from genrec_fast.catalog import Catalog
 from genrec_fast.decoders import DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
 from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError, QueueFullError, TimedOutError
-from genrec_fast.model import Recommender, build_parts
+from genrec_fast.model import Recommender
 from genrec_fast.types import Jagged
 from toy import toy_recipe
 
@@ -42,11 +43,8 @@ def assembled(recipe, sizes):
     codes = torch.stack([torch.randint(0, size, (ITEMS,), generator=generator) for size in sizes], 1).int()
     if len(sizes) == 1:
         codes = torch.arange(ITEMS, dtype=torch.int32)[:, None]
-    layout, backbone, search, trie = build_parts(recipe, codes, sizes, None)
     names = [f"thing {i}" for i in range(ITEMS)]
-    return Recommender(
-        recipe, layout, backbone, search, trie, item_ids=names, titles=None, codebook_sizes=sizes
-    )  # fmt: skip
+    return Recommender(recipe, Catalog(item_codes=codes, codebook_sizes=sizes, item_ids=names))
 
 
 def toy():

@@ -11,6 +11,7 @@ import torch
 from genrec_fast import tokenizers
 from genrec_fast.cli import main
 from genrec_fast.tokenize_files import kinds
+from shared.catalogs import wide
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_the_kind_decides_the_options(vectors, tmp_path, kind, capsys):
     assert main(["tokenize", str(vectors), "--out", str(tmp_path / kind), *options, "--quiet"]) == 0
     capsys.readouterr()
     config = kinds()[kind](codebook_sizes=(8, 8))
-    tokenizer = config.build(8)
+    tokenizer = config.build(wide(8))
     tokenizer.fit(torch.from_numpy(np.load(vectors).astype(np.float32)), seed=3)
     assert np.array_equal(np.load(tmp_path / kind / "item_codes.npy"), tokenizer.item_codes.numpy())
 

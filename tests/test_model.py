@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import torch
 
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
+from genrec_fast.catalog import Catalog
 from genrec_fast.cli import main
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.model import Recommender, build_parts, load
+from genrec_fast.model import Recommender, load
 from genrec_fast.tokenizers import RandomConfig
 from genrec_fast.types import Jagged
 from toy import ToyDecoder, toy_data, toy_recipe
@@ -25,17 +28,7 @@ def model():
     torch.manual_seed(0)
     recipe, data = toy_recipe(), toy_data()
     sizes = (data.num_items,)
-    layout, backbone, decoder, trie = build_parts(recipe, torch.arange(30, dtype=torch.int32)[:, None], sizes, None)
-    return Recommender(
-        recipe,
-        layout,
-        backbone,
-        decoder,
-        trie,
-        item_ids=data.interactions.item_ids,
-        titles=data.titles,
-        codebook_sizes=sizes,
-    )
+    return Recommender(recipe, data.catalog.with_codes(torch.arange(30, dtype=torch.int32)[:, None], sizes))
 
 
 def test_lists_and_jagged_give_the_same(model):
@@ -148,7 +141,7 @@ def test_names_and_titles(model):
         model.numbers(["thing 1", "thing 99"])
     assert model.title(3) == "Title 3"
     assert model.title(torch.tensor(3)) == "Title 3"
-    model.titles = None
+    model.catalog = dataclasses.replace(model.catalog, titles=None)
     assert model.title(3) == "thing 3"
     for item, text in ((-1, "-1, which stands behind a user's last result"), (30, "30"), (-30, "-30")):
         with pytest.raises(InvalidValueError, match=rf"title must be asked for an item id in \[0, 30\), got {text}$"):
@@ -204,8 +197,8 @@ def test_an_unknown_version_or_key_is_corrupt(model, tmp_path):
     model.save(tmp_path)
     card = json.loads((tmp_path / "recipe.json").read_text())
     for change, message in (
-        ({"version": 2}, "must be a recommender's card of version 1"),
-        ({"codebook_sizes": None}, "lacks or misstates a key"),
+        ({"version": 3}, "must be a recommender's card of version 1 to 2"),
+        ({"sha256": None}, "lacks or misstates a key"),
         ({"recipe": card["recipe"] | {"mood": "good"}}, "Recipe has unknown key 'mood'"),
     ):
         (tmp_path / "recipe.json").write_text(json.dumps(card | change))
@@ -216,19 +209,21 @@ def test_an_unknown_version_or_key_is_corrupt(model, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("num_items", -1, "num_items must be .* as in items.json, got -1"),
-        ("num_items", 10**12, "num_items must be .* as in items.json, got 1000000000000"),
-        ("feature_dim", -1, "feature_dim must be at least 1, got -1"),
+        ("num_items", -1, "num_items must be at least 0, got -1"),
+        ("num_items", 10**12, "num_items must be at most"),
+        ("num_items", 7, "must have one row per item = 7"),
+        ("feature_dim", -1, "feature_dim must be that of the weights, got -1"),
         ("feature_dim", "x", "lacks or misstates a key"),
+        ("codebook_sizes", None, "lacks or misstates a key"),
         ("sha256", {}, "must hold the checksum of weights.safetensors, got none"),
     ],
 )
-def test_a_card_that_misstates_is_corrupt(model, tmp_path, key, value, text):
-    model.save(tmp_path)
-    card = json.loads((tmp_path / "recipe.json").read_text())
-    (tmp_path / "recipe.json").write_text(json.dumps({**card, key: value}))
+def test_a_card_of_the_first_version_that_misstates_is_corrupt(tmp_path, key, value, text):
+    shutil.copytree(Path(__file__).parent / "fixtures" / "saved_96c562f" / "models" / "marius", tmp_path / "m")
+    card = json.loads((tmp_path / "m" / "recipe.json").read_text())
+    (tmp_path / "m" / "recipe.json").write_text(json.dumps({**card, key: value}))
     with pytest.raises(CorruptFileError, match=text):
-        load(tmp_path)
+        load(tmp_path / "m")
 
 
 def test_a_card_nested_too_deeply_is_corrupt(model, tmp_path):
@@ -276,9 +271,7 @@ def test_users_reach_a_recipe_with_user_tokens_also_from_the_command_line(tmp_pa
     recipe = dataclasses.replace(recipe, backbone=small, tokenizer=RandomConfig(codebook_sizes=(8, 8)))
     codes = torch.stack([torch.arange(30) // 8, torch.arange(30) % 8], 1).int()
     torch.manual_seed(0)
-    layout, backbone, decoder, trie = build_parts(recipe, codes, (8, 8), None)
-    names = [str(item) for item in range(30)]
-    model = Recommender(recipe, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=(8, 8))
+    model = Recommender(recipe, Catalog(item_codes=codes, codebook_sizes=(8, 8)))
     nobody, first, other = (model.recommend([[1, 2]], 5, users=who).scores for who in (None, [0], torch.tensor([3])))
     assert torch.equal(nobody, first)
     assert not torch.allclose(nobody, other)

@@ -19,6 +19,7 @@ def test_the_public_list():
         "BatchingConfig",
         "BeamConfig",
         "BidirectionalConfig",
+        "Catalog",
         "CausalConfig",
         "ClosedError",
         "CoOccurrenceConfig",

@@ -14,6 +14,7 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import coded
 from shared.weight_changes import CHANGES
 
 ITEMS, MOST = 30, 12
@@ -38,14 +39,10 @@ def recommender(config, features: bool = False, seed: int = 0) -> Recommender:
     layout = PlainConfig(use_features=features)
     recipe = dataclasses.replace(recipe, backbone=config, batching=batching, layout=layout)
     vectors = torch.randn(ITEMS, 5)
-    made = layout.build(torch.arange(ITEMS)[:, None], (ITEMS,), vectors)
-    backbone = config.build((ITEMS,), ITEMS, made.feature_dim)
-    for parameter in backbone.parameters():  # far from the start, where a mistake would show
+    model = Recommender(recipe, coded(torch.arange(ITEMS)[:, None], (ITEMS,), vectors))
+    for parameter in model.backbone.parameters():  # far from the start, where a mistake would show
         torch.nn.init.normal_(parameter, std=0.3)
-    names = [str(i) for i in range(ITEMS)]
-    return Recommender(
-        recipe, made, backbone, recipe.decoder.build(), None, item_ids=names, titles=None, codebook_sizes=(ITEMS,)
-    )
+    return model
 
 
 def anew(model: Recommender, history: list[int], times: list[int], asked: int | None) -> torch.Tensor:

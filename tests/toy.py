@@ -8,16 +8,17 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from genrec_fast.base.objective import Objective
 from genrec_fast.data import Dataset, Interactions
 from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.recipe_json import register_config
-from genrec_fast.types import Jagged, Loss, Ranked
+from genrec_fast.types import Embedding, Jagged, Loss, Ranked
 
 
 class ToyLayout(nn.Module):
     def __init__(self, item_codes):
         super().__init__()
-        self.register_buffer("item_codes", item_codes)
+        self.register_buffer("item_codes", item_codes, persistent=False)
 
     def forward(self, batch):
         return batch
@@ -26,8 +27,8 @@ class ToyLayout(nn.Module):
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class ToyLayoutConfig:
-    def build(self, item_codes, codebook_sizes, features):
-        return ToyLayout(item_codes)
+    def build(self, catalog):
+        return ToyLayout(catalog.item_codes)
 
 
 class ToyBackbone(nn.Module):
@@ -63,15 +64,18 @@ class ToyBackboneConfig:
     width: int = 8
     dropout: float = 0.2
 
-    def build(self, codebook_sizes, num_items, feature_dim) -> ToyBackbone:
-        return ToyBackbone(num_items, self.width, self.dropout)
+    def build(self, catalog) -> ToyBackbone:
+        return ToyBackbone(catalog.num_items, self.width, self.dropout)
 
 
-class ToyObjective:
+class ToyObjective(Objective):
+    needs = Embedding
+
     def __init__(self, explode_at):
         self.explode_at, self.calls = explode_at, 0
 
-    def __call__(self, backbone, batch):
+    def __call__(self, system, batch):
+        backbone = system.backbone
         logits = backbone.embed_targets(batch) @ backbone.item_table().T
         targets = batch.targets[batch.target_positions]
         value = nn.functional.cross_entropy(logits, targets)
@@ -88,7 +92,7 @@ class ToyObjectiveConfig:
 
     explode_at: int = 0
 
-    def build(self):
+    def build(self, catalog=None):
         return ToyObjective(self.explode_at)
 
 
@@ -111,7 +115,7 @@ class ToyDecoder:
 class ToyDecoderConfig:
     needs: ClassVar[str] = "Embedding"
 
-    def build(self):
+    def build(self, catalog=None):
         return ToyDecoder()
 
 

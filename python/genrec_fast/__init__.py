@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TimelineConfig,
     )
     from genrec_fast.batcher import Batcher
+    from genrec_fast.catalog import Catalog
     from genrec_fast.decoders import (
         BeamConfig,
         DiverseBeamConfig,
@@ -93,6 +94,7 @@ __all__ = [
     "BatchingConfig",
     "BeamConfig",
     "BidirectionalConfig",
+    "Catalog",
     "CausalConfig",
     "ClosedError",
     "CoOccurrenceConfig",
@@ -233,6 +235,7 @@ _HOMES = {
     "Trie": "genrec_fast.trie",
     "build_trie": "genrec_fast.trie",
     "Batch": "genrec_fast.types",
+    "Catalog": "genrec_fast.catalog",
     "Jagged": "genrec_fast.types",
     "Ranked": "genrec_fast.types",
     "UserCache": "genrec_fast.user_cache",

@@ -10,6 +10,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import MaskedItemsConfig
 from genrec_fast.types import Batch, Jagged, MaskedEmbedding
 from shared.backbone_suite import EmbeddingSuite, batch_of
+from shared.catalogs import sized, system_of
 
 
 class TestBidirectional(EmbeddingSuite):
@@ -44,7 +45,7 @@ class TestBidirectional(EmbeddingSuite):
     def test_learns_a_cycle_from_masks_alone(self):
         """Item i is followed by i + 1: after training with masks, the item behind the history is known."""
         torch.manual_seed(0)
-        backbone = dataclasses.replace(self.config, width=32).build((12,), 12, None)
+        backbone = dataclasses.replace(self.config, width=32).build(sized((12,), 12))
         objective = MaskedItemsConfig(mask_ratio=0.2, last_share=0.5).build()
         rows = [[(start + step) % 12 for step in range(3)] for start in range(12)]
         items = Jagged.from_rows(rows)
@@ -52,7 +53,7 @@ class TestBidirectional(EmbeddingSuite):
         optimizer = torch.optim.AdamW(backbone.parameters(), lr=3e-3, weight_decay=0.0)
         for _ in range(160):
             optimizer.zero_grad()
-            objective(backbone, batch).value.backward()
+            objective(system_of(backbone), batch).value.backward()
             optimizer.step()
         backbone.eval()
         scores = backbone.embed_users(Batch(items)) @ backbone.item_table().T

@@ -10,6 +10,7 @@ from genrec_fast.backbones.gru import side_by_side
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Jagged
 from shared.backbone_suite import EmbeddingSuite, batch_of
+from shared.catalogs import sized
 
 
 class TestGRU(EmbeddingSuite):
@@ -38,6 +39,6 @@ def test_rows_are_read_side_by_side():
 def test_settings_are_checked():
     with pytest.raises(InvalidValueError, match=r"^GRUConfig: hidden must be at least 1, got 0"):
         GRUConfig(hidden=0)
-    backbone = GRUConfig(width=4, hidden=4, max_items=2).build((5,), 5, None)
+    backbone = GRUConfig(width=4, hidden=4, max_items=2).build(sized((5,), 5))
     with pytest.raises(InvalidValueError, match="gru: histories must have at most max_items = 2"):
         backbone.embed_users(Batch(Jagged.from_rows([[0, 1, 2]])))

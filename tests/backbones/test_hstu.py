@@ -10,6 +10,7 @@ from genrec_fast.backbones import HSTUConfig
 from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.types import Batch, Jagged
 from shared.backbone_suite import ITEMS, EmbeddingSuite, batch_of
+from shared.catalogs import sized
 
 SMALL = {"width": 16, "num_heads": 2, "qk_dim": 8, "v_dim": 6, "num_layers": 2, "dropout": 0.0, "max_items": 6}
 
@@ -56,7 +57,7 @@ def timed(batch: Batch, times: list[int]) -> Batch:
 
 def hstu(seed: int = 0, **changes):
     torch.manual_seed(seed)
-    backbone = HSTUConfig(**{**SMALL, **changes}).build((), ITEMS, None).eval()
+    backbone = HSTUConfig(**{**SMALL, **changes}).build(sized((), ITEMS)).eval()
     for parameter in backbone.parameters():  # far from the start, where a mistake would show
         torch.nn.init.normal_(parameter, std=0.3)
     return backbone

@@ -10,6 +10,7 @@ from genrec_fast.backbones.kuaiformer import token_numbers
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Interests, Jagged
 from shared.backbone_suite import ITEMS, EmbeddingSuite, batch_of
+from shared.catalogs import sized
 
 
 class TestKuaiFormer(EmbeddingSuite):
@@ -75,5 +76,5 @@ def test_settings_are_checked():
         KuaiFormerConfig(early_group=0)
     assert KuaiFormerConfig().max_tokens == 55
     assert (
-        KuaiFormerConfig(width=8, num_heads=2, num_layers=1).build((ITEMS,), ITEMS, None).places.num_embeddings == 256
+        KuaiFormerConfig(width=8, num_heads=2, num_layers=1).build(sized((ITEMS,), ITEMS)).places.num_embeddings == 256
     )

@@ -13,6 +13,7 @@ from genrec_fast.backbones import t5 as t5_file
 from genrec_fast.backbones import timeline as timeline_file
 from genrec_fast.errors import SlowPathWarning
 from shared.backbone_suite import SIZES, batch_of, catalog_layout
+from shared.catalogs import sized
 from shared.weight_changes import CHANGES
 
 CONFIGS = {
@@ -25,7 +26,7 @@ BY_TORCH = {"t5": (t5_file, "native_t5"), "timeline": (timeline_file, "native_ti
 
 def made(name, seed=0):
     torch.manual_seed(seed)
-    model = CONFIGS[name].build(SIZES, 30, None).eval()
+    model = CONFIGS[name].build(sized(SIZES, 30)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -5,6 +5,7 @@ import torch
 from genrec_fast.backbones import PinRecConfig
 from genrec_fast.types import Batch, Embedding, Interests, Jagged
 from shared.backbone_suite import EmbeddingSuite
+from shared.catalogs import sized
 
 CONFIG = PinRecConfig(width=16, num_heads=2, num_layers=1, hidden=16, num_tokens=3, dropout=0.0, max_items=9)
 
@@ -15,7 +16,7 @@ class TestPinRec(EmbeddingSuite):
 
 def test_tokens_differ_and_the_first_is_the_embedding():
     torch.manual_seed(0)
-    backbone = CONFIG.build((20,), 20, None).eval()
+    backbone = CONFIG.build(sized((20,), 20)).eval()
     assert isinstance(backbone, Embedding)
     assert isinstance(backbone, Interests)
     batch = Batch(Jagged.from_rows([[1, 2, 3], [], [4]]), torch.tensor([2, 3, -1, 7]))

@@ -17,6 +17,7 @@ from genrec_fast.recipe_json import from_json, to_json
 from genrec_fast.training import train
 from genrec_fast.types import Batch, Jagged
 from shared.backbone_suite import ITEMS, SIZES, catalog_layout
+from shared.catalogs import sized
 from toy import toy_data
 
 CASES = {
@@ -31,7 +32,7 @@ CASES = {
 
 def filled(config):
     """The backbone with weights that come from no generator: waves of an own frequency for every name."""
-    backbone = config.build(SIZES, ITEMS, None).eval()
+    backbone = config.build(sized(SIZES, ITEMS)).eval()
     for name, tensor in backbone.state_dict().items():
         pace = int(hashlib.sha256(name.encode()).hexdigest()[:4], 16) / 65536 + 0.5
         wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * pace).view(tensor.shape)
@@ -79,7 +80,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_names_and_shapes_stay(name):
-    backbone = CASES[name].build(SIZES, ITEMS, None)
+    backbone = CASES[name].build(sized(SIZES, ITEMS))
     assert names_of(backbone) == NAMES[name], sorted(backbone.state_dict())
 
 

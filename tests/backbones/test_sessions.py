@@ -11,6 +11,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.types import Batch, Jagged
 from shared.backbone_suite import ITEMS, EmbeddingSuite
 from shared.backbone_suite import batch_of as untimed
+from shared.catalogs import sized
 
 
 def timed(batch: Batch) -> Batch:
@@ -91,5 +92,5 @@ def test_sessions_begin_with_rows_and_after_pauses():
 def test_settings_are_checked():
     with pytest.raises(InvalidValueError, match=r"^SessionsConfig: form must be 'pooled' or 'token', got 'mean'"):
         SessionsConfig(form="mean")
-    backbone = SessionsConfig(width=8, num_layers=1).build((ITEMS,), ITEMS, None)
+    backbone = SessionsConfig(width=8, num_layers=1).build(sized((ITEMS,), ITEMS))
     assert backbone.reads_times

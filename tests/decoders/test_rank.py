@@ -11,6 +11,7 @@ from genrec_fast.decoders.rank import with_candidates
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import coded, sized
 
 ITEMS, ACTIONS = 13, 2
 
@@ -20,10 +21,10 @@ def example(**changes):
     torch.manual_seed(0)
     settings = {"bias": "time", "num_layers": 2, "num_actions": ACTIONS, "max_items": 8, "max_tokens": 40}
     config = HSTUConfig(width=16, num_heads=2, qk_dim=8, v_dim=8, **(settings | changes))
-    backbone = config.build((ITEMS,), ITEMS, None).eval()
+    backbone = config.build(sized((ITEMS,), ITEMS)).eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    layout = InterleaveConfig().build(torch.arange(ITEMS)[:, None], (ITEMS,), None)
+    layout = InterleaveConfig().build(coded(torch.arange(ITEMS)[:, None], (ITEMS,)))
     items = Jagged.from_rows([[1, 5, 5], [], [2, 9, 0, 7, 3]])
     batch = Batch(
         items,

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import recipes
+from genrec_fast.catalog import Catalog
 from genrec_fast.cli import main
 from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError
 from genrec_fast.integrations._serve_body import _FIELDS
 from genrec_fast.integrations.serve import ServeConfig, create_app
-from genrec_fast.model import Recommender, build_parts
+from genrec_fast.model import Recommender
 from genrec_fast.types import Jagged
 from toy import toy_recipe
 
@@ -31,11 +32,10 @@ def toy(items=60, seed=0):
     torch.manual_seed(seed)
     recipe = toy_recipe()
     codes = torch.arange(items, dtype=torch.int32)[:, None]
-    layout, backbone, search, trie = build_parts(recipe, codes, (items,), None)
     names = [f"thing {i}" for i in range(items)]
     titles = [f"Thing {i}, \N{SNOWMAN}" for i in range(items)]
     return Recommender(
-        recipe, layout, backbone, search, trie, item_ids=names, titles=titles, codebook_sizes=(items,)
+        recipe, Catalog(item_codes=codes, codebook_sizes=(items,), item_ids=names, titles=titles)
     )  # fmt: skip
 
 
@@ -129,14 +129,11 @@ def test_actions_come_over_http():
     torch.manual_seed(0)
     recipe = recipes.get("hstu_ranking")
     codes = torch.arange(40, dtype=torch.int32)[:, None]
-    layout, backbone, search, trie = build_parts(recipe, codes, (40,), None)
-    with torch.no_grad():  # untrained, it hardly listens
-        for weight in backbone.parameters():
-            weight.mul_(5.0)
     names = [f"thing {i}" for i in range(40)]
-    model = Recommender(
-        recipe, layout, backbone, search, trie, item_ids=names, titles=None, codebook_sizes=(40,)
-    )  # fmt: skip
+    model = Recommender(recipe, Catalog(item_codes=codes, codebook_sizes=(40,), item_ids=names))
+    with torch.no_grad():  # untrained, it hardly listens
+        for weight in model.backbone.parameters():
+            weight.mul_(5.0)
     app = create_app(model)
     body = {"history_ids": [[3, 4, 5], [6]], "k": 5, "timestamps": [[0, 50, 90], [20]], "target_timestamps": [99, 99]}
     marks = [[[True, True], [False, False], [True, False]], [[False, True]]]

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.backbones import HSTUConfig
+from genrec_fast.catalog import Catalog
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.types import ActionScoring, Batch, Jagged
+from shared.catalogs import sized
 
 ITEMS, ACTIONS, FEATURES = 20, 2, 3
 SMALL = {"width": 8, "num_heads": 2, "qk_dim": 4, "v_dim": 3, "num_layers": 2, "dropout": 0.0}
@@ -18,13 +20,13 @@ SMALL = {"width": 8, "num_heads": 2, "qk_dim": 4, "v_dim": 3, "num_layers": 2, "
 
 def layout(**changes):
     features = torch.randn(ITEMS, FEATURES, generator=torch.Generator().manual_seed(0))
-    return InterleaveConfig(**changes).build(torch.zeros(ITEMS, 1), (ITEMS,), features)
+    return InterleaveConfig(**changes).build(Catalog(features=features))
 
 
 def backbone(**changes):
     torch.manual_seed(0)
     settings = {"bias": "time", "num_actions": ACTIONS, "max_items": 9, "max_tokens": 30, **SMALL, **changes}
-    made = HSTUConfig(**settings).build((), ITEMS, None).eval()
+    made = HSTUConfig(**settings).build(sized((), ITEMS)).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -217,7 +219,9 @@ def test_features_of_items_and_candidates():
     made = layout(use_features=True)
     assert made.feature_dim == FEATURES
     torch.manual_seed(0)
-    network = HSTUConfig(bias="none", num_actions=ACTIONS, max_tokens=100, **SMALL).build((), ITEMS, FEATURES).eval()
+    network = (
+        HSTUConfig(bias="none", num_actions=ACTIONS, max_tokens=100, **SMALL).build(sized((), ITEMS, FEATURES)).eval()
+    )
     batch = made(history([3, 2]))
     assert torch.equal(batch.features, made.features[batch.items.values])
     assert torch.equal(batch.candidate_features, made.features[batch.candidates.values])

@@ -7,6 +7,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import MaskedItemsConfig
 from genrec_fast.objectives.masked import whole_rows
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import system_of
 
 
 class Recorder:
@@ -36,7 +37,7 @@ def test_rows_end_with_the_target_of_their_last_position():
 @pytest.mark.parametrize(("ratio", "last_share"), [(0.0, 0.0), (1.0, 1.0)])
 def test_the_last_alone(ratio, last_share):
     backbone = Recorder(8)
-    loss = MaskedItemsConfig(mask_ratio=ratio, last_share=last_share).build()(backbone, batch())
+    loss = MaskedItemsConfig(mask_ratio=ratio, last_share=last_share).build()(system_of(backbone), batch())
     assert backbone.items.values.tolist() == [0, 1, 2, -1, 3, -1, 4, -1]
     assert backbone.at.tolist() == [3, 5, 7]
     assert loss.count == 3
@@ -45,7 +46,7 @@ def test_the_last_alone(ratio, last_share):
 
 def test_everything_is_hidden_and_asked():
     backbone = Recorder(8)
-    assert MaskedItemsConfig(mask_ratio=1.0, last_share=0.0).build()(backbone, batch()).count == 8
+    assert MaskedItemsConfig(mask_ratio=1.0, last_share=0.0).build()(system_of(backbone), batch()).count == 8
     assert backbone.items.values.tolist() == [-1] * 8
 
 
@@ -54,7 +55,7 @@ def test_the_share_that_is_hidden():
     items = Jagged.from_rows([list(range(50))] * 200)
     backbone = Recorder(51)
     targets = torch.cat([torch.full((49,), -1), torch.tensor([50])]).repeat(200)
-    loss = MaskedItemsConfig(mask_ratio=0.3, last_share=0.0).build()(backbone, Batch(items, targets))
+    loss = MaskedItemsConfig(mask_ratio=0.3, last_share=0.0).build()(system_of(backbone), Batch(items, targets))
     assert loss.count / (200 * 51) == pytest.approx(0.3, abs=0.02)
     assert torch.equal((backbone.items.values < 0).nonzero().squeeze(1), backbone.at)
 
@@ -65,4 +66,4 @@ def test_bad_settings_and_batches():
     with pytest.raises(InvalidValueError, match=r"^MaskedItemsConfig: label_smoothing must be in \[0, 1\), got 1.0"):
         MaskedItemsConfig(label_smoothing=1.0)
     with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        MaskedItemsConfig().build()(Recorder(8), Batch(Jagged.from_rows([[0]])))
+        MaskedItemsConfig().build()(system_of(Recorder(8)), Batch(Jagged.from_rows([[0]])))

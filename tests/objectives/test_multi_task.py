@@ -8,6 +8,7 @@ import torch
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import MultiTaskConfig
 from genrec_fast.types import Batch, Jagged, Tokens
+from shared.catalogs import system_of
 
 
 class Heads:
@@ -39,7 +40,7 @@ LOGITS, LABELS = [[0.5, -2.0], [3.0, 0.0], [-1.0, 4.0]], [[True, False], [False,
 @pytest.mark.parametrize("positive", [(), (2.0, 0.5)])
 def test_equals_the_plain_formula(weights, positive):
     heads = Heads(LOGITS)
-    loss = MultiTaskConfig(weights=weights, positive_weights=positive).build()(heads, asked(LABELS))
+    loss = MultiTaskConfig(weights=weights, positive_weights=positive).build()(system_of(heads), asked(LABELS))
     share = [0.0, 0.0]
     grad = torch.zeros(3, 2)
     w, p = weights or (1.0, 1.0), positive or (1.0, 1.0)
@@ -65,11 +66,11 @@ def test_equals_the_plain_formula(weights, positive):
 def test_messages_name_argument_rule_and_value():
     build = MultiTaskConfig().build()
     with pytest.raises(InvalidValueError, match="MultiTask: batch must have labels of asked events, got none"):
-        build(Heads(LOGITS), Batch(Jagged.from_rows([[1]])))
+        build(system_of(Heads(LOGITS)), Batch(Jagged.from_rows([[1]])))
     with pytest.raises(InvalidValueError, match=r"labels must be \[3, 2\] as the backbone's logits, got \[3, 1\]"):
-        build(Heads(LOGITS), asked([[True]] * 3))
+        build(system_of(Heads(LOGITS)), asked([[True]] * 3))
     with pytest.raises(InvalidValueError, match="weights must give 2 actions, got 1"):
-        MultiTaskConfig(weights=(1.0,)).build()(Heads(LOGITS), asked(LABELS))
+        MultiTaskConfig(weights=(1.0,)).build()(system_of(Heads(LOGITS)), asked(LABELS))
     for weights in ((0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)):
         with pytest.raises(InvalidValueError, match="weights must be finite, at least 0 and not all 0"):
             MultiTaskConfig(weights=weights).build()

@@ -8,6 +8,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import MultiTokenConfig
 from genrec_fast.objectives.multi_token import window_of
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import system_of
 
 BATCH = Batch(Jagged.from_rows([[0, 1, 2, 3], [], [5, 6]]), torch.tensor([-1, 2, 3, 4, 6, 7]))
 
@@ -47,7 +48,7 @@ def test_equals_the_formula_with_gradients():
     backbone = Tokens()
     objective = MultiTokenConfig(num_negatives=6, sampling="uniform", temperature=0.5).build()
     torch.manual_seed(3)
-    loss = objective(backbone, BATCH)
+    loss = objective(system_of(backbone), BATCH)
     torch.manual_seed(3)
     drawn = torch.randint(9, (6,))
     places, tokens, items = window_of(BATCH, 3)
@@ -66,6 +67,6 @@ def test_equals_the_formula_with_gradients():
 
 def test_messages_name_argument_rule_and_value():
     with pytest.raises(InvalidValueError, match="MultiToken: batch must have targets, got none"):
-        MultiTokenConfig().build()(Tokens(), Batch(Jagged.from_rows([[1]]), torch.tensor([-1])))
+        MultiTokenConfig().build()(system_of(Tokens()), Batch(Jagged.from_rows([[1]]), torch.tensor([-1])))
     with pytest.raises(InvalidValueError, match="num_negatives must be at least 1, got 0"):
         MultiTokenConfig(num_negatives=0).build()

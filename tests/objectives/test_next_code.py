@@ -11,6 +11,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.objectives.next_code import cross_entropy
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import system_of
 
 
 class Fixed:
@@ -28,14 +29,14 @@ BACKBONE = Fixed([[0.0, 0.0]], [[math.log(3.0), 0.0]])
 
 
 def test_mean_over_levels():
-    loss = NextCodeConfig().build()(BACKBONE, BATCH)
+    loss = NextCodeConfig().build()(system_of(BACKBONE), BATCH)
     assert float(loss.value) == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
     assert loss.count == 1
     assert loss.figures == {"loss_level_0": pytest.approx(math.log(2)), "loss_level_1": pytest.approx(math.log(4 / 3))}
 
 
 def test_level_weights():
-    loss = NextCodeConfig(level_weights=(3.0, 1.0)).build()(BACKBONE, BATCH)
+    loss = NextCodeConfig(level_weights=(3.0, 1.0)).build()(system_of(BACKBONE), BATCH)
     assert float(loss.value) == pytest.approx((3 * math.log(2) + math.log(4 / 3)) / 4)
 
 
@@ -43,9 +44,9 @@ def test_bad_settings_and_batches():
     with pytest.raises(InvalidValueError, match=r"label_smoothing must be in \[0, 1\), got -1"):
         NextCodeConfig(label_smoothing=-1).build()
     with pytest.raises(InvalidValueError, match="level_weights must give 2 levels, got 1"):
-        NextCodeConfig(level_weights=(1.0,)).build()(BACKBONE, BATCH)
+        NextCodeConfig(level_weights=(1.0,)).build()(system_of(BACKBONE), BATCH)
     with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        NextCodeConfig().build()(BACKBONE, Batch(Jagged.from_rows([[0]])))
+        NextCodeConfig().build()(system_of(BACKBONE), Batch(Jagged.from_rows([[0]])))
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0), (math.inf, 1.0), (math.nan, 1.0)])
@@ -59,7 +60,7 @@ VALID = (torch.tensor([[True, True]]), torch.tensor([[True, False]]))
 
 def test_valid_only_leaves_impossible_codes_out():
     batch = dataclasses.replace(BATCH, valid_codes=VALID)
-    loss = NextCodeConfig(valid_only=True).build()(BACKBONE, batch)
+    loss = NextCodeConfig(valid_only=True).build()(system_of(BACKBONE), batch)
     assert loss.figures == {"loss_level_0": pytest.approx(math.log(2)), "loss_level_1": 0.0}
 
 
@@ -80,4 +81,4 @@ def test_valid_only_smooths_over_valid_codes():
 
 def test_valid_only_needs_valid_codes():
     with pytest.raises(InvalidValueError, match="batch must have valid_codes when valid_only is set"):
-        NextCodeConfig(valid_only=True).build()(BACKBONE, BATCH)
+        NextCodeConfig(valid_only=True).build()(system_of(BACKBONE), BATCH)

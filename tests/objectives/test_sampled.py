@@ -12,6 +12,7 @@ from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import InBatchConfig, SampledBCEConfig, SampledSoftmaxConfig
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import system_of
 
 ITEMS = 12
 
@@ -54,7 +55,7 @@ def test_the_estimate_of_the_normaliser_is_unbiased(monkeypatch, sampling):
     mean = 0.0
     for item in range(5):
         monkeypatch.setattr(objective, "_draw", lambda *_, item=item: (torch.tensor([item]), log_q))
-        mean += float(log_q[item].exp() * objective(backbone, batch).value.detach().exp())
+        mean += float(log_q[item].exp() * objective(system_of(backbone), batch).value.detach().exp())
     full = cross_entropy(backbone.states / 0.8, backbone.table, torch.tensor([2])).detach()
     assert mean == pytest.approx(math.exp(full), rel=1e-9)
 
@@ -69,7 +70,7 @@ def test_equals_the_formula_on_the_items_that_were_drawn(share, correction):
     ).build()
     objective.take_counts(counts)
     torch.manual_seed(7)
-    loss = objective(backbone, batch)
+    loss = objective(system_of(backbone), batch)
     torch.manual_seed(7)
     drawn = objective._draw((6,) if share == "batch" else (6, 6), ITEMS, torch.device("cpu"))[0].expand(6, 6)
     q = (counts + 1.0).double().sqrt() / (counts + 1.0).double().sqrt().sum()
@@ -92,7 +93,7 @@ def test_the_seed_decides_the_draw(config):
     values = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        values.append(float(objective(backbone, batch).value.detach()))
+        values.append(float(objective(system_of(backbone), batch).value.detach()))
     assert values[0] == values[1] != values[2]
 
 
@@ -115,7 +116,7 @@ def test_in_batch_equals_the_formula(corrected, counted):
     counts = torch.arange(ITEMS) * 3
     if counted:
         objective.take_counts(counts)
-    loss = objective(backbone, batch)
+    loss = objective(system_of(backbone), batch)
     shares = counts.clamp(min=1).double() if counted else torch.bincount(targets, minlength=ITEMS).double()
     shares = (shares / shares.sum())[targets]
     scores = backbone.embed_targets(batch) @ backbone.table[targets].T / 0.5 - shares.log() * corrected
@@ -130,7 +131,7 @@ def test_in_batch_equals_the_formula(corrected, counted):
 
 def test_one_target_alone_has_nothing_to_tell():
     batch = Batch(Jagged.from_rows([[0]]), torch.tensor([2]))
-    assert float(InBatchConfig().build()(Vectors(1), batch).value.detach()) == 0.0
+    assert float(InBatchConfig().build()(system_of(Vectors(1)), batch).value.detach()) == 0.0
 
 
 @pytest.mark.parametrize("share", ["batch", "row"])
@@ -139,7 +140,7 @@ def test_bce_equals_the_formula_and_knows_the_rows_own_items(share, calibration)
     backbone, batch, targets = example()
     objective = SampledBCEConfig(num_negatives=9, share=share, calibration=calibration).build()
     torch.manual_seed(3)
-    loss = objective(backbone, batch)
+    loss = objective(system_of(backbone), batch)
     torch.manual_seed(3)
     drawn = torch.randint(ITEMS, (9,) if share == "batch" else (6, 9)).expand(6, 9)
     known = [{0, 1, 2, 3}, {0, 1, 2, 3}, *[{3, 4, 5, 6, 7, 8}] * 4]
@@ -165,7 +166,7 @@ def test_more_negatives_come_closer_to_the_full_softmax():
     backbone, batch, targets = example()
     full = float(cross_entropy(backbone.embed_targets(batch), backbone.table, targets).detach())
     far, near = (
-        abs(float(SampledSoftmaxConfig(num_negatives=k).build()(backbone, batch).value.detach()) - full)
+        abs(float(SampledSoftmaxConfig(num_negatives=k).build()(system_of(backbone), batch).value.detach()) - full)
         for k in (2, 20000)
     )
     assert near < 0.02 < far
@@ -175,9 +176,9 @@ def test_more_negatives_come_closer_to_the_full_softmax():
 def test_a_batch_without_targets_is_refused(config):
     batch = Batch(Jagged.from_rows([[0, 1]]), torch.tensor([-1, -1]))
     with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        config.build()(Vectors(2), batch)
+        config.build()(system_of(Vectors(2)), batch)
     with pytest.raises(InvalidValueError, match="targets must be given to train or evaluate, got None"):
-        config.build()(Vectors(2), Batch(Jagged.from_rows([[0, 1]])))
+        config.build()(system_of(Vectors(2)), Batch(Jagged.from_rows([[0, 1]])))
 
 
 def test_messages_name_argument_rule_and_value():
@@ -198,7 +199,7 @@ def test_messages_name_argument_rule_and_value():
             kind(**settings)
     popular = SampledSoftmaxConfig(sampling="popularity").build()
     with pytest.raises(InvalidValueError, match="counts must be taken before a draw by popularity"):
-        popular(backbone, batch)
+        popular(system_of(backbone), batch)
     with pytest.raises(InvalidTypeError, match=r"counts must be integers \[N\], got torch.float32"):
         popular.take_counts(torch.ones(3))
     with pytest.raises(InvalidValueError, match="counts must be at least 0, got -1"):
@@ -208,4 +209,4 @@ def test_messages_name_argument_rule_and_value():
     for objective in (popular, InBatchConfig().build()):
         objective.take_counts(torch.ones(3, dtype=torch.int64))
         with pytest.raises(InvalidValueError, match="counts must be of 12 items, got 3"):
-            objective(backbone, batch)
+            objective(system_of(backbone), batch)

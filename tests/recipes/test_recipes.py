@@ -16,6 +16,7 @@ from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig, RQKMeansConfig
 from genrec_fast.training import train
 from genrec_fast.types import Jagged
+from shared.catalogs import sized
 
 
 def reads_times(model):
@@ -86,7 +87,7 @@ def test_the_settings_that_deviations_speak_of():
     assert (hstu.backbone.longest, hstu.backbone.epsilon, hstu.batching.window) == (50, 1e-6, "all")
     assert (ranking.backbone.epsilon, bert.backbone.dropout) == (1e-6, 0.2)
     assert recipes.sasrec_bce().batching.window == recipes.sasrec().batching.window == "all"
-    assert recipes.sasrec_bce().backbone.build((), 5, None).norm.eps == 1e-5
+    assert recipes.sasrec_bce().backbone.build(sized((), 5)).norm.eps == 1e-5
 
 
 @pytest.mark.parametrize("name", recipes.names())

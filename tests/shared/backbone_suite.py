@@ -12,6 +12,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged, TeacherForced
+from shared.catalogs import coded, sized
 
 SIZES = (7, 5, 11)
 ITEMS = 30
@@ -22,7 +23,7 @@ def catalog_layout(features: bool = False):
     generator = torch.Generator().manual_seed(0)
     codes = torch.stack([torch.randint(size, (ITEMS,), generator=generator) for size in SIZES], 1)
     vectors = torch.randn(ITEMS, FEATURES, generator=generator)
-    return PlainConfig(use_features=features, use_users=True).build(codes, SIZES, vectors)
+    return PlainConfig(use_features=features, use_users=True).build(coded(codes, SIZES, vectors))
 
 
 def batch_of(lengths: list[int], seed: int = 0, targets: str = "last") -> Batch:
@@ -46,7 +47,7 @@ class BackboneSuite:
     def parts(self):
         torch.manual_seed(0)
         layout = catalog_layout(self.features)
-        return layout, self.config.build(SIZES, ITEMS, layout.feature_dim).eval()
+        return layout, self.config.build(sized(SIZES, ITEMS, layout.feature_dim)).eval()
 
     def outputs(self, backbone, batch: Batch) -> list[torch.Tensor]:
         """What the backbone says of the users, one row each."""
@@ -119,7 +120,7 @@ class BackboneSuite:
     def test_state_dict_round_trip(self):
         layout, backbone = self.parts()
         torch.manual_seed(1)
-        other = self.config.build(SIZES, ITEMS, layout.feature_dim).eval()
+        other = self.config.build(sized(SIZES, ITEMS, layout.feature_dim)).eval()
         other.load_state_dict(backbone.state_dict())
         batch = layout(batch_of([3, 1]))
         for ours, theirs in zip(self.outputs(backbone, batch), self.outputs(other, batch), strict=True):
@@ -226,10 +227,10 @@ class AutoregressiveSuite(BackboneSuite):
     def test_semantic_ids_of_one_level(self, items, size):
         """Atoms, down to a catalog of one item: trains, and searches alike on both engines."""
         layout = PlainConfig(use_features=self.features, use_users=True).build(
-            torch.arange(items)[:, None], (size,), torch.ones(items, FEATURES)
+            coded(torch.arange(items)[:, None], (size,), torch.ones(items, FEATURES))
         )
         torch.manual_seed(0)
-        backbone = self.config.build((size,), items, layout.feature_dim)
+        backbone = self.config.build(sized((size,), items, layout.feature_dim))
         rows = Jagged.from_rows([[0, items - 1, 0], [items - 1]])
         targets = torch.tensor([-1, -1, 0, items - 1])
         batch = layout(Batch(rows, targets, users=torch.arange(2)))

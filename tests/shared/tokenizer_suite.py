@@ -13,6 +13,7 @@ from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueE
 from genrec_fast.tokenizers import encode_file, load
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged
+from shared.catalogs import wide
 
 
 class TokenizerSuite:
@@ -35,7 +36,7 @@ class TokenizerSuite:
         return Jagged.from_lengths(((starts + torch.arange(6)) % self.items).flatten(), torch.full((40,), 6))
 
     def fitted(self, folder, seed=0):
-        tokenizer = self.config(folder).build(feature_dim=6)
+        tokenizer = self.config(folder).build(wide(6))
         fit = {"num_items": self.items, "seed": seed, "histories": self.histories()}
         assert tokenizer.fit(self.features(), **fit) is None
         return tokenizer
@@ -87,7 +88,7 @@ class TokenizerSuite:
 
     def test_progress_is_told(self, tmp_path):
         told = []
-        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer = self.config(tmp_path).build(wide(6))
         fit = {"num_items": self.items, "histories": self.histories()}
         tokenizer.fit(self.features(), progress=lambda *arguments: told.append(arguments), **fit)
         assert told
@@ -95,7 +96,7 @@ class TokenizerSuite:
             assert isinstance(what, str)
             assert 0 <= done <= total
             assert all(isinstance(value, float) for value in figures.values())
-        silent = self.config(tmp_path).build(feature_dim=6)
+        silent = self.config(tmp_path).build(wide(6))
         silent.fit(self.features(), **fit)
         assert torch.equal(tokenizer.item_codes, silent.item_codes)  # watching changes nothing
 
@@ -164,7 +165,7 @@ class TokenizerSuite:
         for value in (float("nan"), float("inf")):
             features = self.features()
             features[7, 2] = value
-            tokenizer = self.config(tmp_path).build(feature_dim=6)
+            tokenizer = self.config(tmp_path).build(wide(6))
             with pytest.raises(
                 InvalidValueError, match=f"{tokenizer.kind}: features must be finite, got NaN or infinity in row 7"
             ):
@@ -174,7 +175,7 @@ class TokenizerSuite:
         """Too few rows are named, or coded like any others; never anything else."""
         if not self.reads_features:
             return
-        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer = self.config(tmp_path).build(wide(6))
         if self.smallest > 1:
             with pytest.raises(
                 InvalidValueError, match=f"{tokenizer.kind}: features must have at least {self.smallest} rows.*, got 1"
@@ -188,7 +189,7 @@ class TokenizerSuite:
     def test_equal_vectors_are_told_apart_by_the_dedup_level(self, tmp_path):
         if not self.reads_features:
             return
-        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer = self.config(tmp_path).build(wide(6))
         tokenizer.fit(torch.ones(self.items, 6))
         codes, sizes = tokenizer.item_codes, tokenizer.codebook_sizes
         assert len(codes.unique(dim=0)) == self.items
@@ -229,14 +230,14 @@ class TokenizerSuite:
         assert torch.equal(tokenizer.encode(self.features()[:1]), expected[:1])
 
     def test_nothing_is_known_before_fit(self, tmp_path):
-        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer = self.config(tmp_path).build(wide(6))
         with pytest.raises(InvalidValueError, match=f"{tokenizer.kind}: item_codes must come from fit or load"):
             _ = tokenizer.item_codes
         with pytest.raises(InvalidValueError, match=f"{tokenizer.kind}: codebook_sizes must come from fit or load"):
             _ = tokenizer.codebook_sizes
 
     def test_the_number_of_items_is_checked(self, tmp_path):
-        tokenizer = self.config(tmp_path).build(feature_dim=6)
+        tokenizer = self.config(tmp_path).build(wide(6))
         with pytest.raises(InvalidValueError, match="features must have a row for each of 51 items, got 50"):
             tokenizer.fit(self.features(), num_items=51)
 

@@ -5,6 +5,7 @@ import torch
 
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import FSQConfig
+from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
 
 
@@ -24,7 +25,7 @@ class TestFSQOfComponents(TokenizerSuite):
 
     def test_steps_are_equally_full(self):
         x = torch.randn(1200, 6, generator=torch.Generator().manual_seed(0))
-        tokenizer = FSQConfig(steps=((4,), (3,)), encoder="pca", dedup="none").build(6)
+        tokenizer = FSQConfig(steps=((4,), (3,)), encoder="pca", dedup="none").build(wide(6))
         tokenizer.fit(x)
         assert tokenizer.item_codes[:, 0].bincount().tolist() == [300] * 4
         assert tokenizer.item_codes[:, 1].bincount().tolist() == [400] * 3
@@ -34,7 +35,7 @@ class TestFSQOfComponents(TokenizerSuite):
 def test_training_reconstructs_and_uses_the_codes():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(800, 3, generator=generator) @ torch.randn(3, 12, generator=generator)
-    tokenizer = FSQConfig(steps=((6, 6), (6,)), hidden_size=64, training_steps=400, dedup="none").build(12)
+    tokenizer = FSQConfig(steps=((6, 6), (6,)), hidden_size=64, training_steps=400, dedup="none").build(wide(12))
     tokenizer.fit(x)
     error = (tokenizer.decode(tokenizer.item_codes) - x).square().mean()
     assert tokenizer.mse == pytest.approx(float(error), rel=1e-4)
@@ -43,7 +44,7 @@ def test_training_reconstructs_and_uses_the_codes():
 
 
 def test_codes_are_mixed_numbers():
-    tokenizer = FSQConfig(steps=((4, 3), (5,)), encoder="pca").build(3)
+    tokenizer = FSQConfig(steps=((4, 3), (5,)), encoder="pca").build(wide(3))
     steps = torch.tensor([[3, 2, 4], [1, 0, 2]])
     assert tokenizer._codes(steps).tolist() == [[11, 4], [3, 2]]
 
@@ -58,7 +59,7 @@ def test_messages():
     with pytest.raises(InvalidValueError, match="FSQConfig: encoder must be 'mlp' or 'pca', got 'no'"):
         FSQConfig(encoder="no")
     with pytest.raises(InvalidValueError, match="FSQConfig: feature_dim must be at least 9, got 4"):
-        FSQConfig(encoder="pca").build(4)
-    tokenizer = FSQConfig(steps=((4,),), training_steps=20, learning_rate=1e30).build(3)
+        FSQConfig(encoder="pca").build(wide(4))
+    tokenizer = FSQConfig(steps=((4,),), training_steps=20, learning_rate=1e30).build(wide(3))
     with pytest.raises(DivergedError, match=r"fsq: loss must be finite, got .* at step"):
         tokenizer.fit(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import HierarchicalConfig
 from genrec_fast.tokenizers.clustering.tree import descend, grow
+from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
 
 
@@ -38,7 +39,7 @@ class TestHierarchical(TokenizerSuite):
         assert tokenizer.mse[1] == pytest.approx(float(error), rel=1e-5)
 
     def test_a_path_that_no_item_has_is_named(self):
-        tokenizer = HierarchicalConfig(codebook_sizes=(4, 3)).build(feature_dim=6)
+        tokenizer = HierarchicalConfig(codebook_sizes=(4, 3)).build(wide(6))
         tokenizer.fit(self.features()[:5])  # two items below the first node, one below each other
         assert tokenizer.decode(torch.tensor([[0, 1], [1, 0]])).shape == (2, 6)
         with pytest.raises(InvalidValueError, match=r"codes must be a path of the tree, got \[1, 1\] in row 1"):
@@ -107,4 +108,4 @@ def test_messages():
     with pytest.raises(InvalidTypeError, match=r"HierarchicalConfig: iterations must be an int, got 2\.0"):
         HierarchicalConfig(iterations=2.0)
     with pytest.raises(InvalidValueError, match=r"feature_dim must be at least 1 .* got None"):
-        HierarchicalConfig().build(None)
+        HierarchicalConfig().build(wide(None))

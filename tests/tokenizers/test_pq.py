@@ -6,6 +6,7 @@ import torch
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import OPQConfig, PQConfig, load
+from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
 
 
@@ -57,7 +58,7 @@ def test_the_error_is_not_above_that_of_faiss(data):
     rival.cp.max_points_per_centroid = len(rows)  # all rows, as we do
     rival.train(rows)
     theirs = float(np.square(rival.decode(rival.compute_codes(rows)) - rows).mean())
-    ours = PQConfig(codebook_sizes=(16,) * 4, iterations=10).build(16)
+    ours = PQConfig(codebook_sizes=(16,) * 4, iterations=10).build(wide(16))
     ours.fit(x)
     assert ours.mse <= 1.01 * theirs
     turn = faiss.OPQMatrix(16, 4)
@@ -67,7 +68,7 @@ def test_the_error_is_not_above_that_of_faiss(data):
     turned = turn.apply(rows)
     rival.train(turned)
     theirs = float(np.square(rival.decode(rival.compute_codes(turned)) - turned).mean())
-    better = OPQConfig(codebook_sizes=(16,) * 4, iterations=10, rotations=10).build(16)
+    better = OPQConfig(codebook_sizes=(16,) * 4, iterations=10, rotations=10).build(wide(16))
     better.fit(x)
     assert better.mse <= 1.01 * theirs
     assert better.mse < ours.mse
@@ -81,7 +82,7 @@ def error(vectors, x):
 def test_a_longer_prefix_never_has_more_error_and_an_unknown_slice_is_the_mean(config, tmp_path):
     x = mixed(400, 11) + 5
     x[::4] = x[0]  # so that codes are used unevenly, and the mean of the codebook is not that of the catalog
-    tokenizer = config(codebook_sizes=(8, 8, 8), iterations=6).build(11)
+    tokenizer = config(codebook_sizes=(8, 8, 8), iterations=6).build(wide(11))
     tokenizer.fit(x)
     codes = tokenizer.encode(x)
     errors = [error(tokenizer.decode(codes[:, :length]), x) for length in (1, 2, 3)]
@@ -98,7 +99,7 @@ def test_a_longer_prefix_never_has_more_error_and_an_unknown_slice_is_the_mean(c
 
 def test_the_rounds_of_the_rotation_lower_the_error():
     x, told = mixed(), []
-    tokenizer = OPQConfig(codebook_sizes=(16,) * 4, rotations=6).build(16)
+    tokenizer = OPQConfig(codebook_sizes=(16,) * 4, rotations=6).build(wide(16))
     tokenizer.fit(x, progress=lambda what, done, total, figures: told.append((what, figures["mse"])))
     rounds = [figure for what, figure in told if what == "opq rotation"]
     assert len(rounds) == 6
@@ -122,30 +123,30 @@ def test_the_rounds_of_the_rotation_lower_the_error():
     ids=["zeros", "three rows", "a line", "a column", "huge", "tiny", "half, a view", "a row per code"],
 )
 def test_data_of_few_directions_or_odd_scale(config, x):
-    tokenizer = config(codebook_sizes=(8, 1, 8), iterations=4).build(7)
+    tokenizer = config(codebook_sizes=(8, 1, 8), iterations=4).build(wide(7))
     tokenizer.fit(x)
     codes = tokenizer.encode(x)
     assert torch.equal(codes, tokenizer.item_codes[:, :3])
-    wide = x.double()
-    before = float((wide - wide.mean(0)).square().mean())
-    after = error(tokenizer.decode(codes).double(), wide)
+    broad = x.double()
+    before = float((broad - broad.mean(0)).square().mean())
+    after = error(tokenizer.decode(codes).double(), broad)
     assert after <= before * (1 + 1e-5)
     if len(x.unique(dim=0)) <= 8 and config is OPQConfig:
-        again = OPQConfig(codebook_sizes=(8,), iterations=4).build(7)
+        again = OPQConfig(codebook_sizes=(8,), iterations=4).build(wide(7))
         again.fit(x)
-        assert error(again.decode(again.encode(x)).double(), wide) <= before * 1e-9
+        assert error(again.decode(again.encode(x)).double(), broad) <= before * 1e-9
 
 
 @pytest.mark.parametrize("config", [PQConfig, OPQConfig])
 @pytest.mark.parametrize("dedup", ["nearest_free", "sinkhorn"])
 def test_items_of_equal_codes_move_to_free_ones_near(config, dedup):
     x = mixed(60, 6)
-    tokenizer = config(codebook_sizes=(6, 16), iterations=6, dedup=dedup).build(6)
+    tokenizer = config(codebook_sizes=(6, 16), iterations=6, dedup=dedup).build(wide(6))
     tokenizer.fit(x)
     codes = tokenizer.item_codes
     assert codes.shape == (60, 2)
     assert len(codes.unique(dim=0)) == 60
-    plain = config(codebook_sizes=(6, 16), iterations=6, dedup="none").build(6)
+    plain = config(codebook_sizes=(6, 16), iterations=6, dedup="none").build(wide(6))
     plain.fit(x)
     assert torch.equal(tokenizer.encode(x), plain.item_codes)
     moved = (codes != plain.item_codes).any(1)
@@ -159,19 +160,19 @@ def test_items_of_equal_codes_move_to_free_ones_near(config, dedup):
 def test_vectors_that_leave_float32_when_rotated_are_named():
     x = torch.full((9, 4), 3e38)
     with pytest.raises(InvalidValueError, match="opq: features must stay within float32 when rotated, got infinity"):
-        OPQConfig(codebook_sizes=(2,)).build(4).fit(x * torch.where(noise(9, 4) > 0, 1, -1))
-    tokenizer = PQConfig(codebook_sizes=(2, 2)).build(4)
+        OPQConfig(codebook_sizes=(2,)).build(wide(4)).fit(x * torch.where(noise(9, 4) > 0, 1, -1))
+    tokenizer = PQConfig(codebook_sizes=(2, 2)).build(wide(4))
     tokenizer.fit(x)
     assert bool(tokenizer.decode(tokenizer.encode(x)[:, :1]).isfinite().all())
 
 
 def test_uneven_slices_and_messages():
     x = mixed(100, 7)
-    tokenizer = OPQConfig(codebook_sizes=(8, 8, 8), iterations=3, rotations=2).build(7)
+    tokenizer = OPQConfig(codebook_sizes=(8, 8, 8), iterations=3, rotations=2).build(wide(7))
     tokenizer.fit(x)
     assert [book.shape[1] for book in tokenizer.codebooks] == [3, 2, 2]
     with pytest.raises(InvalidValueError, match="feature_dim must be at least 8, one element per level, got 7"):
-        PQConfig().build(7)
+        PQConfig().build(wide(7))
     with pytest.raises(InvalidValueError, match="OPQConfig: rotations must be at least 1, got 0"):
         OPQConfig(rotations=0)
     with pytest.raises(InvalidTypeError, match=r"PQConfig: iterations must be an int, got 2\.5"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import RQKMeansConfig, RQVAEConfig, reassign
+from shared.catalogs import wide
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -199,7 +200,7 @@ def test_a_setting_of_tokenizers_with_codebooks(kind, dedup, tmp_path):
         config = RQKMeansConfig(codebook_sizes=(4, 12), dedup=dedup)
     else:
         config = RQVAEConfig(codebook_sizes=(4, 12), dedup=dedup, steps=20, autoencoder_share=0.25, latent_dim=4)
-    tokenizer = config.build(5)
+    tokenizer = config.build(wide(5))
     tokenizer.fit(features)
     assert tokenizer.codebook_sizes == (4, 12)
     told = tokenizer.resolution

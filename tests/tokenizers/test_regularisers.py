@@ -24,6 +24,7 @@ from genrec_fast.tokenizers import (
 from genrec_fast.tokenizers.regularisers import CodedBatch, FitContext, Regulariser
 from genrec_fast.tokenizers.regularisers.base import contrast
 from genrec_fast.types import Jagged
+from shared.catalogs import wide
 
 SMALL = {
     "codebook_sizes": (4, 8),
@@ -77,7 +78,7 @@ def agreement(codes, labels):
 
 
 def fitted(given, *regularisers, **settings):
-    tokenizer = RQVAEConfig(**{**SMALL, **settings}, regularisers=regularisers).build(10)
+    tokenizer = RQVAEConfig(**{**SMALL, **settings}, regularisers=regularisers).build(wide(10))
     categories = torch.stack([given.tastes, given.kinds], 1)
     tokenizer.fit(given.features, histories=given.histories, categories=categories)
     return tokenizer

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import Random, RandomConfig, RQKMeansConfig, report
 from genrec_fast.tokenizers.report import page
+from shared.catalogs import wide
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -88,7 +89,7 @@ def test_errors_from_group_means_and_from_codebooks(seed):
 def test_a_tokenizer_decodes_what_it_scaled_and_its_dedup_level_counts_apart():
     features = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) * 3
     features[30:40] = features[0]
-    tokenizer = RQKMeansConfig(codebook_sizes=(4, 5), normalize=True).build(6)
+    tokenizer = RQKMeansConfig(codebook_sizes=(4, 5), normalize=True).build(wide(6))
     tokenizer.fit(features)
     found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
     assert found.reconstruction == "tokenizer"

@@ -5,6 +5,7 @@ import torch
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import RQKMeans, RQKMeansConfig
+from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
 
 
@@ -19,7 +20,7 @@ class TestRQKMeans(TokenizerSuite):
         fine -= fine.mean(0)  # so that the mean of a coarse cluster is its centre
         i, j = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
         vectors = (coarse[i] + fine[j]).repeat(3, 1)
-        tokenizer = RQKMeansConfig(codebook_sizes=(4, 4), restarts=10, refinements=0, shrinkage=0).build(6)
+        tokenizer = RQKMeansConfig(codebook_sizes=(4, 4), restarts=10, refinements=0, shrinkage=0).build(wide(6))
         tokenizer.fit(vectors)
         assert tokenizer.mse[1] < 1e-6 < tokenizer.mse[0]
         assert tokenizer.codebook_sizes == (4, 4, 3)  # three copies of each vector
@@ -27,7 +28,7 @@ class TestRQKMeans(TokenizerSuite):
         assert len(set(zip(i.tolist(), tokenizer.item_codes[:16, 0].tolist(), strict=True))) == 4
 
     def test_encode_decode_and_mse_agree_with_a_plain_loop(self):
-        tokenizer = self.config(None).build(6)
+        tokenizer = self.config(None).build(wide(6))
         done = []
         tokenizer.fit(self.features(), progress=lambda *args: done.append(args))
         codes = tokenizer.encode(self.features())
@@ -54,12 +55,12 @@ class TestRQKMeans(TokenizerSuite):
         assert torch.equal(again.encode(new), tokenizer.encode(new))
 
     def test_normalize_makes_length_irrelevant(self):
-        tokenizer = RQKMeansConfig(codebook_sizes=(8,), normalize=True).build(6)
+        tokenizer = RQKMeansConfig(codebook_sizes=(8,), normalize=True).build(wide(6))
         tokenizer.fit(self.features())
         assert torch.equal(tokenizer.encode(self.features() * 7), tokenizer.encode(self.features()))
 
     def test_messages_name_argument_rule_and_value(self):
-        tokenizer = self.config(None).build(6)
+        tokenizer = self.config(None).build(wide(6))
         with pytest.raises(InvalidValueError, match="rqkmeans: codebooks must come from fit or load, got neither"):
             tokenizer.encode(self.features())
         broken = self.features()
@@ -78,7 +79,7 @@ class TestRQKMeans(TokenizerSuite):
         with pytest.raises(InvalidTypeError, match=r"rqkmeans: codes must be integers \[m, t\], got torch.float32"):
             tokenizer.decode(torch.zeros(1, 2))
         with pytest.raises(InvalidValueError, match=r"RQKMeansConfig: feature_dim must be at least 1 .*, got None"):
-            RQKMeansConfig().build(None)
+            RQKMeansConfig().build(wide(None))
         with pytest.raises(InvalidValueError, match="RQKMeansConfig: iterations must be at least 1, got 0"):
             RQKMeansConfig(iterations=0)
 
@@ -105,7 +106,7 @@ class TestRQKMeans(TokenizerSuite):
         with pytest.raises(InvalidTypeError, match=r"RQKMeansConfig: iterations must be an int, got 2\.5"):
             RQKMeansConfig(iterations=2.5)
         with pytest.raises(InvalidValueError, match=r"rqkmeans: max_train_rows must leave at least 8 rows, .*, got 5"):
-            RQKMeansConfig(codebook_sizes=(8,), max_train_rows=5).build(6).fit(self.features())
+            RQKMeansConfig(codebook_sizes=(8,), max_train_rows=5).build(wide(6)).fit(self.features())
 
 
 def draw(count, width=6, seed=0):
@@ -113,7 +114,7 @@ def draw(count, width=6, seed=0):
 
 
 def fitted(features, seed=0, **settings):
-    tokenizer = RQKMeansConfig(**{"codebook_sizes": (8, 8), "iterations": 8, **settings}).build(features.shape[1])
+    tokenizer = RQKMeansConfig(**{"codebook_sizes": (8, 8), "iterations": 8, **settings}).build(wide(features.shape[1]))
     tokenizer.fit(features, seed=seed)
     return tokenizer
 
@@ -140,7 +141,9 @@ class TestSettings:
     def test_rounds_over_all_levels_lower_the_error(self):
         figures = []
         x = draw(800, 16)
-        tokenizer = RQKMeansConfig(codebook_sizes=(16, 16, 16), iterations=8, refinements=8, shrinkage=0).build(16)
+        tokenizer = RQKMeansConfig(codebook_sizes=(16, 16, 16), iterations=8, refinements=8, shrinkage=0).build(
+            wide(16)
+        )
         tokenizer.fit(x, progress=lambda what, *rest: figures.append((what, rest[2]["mse"])))
         plain = fitted(x, codebook_sizes=(16, 16, 16), refinements=0, shrinkage=0)
         assert tokenizer.mse[-1] < 0.99 * plain.mse[-1]

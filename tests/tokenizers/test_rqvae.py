@@ -8,6 +8,7 @@ import torch
 from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops.reference.rq_encode import rq_encode as rq_encode_twin
 from genrec_fast.tokenizers import RQVAE, RQVAEConfig
+from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
 
 SMALL = {
@@ -30,7 +31,7 @@ def clusters(count=600, width=12, groups=32, seed=0):
 
 def fitted(features=None, seed=0, **settings):
     features = clusters() if features is None else features
-    tokenizer = RQVAEConfig(**{**SMALL, **settings}).build(features.shape[1])
+    tokenizer = RQVAEConfig(**{**SMALL, **settings}).build(wide(features.shape[1]))
     tokenizer.fit(features, seed=seed)
     return tokenizer
 
@@ -129,7 +130,7 @@ def test_accelerates_device_is_taken():
 
 def test_the_history_is_written_as_it_trains():
     features, seen = clusters(), []
-    tokenizer = RQVAEConfig(**SMALL).build(12)
+    tokenizer = RQVAEConfig(**SMALL).build(wide(12))
     tokenizer.fit(features, progress=lambda *row: seen.append(row))
     assert [row["step"] for row in tokenizer.history] == [10, 20, 30, 40]
     assert seen == [("rqvae", int(row["step"]), 40, row) for row in tokenizer.history]
@@ -180,7 +181,7 @@ def test_a_loss_that_explodes_is_named():
 
 
 def test_messages_name_argument_rule_and_value():
-    tokenizer = RQVAEConfig(**SMALL).build(12)
+    tokenizer = RQVAEConfig(**SMALL).build(wide(12))
     with pytest.raises(InvalidValueError, match="rqvae: codebooks must come from fit or load, got neither"):
         tokenizer.encode(clusters())
     broken = clusters()
@@ -197,7 +198,7 @@ def test_messages_name_argument_rule_and_value():
     with pytest.raises(InvalidValueError, match=r"rqvae: codes must be \[m, 1 to 3\], got \[1, 4\]"):
         tokenizer.decode(torch.zeros(1, 4, dtype=torch.int64))
     with pytest.raises(InvalidValueError, match=r"RQVAEConfig: feature_dim must be at least 1 .*, got None"):
-        RQVAEConfig().build(None)
+        RQVAEConfig().build(wide(None))
 
 
 def test_kinds_are_checked():

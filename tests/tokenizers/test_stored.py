@@ -13,6 +13,7 @@ from genrec_fast import tokenizers
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import checksum
 from genrec_fast.tokenizers.stored import check_codes, check_sizes, take
+from shared.catalogs import wide
 
 CONFIGS = {
     "rqkmeans": tokenizers.RQKMeansConfig(codebook_sizes=(4, 3), iterations=2),
@@ -34,7 +35,7 @@ def features():
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def fitted(request, features):
-    tokenizer = CONFIGS[request.param].build(6)
+    tokenizer = CONFIGS[request.param].build(wide(6))
     tokenizer.fit(features, num_items=40)
     return tokenizer
 

@@ -16,6 +16,7 @@ from genrec_fast.ops.kmeans_step import kmeans_step
 from genrec_fast.ops.reference.rq_encode import rq_encode
 from genrec_fast.tokenizers import RandomConfig, RQKMeansConfig, encode_file, kmeans_step_file
 from genrec_fast.tokenizers.formats import files
+from shared.catalogs import wide
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_beams_and_precision_are_those_of_rq_encode(tmp_path, source, features, 
     assert not torch.equal(codes_in(out), beams)
     with pytest.raises(errors.InvalidValueError, match="rq_encode: num_beams must be at least 1, got 0"):
         encode_file(books, source, out, num_beams=0)
-    tokenizer = RQKMeansConfig(codebook_sizes=(8,)).build(6)
+    tokenizer = RQKMeansConfig(codebook_sizes=(8,)).build(wide(6))
     with pytest.raises(errors.InvalidValueError, match="encode_file: num_beams and precision must be left to the tok"):
         encode_file(tokenizer, source, out, precision="bfloat16")
 
@@ -76,13 +77,13 @@ def test_other_floats(tmp_path, features, books, dtype):
 
 
 def test_a_tokenizer_and_its_catalog(tmp_path, source, features):
-    tokenizer = RQKMeansConfig(codebook_sizes=(8, 8), iterations=2, normalize=True).build(6)
+    tokenizer = RQKMeansConfig(codebook_sizes=(8, 8), iterations=2, normalize=True).build(wide(6))
     with pytest.raises(errors.InvalidValueError, match="rqkmeans: item_codes must come from fit or load"):
         encode_file(tokenizer, source, tmp_path / "codes.npy")
     tokenizer.fit(features)
     out = encode_file(tokenizer, source, tmp_path / "codes.npy", rows_per_block=37)
     assert torch.equal(codes_in(out), tokenizer.item_codes[:, :2])
-    control = RandomConfig(codebook_sizes=(8, 8)).build(None)
+    control = RandomConfig(codebook_sizes=(8, 8)).build(wide(None))
     control.fit(num_items=20)
     with pytest.raises(errors.UnsupportedError, match="encode_file: tokenizer must be one of feature vectors"):
         encode_file(control, source, out)

@@ -35,7 +35,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
 
 def test_another_version_is_refused(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "c.safetensors", {"format": "genrec_fast.checkpoint", "version": "99"})
-    with pytest.raises(CorruptFileError, match=r"must be genrec_fast\.checkpoint version 1, got .* version 99"):
+    with pytest.raises(CorruptFileError, match=r"must be genrec_fast\.checkpoint version 2, got .* version 99"):
         load_checkpoint(tmp_path / "c.safetensors")
 
 

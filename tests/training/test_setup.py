@@ -10,7 +10,7 @@ from genrec_fast.recipe_json import register_config
 from genrec_fast.recipes import sasrec
 from genrec_fast.training import train
 from genrec_fast.training.log import StageBar
-from genrec_fast.training.setup import objective_of
+from genrec_fast.training.setup import coded_catalog
 from toy import toy_data, toy_recipe
 
 SEEN = []
@@ -29,7 +29,7 @@ class Spy:
 @register_config
 @dataclasses.dataclass(frozen=True)
 class SpyConfig:
-    def build(self, feature_dim):
+    def build(self, catalog):
         return Spy()
 
 
@@ -60,7 +60,9 @@ def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):
 def test_an_objective_that_samples_is_told_how_popular_items_are():
     data = toy_data()
     recipe = dataclasses.replace(sasrec(), objective=SampledSoftmaxConfig(sampling="popularity"))
-    objective = objective_of(recipe, data.interactions)
+    histories = data.interactions.items
+    catalog = coded_catalog(recipe, data, 0, None, reuse=False, histories=histories)
+    objective = recipe.objective.build(catalog)
     _, log_q = objective._draw((1,), data.num_items, torch.device("cpu"))
     counts = torch.bincount(data.interactions.items.values, minlength=data.num_items) + 1.0
     torch.testing.assert_close(log_q.exp(), (counts / counts.sum()).double())

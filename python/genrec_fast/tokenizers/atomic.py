@@ -20,8 +20,8 @@ class AtomicConfig:
     A trie holds codebooks of up to 65,536 codes; larger catalogs are searched with embeddings (``decoders.retrieve``).
     """
 
-    def build(self, catalog: Catalog) -> Atomic:
-        return Atomic(self, catalog.feature_dim)
+    def build(self, catalog: Catalog | None = None) -> Atomic:
+        return Atomic(self, None if catalog is None else catalog.feature_dim)
 
 
 class Atomic(Tokenizer):

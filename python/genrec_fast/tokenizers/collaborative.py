@@ -40,8 +40,8 @@ class CollaborativeConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("CollaborativeConfig", self.codebook_sizes)
 
-    def build(self, catalog: Catalog) -> Collaborative:
-        return Collaborative(self, catalog.feature_dim)
+    def build(self, catalog: Catalog | None = None) -> Collaborative:
+        return Collaborative(self, None if catalog is None else catalog.feature_dim)
 
 
 class Collaborative(Tokenizer):

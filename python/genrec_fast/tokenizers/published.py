@@ -37,8 +37,8 @@ class PublishedConfig:
         if self.codebook_sizes is not None:
             check_codebook_sizes("PublishedConfig", self.codebook_sizes)
 
-    def build(self, catalog: Catalog) -> Published:
-        return Published(self, catalog.feature_dim)
+    def build(self, catalog: Catalog | None = None) -> Published:
+        return Published(self, None if catalog is None else catalog.feature_dim)
 
 
 class Published(Tokenizer):

@@ -29,8 +29,8 @@ class RandomConfig:
         check_fields(self, free=("codebook_sizes",))
         check_codebook_sizes("RandomConfig", self.codebook_sizes)
 
-    def build(self, catalog: Catalog) -> Random:
-        return Random(self, catalog.feature_dim)
+    def build(self, catalog: Catalog | None = None) -> Random:
+        return Random(self, None if catalog is None else catalog.feature_dim)
 
 
 class Random(Tokenizer):

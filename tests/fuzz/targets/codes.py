@@ -11,6 +11,7 @@ from genrec_fast import tokenizers
 from genrec_fast.errors import InvalidTypeError
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import coded, wide
 
 from ..case import Case, Rng, target
 from .tries import Altered, _seeds, scratch
@@ -214,7 +215,7 @@ def _fitted(rng: Rng) -> Any:
         lambda: tokenizers.RandomConfig(codebook_sizes=(4, 4)),
         tokenizers.AtomicConfig,
     )
-    made = rng.choice(kinds)().build(4)
+    made = rng.choice(kinds)().build(wide(4))
     made.fit(rng.normal(12, 4), num_items=12, seed=rng.randint(0, 9))
     return made
 
@@ -236,7 +237,7 @@ def fit(rng: Rng) -> Case:
     }
 
     def call(**given: Any) -> Any:
-        made = config.build(4)
+        made = config.build(wide(4))
         made.fit(**given)
         return made.item_codes.shape[0]
 
@@ -289,7 +290,7 @@ def read_index_json(rng: Rng) -> Case:
 @target("Plain", gentle=True, share=0.3)
 def plain_layout(rng: Rng) -> Case:
     codes, sizes = _catalog(rng)
-    layout = PlainConfig(use_valid_codes=rng.flip()).build(codes, sizes, None)
+    layout = PlainConfig(use_valid_codes=rng.flip()).build(coded(codes, sizes))
     lengths = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
     offsets = rng.offsets(lengths, torch.int64)
     values = rng.whole(0, len(codes), sum(lengths))

@@ -19,6 +19,7 @@ from genrec_fast.objectives import (
     SampledSoftmaxConfig,
 )
 from genrec_fast.types import Batch, Jagged
+from shared.catalogs import system_of
 
 from ..case import Case, Rng, target
 from ..compare import differs
@@ -212,7 +213,7 @@ def full_softmax(rng: Rng) -> Case:
         if not isinstance(targets, Tensor) or targets.shape != rows.values.shape:
             raise InvalidTypeError("not a batch")
         objective = FullSoftmaxConfig(label_smoothing=label_smoothing).build()
-        return float(objective(Places(states, table), Batch(rows, targets=targets)).value)
+        return float(objective(system_of(Places(states, table)), Batch(rows, targets=targets)).value)
 
     def right(targets: Tensor, label_smoothing: float) -> float:
         wanted = targets[targets >= 0]
@@ -243,7 +244,7 @@ def next_code(rng: Rng) -> Case:
             raise InvalidTypeError("not a batch")
         settings = NextCodeConfig(level_weights=level_weights, label_smoothing=label_smoothing)
         batch = Batch(Jagged.from_rows([[0]]), target_codes=target_codes)
-        return float(settings.build()(Levels(logits), batch).value)
+        return float(settings.build()(system_of(Levels(logits)), batch).value)
 
     def right(target_codes: Tensor, level_weights: Any, label_smoothing: float) -> float:
         weights = [float(w) for w in level_weights] or [1.0] * len(sizes)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 import genrec_fast as gf
 from genrec_fast import recipes
+from genrec_fast.catalog import Catalog
 from genrec_fast.decoders import BeamConfig, DiverseBeamConfig, GreedyConfig, RetrieveConfig, StochasticBeamConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.errors import InvalidTypeError
-from genrec_fast.model import Recommender, build_parts
+from genrec_fast.model import Recommender
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Batch, Jagged, Ranked
 
@@ -204,9 +205,9 @@ def recommender(name: str) -> Recommender:
     if len(sizes) == 2:
         codes = torch.cat([codes // 5, codes % 5], 1)
     needed = getattr(small.layout, "use_features", False)
-    layout, backbone, decoder, trie = build_parts(small, codes, sizes, torch.randn(items, 8) if needed else None)
     names = [f"item {i}" for i in range(items)]
-    return Recommender(small, layout, backbone, decoder, trie, item_ids=names, titles=None, codebook_sizes=sizes)
+    features = torch.randn(items, 8) if needed else None
+    return Recommender(small, Catalog(item_codes=codes, codebook_sizes=sizes, features=features, item_ids=names))
 
 
 RECIPES = ("tiger", "marius", "sasrec", "gru4rec", "bert4rec")
