@@ -1,26 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genrec_fast import tokenizers
-from genrec_fast.config import from_json, to_json
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.files import checksum
 from genrec_fast.tokenizers import RandomConfig, load
 from genrec_fast.tokenizers.base import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OuterConfig:
-    parts: tuple[object, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ((1, 2),)
-    one: object = None
 
 
 def saved(path):
@@ -38,24 +27,6 @@ def rewrite(path, drop=(), **changes):
     del metadata["checksum"]
     metadata |= changes
     save_file(tensors, path, metadata | {"checksum": checksum(metadata, tensors)})
-
-
-def test_settings_inside_settings_come_back():
-    config = OuterConfig(parts=(RandomConfig(codebook_sizes=(5,)), RandomConfig()), one=RandomConfig(dedup="none"))
-    text = json.dumps(to_json(config, full_names=True))
-    assert '"kind": "RandomConfig"' in text
-    assert from_json(OuterConfig, json.loads(text), "here") == config
-
-
-def test_settings_of_unknown_types_are_refused():
-    with pytest.raises(InvalidTypeError, match=r"save: one must be of a registered config type, got Outer"):
-        to_json(OuterConfig(one=OuterConfig()), "save")
-    with pytest.raises(CorruptFileError, match=r"here: one: kind must be a registered config type, got 'Tokenizer'"):
-        from_json(OuterConfig, {"one": {"kind": "Tokenizer"}}, "here", defaults=True)
-    with pytest.raises(CorruptFileError, match=r"here: OuterConfig has unknown key 'more'"):
-        from_json(OuterConfig, {"more": 1}, "here", defaults=True)
-    with pytest.raises(CorruptFileError, match=r"here: OuterConfig has no key 'one'"):
-        from_json(OuterConfig, {"parts": [], "sizes": []}, "here")
 
 
 def test_load_names_a_kind_it_does_not_know(tmp_path):

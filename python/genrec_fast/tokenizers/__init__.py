@@ -3,7 +3,7 @@
 from genrec_fast.config import register_configs
 from genrec_fast.progress import Progress
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
-from genrec_fast.tokenizers.base import Tokenizer, load
+from genrec_fast.tokenizers.base import Fit, Tokenizer, load
 from genrec_fast.tokenizers.clustering.balance import balanced_assignment
 from genrec_fast.tokenizers.clustering.kmeans import KMeans, kmeans
 from genrec_fast.tokenizers.co_occurrence import collaborative_vectors, spectral_vectors
@@ -46,6 +46,7 @@ __all__ = [
     "ContrastiveConfig",
     "DiversityConfig",
     "FSQConfig",
+    "Fit",
     "Hierarchical",
     "HierarchicalConfig",
     "KMeans",

@@ -52,10 +52,10 @@ class Fit:
     categories: Tensor | None
     """int64 ``[N, depth]``, -1 where unknown"""
     progress: Progress
-    """does nothing where nobody asked"""
+    """does nothing where the caller gave none"""
 
     def generator(self) -> torch.Generator:
-        """A stream of random numbers of the fit's own, from its begin."""
+        """A new stream of random numbers from the seed."""
         return torch.Generator().manual_seed(self.seed)
 
 
@@ -114,9 +114,10 @@ class Tokenizer:
             features: float ``[N, F]``; ``None`` for tokenizers that read none.
             num_items: N; may be left out where features or a file say it.
             seed: of all randomness, at least 0.
-            histories: item ids in ``[0, N)`` per user, of the training split only: a semantic ID must not know the
-                answers that a model is asked for. Tokenizers that learn from no interactions do not read them.
-            categories: int64 ``[N, depth]``, tags of each item from coarse to fine, -1 where unknown; likewise.
+            histories: item ids in ``[0, N)`` per user, of the training split only, so that semantic IDs do not
+                leak the answers of an evaluation. Only tokenizers that learn from interactions read them.
+            categories: int64 ``[N, depth]``, tags of each item from coarse to fine, -1 where unknown. Only regularisers
+                that learn from tags read them.
             progress: called as it learns.
 
         Raises:
@@ -151,7 +152,7 @@ class Tokenizer:
         raise UnsupportedError(f"{self.kind}: encode needs a tokenizer of feature vectors, such as rqkmeans")
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Vectors of codes: integer ``[m, levels]`` -> float32 ``[m, F]``; a dedup level behind them is not read.
+        """Vectors of codes: integer ``[m, levels]`` -> float32 ``[m, F]``; a dedup level is not read.
 
         Raises:
             UnsupportedError: this tokenizer reads no features.
@@ -159,11 +160,11 @@ class Tokenizer:
         raise UnsupportedError(f"{self.kind}: decode needs a tokenizer of feature vectors, such as rqkmeans")
 
     def targets(self, features: Tensor) -> Tensor:
-        """What ``decode`` comes near: float ``[m, F]`` -> float32 ``[m, F]``, scaled as the tokenizer scales them."""
+        """What ``decode`` approximates: float ``[m, F]`` -> float32 ``[m, F]``, scaled as the tokenizer scales them."""
         return self._vectors(features)
 
     def report(self) -> dict[str, Any]:
-        """The figures of ``tokenizers.report`` that need no features, the share of each level's codes in use beside."""
+        """The figures of ``tokenizers.report`` that need no features, and the share of codes in use per level."""
         found = measure(self.item_codes, tokenizer=self)
         return {
             **found.to_dict(),
@@ -218,16 +219,16 @@ class Tokenizer:
                 tokenizer.resolution = from_json(Resolution, json.loads(metadata["resolution"]), "load")
             tokenizer._restore(tensors)
         except (GenrecError, AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            # whole, but not what this version writes; RuntimeError: torch's word for shapes that do not fit
+            # whole, but not what this version writes; torch raises RuntimeError for shapes that do not fit
             raise CorruptFileError(f"{cls.kind}: {path} must hold what save wrote, got: {error!r:.200}") from error
         return tokenizer
 
     def _learned(self) -> dict[str, Tensor]:
-        """What ``save`` keeps beside the codes."""
+        """What ``save`` keeps in addition to the codes."""
         return {}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what ``_learned`` gave."""
+        """Restores what ``_learned`` gave."""
 
     def _keep(
         self,
@@ -248,7 +249,7 @@ class Tokenizer:
         return self.config.dedup in get_args(Reassign)
 
     def _count(self, features: Tensor | None, num_items: int | None) -> int:
-        """N, of whatever says it."""
+        """N, from either argument."""
         if features is not None and (not isinstance(features, Tensor) or features.dim() == 0):
             raise InvalidTypeError(f"{self.kind}: features must be a tensor [N, F], got {type(features).__name__}")
         if num_items is not None:
@@ -261,7 +262,7 @@ class Tokenizer:
         return count
 
     def _check_enough(self, count: int) -> None:
-        """Codes start on vectors: each needs one."""
+        """For tokenizers whose codes start on vectors: each code needs one."""
         if count < (most := max(self.config.codebook_sizes)):
             raise InvalidValueError(
                 f"{self.kind}: features must have at least {most} rows, one per code of a level, got {count}"
@@ -272,7 +273,7 @@ class Tokenizer:
         return self._vectors(features)
 
     def _columns(self, codes: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
-        """Checked codes of one or more levels of ``sizes``, int64 ``[m]`` each; levels behind them are left out.
+        """Checked codes of one or more levels of ``sizes``, int64 ``[m]`` each; further levels are left out.
 
         Raises:
             InvalidTypeError: codes are not integers.
@@ -358,4 +359,4 @@ def _catalog_of(feature_dim: int | None) -> Catalog:
 
 
 def _unheard(what: str, done: int, total: int, figures: dict[str, float]) -> None:
-    """Progress that nobody asked for."""
+    """Stands in where the caller gave no ``progress``."""

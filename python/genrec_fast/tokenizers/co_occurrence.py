@@ -14,7 +14,7 @@ from genrec_fast.types import Jagged
 __all__ = ["check_histories", "co_occurrence", "collaborative_vectors", "spectral_vectors"]
 
 _ROUNDS = 12  # of the subspace iteration: singular values that differ by a fifth are told apart to 1e-2
-_SPARE = 8  # columns beside the wanted ones, which make the wanted ones converge
+_SPARE = 8  # further columns, which make the wanted ones converge
 
 
 def collaborative_vectors(
@@ -28,8 +28,8 @@ def collaborative_vectors(
         M_ij = max(0, log(n_ij n / (n_i n_j)) - log(shift));   U S V' = SVD of M;   vectors = U sqrt(S)
 
     Args:
-        histories: item ids in ``[0, num_items)`` per user, oldest first. Pass the training split alone: an item's
-            vector must not know the answers that a model is asked for.
+        histories: item ids in ``[0, num_items)`` per user, oldest first. Pass the training split alone, so that
+            vectors do not leak the answers of an evaluation.
         num_items: N.
         width: columns, at least 1; those above the rank of M are 0.
         window: places, at least 1.
@@ -38,7 +38,7 @@ def collaborative_vectors(
 
     Returns:
         float32 ``[N, width]``, columns in falling order of S, each with its largest element (by magnitude, the first
-        among equals) positive; an item that never stands beside another has a row of zeros.
+        among equals) positive; an item that never meets another has a row of zeros.
 
     Raises:
         InvalidTypeError: histories are not a ``Jagged`` of integers.

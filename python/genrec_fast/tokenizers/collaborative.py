@@ -49,7 +49,9 @@ class Collaborative(Tokenizer):
 
     The items' places are ``spectral_vectors`` of how often two items meet in a history; a balanced tree of clusters
     over the places gives the codes (``balanced_tree.grow``), level by level as in ``Hierarchical``. Items that no
-    history holds have one place in common and so share prefixes, as far as the balance lets them.
+    history holds have one place in common and so share prefixes, where the balance allows it.
+
+    ``fit`` needs ``histories``. Progress is ("collaborative", steps done, steps, {}): the places, then each level.
 
     Source: CID of Hua et al., "How to index item IDs for recommendation foundation models" (arXiv:2305.06569, section
     4.3): spectral clusters of the co-occurrence matrix, again within each. Here one set of eigenvectors serves all
@@ -60,14 +62,6 @@ class Collaborative(Tokenizer):
     config_type: ClassVar[type] = CollaborativeConfig
 
     def _fit(self, fit: Fit) -> None:
-        """Places the items and codes the catalog; needs ``histories``.
-
-        ``fit.progress`` is called with ("collaborative", steps done, steps, {}): the places, then each level.
-
-        Raises:
-            InvalidTypeError: histories are no ``Jagged`` of integers.
-            InvalidValueError: histories are missing, or an item id is out of range.
-        """
         if fit.histories is None:
             raise InvalidValueError("collaborative: histories must be given (of the training split), got None")
         config, sizes = self.config, self.config.codebook_sizes
@@ -89,7 +83,7 @@ class Collaborative(Tokenizer):
         self._keep(codes, sizes)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Not possible: an item's place comes from who chose it.
+        """Not possible: an item's place comes from histories, not from features.
 
         Raises:
             UnsupportedError: always.

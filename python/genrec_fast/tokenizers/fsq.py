@@ -22,7 +22,7 @@ __all__ = ["FSQ", "FSQConfig"]
 
 _BLOCK = 16384  # vectors coded at once
 _WARM = 50  # steps of linear warm-up
-_TOLD = 50  # steps between two calls of progress
+_REPORT_EVERY = 50  # steps between two calls of progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,11 @@ class FSQ(Tokenizer):
         z = encoder(features);  step_i = round(bound(z_i)) in 0 .. steps_i - 1
         code of a level = step of its first number * (product of the other counts) + ... + step of its last number
 
-    There are no codebooks to learn and none to collapse; ``report`` tells how many codes are used. After ``fit``:
+    There are no codebooks to learn and none to collapse; ``report`` says how many codes are used. After ``fit``:
     ``mse``, the mean squared error of ``decode`` over the catalog, per element.
+
+    ``fit`` takes any number of rows; the same seed and number of threads give the same codes ("pca" draws nothing).
+    Progress is ("fsq", steps done, steps, {"loss": ...}); a loss that is not finite raises ``DivergedError``.
 
     Source: Mentzer et al., arXiv:2309.15505, section 3.1: bound is ``(c - 1) (tanh(z) + 1) / 2`` (the paper's, moved to
     start at 0), the gradient passes the rounding unchanged.
@@ -95,16 +98,6 @@ class FSQ(Tokenizer):
         self.mse: float = math.nan
 
     def _fit(self, fit: Fit) -> None:
-        """Encoder and decoder ("pca" draws nothing); any N.
-
-        ``fit.progress`` is called with ("fsq", steps done, steps, {"loss": ...}).
-
-        Raises:
-            DivergedError: the loss is no longer finite.
-
-        Notes:
-            The same seed and number of threads give the same codes.
-        """
         vectors = fit.features
         self._state = self._components(vectors) if self.config.encoder == "pca" else {}
         if self.config.encoder == "mlp":
@@ -173,7 +166,7 @@ class FSQ(Tokenizer):
 
     @torch.no_grad()
     def _steps(self, block: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """int64 ``[m, numbers]``, in float64: a vector's steps hang on no other row of its block."""
+        """int64 ``[m, numbers]``, in float64: the steps are independent of the other rows of the block."""
         if self.config.encoder == "pca":
             z = ((block.double() - state["mean"]) @ state["axes"]).T.float().contiguous()
             return torch.stack([torch.bucketize(z[i], state[f"cuts.{i}"], right=True) for i in range(len(z))], 1)
@@ -245,7 +238,7 @@ class FSQ(Tokenizer):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            if (step + 1) % _TOLD == 0 or step + 1 == config.training_steps:
+            if (step + 1) % _REPORT_EVERY == 0 or step + 1 == config.training_steps:
                 progress("fsq", step + 1, config.training_steps, {"loss": loss.item()})
         weights = {f"net.{name}": value.detach().double() for name, value in net.state_dict().items()}
         return {"mean": mean, "scale": scale.reshape(1), **weights}

@@ -57,6 +57,10 @@ class Hierarchical(Tokenizer):
     ``levels`` is the tree, ``mse`` the mean squared distance (per element) of the catalog to its nodes' means after
     each level.
 
+    ``fit`` takes any number of rows; the same seed and features give the same codes. A tree has at most N cuts, each
+    with F numbers of float32: with a last level that singles out items, as much as the features themselves. Progress is
+    ("hierarchical", levels done, levels, {"mse": ...}).
+
     Source: trees of clusters as IDs: DSI (arXiv:2202.06991, section 3.3); balanced: SEATER (arXiv:2309.13375). Cutting
     at the share instead of constrained k-means with K centres is ours: exact parts, and time that does not grow with
     the number of nodes.
@@ -72,14 +76,6 @@ class Hierarchical(Tokenizer):
         self.mse: tuple[float, ...] = ()
 
     def _fit(self, fit: Fit) -> None:
-        """Grows the tree and codes the catalog.
-
-        ``fit.progress`` is called after each level with ("hierarchical", levels done, levels, {"mse": ...}).
-
-        Notes:
-            The same seed and features give the same codes. A tree has at most N cuts, each with F numbers of float32:
-            with a last level that singles out items, as much as the features themselves.
-        """
         errors: list[float] = []
 
         def tell(done: int, total: int, mse: float) -> None:
@@ -96,13 +92,13 @@ class Hierarchical(Tokenizer):
     def encode(self, features: Tensor) -> Tensor:
         """Codes of any vectors: float ``[m, F]`` -> int32 ``[m, levels]``, the way down the tree, cut by cut.
 
-        The ``item_codes`` on the vectors of the catalog, but for equal vectors, which a cut may have parted.
+        The ``item_codes`` on the vectors of the catalog, except for equal vectors, which a cut may have separated.
         """
         self._fitted()
         return descend(self._features(features), self.levels)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Means of nodes: integer ``[m, t]`` -> float32 ``[m, F]``; a dedup level behind the tree's is not read.
+        """Means of nodes: integer ``[m, t]`` -> float32 ``[m, F]``; a dedup level is not read.
 
         Raises:
             InvalidTypeError: codes are not integers.
@@ -139,12 +135,12 @@ class Hierarchical(Tokenizer):
 
     def _learned(self) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {"mse": torch.tensor(self.mse, dtype=torch.float64)}
-        for depth, level in enumerate(self.levels):
+        for number, level in enumerate(self.levels):
             for name in ("parents", "codes", "centroids"):
-                out[f"levels.{depth}.{name}"] = getattr(level, name).contiguous()
-            for number, stage in enumerate(level.stages):
+                out[f"levels.{number}.{name}"] = getattr(level, name).contiguous()
+            for cut, stage in enumerate(level.stages):
                 for name, tensor in stage._asdict().items():
-                    out[f"levels.{depth}.stages.{number}.{name}"] = tensor.contiguous()
+                    out[f"levels.{number}.stages.{cut}.{name}"] = tensor.contiguous()
         return out
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
@@ -152,8 +148,8 @@ class Hierarchical(Tokenizer):
         self.mse = numbers(tensors, "mse", len(sizes))
         self.levels = []
         before = 1
-        for depth, size in enumerate(sizes):
-            level = _stored_level(tensors, f"levels.{depth}.", before, size, self.feature_dim)
+        for number, size in enumerate(sizes):
+            level = _stored_level(tensors, f"levels.{number}.", before, size, self.feature_dim)
             self.levels.append(level)
             before = len(level.codes)
 

@@ -74,6 +74,10 @@ class PQ(Tokenizer):
     (``None`` for PQ), ``mean``, float32 ``[F]``, the features' mean, turned, ``mse``, the mean squared error of
     ``decode`` over the catalog, per element.
 
+    ``fit`` needs a row per code of the largest codebook. PQ gives the same codes for any number of threads; OPQ's
+    rotation is a sum over all rows, whose last bits may depend on that number. Progress is (kind, levels done, levels,
+    {"mse": ...}), while a rotation is learned ("opq rotation", rounds done, rounds, {"mse": ...}).
+
     Source: Jégou, Douze and Schmid, "Product quantization for nearest neighbor search", PAMI 2011, section 2.2.
     """
 
@@ -91,15 +95,6 @@ class PQ(Tokenizer):
         self.mse: float = float("nan")
 
     def _fit(self, fit: Fit) -> None:
-        """Learns the codebooks (and the rotation) and codes the catalog.
-
-        ``fit.progress`` is called after each level with (kind, levels done, levels, {"mse": ...}), while a rotation is
-        learned with ("opq rotation", rounds done, rounds, {"mse": ...}).
-
-        Notes:
-            PQ gives the same codes for any number of threads; OPQ's rotation is a sum over all rows, whose last bits
-            may depend on that number.
-        """
         self._check_enough(fit.num_items)
         vectors, sizes = fit.features, self.config.codebook_sizes
         rotation, starts = self._rotation(fit)
@@ -247,7 +242,7 @@ def _widened(books: list[Tensor]) -> list[Tensor]:
 
 
 def _turned(op: str, vectors: Tensor, rotation: Tensor | None) -> Tensor:
-    """Float32 of float64 products: a vector's codes hang on no other row of its block.
+    """Float32 of float64 products: codes are independent of the other rows of the block.
 
     Raises:
         InvalidValueError: a row leaves float32.

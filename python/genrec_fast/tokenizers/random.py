@@ -1,4 +1,4 @@
-"""Codes drawn at random: the control that shows what the meaning in semantic IDs is worth."""
+"""Codes drawn at random: the control that shows what meaningful semantic IDs are worth."""
 
 from __future__ import annotations
 

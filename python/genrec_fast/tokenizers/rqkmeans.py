@@ -60,7 +60,7 @@ class RQKMeansConfig:
     """scale what each level leaves over to length 1 before the next (and the vectors before the first)"""
     balance: Balance | None = None
     """"sinkhorn" or "capacity": the catalog's codes of a level are used about, or at most, equally often; see
-    ``balanced_assignment``. ``encode`` knows no balance: it gives the nearest code"""
+    ``balanced_assignment``. ``encode`` ignores it and gives the nearest code"""
     balance_levels: Literal["all", "last"] = "all"
     """levels that ``balance`` is for (the last: LC-Rec)"""
     num_beams: int = 1
@@ -111,6 +111,13 @@ class RQKMeans(Tokenizer):
     with (1 but with ``normalize_residuals``), ``mse`` the mean squared error of the catalog's codes after each level
     (per element, in the units of the features squared).
 
+    ``fit`` needs a row per code of the largest codebook; features may be memory-mapped. The same seed and features give
+    the same codes (for any number of threads, unless ``balance`` or "progressive" is set). Memory beside the features:
+    two float32 copies of the vectors learned from (``max_train_rows`` of them), one more for "progressive"; one less
+    where the features are float32 in memory and not normalised. All vectors are coded in blocks of 65,536. Progress is
+    ("rqkmeans level 0", passes done, passes, {"mse": ...}), ("rqkmeans together", ...) and at the end ("rqkmeans",
+    levels done, levels, ...).
+
     Source: Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector quantization", 2010; balance:
     LC-Rec (arXiv:2311.09049), OneRec (arXiv:2502.18965); the rounds over all levels are Lloyd's iteration with the
     least-squares centroids of additive quantization (Babenko and Lempitsky, 2014); shrinkage: James and Stein, 1961.
@@ -127,17 +134,6 @@ class RQKMeans(Tokenizer):
         self.mse: tuple[float, ...] = ()
 
     def _fit(self, fit: Fit) -> None:
-        """Learns the codebooks and codes the catalog.
-
-        ``fit.progress`` is called after each pass with ("rqkmeans level 0", passes done, passes, {"mse": ...}), after
-        each level with ("rqkmeans", levels done, levels, {"mse": ...}), and with "rqkmeans together" between.
-
-        Notes:
-            The same seed and features give the same codes (without ``balance`` and "progressive" for any number of
-            threads). Memory beside the features, which may be memory-mapped: two float32 copies of the vectors learned
-            from (``max_train_rows`` of them), one more for "progressive"; where the features are float32 in memory and
-            not normalised, one less. All vectors are coded in blocks of 65,536.
-        """
         self._check_enough(fit.num_items)
         features, count, sizes = fit.features, fit.num_items, self.config.codebook_sizes
         limit = self.config.max_train_rows
@@ -302,7 +298,7 @@ class _Level(NamedTuple):
 
 
 def _level(residual: Tensor, size: int, config: RQKMeansConfig, seed: int, level: int, progress: Progress) -> _Level:
-    def told(_: str, done: int, total: int, figures: dict[str, float]) -> None:
+    def report(_: str, done: int, total: int, figures: dict[str, float]) -> None:
         progress(f"rqkmeans level {level}", done, total, {"mse": figures["inertia"] / residual.numel()})
 
     best = None
@@ -318,7 +314,7 @@ def _level(residual: Tensor, size: int, config: RQKMeansConfig, seed: int, level
             balance=config.balance if config.balanced(level) else None,
             restart_empty=config.restart_empty,
             seed=state,
-            progress=told,
+            progress=report,
         )
         best = found if best is None or found.inertia < best.inertia else best
     assert best is not None  # restarts is at least 1
@@ -334,9 +330,9 @@ def _start(residual: Tensor, size: int, init: str, generator: torch.Generator) -
     seeds = plus_plus(residual, size, generator)
     if init == "kmeans++":
         return seeds
-    # Rows of many directions are as far from each other as from nobody: a code that starts on one keeps it alone, and
-    # the few short ones take all the rest. Drawn in to a quarter, they divide the rows by direction. Where the rows
-    # form clusters the seeds are right as they are: the one that is better after a pass is taken.
+    # In many dimensions all rows are about equally far from each other: a code that starts on a row keeps only that
+    # row, and the few codes near the mean take the rest. Seeds moved towards the mean divide the rows by direction.
+    # Where the rows form clusters the seeds are right as they are: take whichever is better after one pass.
     starts = [seeds, drawn_in(residual, seeds)]
     figures = [kmeans(residual, size, iterations=1, init=start, restart_empty=False) for start in starts]
     return starts[0] if figures[0].inertia <= figures[1].inertia else starts[1]
@@ -357,8 +353,8 @@ def _progressive(residual: Tensor, size: int, generator: torch.Generator) -> Ten
     directions = torch.linalg.eigh(square / len(residual) - mean[:, None] * mean).eigenvectors.flip(1).float()
     rotated = residual @ directions
     labels = None
-    for depth in sorted({round(width ** (step / _STEPS)) for step in range(1, _STEPS)} - {width}):
-        part = rotated[:, :depth].contiguous()
+    for kept in sorted({round(width ** (step / _STEPS)) for step in range(1, _STEPS)} - {width}):
+        part = rotated[:, :kept].contiguous()
         start = plus_plus(part, size, generator) if labels is None else _centres(part, labels, size)
         labels = kmeans(part, size, iterations=_PASSES, init=start).labels.long()
     return plus_plus(residual, size, generator) if labels is None else _centres(residual, labels, size)
@@ -392,7 +388,7 @@ def _together(
     config: RQKMeansConfig,
     progress: Progress,
 ) -> list[Tensor]:
-    """Rounds over all levels: each code moves by the mean of what is left of its rows, then all rows are coded anew.
+    """Rounds over all levels: each code moves by the mean residual of its rows, then all rows are coded again.
 
     The codebooks of the round with the smallest error are kept, so no round makes it worse.
     """

@@ -1,4 +1,4 @@
-"""Tensors from a file, taken as what they must be: a file that is whole can still hold something else."""
+"""Tensors of a tokenizer's file, checked: a whole file can still hold something else than ``save`` writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def take(
         tensors: of the file.
         name: of the tensor.
         dtype: it must have.
-        shape: it must have; ``None`` where any length will do.
+        shape: it must have; ``None``: any length.
         finite: floats must be.
         within: of integers, the first one allowed and the first one not allowed any more.
 

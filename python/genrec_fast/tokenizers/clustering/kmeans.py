@@ -242,12 +242,12 @@ def _check_numbers(rows: int, k: Any, *, iterations: Any, restarts: Any, batch_s
         raise InvalidValueError(f"kmeans: x must have at least {k} rows, one per centroid, got {rows}")
 
 
-def _check_init(init: Any, k: int, depth: int) -> None:
+def _check_init(init: Any, k: int, width: int) -> None:
     if isinstance(init, Tensor):
         if init.dtype not in _FLOATS:
             raise InvalidTypeError(f"kmeans: init must be float32, bfloat16 or float16 [k, D], got {init.dtype}")
-        if init.shape != (k, depth):
-            raise InvalidValueError(f"kmeans: init must be [{k}, {depth}], got {list(init.shape)}")
+        if init.shape != (k, width):
+            raise InvalidValueError(f"kmeans: init must be [{k}, {width}], got {list(init.shape)}")
         if not bool(init.isfinite().all()):
             raise InvalidValueError("kmeans: init must be finite, got NaN or infinity")
     elif init not in ("kmeans++", "random"):

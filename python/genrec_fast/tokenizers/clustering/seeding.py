@@ -9,9 +9,7 @@ from torch import Tensor
 
 __all__ = ["drawn_in", "plus_plus", "random_rows", "restart_empty_codes"]
 
-_ROWS_PER_CODE = (
-    64  # k-means++ looks at this many rows per code (never fewer than _FEWEST): enough to see every cluster
-)
+_ROWS_PER_CODE = 64  # that k-means++ looks at, never fewer than _FEWEST in all: enough to see every cluster
 _FEWEST = 16384
 _MOST_ELEMENTS = 1 << 26  # of the rows looked at, which are held in float64: 512 MiB (more only where k rows need it)
 _SEQUENTIAL = 1024  # up to here centroids are drawn one by one, of several trials; beyond, several per round
@@ -26,7 +24,7 @@ def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """float32 ``[k, D]``: rows drawn by their squared distance to those drawn before (greedy k-means++).
 
     Up to 1024 codes each draw is the best of ``2 + ln k`` trials; beyond, ``k / 1024`` rows are drawn per round by the
-    distances at its begin. At most ``max(64 k, 16384)`` rows, drawn at random, are looked at, fewer where they would
+    distances at its start. At most ``max(64 k, 16384)`` rows, drawn at random, are looked at, fewer where they would
     take more than 512 MiB. Where all distances are zero (fewer distinct rows than codes) the draw is uniform, and some
     centroids are equal.
 

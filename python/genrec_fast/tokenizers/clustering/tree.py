@@ -19,7 +19,7 @@ class Stage(NamedTuple):
     """One cut of every group into two: a row goes left where ``x normal <= threshold``.
 
     ``normals`` float32 ``[P, F]``; per group (of S): ``plane`` int32 (row of normals, -1: everything goes left),
-    ``threshold`` float64, ``left`` int32 (the group it becomes; right is the one behind it).
+    ``threshold`` float64, ``left`` int32 (the group it becomes; the right one is the next).
     """
 
     normals: Tensor
@@ -29,7 +29,7 @@ class Stage(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One level of codes: its cuts, and the groups behind them in the order of (parent, code).
+    """One level of codes: its cuts, and the groups they lead to, in the order of (parent, code).
 
     Per group ``parents`` int32 (a group of the level before), ``codes`` int32, and ``centroids`` float32 ``[S, F]``,
     the means of its rows.
@@ -79,7 +79,7 @@ def grow(
     order, lengths = torch.arange(count), torch.tensor([count])
     codes = torch.empty(count, len(branching), dtype=torch.int32)
     levels: list[Level] = []
-    for depth, width in enumerate(branching):
+    for level, width in enumerate(branching):
         parents = torch.arange(len(lengths))
         first, children = torch.zeros_like(lengths), torch.full_like(lengths, width)
         stages = []
@@ -89,18 +89,18 @@ def grow(
             )
             stages.append(stage)
         groups = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        codes[order, depth] = first[groups].to(torch.int32)
+        codes[order, level] = first[groups].to(torch.int32)
         centroids, error = _means(x, order, groups, lengths)
         levels.append(Level(stages, parents.to(torch.int32), first.to(torch.int32), centroids))
         if progress is not None:
-            progress(depth + 1, len(branching), error)
+            progress(level + 1, len(branching), error)
     return levels, codes
 
 
 def descend(x: Tensor, levels: list[Level]) -> Tensor:
     """Codes int32 ``[m, L]`` of any rows float32 ``[m, F]``.
 
-    The tree's own rows get their own codes, but where a cut parted rows of equal places.
+    The tree's own rows get their own codes, except where a cut separated rows of equal places.
     """
     out = []
     for rows in x.split(_BLOCK):

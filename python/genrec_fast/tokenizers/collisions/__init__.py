@@ -1,1 +1,1 @@
-"""Items of equal codes: how they are found, and told apart."""
+"""Items of equal codes: how they are found and told apart."""

@@ -38,8 +38,8 @@ def add_dedup_level(
 
     - "rank": r, for every item (TIGER); codebook size: the largest n.
     - "rank_if_shared": 0 if n = 1, else r + 1; codebook size: the largest n, plus 1 if any codes are shared.
-    - "colliding_only": r if n > 1. A unique item needs no digit, but a tensor has rows of one length: it gets a
-      filler, the last code of the level. Codebook size: the largest n plus 1. No level at all if nothing collides.
+    - "colliding_only": r if n > 1. A unique item needs no further code, but all rows of a tensor have one length: it
+      gets a filler, the last code of the level. Codebook size: the largest n plus 1. No level if nothing collides.
     - "none": nothing; items go on sharing a semantic ID (the search gives them all).
 
     Args:
@@ -71,7 +71,7 @@ def add_dedup_level(
 
 
 def resolve_by_level(item_codes: Tensor, codebook_sizes: tuple[int, ...], dedup: Dedup) -> Resolved:
-    """``add_dedup_level`` that also tells what it found."""
+    """``add_dedup_level`` that also reports what it found."""
     check_dedup("add_dedup_level", dedup)
     count, levels = item_codes.shape
     groups = group_items(item_codes)
@@ -85,12 +85,12 @@ def resolve_by_level(item_codes: Tensor, codebook_sizes: tuple[int, ...], dedup:
         shared = torch.empty(count, dtype=torch.bool)
         shared[groups.order] = (counts > 1)[groups.numbers(levels)]
         if dedup == "rank":
-            size, digit = largest, rank
+            size, code = largest, rank
         elif dedup == "rank_if_shared":
-            size, digit = (largest + 1 if largest > 1 else 1), torch.where(shared, rank + 1, 0)
+            size, code = (largest + 1 if largest > 1 else 1), torch.where(shared, rank + 1, 0)
         else:
-            size, digit = largest + 1, torch.where(shared, rank, largest)
-        codes, sizes = torch.cat([codes, digit.to(torch.int32).unsqueeze(1)], 1), (*sizes, size)
+            size, code = largest + 1, torch.where(shared, rank, largest)
+        codes, sizes = torch.cat([codes, code.to(torch.int32).unsqueeze(1)], 1), (*sizes, size)
     rate = (count - different) / count
     resolution = Resolution(
         method=dedup,

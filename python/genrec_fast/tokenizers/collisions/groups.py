@@ -46,7 +46,7 @@ def group_items(item_codes: Tensor) -> Groups:
     """Sorts items by their codes: integer ``[N, L]``, N and L at least 1, values from 0 (unchecked).
 
     Notes:
-        Codes of a row are packed into one int64 as far as they fit; one stable sort per 63 bits: O(N log N).
+        Codes of a row are packed into one int64 where they fit; one stable sort per 63 bits: O(N log N).
     """
     codes = item_codes.detach().resolve_neg().to("cpu", torch.int64)
     count, levels = codes.shape

@@ -54,7 +54,7 @@ def reassign(
     Items that find all codes under their prefix taken, in order of item id the last:
 
     - "other_prefix": are served the same way (nearest code with room below, prices are 0) under their prefix of L - 2
-      codes, down to the last level; who finds that full too, under that of L - 3, and so on. All items find a place
+      codes, down to the last level; where that is full too, under that of L - 3, and so on. All items find a place
       unless there are more items than semantic IDs; the rest then shares.
     - "level": keep their codes, and a dedup level is added (rank, see ``add_dedup_level``), if there are any.
     - "share": keep their codes and go on sharing.
@@ -191,15 +191,15 @@ def _serve(
         vectors, which = book.double(), None
     half = vectors.square().sum(1) / 2
     order = torch.argsort(own, stable=True)
-    people = torch.bincount(own)
-    begins = people.cumsum(0) - people
+    items = torch.bincount(own)
+    begins = items.cumsum(0) - items
     choice = torch.full((moving.numel(),), -1, dtype=torch.int64)
-    nodes = torch.argsort(people, descending=True, stable=True)  # nodes of like numbers of items share a table
+    nodes = torch.argsort(items, descending=True, stable=True)  # nodes of similar numbers of items share a table
     for part in nodes.split(max(1, _CELLS // size)):
         table = room(part, keys, counts, size, below)
         total = table.double().sum(1)  # in doubles: room may be vast
-        for turn in range(int(people[part[0]])):
-            active = ((people[part] > turn) & (total > turn)).nonzero().squeeze(1)
+        for turn in range(int(items[part[0]])):
+            active = ((items[part] > turn) & (total > turn)).nonzero().squeeze(1)
             if active.numel() == 0:
                 break
             item = order[begins[part[active]] + turn]

@@ -1,4 +1,4 @@
-"""The setting ``dedup`` of a tokenizer, carried out."""
+"""Carries out the setting ``dedup`` of a tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolve(
     codebooks: Sequence[Tensor] | None = None,
     when_full: WhenFull = "other_prefix",
 ) -> Resolved:
-    """Tells items of equal codes apart and says what that took.
+    """Tells items of equal codes apart and reports what was done.
 
     Args:
         item_codes: integer ``[N, L]``.
@@ -33,13 +33,13 @@ def resolve(
         dedup: "rank", "rank_if_shared", "colliding_only" or "none" (``add_dedup_level``); "nearest_free" or "sinkhorn"
             (``reassign``).
         vectors: float ``[N, D]``, for reassignment: what was coded.
-        codebooks: float ``[K_l, D]`` per level, likewise.
+        codebooks: float ``[K_l, D]`` per level, for reassignment.
         when_full: of ``reassign``.
 
     Raises:
         InvalidTypeError: a wrong dtype.
-        InvalidValueError: a wrong shape, a code outside its codebook, an unknown dedup, or one that needs what is not
-            given.
+        InvalidValueError: a wrong shape, a code outside its codebook, an unknown dedup, or one that needs vectors and
+            codebooks that are not given.
 
     Example:
         >>> import torch

@@ -11,7 +11,7 @@ __all__ = ["children", "room"]
 
 
 def children(codes: Tensor, placed: Tensor, moving: Tensor, level: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (prefixes of ``level`` codes) of the moving items, and who is placed below them.
+    """Nodes (prefixes of ``level`` codes) of the moving items, and the items placed below them.
 
     Args:
         codes: int64 ``[N, L]``.
@@ -44,7 +44,7 @@ def room(nodes: Tensor, keys: Tensor, counts: Tensor, size: int, below: int) -> 
     Args:
         nodes: int64 ``[n]``, as ``children`` numbers them.
         keys: int64, as ``children`` gives them.
-        counts: likewise.
+        counts: int64, as ``children`` gives them.
         size: children of a node.
         below: semantic IDs below one child.
     """

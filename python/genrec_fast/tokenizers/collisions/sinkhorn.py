@@ -12,7 +12,7 @@ __all__ = ["potentials"]
 
 _CELLS = 1 << 21  # prefixes x items x codes at a time
 _MOST_CELLS = 1 << 26  # of one prefix: 512 MiB a table
-_CONVERGED = 1e-4  # change of log prices in a round, after which no order that matters changes
+_CONVERGED = 1e-4  # change of log prices in a round, below which the order of codes no longer changes
 
 
 def potentials(
@@ -43,27 +43,27 @@ def potentials(
     """
     size, level = book.shape[0], codes.shape[1] - 1
     own, keys, counts = children(codes, placed, moving, level, size)
-    people = torch.bincount(own)
+    items = torch.bincount(own)
     order = torch.argsort(own, stable=True)
-    begins = people.cumsum(0) - people
+    begins = items.cumsum(0) - items
     vectors = book.double()
     half = vectors.square().sum(1) / 2
-    free_codes = size - torch.bincount(keys // size, minlength=people.numel())
-    people = torch.minimum(people, free_codes)  # no more than these will find a place
-    prices = torch.zeros(people.numel(), size, dtype=torch.float64)
-    nodes = torch.argsort(people, stable=True)
-    nodes = nodes[people[nodes] > 1]  # one item needs no price
-    if nodes.numel() and int(people[nodes[-1]]) * size > _MOST_CELLS:
+    free_codes = size - torch.bincount(keys // size, minlength=items.numel())
+    items = torch.minimum(items, free_codes)  # at most these find a place
+    prices = torch.zeros(items.numel(), size, dtype=torch.float64)
+    nodes = torch.argsort(items, stable=True)
+    nodes = nodes[items[nodes] > 1]  # one item needs no price
+    if nodes.numel() and int(items[nodes[-1]]) * size > _MOST_CELLS:
         raise UnsupportedError(
             f"reassign: sinkhorn needs prefixes of at most {_MOST_CELLS} items x codes, "
-            f"got {int(people[nodes[-1]])} x {size}; nearest_free has no such limit"
+            f"got {int(items[nodes[-1]])} x {size}; nearest_free has no such limit"
         )
     while nodes.numel():
         # as many prefixes as fit, all padded to the last one's number of items
-        fits = (people[nodes] * torch.arange(1, nodes.numel() + 1) * size <= _CELLS).nonzero()
+        fits = (items[nodes] * torch.arange(1, nodes.numel() + 1) * size <= _CELLS).nonzero()
         part, nodes = nodes.tensor_split([max(1, fits.numel())])
-        seat = torch.arange(int(people[part[-1]]))
-        taken = seat < people[part].unsqueeze(1)
+        seat = torch.arange(int(items[part[-1]]))
+        taken = seat < items[part].unsqueeze(1)
         item = order[torch.where(taken, begins[part].unsqueeze(1) + seat, 0)]
         usable = taken.unsqueeze(2) & (room(part, keys, counts, size, 1) > 0).unsqueeze(1)
         cost = half - residual[item].double() @ vectors.T

@@ -119,7 +119,7 @@ def pack_codes(codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
 def unpack_codes(packed: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
     """The other way: uint8 ``[m, bytes]`` -> int32 ``[m, L]``.
 
-    Bytes behind the last level are not read: with a ``search_type`` that keeps norms, faiss puts them there.
+    Bytes after the last level are not read: with a ``search_type`` that keeps norms, faiss puts them there.
 
     Raises:
         InvalidTypeError: not uint8.

@@ -42,9 +42,9 @@ def encode_file(
 ) -> Path:
     """Writes the codes of all vectors of a file to another, holding one block of them in memory.
 
-    A run that was killed is taken up where it stood when it is called again with the same source, tokenizer and ``out``
-    (block sizes may differ); an error in the source ends it for good. Beside ``out`` stand meanwhile a hidden file of
-    codes and a small one that says how far they go; ``out`` itself appears at the end, whole.
+    A run that was killed is resumed when it is called again with the same source, tokenizer and ``out`` (block sizes
+    may differ); an error in the source ends it for good. Meanwhile a hidden file next to ``out`` holds the codes, and a
+    small one says how far they go; ``out`` itself appears at the end, whole.
 
     Args:
         tokenizer: a fitted tokenizer of feature vectors, or codebooks float ``[K_l, F]``, one per level.
@@ -52,7 +52,7 @@ def encode_file(
         out: a ``.npy`` file, int32 ``[N, levels]`` without a dedup level; an old one is replaced.
         rows_per_block: vectors in memory at a time; ``None``: 16 MiB of them.
         num_beams: with codebooks, as in ``ops.rq_encode``; a tokenizer has its own way.
-        precision: likewise; the codes do not depend on it.
+        precision: with codebooks; the codes do not depend on it.
         progress: called after each block with ("encode", rows done, N, {"rows_per_second": of this run}).
 
     Returns:
@@ -119,12 +119,12 @@ def kmeans_step_file(
     codebooks: Sequence[Tensor] = (),
     rows_per_block: int | None = None,
 ) -> KMeansStep:
-    """``ops.kmeans_step`` over all vectors of a file, or over what is left of them behind some levels.
+    """``ops.kmeans_step`` over all vectors of a file, or over their residuals after some levels.
 
     Args:
         source: ``.npy`` of vectors ``[N, F]``, see ``data.FeatureFile``.
         centroids: float ``[K, F]``.
-        codebooks: levels before: each vector is replaced by its residual behind them.
+        codebooks: of the levels before; each vector is replaced by its residual after them.
         rows_per_block: vectors in memory at a time; ``None``: 16 MiB of them.
 
     Returns:
@@ -235,7 +235,7 @@ class _Unfinished:
         self.note.unlink(missing_ok=True)
 
     def _reopened(self) -> BinaryIO | None:
-        """The file of a run that was killed, behind its last whole block; ``None`` unless its bytes are as noted."""
+        """A killed run's file, at the end of its last whole block; ``None`` unless its bytes are as noted."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             rows, crc = int(note["rows"]), int(note["crc32"])

@@ -16,7 +16,7 @@ __all__ = ["Style", "from_text", "to_text"]
 
 Style = Literal["lcrec", "openonerec"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_TOKENS = {"lcrec": re.compile(r"<([a-z])_([0-9]{1,9})>"), "openonerec": re.compile(r"<s_([a-z])_([0-9]{1,9})>")}
+_CODES = {"lcrec": re.compile(r"<([a-z])_([0-9]{1,9})>"), "openonerec": re.compile(r"<s_([a-z])_([0-9]{1,9})>")}
 _BEGIN, _END = "<|sid_begin|>", "<|sid_end|>"
 
 
@@ -74,7 +74,7 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
         row: list[int] = []
         place = 0
         while place < len(body):
-            match = _TOKENS[style].match(body, place)
+            match = _CODES[style].match(body, place)
             if match is None or len(row) == len(_LETTERS) or match[1] != _LETTERS[len(row)]:
                 raise InvalidValueError(
                     f"from_text: text {index} must be codes of levels a, b, ... in order, got {text!r}"
@@ -89,5 +89,5 @@ def from_text(texts: Sequence[str], style: Style = "lcrec") -> Tensor:
 
 
 def _check_style(op: str, style: str) -> None:
-    if not isinstance(style, str) or style not in _TOKENS:
+    if not isinstance(style, str) or style not in _CODES:
         raise InvalidValueError(f"{op}: style must be 'lcrec' or 'openonerec', got {style!r}")

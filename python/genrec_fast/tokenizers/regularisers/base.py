@@ -1,7 +1,7 @@
 """What a regulariser is: a term of a trainable tokenizer's loss, with settings of its own.
 
 A trainable tokenizer takes any number of them (``RQVAEConfig(regularisers=(...))``). It builds each one from the
-``FitContext``, asks it at every step for items it wants coded beside the batch, and adds ``weight`` times its loss.
+``FitContext``, asks it at every step which further items to code with the batch, and adds ``weight`` times its loss.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class CodedBatch:
 class Regulariser(nn.Module):
     """One term of the loss; what it learns itself (projections, heads) are its parameters.
 
-    A member writes ``forward``, and ``ask`` where it needs items beside the batch.
+    A member writes ``forward``, and ``ask`` where it needs items that are not in the batch.
     """
 
     def ask(self, items: Tensor) -> Tensor:
-        """Items int64 ``[any]`` to be coded beside the batch ``items [B]``; none unless a member says so."""
+        """Further items int64 ``[any]`` to code with the batch ``items [B]``; none by default."""
         return items.new_empty(0)
 
     def forward(self, batch: CodedBatch) -> Tensor:
@@ -99,7 +99,7 @@ class RegulariserConfig(Protocol):
 
     @property
     def weight(self) -> float:
-        """Of its loss, beside a reconstruction error of scaled features (1 per element before anything is learned)."""
+        """Of its loss, relative to the reconstruction error of scaled features (1 per element before training)."""
         ...
 
     @property
@@ -135,7 +135,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor |
         queries: float ``[n, D]``.
         keys: float ``[n, D]``.
         temperature: t, above 0.
-        hidden: bool ``[n, n]``: pairs that are no negatives; never the diagonal.
+        hidden: bool ``[n, n]``: pairs excluded from the negatives; never the diagonal.
 
     Returns:
         0-d; 0 without rows.

@@ -37,7 +37,7 @@ class AlignmentConfig:
     """
 
     weight: float = 0.3
-    """beside a reconstruction error of 1 per element before anything is learned (ours: LETTER's alpha weighs other
+    """relative to the reconstruction error, which is 1 per element before training (ours: LETTER's alpha weighs other
     units)"""
     temperature: float = 0.1
     """of the cosines (ours)"""
@@ -84,12 +84,13 @@ class CoOccurrenceConfig:
         L = - mean_i log( exp(cos(z_i, z_p(i)) / t) / sum_j exp(cos(z_i, z_p(j)) / t) )
 
     z is the sum of an item's code vectors; p(i) is an item drawn from within ``window`` places of i in a training
-    history, coded beside the batch. A p(j) that is p(i) or i itself is no negative. The paper learns reconstruction
-    and a contrastive collaborative term together; this form of that term (in-batch softmax, drawn neighbours) is ours.
+    history, coded with the batch. A p(j) that is p(i) or i itself is excluded from the negatives. The paper trains
+    reconstruction and a contrastive collaborative term jointly; this form of that term (in-batch softmax, drawn
+    neighbours) is ours.
     """
 
     weight: float = 0.3
-    """beside a reconstruction error of 1 per element before anything is learned (ours)"""
+    """relative to the reconstruction error, which is 1 per element before training (ours)"""
     temperature: float = 0.1
     """of the cosines (ours)"""
     window: int = 5

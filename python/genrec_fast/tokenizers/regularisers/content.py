@@ -23,19 +23,19 @@ __all__ = ["Contrastive", "ContrastiveConfig", "TagSupervision", "TagSupervision
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """Contrastive reconstruction of CoST (arXiv:2404.14774): what is decoded is nearer to its item than to others.
+    """Contrastive reconstruction of CoST (arXiv:2404.14774): decoded vectors are nearer to their item than to others.
 
     ::
 
         L = - mean_i log( exp(cos(x'_i, x_i) / t) / sum_j exp(cos(x'_i, x_j) / t) )
 
     x_i is an item's (scaled) feature vector, x'_i what the decoder makes of its codes; j runs over the batch, where
-    equal feature vectors are no negatives. CoST puts it in place of the reconstruction error:
+    equal feature vectors are excluded from the negatives. CoST puts it in place of the reconstruction error:
     ``RQVAEConfig(reconstruction_weight=0.0)``.
     """
 
     weight: float = 0.3
-    """beside a reconstruction error of 1 per element before anything is learned (ours)"""
+    """relative to the reconstruction error, which is 1 per element before training (ours)"""
     temperature: float = 0.1
     """of the cosines (ours)"""
     learned_codebooks: ClassVar[bool] = False
@@ -64,7 +64,7 @@ class Contrastive(Regulariser):
 
 @dataclass(frozen=True, kw_only=True)
 class TagSupervisionConfig:
-    """Tag supervision per level, of HiD-VAE (arXiv:2508.04618): the first l + 1 codes tell the l-th tag.
+    """Tag supervision per level, of HiD-VAE (arXiv:2508.04618): the first l + 1 codes predict the l-th tag.
 
     ::
 
@@ -77,7 +77,7 @@ class TagSupervisionConfig:
     """
 
     weight: float = 0.3
-    """beside a reconstruction error of 1 per element before anything is learned (ours)"""
+    """relative to the reconstruction error, which is 1 per element before training (ours)"""
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ class DiversityConfig:
     """
 
     weight: float = 0.01
-    """beside a reconstruction error of 1 per element before anything is learned (ours)"""
+    """relative to the reconstruction error, which is 1 per element before training (ours)"""
     groups: int = 10
     """groups of codes per level (LETTER: 10); at most half the codes of a level are taken"""
     temperature: float = 1.0

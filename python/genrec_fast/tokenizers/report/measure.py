@@ -26,7 +26,7 @@ from genrec_fast.tokenizers.report.sums import (
 
 __all__ = ["report"]
 
-_LARGEST = 10  # groups whose sizes are told
+_LARGEST = 10  # groups whose sizes are listed
 
 
 def report(
@@ -55,9 +55,9 @@ def report(
 
     y_i is what the first t codes decode to: ``tokenizer.decode``; or the sum of ``codebooks``' vectors; or, without
     either (or with a tokenizer that cannot decode), the mean of the features in item i's prefix group: the least
-    error that any decoder of these IDs could have. ``mse`` is in units of the features squared; beside
-    ``variance`` it says which part is left. A tokenizer that scales features before it codes them is compared with
-    the scaled ones (``Tokenizer.targets``).
+    error that any decoder of these IDs could have. ``mse`` is in units of the features squared; its share of
+    ``variance`` is what the codes leave unexplained. A tokenizer that scales features before it codes them is compared
+    with the scaled ones (``Tokenizer.targets``).
 
     Args:
         item_codes: integer ``[N, L]``.
@@ -66,7 +66,7 @@ def report(
         codebook_sizes: L sizes; without them the tokenizer's, else the codebooks', else the largest code plus one.
         tokenizer: a fitted one, to decode with.
         codebooks: float ``[K_l, F]`` per level; in place of a tokenizer.
-        num_levels: levels that code features; those behind (a dedup level) get no mse and no purity. Without it: the
+        num_levels: levels that code features; a dedup level gets no mse and no purity. Without it: the
             levels of the codebooks, or of the tokenizer's own codes, or L.
 
     Raises:

@@ -49,7 +49,7 @@ class Report:
 
     num_items: int
     num_levels: int
-    """levels that say something about an item; a dedup level behind them is none"""
+    """levels that describe an item: all but a dedup level"""
     codebook_sizes: tuple[int, ...]
     collision_rate: float
     """of the whole IDs, dedup level included"""
@@ -77,7 +77,7 @@ class Report:
         _print_tables(self)
 
     def save_picture(self, path: str | os.PathLike[str]) -> None:
-        """Draws use of the codes, prefixes, sizes of groups, and what is known of error and purity.
+        """Draws use of the codes, prefixes, sizes of groups, and error and purity where they were measured.
 
         Args:
             path: ends in .png, .svg or .pdf; written whole or not at all.

@@ -1,4 +1,4 @@
-"""What RQ-VAE can be told: read by the network's training as well as by the tokenizer."""
+"""Settings of RQ-VAE, apart from the tokenizer that is built from them: its network and its training read them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RQVAESettings:
     log_every: int = 50
     """steps between two rows of the history"""
     device: Literal["cpu", "auto"] = "cpu"
-    """where it trains; auto: the device that accelerate picks (there, repeatable as far as the device is)"""
+    """where it trains; auto: the device that accelerate picks (results repeat only as far as the device allows)"""
     dedup: CodebookDedup = "rank"
     """how items of equal codes are told apart, see ``resolve``"""
 

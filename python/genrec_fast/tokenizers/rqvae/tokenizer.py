@@ -48,6 +48,10 @@ class RQVAE(Tokenizer):
     ``quantization``, ``learning_rate``, ``restarts``, the unweighted ``loss.Kind`` of each regulariser, and ``use.l``,
     the share of level l's codes chosen since the row before; 0 before there are codes); ``mse``, the mean squared
     error of ``decode`` over the catalog, per element in the units of the features squared.
+
+    ``fit`` needs a row per code of the largest codebook; regularisers read histories and categories. The same seed and
+    number of threads give the same codes. Progress is ("rqvae", steps done, steps, the row of the history); a loss that
+    is not finite raises ``DivergedError``.
     """
 
     kind: ClassVar[str] = "rqvae"
@@ -62,14 +66,6 @@ class RQVAE(Tokenizer):
         self.mse: float = math.nan
 
     def _fit(self, fit: Fit) -> None:
-        """Trains the autoencoder and its codebooks, and codes the catalog.
-
-        ``fit.progress`` is called after each row of the history with ("rqvae", steps done, steps, the row). The same
-        seed and number of threads give the same codes. Histories and categories are for regularisers that read them.
-
-        Raises:
-            DivergedError: the loss is no longer finite.
-        """
         self._check_enough(fit.num_items)
         vectors = fit.features
         self._model, self.history = train_rqvae(self.config, fit)
@@ -94,7 +90,7 @@ class RQVAE(Tokenizer):
     def latents(self, features: Tensor) -> Tensor:
         """What is coded: float ``[m, F]`` -> float32 ``[m, latent_dim]``.
 
-        Computed in float64 and rounded once, so that a vector's latent hangs on no other row of its block.
+        Computed in float64 and rounded once, so that a latent is independent of the other rows of its block.
         """
         model, vectors = self._fitted(), self._vectors(features)
         blocks = [model.encode_exactly(block) for block in vectors.split(_BLOCK)]

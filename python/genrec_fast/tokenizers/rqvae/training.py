@@ -1,4 +1,4 @@
-"""How RQ-VAE learns: autoencoder first, then codebooks from k-means, then all together."""
+"""How RQ-VAE learns: first the autoencoder, then codebooks from k-means, then all jointly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 __all__ = ["columns", "train_rqvae"]
 
 _WARMUP = 50  # steps of rising learning rate
-_SETTLE = 0.9  # no code is moved after this part of the training: what is moved late has no time to fit
+_SETTLE = 0.9  # no code is moved after this part of the training: one moved late has no time to fit
 _SAMPLE = 1 << 17  # vectors that start the codebooks: 128 for each of 1,024 codes
 _MAX_NORM = 1.0  # of the gradient
 
@@ -150,7 +150,7 @@ def _start_codebooks(
 
 @torch.no_grad()
 def _fill(model: RQVAEModel, features: Tensor) -> None:
-    """Moves the codes that no item of the catalog has onto items that are coded badly; no other code changes."""
+    """Moves the unused codes onto the items with the largest errors; no other code changes."""
     residual = torch.cat([model.encode_exactly(block) for block in features.split(8192)])
     for level in model.quantizer.levels:
         assert isinstance(level, VectorQuantizer)
@@ -180,7 +180,7 @@ class _Terms(nn.Module):
         self.members = nn.ModuleList(term.build(context) for term in config.regularisers)
 
     def ask(self, items: Tensor) -> list[Tensor]:
-        """Items int64 that each member wants coded beside the batch."""
+        """Further items int64 that each member wants coded with the batch."""
         return [member.ask(items) for member in self.members if isinstance(member, Regulariser)]
 
     def losses(self, batch: CodedBatch, asked: list[Tensor], *, coded: bool) -> tuple[Tensor, list[Tensor]]:
