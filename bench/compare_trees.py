@@ -156,8 +156,17 @@ def of_tokenizers(shop: Any) -> Iterator[Question]:
         yield f"tokenizer {name}", lambda c=config: fitted(c, shop.features, histories)
 
 
+def known_of(features: torch.Tensor) -> Any:
+    """What a tokenizer is built from: the catalog; before there was one, the width of the features."""
+    try:
+        from genrec_fast.catalog import Catalog
+    except ModuleNotFoundError:
+        return features.shape[1]
+    return Catalog(features=features)
+
+
 def fitted(config: Any, features: torch.Tensor, histories: Any) -> dict[str, torch.Tensor]:
-    tokenizer = config.build(features.shape[1])
+    tokenizer = config.build(known_of(features))
     tokenizer.fit(features, num_items=ITEMS, seed=0, histories=histories)
     return {"codes": tokenizer.item_codes}
 

@@ -16,14 +16,15 @@ from report import MEASURED, decode_table
 from timing import environment, where
 
 torch.set_num_threads(int(os.environ.get("GENREC_BENCH_THREADS", "1")))
+STARTED = environment()  # the tree may change while a long run goes on
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, output_json: dict[str, object]) -> None:
-    output_json["genrec_fast"] = environment()
+    output_json["genrec_fast"] = STARTED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of whole decodes, which the columns of pytest-benchmark have no room for."""
     if MEASURED:
         terminalreporter.write_sep("-", "whole decodes")
-        terminalreporter.write_line(f"{decode_table(MEASURED)}\n\n{where(environment())}")
+        terminalreporter.write_line(f"{decode_table(MEASURED)}\n\n{where(STARTED)}")

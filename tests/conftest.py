@@ -1,4 +1,4 @@
-"""What every test runs under: slow paths are errors, one torch thread, repeatable hypothesis."""
+"""What every test runs under: slow paths are errors, one torch thread, repeatable hypothesis; fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 # Before the package is imported: a missing kernel is then an error, not a slow twin that hides it.
 os.environ["GENREC_FAST_STRICT"] = "1"
 
+import pytest
 import torch
 from hypothesis import settings
+
+from genrec_fast.ops._registry import core
 
 torch.set_num_threads(1)
 # No deadline: a shared machine pauses now and then. No database: a run depends on the tree alone.
@@ -31,3 +34,31 @@ def pytest_report_header() -> str:
         except PackageNotFoundError:
             found.append(f"no {name}")
     return f"with: Python {platform.python_version()}, {', '.join(found)}"
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    """No test leaves another instruction set or number of threads behind, failed or not."""
+    isa, threads = core.active_isa(), torch.get_num_threads()
+    yield
+    core.select_isa(isa)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=core.usable_isas())
+def isa(request):
+    """The test once on every instruction set of this machine."""
+    core.select_isa(request.param)
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """``threads(n)``: from here on n torch threads, until the test ends."""
+    return torch.set_num_threads
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request):
+    """The test once on every device of this machine."""
+    return request.param

@@ -13,6 +13,7 @@ from genrec_fast import errors
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.reference.fingerprint import fingerprint as twin
+from shared.isas import every_isa
 
 GOLDEN, WORD = 0x9E3779B97F4A7C15, 2**64 - 1
 SIZES = [0, 1, 3, 4, 255, 256, 257, 1023, 1024, 1025, 2048, 5000]  # bytes
@@ -44,34 +45,14 @@ def noise(size, seed=0):
     return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
 
 
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @given(st.lists(st.sampled_from(SIZES), max_size=4), st.integers(0, 2**30))
 @settings(max_examples=25)
 def test_equals_the_definition_and_the_twin_on_every_instruction_set(sizes, seed):
     tensors = [noise(size, seed + i) for i, size in enumerate(sizes)]
     expected = defined([bytes(t.tolist()) for t in tensors])
     assert twin(tensors) == expected
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            assert fingerprint(tensors) == expected
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        assert fingerprint(tensors) == expected
 
 
 def test_a_worked_example():

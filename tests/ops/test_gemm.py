@@ -12,15 +12,7 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.reference.gemm import gemm as twin
 from genrec_fast.ops.reference.gemm import gemm_pack as pack_twin
-
-
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
+from shared.isas import every_isa
 
 
 def normal(*shape, seed=0):
@@ -54,16 +46,11 @@ def test_small_integers_come_out_exactly(rows, columns, depth, seed):
     generator = torch.Generator().manual_seed(seed)
     a = torch.randint(-9, 10, (rows, depth), generator=generator).float()
     b = torch.randint(-9, 10, (columns, depth), generator=generator).float()
-    for name in core.usable_isas():
-        before = core.active_isa()
-        core.select_isa(name)
-        try:
-            assert torch.equal(gemm(a, gemm_pack(b), columns), a @ b.T)
-            if name == "avx512_bf16":  # integers up to 256 are bfloat16 numbers
-                packed = gemm_pack(b, precision="bfloat16")
-                assert torch.equal(gemm(a, packed, columns, precision="bfloat16"), a @ b.T)
-        finally:
-            core.select_isa(before)
+    for name in every_isa():
+        assert torch.equal(gemm(a, gemm_pack(b), columns), a @ b.T)
+        if name == "avx512_bf16":  # integers up to 256 are bfloat16 numbers
+            packed = gemm_pack(b, precision="bfloat16")
+            assert torch.equal(gemm(a, packed, columns, precision="bfloat16"), a @ b.T)
 
 
 def test_bfloat16_rounds_both_sides_and_sums_in_float32(isa):
@@ -77,33 +64,24 @@ def test_bfloat16_rounds_both_sides_and_sums_in_float32(isa):
 
 
 @pytest.mark.threads
-def test_threads_change_nothing():
-    before = torch.get_num_threads()
-    try:
-        for rows, columns, depth in ((500, 300, 100), (1, 9000, 512), (3, 40, 5)):
-            a, b = normal(rows, depth), normal(columns, depth, seed=1)
-            torch.set_num_threads(1)
-            wanted = gemm(a, gemm_pack(b), columns)
-            for threads in (2, 3, 4):
-                torch.set_num_threads(threads)
-                assert torch.equal(gemm(a, gemm_pack(b), columns), wanted)
-    finally:
-        torch.set_num_threads(before)
+def test_threads_change_nothing(threads):
+    for rows, columns, depth in ((500, 300, 100), (1, 9000, 512), (3, 40, 5)):
+        a, b = normal(rows, depth), normal(columns, depth, seed=1)
+        threads(1)
+        wanted = gemm(a, gemm_pack(b), columns)
+        for count in (2, 3, 4):
+            threads(count)
+            assert torch.equal(gemm(a, gemm_pack(b), columns), wanted)
 
 
 def test_a_matrix_packed_for_other_panels_is_refused():
-    names = core.usable_isas()
-    if "avx512" not in names:
+    if "avx512" not in core.usable_isas():
         pytest.skip("one width of panels on this machine")
-    before = core.active_isa()
-    try:
-        core.select_isa("avx2")
-        packed = gemm_pack(normal(64, 8))
-        core.select_isa("avx512")
-        with pytest.raises(InvalidValueError, match="packed for avx512, got 64 columns of depth 8 in panels of 16"):
-            gemm(normal(3, 8), packed, 64)
-    finally:
-        core.select_isa(before)
+    core.select_isa("avx2")
+    packed = gemm_pack(normal(64, 8))
+    core.select_isa("avx512")
+    with pytest.raises(InvalidValueError, match="packed for avx512, got 64 columns of depth 8 in panels of 16"):
+        gemm(normal(3, 8), packed, 64)
 
 
 def test_bad_arguments_are_named():

@@ -10,20 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.reference.gemm import gemm as twin
 from genrec_fast.ops.reference.gemm import gemm_pack as pack_twin
 from genrec_fast.ops.reference.gemm import rounded
+from shared.isas import every_isa
 
 HEADER = 64  # bytes before the panels
-
-
-@pytest.fixture(autouse=True)
-def same_instruction_set_after():
-    before = core.active_isa()
-    yield
-    core.select_isa(before)
 
 
 def normal(*shape, seed=0):
@@ -37,8 +30,7 @@ def whole(low, high, *shape, seed=0):
 def every_set(a, b, start=None):
     """The product on every set; equal to the bit among them and to the twin."""
     wanted = twin(a, pack_twin(b, "int8"), len(b), start, "int8")
-    for name in core.usable_isas():
-        core.select_isa(name)
+    for name in every_isa():
         found = gemm(a, gemm_pack(b, precision="int8"), len(b), start=start, precision="int8")
         assert torch.equal(found.nan_to_num(3e38), wanted.nan_to_num(3e38)), name
     return wanted
@@ -96,8 +88,7 @@ def test_weights_of_minus_128(depth):
     # Rounding never makes one, a block of another's making may hold them; bytes of 255 beside them are the worst case.
     a = torch.full((7, depth), 127.0)
     a[1] = -127.0
-    for name in core.usable_isas():
-        core.select_isa(name)
+    for name in every_isa():
         block = gemm_pack(torch.full((5, depth), 127.0), precision="int8")
         width = (len(block) - HEADER) // (depth + 8)  # columns of all panels
         weights = block[HEADER : HEADER + width * depth].view(torch.int8)
@@ -144,18 +135,14 @@ def test_other_dtypes_and_strides():
 
 
 @pytest.mark.threads
-def test_threads_change_nothing():
-    before = torch.get_num_threads()
-    try:
-        for rows, columns, depth in ((500, 300, 100), (1, 9000, 512), (3, 40, 5)):
-            a, b = normal(rows, depth), normal(columns, depth, seed=1)
-            torch.set_num_threads(1)
-            wanted = gemm(a, gemm_pack(b, precision="int8"), columns, precision="int8")
-            for threads in (2, 3):
-                torch.set_num_threads(threads)
-                assert torch.equal(gemm(a, gemm_pack(b, precision="int8"), columns, precision="int8"), wanted)
-    finally:
-        torch.set_num_threads(before)
+def test_threads_change_nothing(threads):
+    for rows, columns, depth in ((500, 300, 100), (1, 9000, 512), (3, 40, 5)):
+        a, b = normal(rows, depth), normal(columns, depth, seed=1)
+        threads(1)
+        wanted = gemm(a, gemm_pack(b, precision="int8"), columns, precision="int8")
+        for count in (2, 3):
+            threads(count)
+            assert torch.equal(gemm(a, gemm_pack(b, precision="int8"), columns, precision="int8"), wanted)
 
 
 def test_bad_arguments_are_named():

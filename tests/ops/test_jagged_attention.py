@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genrec_fast import errors
 from genrec_fast.ops import ALiBi, RelativeTimeBias, T5Bias, jagged_attention
-from genrec_fast.ops._registry import core
+from shared.isas import every_isa
 
 
 def offsets_of(lengths):
@@ -94,18 +94,13 @@ def run(inputs, settings, grad, dtype):
 def test_every_instruction_set_agrees_with_the_twin(call):
     inputs, options, grad = call
     expected, expected_grads = run(inputs, options, grad, torch.float64)
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            found, found_grads = run(inputs, options, grad, torch.float32)
-            torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-5)
-            for index, (ours, theirs) in enumerate(zip(found_grads, expected_grads, strict=True)):
-                # A table's entry sums thousands of slopes of both signs.
-                bound = (1e-5 if index < 3 else 1e-4) * max(1.0, theirs.abs().max().item() if theirs.numel() else 0.0)
-                torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=bound)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        found, found_grads = run(inputs, options, grad, torch.float32)
+        torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-5)
+        for index, (ours, theirs) in enumerate(zip(found_grads, expected_grads, strict=True)):
+            # A table's entry sums thousands of slopes of both signs.
+            bound = (1e-5 if index < 3 else 1e-4) * max(1.0, theirs.abs().max().item() if theirs.numel() else 0.0)
+            torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=bound)
 
 
 def example(lengths=(50, 700, 3), heads=2, width=32):
@@ -116,21 +111,18 @@ def example(lengths=(50, 700, 3), heads=2, width=32):
 
 @pytest.mark.threads
 @pytest.mark.parametrize("kind", ["silu", "softmax"])
-def test_threads_agree_and_repeat_their_bits(kind):
+def test_threads_agree_and_repeat_their_bits(threads, kind):
     inputs, grad = example()
     times = torch.arange(753) ** 2
     bias = RelativeTimeBias(torch.randn(1401), torch.randn(129), times)
     options = {"kind": kind, "bias": bias, "dropout_p": 0.2, "seed": 3}
     alone, alone_grads = run(inputs, options, grad, torch.float32)
-    torch.set_num_threads(3)
-    try:
-        first, first_grads = run(inputs, options, grad, torch.float32)
-        for _ in range(3):
-            again, again_grads = run(inputs, options, grad, torch.float32)
-            assert torch.equal(again, first)
-            assert all(torch.equal(a, b) for a, b in zip(again_grads, first_grads, strict=True))
-    finally:
-        torch.set_num_threads(1)
+    threads(3)
+    first, first_grads = run(inputs, options, grad, torch.float32)
+    for _ in range(3):
+        again, again_grads = run(inputs, options, grad, torch.float32)
+        assert torch.equal(again, first)
+        assert all(torch.equal(a, b) for a, b in zip(again_grads, first_grads, strict=True))
     assert torch.equal(first, alone)
     for ours, theirs in zip(first_grads, alone_grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

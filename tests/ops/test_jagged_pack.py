@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference import jagged_pack as twins
+from shared.isas import every_isa
 
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 5, 17]), max_size=5)
 DTYPES = [
@@ -97,17 +97,12 @@ def test_interleave_and_back(case, count):
 @given(jagged([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
 def test_sums_are_the_twins_to_the_bit_on_every_set(case):
     values, offsets = case
-    isa = core.active_isa()
     expected = twins.segment_sum(values, offsets.long())
     mean = torch.stack([r.to(expected.dtype).sum(0) / max(len(r), 1) for r in rows_of(values, offsets)] or [values[:0]])
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            assert torch.equal(ops.segment_sum(values, offsets), expected.to(values.dtype))
-            found = ops.segment_mean(values, offsets)
-            assert torch.allclose(found.double(), mean.double().reshape(found.shape), rtol=1e-2, atol=2e-2)
-    finally:
-        core.select_isa(isa)
+    for _ in every_isa():
+        assert torch.equal(ops.segment_sum(values, offsets), expected.to(values.dtype))
+        found = ops.segment_mean(values, offsets)
+        assert torch.allclose(found.double(), mean.double().reshape(found.shape), rtol=1e-2, atol=2e-2)
 
 
 def everything(values, offsets):
@@ -170,7 +165,7 @@ def test_all_compile_into_one_graph():
 
 
 @pytest.mark.threads
-def test_threads_change_no_bit():
+def test_threads_change_no_bit(threads):
     lengths = torch.randint(0, 400, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     offsets, values = offsets_of(lengths), torch.randn(sum(lengths), 48)
 
@@ -179,11 +174,8 @@ def test_threads_change_no_bit():
         return ops.to_padded(values, offsets, 300), ops.segment_sum(values, offsets), *joined
 
     alone = run()
-    torch.set_num_threads(3)
-    try:
-        assert all(torch.equal(a, b) for a, b in zip(run(), alone, strict=True))
-    finally:
-        torch.set_num_threads(1)
+    threads(3)
+    assert all(torch.equal(a, b) for a, b in zip(run(), alone, strict=True))
 
 
 CALLS = {

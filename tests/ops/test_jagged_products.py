@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from genrec_fast import ops
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference import jagged_products as twins
+from shared.isas import every_isa
 
 
 def offsets_of(lengths, dtype=torch.int64):
@@ -41,18 +41,13 @@ def test_products_are_the_twins(case, biased, dtype):
     double = (values.double(), dense.double(), offsets.long())
     expected = twins.dense_matmul(*double, None if bias is None else bias.double(), False)
     outer = twins.jagged_matmul(values.double(), expected, offsets.long())
-    isa = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            found = ops.jagged_dense_matmul(values, offsets, dense, bias)
-            assert found.dtype == dtype
-            assert torch.allclose(found.double(), expected, **tolerance)
-            if dtype == torch.float32:
-                found = ops.jagged_jagged_matmul(values, expected.float(), offsets)
-                assert torch.allclose(found.double(), outer, rtol=1e-4, atol=1e-2)
-    finally:
-        core.select_isa(isa)
+    for _ in every_isa():
+        found = ops.jagged_dense_matmul(values, offsets, dense, bias)
+        assert found.dtype == dtype
+        assert torch.allclose(found.double(), expected, **tolerance)
+        if dtype == torch.float32:
+            found = ops.jagged_jagged_matmul(values, expected.float(), offsets)
+            assert torch.allclose(found.double(), outer, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("lengths", [[2, 0, 3], [0], []])
@@ -158,7 +153,7 @@ def test_all_compile_into_one_graph():
 
 
 @pytest.mark.threads
-def test_threads_change_no_bit():
+def test_threads_change_no_bit(threads):
     lengths = [0, 3000, 1, 40, 900]
     offsets, dense = offsets_of(lengths), torch.randn(5, 64, 48)
     values, ids = torch.randn(sum(lengths), 64), torch.randint(0, 900, (sum(lengths),))
@@ -170,11 +165,8 @@ def test_threads_change_no_bit():
         return out, ops.jagged_jagged_matmul(values, out, offsets), grad
 
     alone = run()
-    torch.set_num_threads(3)
-    try:
-        assert all(torch.equal(a, b) for a, b in zip(run(), alone, strict=True))
-    finally:
-        torch.set_num_threads(1)
+    threads(3)
+    assert all(torch.equal(a, b) for a, b in zip(run(), alone, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_fast import errors
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.reference import kmeans_step as reference
+from shared.isas import every_isa
 
 
 def twin(x: Tensor, centroids: Tensor, after: KMeansStep | None = None) -> KMeansStep:
@@ -29,14 +29,9 @@ def assert_equal(left: KMeansStep, right: KMeansStep) -> None:
 
 
 def on_every_isa(x: Tensor, centroids: Tensor, expected: KMeansStep, after: KMeansStep | None = None) -> None:
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            for precision in ("float32", "bfloat16"):
-                assert_equal(kmeans_step(x, centroids, after=after, precision=precision), expected)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        for precision in ("float32", "bfloat16"):
+            assert_equal(kmeans_step(x, centroids, after=after, precision=precision), expected)
 
 
 @given(data=st.data())
@@ -117,17 +112,14 @@ def test_strided_rows_and_gradients_are_no_matter():
 
 
 @pytest.mark.threads
-def test_threads_give_the_same():
+def test_threads_give_the_same(threads):
     generator = torch.Generator().manual_seed(6)
     x, centroids = torch.randn(5001, 67, generator=generator), torch.randn(70, 67, generator=generator)
     alone = kmeans_step(x, centroids)
-    try:
-        for threads in (2, 3, 4):
-            torch.set_num_threads(threads)
-            for _ in range(3):
-                assert_equal(kmeans_step(x, centroids), alone)
-    finally:
-        torch.set_num_threads(1)
+    for count in (2, 3, 4):
+        threads(count)
+        for _ in range(3):
+            assert_equal(kmeans_step(x, centroids), alone)
 
 
 def test_opcheck():

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import errors
-from genrec_fast.ops._registry import core, twins
+from genrec_fast.ops._registry import twins
 from genrec_fast.ops.reference.rq_decode import rq_decode as twin
 from genrec_fast.ops.rq_decode import rq_decode
+from shared.isas import every_isa
 
 BOOKS = [torch.arange(6.0).view(3, 2), torch.tensor([[10.0, 20.0], [30.0, 40.0]])]
 
@@ -27,16 +28,11 @@ def test_equals_its_twin_on_every_instruction_set(data):
     columns = [torch.randint(0, size, (rows,), generator=generator) for size in sizes]
     codes = torch.stack(columns, 1).to(data.draw(st.sampled_from([torch.int32, torch.int64]), "codes"))
     expected = twin(codes[:, :levels], books[:levels]).view(torch.int32)
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            found = rq_decode(codes, books, num_levels=levels)
-            assert (found.dtype, found.shape) == (torch.float32, (rows, depth))
-            assert torch.equal(found.view(torch.int32), expected)
-            assert torch.equal(rq_decode(codes[:, :levels], books).view(torch.int32), expected)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        found = rq_decode(codes, books, num_levels=levels)
+        assert (found.dtype, found.shape) == (torch.float32, (rows, depth))
+        assert torch.equal(found.view(torch.int32), expected)
+        assert torch.equal(rq_decode(codes[:, :levels], books).view(torch.int32), expected)
 
 
 def test_a_worked_example():
@@ -77,20 +73,17 @@ def test_nan_stays_with_its_row():
 
 
 @pytest.mark.threads
-def test_threads_give_the_same():
+def test_threads_give_the_same(threads):
     generator = torch.Generator().manual_seed(1)
     books = [torch.randn(50, 128, generator=generator) for _ in range(3)]
     codes = torch.randint(0, 50, (9001, 3), generator=generator)
     alone = rq_decode(codes, books)
     codes[[8000, 8999], 1] = torch.tensor([-5, 50])
-    torch.set_num_threads(4)
-    try:
-        for _ in range(5):
-            with pytest.raises(errors.InvalidValueError, match="got -5 in row 8000"):
-                rq_decode(codes, books)
-            assert torch.equal(rq_decode(codes[:8000], books), alone[:8000])
-    finally:
-        torch.set_num_threads(1)
+    threads(4)
+    for _ in range(5):
+        with pytest.raises(errors.InvalidValueError, match="got -5 in row 8000"):
+            rq_decode(codes, books)
+        assert torch.equal(rq_decode(codes[:8000], books), alone[:8000])
 
 
 def test_opcheck():

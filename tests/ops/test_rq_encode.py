@@ -15,24 +15,9 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference.rq_encode import half_norms, scores
 from genrec_fast.ops.reference.rq_encode import rq_encode as twin
 from genrec_fast.ops.rq_encode import rq_encode
+from shared.isas import every_isa
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -145,13 +130,8 @@ def test_any_shape_and_data(rows, width, sizes, seed, kind, dtype):
         x = books[0][torch.arange(rows) % len(books[0])]
     elif kind == "zeros":
         books = [torch.zeros_like(book) for book in books]
-    for name in core.usable_isas():
-        before = core.active_isa()
-        core.select_isa(name)
-        try:
-            assert_like_twin(x.to(dtype), books)
-        finally:
-            core.select_isa(before)
+    for _ in every_isa():
+        assert_like_twin(x.to(dtype), books)
 
 
 def test_the_twin_is_the_definition():

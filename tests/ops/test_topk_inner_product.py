@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 import genrec_fast as gf
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_inner_product
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as twin
 from genrec_fast.types import Jagged
+from shared.isas import every_isa
 
 KINDS = ["normal", "integers", "equal", "cancelling", "huge", "tiny", "ascending"]
-
-
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
 
 
 def numbers(kind, rows, depth, generator):
@@ -98,27 +89,18 @@ def test_filters(kind, queries, items, depth, k, filters, each, seed):
     wanted = twin(x, table, k, None, allowed, *((exclude.values, exclude.offsets) if exclude else ()))
     if allowed is not None and not each:
         allowed = allowed[0]
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            assert_equal(topk_inner_product(x, table, k, allowed=allowed, exclude=exclude), wanted)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        assert_equal(topk_inner_product(x, table, k, allowed=allowed, exclude=exclude), wanted)
 
 
 @pytest.mark.threads
 @pytest.mark.parametrize(("queries", "items"), [(1, 20000), (200, 3000), (700, 900)])
-def test_threads_change_no_bit(queries, items):
+def test_threads_change_no_bit(threads, queries, items):
     x, table, _ = case("integers", queries, items, 32, 3)
-    before = torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            found.append(topk_inner_product(x, table, 20))
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for count in (1, 2, 4):
+        threads(count)
+        found.append(topk_inner_product(x, table, 20))
     for other in found[1:]:
         assert_equal(other, found[0])
     assert_equal(found[0], twin(x, table, 20))

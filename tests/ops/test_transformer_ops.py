@@ -13,10 +13,10 @@ from transformer_stacks import offsets_of, random_weights
 
 from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops import transformer
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference import transformer as twin
 from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks, unpack_weights
 from genrec_fast.ops.transformer_spec import TransformerSpec
+from shared.isas import every_isa
 
 
 @st.composite
@@ -152,16 +152,11 @@ TWIN = SimpleNamespace(
 @settings(max_examples=60)
 @given(case=cases())
 def test_every_instruction_set_agrees_with_the_twin(case):
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            weights = pack_stacks([(case.spec, case.weights)])
-            for ours, theirs in zip(run(case, KERNEL, weights, 0), run(case, TWIN, weights, 0), strict=True):
-                scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
-                torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5 * scale)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        weights = pack_stacks([(case.spec, case.weights)])
+        for ours, theirs in zip(run(case, KERNEL, weights, 0), run(case, TWIN, weights, 0), strict=True):
+            scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5 * scale)
 
 
 def small(**changes):
@@ -205,16 +200,11 @@ def test_bfloat16_weights_are_rounded_and_nothing_else_is():
 def test_rounded_keys_and_values_lie_where_the_twin_reads_them(case, precision):
     """Prompts read by the kernel, steps by the twin: the caches are one, whatever widths and lengths."""
     mixed = SimpleNamespace(**{**vars(KERNEL), "step": TWIN.step, "head": TWIN.head})
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            weights = pack_stacks([(case.spec, case.weights)], precision)
-            for ours, theirs in zip(run(case, KERNEL, weights, 3), run(case, mixed, weights, 3), strict=True):
-                if theirs.numel():
-                    assert (ours - theirs).abs().mean() < 0.1 * theirs.abs().mean()
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        weights = pack_stacks([(case.spec, case.weights)], precision)
+        for ours, theirs in zip(run(case, KERNEL, weights, 3), run(case, mixed, weights, 3), strict=True):
+            if theirs.numel():
+                assert (ours - theirs).abs().mean() < 0.1 * theirs.abs().mean()
 
 
 def quantized_linear(x, whole, scales):
@@ -243,21 +233,16 @@ def test_int8_products_are_exact_on_every_instruction_set(rows, width, tokens, s
         hidden = hidden.sign()
     if rows > 2:
         hidden[1] = 0
-    before = core.active_isa()
     found = []
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            stack = unpack_stacks(pack_stacks([(spec, weights)], "int8"))[0][0]
-            logits, sums = transformer.transformer_head(stack, hidden, 0, tokens)
-            found.append(logits)
-            weight = weights["head.weight"]
-            scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            expected = quantized_linear(hidden, (weight / scales[:, None]).round(), scales)
-            torch.testing.assert_close(logits, expected, rtol=2e-6, atol=1e-7)
-            torch.testing.assert_close(sums, logits.logsumexp(1), rtol=0, atol=1e-5)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        stack = unpack_stacks(pack_stacks([(spec, weights)], "int8"))[0][0]
+        logits, sums = transformer.transformer_head(stack, hidden, 0, tokens)
+        found.append(logits)
+        weight = weights["head.weight"]
+        scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        expected = quantized_linear(hidden, (weight / scales[:, None]).round(), scales)
+        torch.testing.assert_close(logits, expected, rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(sums, logits.logsumexp(1), rtol=0, atol=1e-5)
     assert all(torch.equal(logits, found[0]) for logits in found)
 
 
@@ -273,16 +258,13 @@ def test_int8_stays_near_the_weights():
 
 
 @pytest.mark.threads
-def test_threads_do_not_change_a_bit():
+def test_threads_do_not_change_a_bit(threads):
     case = small()
     weights = pack_stacks([(case.spec, case.weights)])
     alone = run(case, KERNEL, weights, 2)
-    torch.set_num_threads(3)
-    try:
-        for _ in range(3):
-            assert all(torch.equal(a, b) for a, b in zip(run(case, KERNEL, weights, 2), alone, strict=True))
-    finally:
-        torch.set_num_threads(1)
+    threads(3)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(run(case, KERNEL, weights, 2), alone, strict=True))
 
 
 def test_a_block_says_what_it_holds():

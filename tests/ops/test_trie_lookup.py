@@ -65,15 +65,12 @@ def test_any_batch_shape_and_strides(trie: Trie, shape: tuple[int, ...]) -> None
 
 
 @pytest.mark.threads
-def test_threads_give_the_same(trie: Trie) -> None:
+def test_threads_give_the_same(threads, trie: Trie) -> None:
     codes = torch.randint(0, 300, (20_001, 3), generator=torch.Generator().manual_seed(3))
     alone = trie_lookup(trie, codes)
-    torch.set_num_threads(4)
-    try:
-        for _ in range(20):
-            assert trie_lookup(trie, codes).equal(alone)
-    finally:
-        torch.set_num_threads(1)
+    threads(4)
+    for _ in range(20):
+        assert trie_lookup(trie, codes).equal(alone)
 
 
 def test_opcheck(trie: Trie) -> None:

@@ -12,28 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference import trie_step as reference
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 from genrec_fast.trie import Trie, build_trie
 from genrec_fast.types import Jagged
-
-
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    """Runs the test once per instruction set of this machine, then returns to the one it was started with."""
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+from shared.isas import every_isa
 
 
 def catalog(seed: int, items: int, sizes: tuple[int, ...]) -> Trie:
@@ -120,13 +104,8 @@ def test_equals_its_twin_on_every_instruction_set(data):
         sums[torch.rand(users, beams, generator=generator) < 0.1] = -torch.inf
         options["log_sums"] = sums
     expected = twin(trie, level, logits, nodes, scores, **options)
-    before = core.active_isa()
-    try:
-        for name in core.usable_isas():
-            core.select_isa(name)
-            assert_equal(trie_step(trie, level, logits, nodes, scores, **options), expected)
-    finally:
-        core.select_isa(before)
+    for _ in every_isa():
+        assert_equal(trie_step(trie, level, logits, nodes, scores, **options), expected)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,11 @@ import torch
 from torch import Tensor
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops._registry import core, twins
+from genrec_fast.ops._registry import twins
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Jagged
-
-
-@pytest.fixture(params=core.usable_isas())
-def isa(request):
-    before = core.active_isa()
-    core.select_isa(request.param)
-    yield request.param
-    core.select_isa(before)
-
 
 TRIE = build_trie(torch.tensor([[0, 1], [1, 0], [1, 2]]), codebook_sizes=(2, 3))
 GOOD = {

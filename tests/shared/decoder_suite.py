@@ -82,13 +82,10 @@ class DecoderSuite:
         assert not self.search(users_of(2, self.items, 0)).scores.requires_grad
 
     @pytest.mark.threads
-    def test_the_result_does_not_depend_on_the_number_of_threads(self):
+    def test_the_result_does_not_depend_on_the_number_of_threads(self, threads):
         batch = users_of(6, self.items, 5)
         one = self.search(batch)
-        torch.set_num_threads(2)
-        try:
-            two = self.search(batch)
-        finally:
-            torch.set_num_threads(1)
+        threads(2)
+        two = self.search(batch)
         assert torch.equal(one.items, two.items)
         torch.testing.assert_close(one.scores, two.scores)

@@ -100,14 +100,11 @@ class TokenizerSuite:
         silent.fit(self.features(), **fit)
         assert torch.equal(tokenizer.item_codes, silent.item_codes)  # watching changes nothing
 
-    def test_the_number_of_threads_changes_nothing(self, tmp_path):
-        threads, codes = torch.get_num_threads(), []
-        try:
-            for count in (1, 3):
-                torch.set_num_threads(count)
-                codes.append(self.fitted(tmp_path).item_codes)
-        finally:
-            torch.set_num_threads(threads)
+    def test_the_number_of_threads_changes_nothing(self, tmp_path, threads):
+        codes = []
+        for count in (1, 3):
+            threads(count)
+            codes.append(self.fitted(tmp_path).item_codes)
         assert torch.equal(*codes)
 
     def test_encode_gives_the_codes_of_the_catalog(self, tmp_path):
