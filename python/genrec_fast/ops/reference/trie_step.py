@@ -24,7 +24,6 @@ SLOPE = 1.0000146627426147  # 1 + (ln(2) / 64)^2 / 8: halves and halves again wh
 PLAIN = (-40.0, 70.0)  # a row whose highest is within needs no shift: no sum overflows, e^-86 is nothing to e^-40
 LN2 = 0.6931471805599453
 SQRT_HALF = 0.7071067811865476
-LOG_TERMS = 11  # of the series of artanh, |z| <= 0.1716: below double precision
 
 
 def fused(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
@@ -55,17 +54,17 @@ def exp(x: Tensor) -> Tensor:
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm of float64 x >= 1, in plain double arithmetic: a platform's own differs in the last bit."""
+    """Natural logarithm of float64 x >= 1, seven terms of artanh's series: relative error below 1e-12."""
     mantissa, exponent = torch.frexp(x)
     small = mantissa < SQRT_HALF
     mantissa = torch.where(small, mantissa * 2, mantissa)
     exponent = torch.where(small, exponent - 1, exponent)
     z = (mantissa - 1) / (mantissa + 1)
     square = z * z
-    series = torch.full_like(z, 1 / (2 * LOG_TERMS + 1))
-    for k in range(LOG_TERMS - 1, -1, -1):
-        series = series * square + 1 / (2 * k + 1)
-    return (z * 2) * series + exponent.to(torch.float64) * LN2
+    fourth = square * square
+    first, second = 1 + square * (1 / 3), 1 / 5 + square * (1 / 7)
+    third = 1 / 9 + square * (1 / 11) + fourth * (1 / 13)
+    return (z * 2) * (first + fourth * (second + fourth * third)) + exponent.to(torch.float64) * LN2
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
