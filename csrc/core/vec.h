@@ -1,6 +1,7 @@
 // Sixteen float32 lanes, the same on every instruction set: plain loops (base), 2 x __m256 (avx2), __m512 (avx512).
 // Included by per-ISA files alone. Every function rounds like the scalar operation of its name, so all sets give equal
-// bits, but for multiply_add (a * b + c), which is fused where the set can; a Mask holds lane i in bit i.
+// bits, but for multiply_add (a * b + c), which is fused where the set can (`fused` always is); a Mask holds lane i in
+// bit i.
 #pragma once
 #include <cstdint>
 
@@ -115,15 +116,16 @@ static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-// The greater; which operand a NaN gives is not defined (see `unordered`).
+static inline Vec fused(Vec a, Vec b, Vec c) { return multiply_add(a, b, c); }
+// The greater; b where either is NaN.
 static inline Vec greater(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Mask at_least(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 static inline Mask unordered(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q); }
-// a * 2^n where x >= smallest, else 0; n stands in the low bits of `rounded` (see exp in trie_step_cpu.cpp).
-static inline Vec scale_or_zero(Vec a, Vec rounded, Vec x, Vec smallest) {
-  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(rounded.v), 23);
-  const __mmask16 keep = _mm512_cmp_ps_mask(x.v, smallest.v, _CMP_GE_OQ);
-  return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(keep, _mm512_castps_si512(a.v), shifted))};
+// As floats, table[n mod 32] + (n << 18) for the n in the low bits of `counts` (see Powers in trie_step_cpu.cpp).
+static inline Vec look_up_power(const std::uint32_t* table, Vec counts) {
+  const __m512i n = _mm512_castps_si512(counts.v);
+  const __m512i entry = _mm512_permutex2var_epi32(_mm512_loadu_si512(table), n, _mm512_loadu_si512(table + lanes));
+  return {_mm512_castsi512_ps(_mm512_add_epi32(entry, _mm512_slli_epi32(n, 18)))};
 }
 static inline Vec load_bfloat16(const std::uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -161,6 +163,7 @@ static inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm
 static inline Vec multiply_add(Vec x, Vec y, Vec z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
+static inline Vec fused(Vec x, Vec y, Vec z) { return multiply_add(x, y, z); }
 static inline Vec greater(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline Mask join(__m256 a, __m256 b) {
   return static_cast<Mask>(_mm256_movemask_ps(a)) | static_cast<Mask>(_mm256_movemask_ps(b)) << 8;
@@ -171,13 +174,18 @@ static inline Mask at_least(Vec x, Vec y) {
 static inline Mask unordered(Vec x, Vec y) {
   return join(_mm256_cmp_ps(x.a, y.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, y.b, _CMP_UNORD_Q));
 }
-static inline __m256 scale_half(__m256 a, __m256 rounded, __m256 x, __m256 smallest) {
-  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(rounded), 23);
-  const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), shifted));
-  return _mm256_and_ps(scaled, _mm256_cmp_ps(x, smallest, _CMP_GE_OQ));
+static inline __m256 look_up_half(const std::uint32_t* table, __m256 counts) {
+  const __m256i n = _mm256_castps_si256(counts);
+  const auto eight = [&](int first) {  // entry first + n mod 8
+    return _mm256_permutevar8x32_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(table + first)), n);
+  };
+  const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 28)), bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 27));
+  const __m256 low = _mm256_blendv_ps(eight(0), eight(8), bit3), high = _mm256_blendv_ps(eight(16), eight(24), bit3);
+  const __m256i entry = _mm256_castps_si256(_mm256_blendv_ps(low, high, bit4));
+  return _mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32(n, 18)));
 }
-static inline Vec scale_or_zero(Vec a, Vec rounded, Vec x, Vec smallest) {
-  return {scale_half(a.a, rounded.a, x.a, smallest.a), scale_half(a.b, rounded.b, x.b, smallest.b)};
+static inline Vec look_up_power(const std::uint32_t* table, Vec counts) {
+  return {look_up_half(table, counts.a), look_up_half(table, counts.b)};
 }
 static inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 static inline Vec load_bfloat16(const std::uint16_t* p) {
@@ -234,6 +242,31 @@ static inline Vec operator*(const Vec& a, const Vec& b) {
   return out;
 }
 static inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
+// a * b + c, rounded once.
+static inline float fused(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  // The product of two float32 is exact in float64, its sum with a third is not. An inexact sum is rounded to odd, of
+  // its two neighbours the one whose last bit is 1: what rounds it to float32 then never sees a tie that is none.
+  const double product = static_cast<double>(a) * static_cast<double>(b), wide = static_cast<double>(c);
+  union {
+    double value;
+    std::uint64_t bits;
+  } sum;
+  sum.value = product + wide;
+  const double rest = sum.value - product, lost = (product - (sum.value - rest)) + (wide - rest);
+  const std::uint64_t even = ~sum.bits & 1u;
+  const std::uint64_t towards = (lost > 0.0) == (sum.value > 0.0) ? 1u : ~std::uint64_t{0};
+  sum.bits += lost != 0.0 && even ? towards : 0u;
+  return static_cast<float>(sum.value);
+#endif
+}
+static inline Vec fused(const Vec& a, const Vec& b, const Vec& c) {
+  Vec out;
+  for (int i = 0; i < lanes; ++i) out.v[i] = fused(a.v[i], b.v[i], c.v[i]);
+  return out;
+}
 static inline Vec greater(const Vec& a, const Vec& b) {
   Vec out;
   for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
@@ -251,11 +284,11 @@ static inline Mask unordered(const Vec& a, const Vec& b) {  // nonzero if any la
   for (int i = 0; i < lanes; ++i) any |= (a.v[i] != a.v[i] ? 1u : 0u) | (b.v[i] != b.v[i] ? 1u : 0u);
   return any;
 }
-static inline Vec scale_or_zero(const Vec& a, const Vec& rounded, const Vec& x, const Vec& smallest) {
+static inline Vec look_up_power(const std::uint32_t* table, const Vec& counts) {
   Vec out;
   for (int i = 0; i < lanes; ++i) {
-    const std::uint32_t keep = x.v[i] >= smallest.v[i] ? 0xffffffffu : 0u;
-    out.v[i] = float_of((bits_of(a.v[i]) + (bits_of(rounded.v[i]) << 23)) & keep);
+    const std::uint32_t n = bits_of(counts.v[i]);
+    out.v[i] = float_of(table[n & 31u] + (n << 18));
   }
   return out;
 }

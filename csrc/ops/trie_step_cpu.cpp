@@ -10,33 +10,41 @@ namespace {
 
 constexpr float negative_infinity = -HUGE_VALF;
 constexpr float largest = 3.402823466e38f;
-constexpr float exp_smallest = -86.0f;
+// A row's highest logit between these needs no shift: 65536 of e^70 are no overflow, and e^-86 is nothing to e^-40.
+constexpr float least_plain = -40.0f, most_plain = 70.0f;
 
-// e^x for x <= 0, exactly 1 at 0, 0 below -86.
-inline Vec exp_of(const Vec& x) {
-  const Vec round = fill(12582912.0f);  // leaves the nearest integer n in the low bits of the sum
-  const Vec rounded = x * fill(1.44269502162933349609375f) + round;
-  const Vec r = x - (rounded - round) * fill(0.693147182464599609375f);
-  Vec p = fill(0.008312477730214596f) * r + fill(0.041890550404787064f);
-  p = p * r + fill(0.16667115688323975f);
-  p = p * r + fill(0.4999922811985016f);
-  p = p * r + fill(1.0f);
-  p = p * r + fill(1.0f);
-  return scale_or_zero(p, rounded, x, fill(exp_smallest));
+// 2^(j / 32) for j in [0, 32) as bits, less j << 18: with n << 18 added, an entry n mod 32 becomes 2^(n / 32).
+struct Powers {
+  alignas(64) std::uint32_t bits[32] = {};
+  constexpr Powers() {
+    double power = 1.0;
+    for (std::uint32_t j = 0; j < 32; ++j, power *= 1.0218971486541166)
+      bits[j] = __builtin_bit_cast(std::uint32_t, static_cast<float>(power)) - (j << 18);
+  }
+};
+constexpr Powers powers;
+
+// e^x for x <= 88, exactly 1 at 0; below -86 what it is there (4e-38). NaN gives NaN.
+inline Vec exp_of(const Vec& any) {
+  const Vec x = greater(fill(-86.0f), any);
+  const Vec round = fill(393216.0f);  // leaves n, the nearest whole number of 32nds, in the low bits of the sum
+  const Vec counts = fused(x, fill(1.44269502162933349609375f), round);
+  const Vec r = fused(counts - round, fill(-0.693147182464599609375f), x);
+  const Vec power = look_up_power(powers.bits, counts);
+  // r / 2 is exact, so this product may be fused or not.
+  return fused(power * r, multiply_add(r, fill(0.5f), fill(1.0000146627426147f)), power);
 }
 
-// Natural logarithm of x >= 1.
+// Natural logarithm of x >= 1, relative error below 1e-12. Short chains: the next row's exponentials begin before it ends.
 inline double log_of(double x) {
-  int exponent;
-  double mantissa = ::frexp(x, &exponent);
-  if (mantissa < 0.7071067811865476) {
-    mantissa *= 2;
-    --exponent;
-  }
-  const double z = (mantissa - 1) / (mantissa + 1), square = z * z;
-  double series = 1.0 / 23;
-  for (int k = 10; k >= 0; --k) series = series * square + 1.0 / (2 * k + 1);
-  return (z * 2) * series + exponent * 0.6931471805599453;
+  constexpr std::uint64_t sqrt_half = 0x3fe6a09e667f3bcdu;
+  const std::uint64_t bits = __builtin_bit_cast(std::uint64_t, x), above = bits - sqrt_half;
+  const auto exponent = static_cast<double>(static_cast<std::int64_t>(above >> 52));
+  const double mantissa = __builtin_bit_cast(double, bits - (above & 0xfff0000000000000u));  // root of 1/2 to its double
+  const double z = (mantissa - 1) / (mantissa + 1), square = z * z, fourth = square * square;
+  const double first = 1 + square * (1.0 / 3), second = 1.0 / 5 + square * (1.0 / 7);
+  const double third = 1.0 / 9 + square * (1.0 / 11) + fourth * (1.0 / 13);
+  return (z * 2) * (first + fourth * (second + fourth * third)) + exponent * 0.6931471805599453;
 }
 
 // A row of float32 logits: whole groups of 16 stand in `data`, the rest, padded with -inf, in `tail`.
@@ -72,34 +80,57 @@ float highest_of(const Row& row) {
   return highest.result();
 }
 
-// Converts 16-bit logits into `out` [size rounded up + 16] on the way.
+// Converts 16-bit logits into `out` [whole + 16], the last 16 of them padded with -inf as in `split`.
 template <Vec (*Load)(const std::uint16_t*)>
-float convert(const std::uint16_t* in, std::int64_t size, float* out) {
-  Highest highest;
+void convert(const std::uint16_t* in, std::int64_t size, float* out) {
   std::int64_t i = 0;
-  for (; i + lanes <= size; i += lanes) {
-    const Vec a = Load(in + i);
-    store(out + i, a);
-    highest.add(a, a);
-  }
-  if (i < size) {
-    std::uint16_t rest[lanes] = {};
-    for (std::int64_t j = i; j < size; ++j) rest[j - i] = in[j];
-    store(out + i, Load(rest));
-    for (std::int64_t j = size; j < i + lanes; ++j) out[j] = negative_infinity;
-    const Vec a = load(out + i);
-    highest.add(a, a);
-  }
-  return highest.result();
+  for (; i + lanes <= size; i += lanes) store(out + i, Load(in + i));
+  std::uint16_t rest[lanes] = {};
+  for (std::int64_t j = i; j < size; ++j) rest[j - i] = in[j];
+  store(out + i, Load(rest));
+  for (std::int64_t j = size; j < i + lanes; ++j) out[j] = negative_infinity;
 }
 
-// highest + log(sum of e^(x - highest)); never below highest, because e^0 is 1.
-float log_sum_exp(const Row& row, float highest) {
-  const Vec shift = fill(highest);
-  Vec total = fill(0.0f);
-  for (std::int64_t i = 0; i < row.whole; i += lanes) total = total + exp_of(load(row.data + i) - shift);
-  if (row.whole < row.size) total = total + exp_of(load(row.tail) - shift);
-  return highest + static_cast<float>(log_of(static_cast<double>(sum(total))));
+// Sum of e^(x - shift), in 16 lanes, and the highest x of what is no NaN. NaN if the row holds one and no x - shift is
+// above 88.
+struct Sum {
+  float total, highest;
+};
+
+template <bool shifted>
+Sum sum_of(const Row& row, float shift) {
+  Vec total = fill(0.0f), highest = fill(negative_infinity);
+  const auto add = [&](const Vec& x) {
+    highest = greater(x, highest);
+    total = total + exp_of(shifted ? x - fill(shift) : x);
+  };
+  for (std::int64_t i = 0; i < row.whole; i += lanes) add(load(row.data + i));
+  if (row.whole < row.size) add(load(row.tail));
+  return {sum(total), maximum(highest)};
+}
+
+// log(sum of e^x) and the highest x; both NaN if the row holds a NaN or +inf, both -inf if it holds nothing else.
+struct LogSum {
+  float value, highest;
+};
+
+LogSum log_sum_exp(const Row& row) {
+  // One pass, for which nothing need be known of the row: all but strange rows have their highest within bounds in
+  // which no sum overflows and nothing that counts is lost.
+  Sum found = sum_of<false>(row, 0.0f);
+  const float highest = found.highest;
+  float shift = 0.0f;
+  if (!(highest >= least_plain && highest <= most_plain) && highest >= -largest) {
+    shift = highest;
+    found = sum_of<true>(row, shift);
+  }
+  if (!(found.total <= largest)) return {found.total, found.total};
+  if (highest == negative_infinity) return {highest, highest};
+  // Not log(total) + shift: a row of one code has its logit to the bit, and none a sum below its highest.
+  float own[lanes];
+  store(own, exp_of(fill(highest - shift)));
+  const double ratio = static_cast<double>(found.total) / static_cast<double>(own[0]);
+  return {highest + static_cast<float>(log_of(ratio)), highest};
 }
 
 // Unsigned order of the result = order of finite scores.
@@ -256,9 +287,9 @@ void extend_valid(Beam& beam, const Row& row, const TrieStepScratch& scratch) {
   }
   float tail[lanes];
   const Row children = split(scratch.values, count, tail);
-  const float highest = highest_of(children);
-  if (highest == negative_infinity) return;
-  beam.normaliser = log_sum_exp(children, highest);
+  const LogSum sum = log_sum_exp(children);
+  if (sum.highest == negative_infinity) return;
+  beam.normaliser = sum.value;
   beam.filtered = false;
   for (std::int64_t i = 0; i < count; ++i) {
     const float value = beam.score_of(children.data[i]);
@@ -295,20 +326,26 @@ TrieStepFault trie_step_beams(const TrieStepArgs& args, std::int64_t user, std::
     const std::int64_t start = user * args.user_stride + beam * args.beam_stride;
     float tail[lanes];
     Row row;
-    float highest;
     if (args.type == LogitType::float32) {
       row = split(static_cast<const float*>(args.logits) + start, args.codes, tail);
-      highest = highest_of(row);
     } else {
       const std::uint16_t* in = static_cast<const std::uint16_t*>(args.logits) + start;
-      highest = args.type == LogitType::bfloat16 ? convert<load_bfloat16>(in, args.codes, scratch.row)
-                                                 : convert<load_half>(in, args.codes, scratch.row);
+      if (args.type == LogitType::bfloat16)
+        convert<load_bfloat16>(in, args.codes, scratch.row);
+      else
+        convert<load_half>(in, args.codes, scratch.row);
       const std::int64_t whole = args.codes / lanes * lanes;
       row = {scratch.row, scratch.row + whole, args.codes, whole};
     }
-    if (!(highest <= largest)) return TrieStepFault::logit;
     // logit - log-sum-exp is at most 0: below the floor already, no child can be kept.
-    if (highest == negative_infinity || scores[beam] < list.floor_score) continue;
+    const bool hopeless = scores[beam] < list.floor_score;
+    LogSum sum{0.0f, 0.0f};
+    if (hopeless || args.valid_only || args.log_sums)
+      sum.highest = highest_of(row);
+    else
+      sum = log_sum_exp(row);
+    if (!(sum.highest <= largest)) return TrieStepFault::logit;
+    if (hopeless || sum.highest == negative_infinity) continue;
 
     EdgeRange range = edges_of(level, node);
     if (range.end - range.begin > args.codes) range = {0, 0};  // more children than codes: not a trie
@@ -320,13 +357,13 @@ TrieStepFault trie_step_beams(const TrieStepArgs& args, std::int64_t user, std::
       continue;
     }
     if (args.log_sums) {
-      const float sum = args.log_sums[user * args.beams + beam];
-      if (!(sum <= largest)) return TrieStepFault::log_sum;
-      current.normaliser = sum > highest ? sum : highest;  // rounding must not raise a score above its beam's
+      const float given = args.log_sums[user * args.beams + beam];
+      if (!(given <= largest)) return TrieStepFault::log_sum;
+      current.normaliser = given > sum.highest ? given : sum.highest;  // rounding must not raise a score above its beam's
     } else {
-      current.normaliser = log_sum_exp(row, highest);
+      current.normaliser = sum.value;
     }
-    if (current.score_of(highest) >= list.floor_score) extend(current, row, scratch);
+    if (current.score_of(sum.highest) >= list.floor_score) extend(current, row, scratch);
   }
   return TrieStepFault::none;
 }

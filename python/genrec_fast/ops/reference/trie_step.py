@@ -1,6 +1,7 @@
 """The twin of ``ops.trie_step``: plain torch, slow, and the specification down to the last bit.
 
-Everything is float32 without fused multiply-add, in a fixed order, so that every instruction set gives these bits.
+Everything is float32 in a fixed order, multiply-adds fused where ``fused`` stands and nowhere else, so that every
+instruction set gives these bits.
 """
 
 from __future__ import annotations
@@ -12,61 +13,79 @@ from genrec_fast.ops.reference.trie_filter import alive_edges
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.types import TrieTensors
 
-__all__ = ["exp", "log", "log_sum_exp", "trie_step"]
+__all__ = ["exp", "fused", "log", "log_sum_exp", "trie_step"]
 
 LANES = 16  # running sums of a reduction: element i goes to lane i mod 16
 LOG2_E, LN2_SINGLE = 1.44269502162933349609375, 0.693147182464599609375  # rounded to float32
-EXP_SMALLEST = -86.0  # e^-86 is the last that stays clear of subnormal numbers; below it, exp gives 0
-ROUND = 12582912.0  # 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, ties to even
-# e^r for |r| <= ln(2)/2, highest power first: a minimax fit of the last four, relative error 1.1e-7.
-EXP_COEFFICIENTS = (0.008312477730214596, 0.041890550404787064, 0.16667115688323975, 0.4999922811985016, 1.0, 1.0)
+EXP_SMALLEST = -86.0  # e^-86 is the last that stays clear of subnormal numbers; below it, exp gives no less
+STEPS = 32  # powers of two in the table, from 1 to below 2
+ROUND = 393216.0  # 1.5 * 2^18: adding and subtracting it rounds to the nearest 32nd, ties to even
+SLOPE = 1.0000146627426147  # 1 + (ln(2) / 64)^2 / 8: halves and halves again what r^3 / 6 is at the ends, to 5.3e-8
+PLAIN = (-40.0, 70.0)  # a row whose highest is within needs no shift: no sum overflows, e^-86 is nothing to e^-40
 LN2 = 0.6931471805599453
 SQRT_HALF = 0.7071067811865476
-LOG_TERMS = 11  # of the series of artanh, |z| <= 0.1716: below double precision
+
+
+def fused(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """float32 ``a * b + c``, rounded once.
+
+    A product of two float32 is exact in float64; a sum that is not is rounded to odd (of its two neighbours the one
+    whose last bit is 1), so that rounding it to float32 never meets a tie that is none.
+    """
+    product = a.double() * b
+    c = torch.as_tensor(c, device=a.device).double()
+    total = product + c
+    rest = total - product
+    lost = (product - (total - rest)) + (c - rest)
+    odd = torch.nextafter(total, torch.copysign(torch.full_like(lost, torch.inf), lost))
+    even = total.view(torch.int64) % 2 == 0
+    return torch.where((lost != 0) & even, odd, total).float()
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x for float32 x <= 0 (-inf allowed); exactly 1 at 0."""
-    bounded = torch.clamp(x, min=EXP_SMALLEST)
-    n = (bounded * LOG2_E + ROUND) - ROUND
-    r = bounded - n * LN2_SINGLE  # the error of one constant grows with n, the term shrinks by 2^n
-    p = torch.full_like(r, EXP_COEFFICIENTS[0])
-    for coefficient in EXP_COEFFICIENTS[1:]:
-        p = p * r + coefficient
-    scale = ((n.to(torch.int32) + 127) << 23).view(torch.float32)
-    return torch.where(x < EXP_SMALLEST, torch.zeros_like(p), p * scale)
+    """e^x for float32 x <= 88 (-inf allowed); exactly 1 at 0; below -86 what it is there."""
+    x = torch.clamp(x, min=EXP_SMALLEST)
+    n = fused(x, LOG2_E, ROUND) - ROUND
+    r = fused(n, -LN2_SINGLE, x)
+    step = (n * STEPS).to(torch.int32)
+    powers = torch.tensor([2 ** (j / STEPS) for j in range(STEPS)], dtype=torch.float32, device=x.device)
+    power = powers[step % STEPS] * ((step // STEPS + 127) << 23).view(torch.float32)
+    return fused(power * r, r * 0.5 + SLOPE, power)
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm of float64 x >= 1, in plain double arithmetic: a platform's own differs in the last bit."""
+    """Natural logarithm of float64 x >= 1, seven terms of artanh's series: relative error below 1e-12."""
     mantissa, exponent = torch.frexp(x)
     small = mantissa < SQRT_HALF
     mantissa = torch.where(small, mantissa * 2, mantissa)
     exponent = torch.where(small, exponent - 1, exponent)
     z = (mantissa - 1) / (mantissa + 1)
     square = z * z
-    series = torch.full_like(z, 1 / (2 * LOG_TERMS + 1))
-    for k in range(LOG_TERMS - 1, -1, -1):
-        series = series * square + 1 / (2 * k + 1)
-    return (z * 2) * series + exponent.to(torch.float64) * LN2
+    fourth = square * square
+    first, second = 1 + square * (1 / 3), 1 / 5 + square * (1 / 7)
+    third = 1 / 9 + square * (1 / 11) + fourth * (1 / 13)
+    return (z * 2) * (first + fourth * (second + fourth * third)) + exponent.to(torch.float64) * LN2
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
     """float32 ``[..., n] -> [...]``; -inf where every element is. Never below the maximum."""
     if x.shape[-1] == 0:
         return x.new_full(x.shape[:-1], -torch.inf)
+    x = torch.nn.functional.pad(x, (0, -x.shape[-1] % LANES), value=-torch.inf)
     highest = x.amax(-1)
-    shifted = x - torch.where(highest > -torch.inf, highest, torch.zeros_like(highest)).unsqueeze(-1)
-    terms = torch.nn.functional.pad(exp(shifted), (0, -x.shape[-1] % LANES))
-    terms = terms.view(*terms.shape[:-1], terms.shape[-1] // LANES, LANES)
+    named = highest > -torch.inf
+    plain = (highest >= PLAIN[0]) & (highest <= PLAIN[1])
+    shift = torch.where(plain | ~named, 0.0, highest)
+    terms = exp(x - shift.unsqueeze(-1)).unflatten(-1, (-1, LANES))
     lanes = terms[..., 0, :]
     for i in range(1, terms.shape[-2]):
         lanes = lanes + terms[..., i, :]
     while lanes.shape[-1] > 1:  # lane j + lane j + 8, then 4, 2, 1
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
-    total = torch.where(highest > -torch.inf, lanes.squeeze(-1), torch.ones_like(highest))
-    return highest + log(total.double()).float()
+    own = exp(highest - shift)
+    ratio = torch.where(named, lanes.squeeze(-1).double() / own.double(), 1.0)
+    return highest + log(ratio).float()
 
 
 def trie_step(
