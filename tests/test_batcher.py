@@ -132,7 +132,7 @@ def test_one_question_is_equal_bit_for_bit():
 
 def test_a_new_question_starts_before_the_running_one_ends_and_may_end_before_a_longer_queue(monkeypatch):
     model = tiger()
-    gate = Gate(monkeypatch, model.backbone, "step", at=2)
+    gate = Gate(monkeypatch, model.backbone, "decode", at=2)
     sizes = []
     with model.batcher(on_group=sizes.append) as batcher:
         first = batcher.submit([[1, 2]], 3)
@@ -212,7 +212,7 @@ def test_exact_is_widened_until_it_is_proven():
 
 def test_an_error_is_its_own(monkeypatch):
     model = tiger()
-    gate = Gate(monkeypatch, model.backbone, "step")
+    gate = Gate(monkeypatch, model.backbone, "decode")
     inner = model.backbone.prefill
 
     def poisoned(batch):
@@ -236,7 +236,7 @@ def test_an_error_is_its_own(monkeypatch):
 
 def test_a_full_queue_says_so(monkeypatch):
     model = tiger()
-    gate = Gate(monkeypatch, model.backbone, "step")
+    gate = Gate(monkeypatch, model.backbone, "decode")
     with model.batcher(max_waiting=2) as batcher:
         first = batcher.submit([[1]], 3)
         assert gate.reached.wait(20)
@@ -252,7 +252,7 @@ def test_a_full_queue_says_so(monkeypatch):
 
 def test_time_runs_out_in_the_queue_and_in_the_search(monkeypatch):
     model = tiger()
-    gate = Gate(monkeypatch, model.backbone, "step")
+    gate = Gate(monkeypatch, model.backbone, "decode")
     with model.batcher() as batcher:
         running = batcher.submit([[1]], 3, timeout=0.5)  # enough to begin on a slow machine
         assert gate.reached.wait(20)
@@ -275,7 +275,7 @@ def test_time_runs_out_in_the_queue_and_in_the_search(monkeypatch):
 @pytest.mark.parametrize("drain", [True, False])
 def test_close(monkeypatch, drain):
     model = tiger()
-    gate = Gate(monkeypatch, model.backbone, "step")
+    gate = Gate(monkeypatch, model.backbone, "decode")
     batcher = model.batcher()
     futures = [batcher.submit([[1]], 3)]
     assert gate.reached.wait(20)

@@ -78,6 +78,8 @@ void register_transformer(py::module_& m) {
                                chain_rows.data(),
                                chain_floats.data(),
                                given.at<const std::int32_t>("ancestors"),
+                               given.at<const std::int32_t>("parts"),
+                               given.number("depth"),
                                given.at<float>("kept"),
                                given.number("kept_floats"),
                                given.at<float>("hidden"),

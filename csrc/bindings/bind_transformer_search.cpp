@@ -38,9 +38,12 @@ void register_transformer_search(py::module_& m) {
                                  given.at<const float>("embedding"),
                                  given.number("embedding_width"),
                                  given.value<float>("embedding_scale"),
+                                 given.at<const float>("positions"),
+                                 given.number("position_rows"),
                                  first,
                                  given.number("num_beams"),
                                  given.value<bool>("valid_only"),
+                                 given.value<bool>("own_codes"),
                                  given.number("end_token"),
                                  given.threads()};
     const TransformerFound found{

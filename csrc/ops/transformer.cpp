@@ -187,7 +187,7 @@ void transformer_cross(const TransformerWeights& weights, const float* given, st
 
 void transformer_step(const TransformerStep& args) {
   const char* op = "transformer_step";
-  const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, args.num_steps + 1);
+  const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, args.depth + 1);
   const TransformerStack& stack = call.read.stack;
   check(args.num_users >= 0 && args.num_beams >= 0 &&
             (args.num_users == 0 || args.num_beams <= args.num_rows / args.num_users) &&
@@ -204,44 +204,77 @@ void transformer_step(const TransformerStep& args) {
               args.chain_rows[step] == args.chain_floats[step] / own && args.chain_floats[step] % own == 0,
           op, ": chain[", step, "] must hold the keys and values of ", stack.num_layers, " layers for ",
           args.chain_rows[step], " rows of this stack, got ", args.chain_floats[step], " floats");
-  for (std::int64_t step = 0; step < args.num_steps; ++step)
-    for (std::int64_t row = 0; row < num_rows; ++row) {
-      const std::int32_t ancestor = args.ancestors[step * num_rows + row];
-      check(ancestor >= 0 && ancestor < args.chain_rows[step], op, ": ancestors must be rows of step ", step,
-            ", below ", args.chain_rows[step], ", got ", ancestor, " for row ", row);
-    }
-  check_first(op, stack, args.first, num_rows);
-  if (num_rows == 0) return;
+  check(args.parts || args.depth == args.num_steps, op, ": ancestors must be of ", args.num_steps, " steps, got ",
+        args.depth);
   std::vector<std::int32_t> user_of, positions;
   for (std::int64_t row = 0; row < num_rows; ++row) {
+    std::int64_t depth = 0;
+    for (; depth < args.depth; ++depth) {
+      const std::int32_t ancestor = args.ancestors[depth * num_rows + row];
+      const std::int64_t part = args.parts ? args.parts[depth * num_rows + row] : depth;
+      if (part == -1 && args.parts) break;
+      check(part >= 0 && part <= args.num_steps, op, ": parts must be steps in [0, ", args.num_steps,
+            "], or -1 behind the last, got ", part, " for row ", row);
+      const std::int64_t below = part == args.num_steps ? row : args.chain_rows[part];
+      check(ancestor >= 0 && ancestor < below, op, ": ancestors must be rows of step ", part, ", below ", below,
+            ", got ", ancestor, " for row ", row);
+    }
     const std::int64_t user = row / args.num_beams;
     user_of.push_back(static_cast<std::int32_t>(user));
-    positions.push_back(
-        static_cast<std::int32_t>(args.cache.offsets[user + 1] - args.cache.offsets[user] + args.num_steps));
+    positions.push_back(static_cast<std::int32_t>(args.cache.offsets[user + 1] - args.cache.offsets[user] + depth));
   }
+  check_first(op, stack, args.first, num_rows);
+  if (num_rows == 0) return;
   // Chunks of whole users, where they are that small: their tiles have no tails.
   std::int64_t chunk = chunk_of(num_rows, args.num_threads, call.sizes);
   if (args.num_beams <= chunk) chunk = (chunk + args.num_beams / 2) / args.num_beams * args.num_beams;
-  const Scratches scratches(stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), args.num_steps + 1,
+  const Scratches scratches(stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), args.depth + 1,
                             args.num_threads);
   const TransformerRows all = call.rows(args.cache, args.cross);
-  const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride);
-  const Memory memory(args.num_threads * floats * 4 + read_beyond);
+  const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride), tasks = (num_rows + chunk - 1) / chunk;
+  const Memory memory((args.parts ? tasks : args.num_threads) * floats * 4 + read_beyond);
   ask_huge_pages(args.kept, args.kept_floats * 4);
-  each((num_rows + chunk - 1) / chunk, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+  const auto rows_of = [&](std::int64_t task, std::int64_t place) {
     TransformerRows rows = all;
     rows.step = &args, rows.first_row = task * chunk, rows.num_rows = std::min(num_rows - rows.first_row, chunk);
     rows.users = user_of.data() + rows.first_row, rows.positions = positions.data() + rows.first_row;
-    rows.x = memory.as<float>() + worker * floats, rows.qkv = rows.x + chunk * rows.x_stride;
-    copy_rows(args.rows + rows.first_row * stack.width, rows.num_rows, stack.width, rows.x, rows.x_stride);
+    rows.x = memory.as<float>() + place * floats, rows.qkv = rows.x + chunk * rows.x_stride;
     look_up(args.first, rows);
-    const TransformerScratch& scratch = scratches.of(worker);
-    for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
-      GENREC_DISPATCH(transformer_read(rows, layer, 0, rows.num_rows, scratch));
-      GENREC_DISPATCH(transformer_attend(rows, layer, 0, rows.num_rows, scratch));
-    }
+    return rows;
+  };
+  const auto begin = [&](const TransformerRows& rows) {
+    copy_rows(args.rows + rows.first_row * stack.width, rows.num_rows, stack.width, rows.x, rows.x_stride);
+  };
+  const auto read = [&](const TransformerRows& rows, std::int64_t layer, const TransformerScratch& scratch) {
+    GENREC_DISPATCH(transformer_read(rows, layer, 0, rows.num_rows, scratch));
+  };
+  const auto attend = [&](const TransformerRows& rows, std::int64_t layer, const TransformerScratch& scratch) {
+    GENREC_DISPATCH(transformer_attend(rows, layer, 0, rows.num_rows, scratch));
+  };
+  const auto finish = [&](const TransformerRows& rows, const TransformerScratch& scratch) {
     GENREC_DISPATCH(transformer_finish(rows, 0, rows.num_rows, args.hidden + rows.first_row * stack.width, scratch));
-  });
+  };
+  if (!args.parts) {
+    each(tasks, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+      const TransformerRows rows = rows_of(task, worker);
+      begin(rows);
+      for (std::int64_t layer = 0; layer < stack.num_layers; ++layer)
+        read(rows, layer, scratches.of(worker)), attend(rows, layer, scratches.of(worker));
+      finish(rows, scratches.of(worker));
+    });
+    return;
+  }
+  // Rows of a tree see each other: every layer's keys are there before anybody attends.
+  for (std::int64_t layer = 0; layer < stack.num_layers; ++layer) {
+    each(tasks, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+      if (layer == 0) begin(rows_of(task, task));
+      read(rows_of(task, task), layer, scratches.of(worker));
+    });
+    each(tasks, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
+      attend(rows_of(task, task), layer, scratches.of(worker));
+      if (layer + 1 == stack.num_layers) finish(rows_of(task, task), scratches.of(worker));
+    });
+  }
 }
 
 void transformer_head(const TransformerHead& args) {

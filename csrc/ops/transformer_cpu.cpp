@@ -1,6 +1,7 @@
 // The bodies of native inference, compiled once per instruction set. A layer reads its rows (norm, queries, keys,
 // values), then attends and goes through its feed-forward part; between the two, prompts pack their keys and values.
-// In a step rows depend on earlier calls alone, so a chunk of them passes through all layers by itself.
+// In a step rows depend on earlier calls alone, so a chunk of them passes through all layers by itself; rows of a tree
+// depend on each other, so layers go one by one.
 #include <cmath>
 #include <cstdint>
 
@@ -131,7 +132,10 @@ class Attention {
     };
     const auto until_of = [&](std::int64_t row) { return all ? seen.count : rows_.positions[row] + 1; };
     const std::int64_t last = group.first + group.count - 1;  // positions ascend within a user's prompt
-    const std::int64_t panel = from_of(group.first) / panel_width, begin = panel * panel_width, until = until_of(last),
+    std::int64_t earliest = from_of(group.first);
+    for (std::int64_t row = group.first; row <= last; ++row)  // but not within a tree
+      earliest = from_of(row) < earliest ? from_of(row) : earliest;
+    const std::int64_t panel = earliest / panel_width, begin = panel * panel_width, until = until_of(last),
                        end = whole_vectors(until);
     Keep scores{scratch_.line, scratch_.line_stride};
     Element* weights = weights_of(static_cast<Element*>(nullptr));
@@ -142,7 +146,8 @@ class Attention {
       product_of_vectors<Order::by_row>(rows, stride, group.count, static_cast<const Element*>(seen.keys),
                                         depth * panel_width, panel * panel_vecs, num_vectors(until), depth, scores);
     }
-    const std::int64_t chained = cross || !rows_.step ? 0 : rows_.step->num_steps + 1;
+    const std::int64_t chained = cross || !rows_.step ? 0 : rows_.step->depth + 1;
+    const auto chained_of = [&](std::int64_t row) { return chained ? rows_.positions[row] - seen.count + 1 : 0; };
     float* chain = scratch_.line + tile_rows * scratch_.line_stride;
     float inverse[tile_rows];
     for (std::int64_t r = 0; r < group.count; ++r) {
@@ -152,7 +157,7 @@ class Attention {
       if (rows_.tables.distance && !cross)
         distance = rows_.tables.distance + head * rows_.tables.distance_size - rows_.positions[row];
       inverse[r] = soften(scratch_.line + r * scratch_.line_stride, weights + r * scratch_.line_stride, begin, end,
-                          from_of(row), until_of(row), stack_.score_scale, distance, chain + r * chained, chained);
+                          from_of(row), until_of(row), stack_.score_scale, distance, chain + r * chained, chained_of(row));
     }
     Keep sums{out, scratch_.attended_stride};
     if (begin < until) {
@@ -166,27 +171,30 @@ class Attention {
     }
     for (std::int64_t r = 0; r < group.count; ++r) {
       float* to = out + r * scratch_.attended_stride;
-      for (std::int64_t j = 0; j < chained; ++j)
-        add_scaled(to, link(group.first + r, j, kv) + stack_.num_kv_heads * width, chain[r * chained + j], width);
+      const std::int64_t row = group.first + r, depth = chained_of(row) - 1;
+      for (std::int64_t j = 0; j <= depth; ++j)
+        add_scaled(to, link(row, j, depth, kv) + stack_.num_kv_heads * width, chain[r * chained + j], width);
       scale(to, inverse[r], width);
     }
   }
 
-  // Key of head kv of a row's ancestor at step j (the last: the row itself); its value stands num_kv_heads heads on.
-  const float* link(std::int64_t row, std::int64_t j, std::int64_t kv) const {
+  // Key of head kv of a row's ancestor at depth j (its own: the row itself); its value stands num_kv_heads heads on.
+  const float* link(std::int64_t row, std::int64_t j, std::int64_t depth, std::int64_t kv) const {
     const TransformerStep& step = *rows_.step;
     const std::int64_t kept = 2 * stack_.num_kv_heads * stack_.head_width;
     const std::int64_t num_rows = step.num_users * step.num_beams, own = rows_.first_row + row;
-    if (j == step.num_steps) return step.kept + (layer_ * num_rows + own) * kept + kv * stack_.head_width;
-    const std::int64_t ancestor = step.ancestors[j * num_rows + own];
-    return step.chain[j] + (layer_ * step.chain_rows[j] + ancestor) * kept + kv * stack_.head_width;
+    const std::int64_t at = j * num_rows + own, from = j == depth ? own : step.ancestors[at];
+    const std::int64_t part = j == depth ? step.num_steps : step.parts ? step.parts[at] : j;
+    const bool here = part == step.num_steps;
+    return (here ? step.kept : step.chain[part]) + (layer_ * (here ? num_rows : step.chain_rows[part]) + from) * kept +
+           kv * stack_.head_width;
   }
 
   void score_chain(std::int64_t row, std::int64_t head, std::int64_t kv, const float* q, std::int64_t prompt,
                    float* out) const {
-    const std::int64_t position = rows_.positions[row];
-    for (std::int64_t j = 0; j <= rows_.step->num_steps; ++j) {
-      out[j] = dot(q, link(row, j, kv), stack_.head_width) * stack_.score_scale;
+    const std::int64_t position = rows_.positions[row], depth = position - prompt;
+    for (std::int64_t j = 0; j <= depth; ++j) {
+      out[j] = dot(q, link(row, j, depth, kv), stack_.head_width) * stack_.score_scale;
       if (rows_.tables.distance)
         out[j] += rows_.tables.distance[head * rows_.tables.distance_size + prompt + j - position];
       if (stack_.window && prompt + j <= position - stack_.window) out[j] = negative_infinity;

@@ -73,7 +73,8 @@ class Search {
  private:
   static constexpr const char* op = "transformer_search";
 
-  bool pays_end() const { return args_.end_token >= 0 && !args_.valid_only; }
+  bool needs_sums() const { return !args_.valid_only && !args_.own_codes; }
+  bool pays_end() const { return args_.end_token >= 0 && needs_sums(); }
   std::int64_t rows() const { return args_.num_users * beams_; }
 
   // logits [rows, last - first], and their log-sum-exp over the vocabulary.
@@ -81,7 +82,7 @@ class Search {
     logits_ = Memory(rows() * (last - first) * 4);
     sums_.resize(static_cast<std::size_t>(rows()));
     transformer_head({args_.weights, hidden_.as<float>(), rows(), first, last, logits_.as<float>(),
-                      args_.valid_only ? nullptr : sums_.data(), args_.num_threads});
+                      needs_sums() ? sums_.data() : nullptr, args_.num_threads});
   }
 
   // The best children of the beams, and what they have written.
@@ -100,7 +101,7 @@ class Search {
     std::copy(args_.trie.levels + level, args_.trie.levels + args_.trie.num_levels, below.levels);
     trie_step(
         {below, args_.filter, logits_.as<float>(), LogitType::float32, beams_ * codes.count, codes.count, users, beams_,
-         codes.count, nodes_.data(), scores_.data(), next, args_.valid_only, args_.valid_only ? nullptr : sums_.data()},
+         codes.count, nodes_.data(), scores_.data(), next, args_.valid_only, needs_sums() ? sums_.data() : nullptr},
         {scores.data(), chosen.data(), parents_.data(), nodes.data(), pruned.data()}, args_.num_threads);
     for (std::int64_t user = 0; user < users; ++user)
       bound[user] = std::max(bound[user], pruned[static_cast<std::size_t>(user)]);
@@ -154,8 +155,15 @@ class Search {
       check(token >= 0 && token < args_.first.num_tokens, op, ": tokens must be in [0, ", args_.first.num_tokens,
             "), got ", token);
       tokens[at] = token;
-      for (std::int64_t c = 0; c < width_; ++c)
-        x.as<float>()[row * width_ + c] = args_.embedding[token * width_ + c] * args_.embedding_scale;
+      float* to = x.as<float>() + row * width_;
+      for (std::int64_t c = 0; c < width_; ++c) to[c] = args_.embedding[token * width_ + c] * args_.embedding_scale;
+      if (args_.positions) {
+        const std::int64_t* ends = args_.cache.offsets + row / beams_;
+        const std::int64_t place = ends[1] - ends[0] + before;
+        check(place >= 0 && place < args_.num_positions, op, ": positions must have a row for every place, got ",
+              args_.num_positions, " for place ", place);
+        for (std::int64_t c = 0; c < width_; ++c) to[c] += args_.positions[place * width_ + c];
+      }
       const std::int64_t parent = row / beams_ * stepped_ + parents_[at];
       for (std::int64_t j = 0; j < before; ++j)
         ancestors[static_cast<std::size_t>(j * count + row)] =
@@ -179,6 +187,8 @@ class Search {
                       chain_rows_.data(),
                       chain_floats_.data(),
                       ancestors.data(),
+                      nullptr,
+                      before,
                       kept_rows_.back().as<float>(),
                       floats,
                       hidden_.as<float>(),

@@ -25,9 +25,12 @@ struct TransformerSearch {
   const float* embedding;                  // [first.num_tokens, embedding_width]
   std::int64_t embedding_width;
   float embedding_scale;
+  const float* positions;  // [num_positions, embedding_width]: added to the embedding by place in the text; null: nothing
+  std::int64_t num_positions;
   TransformerFirst first;  // of the embedding's rows; its tokens are not read
   std::int64_t num_beams;
   bool valid_only;         // scores are over the codes that the trie allows, not over the vocabulary
+  bool own_codes;          // scores are over the codes of the level, not over the vocabulary
   std::int64_t end_token;  // paid for behind the last code; -1: none
   int num_threads;
 };

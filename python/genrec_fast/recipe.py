@@ -189,7 +189,7 @@ def _needs(part: Any) -> str | None:
 
 
 _PROTOCOLS = {
-    "Autoregressive": ("prefill", "step"),
+    "Autoregressive": ("prefill",),
     "TeacherForced": ("level_logits",),
     "ActionScoring": ("num_actions", "action_logits"),
     "Embedding": ("embed_targets", "embed_users", "item_table"),

@@ -25,13 +25,11 @@ __all__ = [
     "Question",
     "Ranked",
     "Resumable",
-    "State",
+    "Session",
     "TeacherForced",
     "Tokens",
     "TrieTensors",
 ]
-
-State = Any  # what a backbone keeps between the levels of one search; opaque to everyone else
 
 
 class TrieTensors(Protocol):
@@ -47,32 +45,69 @@ class TrieTensors(Protocol):
     def child_deltas(self) -> tuple[Tensor, ...]: ...
 
 
+class Session(Protocol):
+    """Where a search over a network stands: what it has read, and what every beam wrote.
+
+    Sessions do not change: every call gives a new one, and an old one may be extended again (one over transformers'
+    own cache gives its cache away when it is extended; what ``select`` gives is independent of it).
+
+    Every row that the calls of a search made has a number: the prompt is row 0 of each user, then call by call, beam
+    by beam.
+    """
+
+    def scores(self, span: Any = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[B, W, K]`` behind the rows of the last call (W = 1 behind the prompts).
+
+        Args:
+            span: which tokens, int64 ``[K]`` or a slice, for a session over a vocabulary; ``None``: the codes of each
+                row's next level. Behind ``extend_tree`` rows may be at different levels: K is then the largest
+                codebook's, -inf behind a level's last code.
+            log_sums: whether the log-sum-exp over the whole vocabulary, ``[B, W]``, is wanted with a span.
+        """
+        ...
+
+    def extend(self, codes: Tensor, parents: Tensor) -> Session:
+        """Every beam by a code (a session over a vocabulary: a token): integers ``[B, W]`` each.
+
+        Args:
+            codes: what is written.
+            parents: the beam of the last call that each one extends. Slots without a live beam carry code 0 and
+                parent 0.
+        """
+        ...
+
+    def extend_tree(self, codes: Tensor, parents: Tensor) -> Session:
+        """Several rows per beam and rows at different depths in one pass, each seeing the prompt and its ancestors.
+
+        Args:
+            codes: integers ``[B, W]``.
+            parents: the numbers of the rows that they extend, those of this very call's earlier rows included.
+        """
+        ...
+
+    def select(self, users: Tensor) -> Session:
+        """The session of users int64 ``[m]``, positions in the batch; nothing is encoded again."""
+        ...
+
+    def search(self, trie: Any, plan: Any, paid: Tensor) -> Any:
+        """A whole decode in one call (``nn.engine.plan.Found``); ``None``: the search goes level by level.
+
+        Args:
+            trie: the catalog.
+            plan: what is searched for (``nn.engine.plan.Plan``).
+            paid: float32 ``[B, 1]``: the scores of the beams so far.
+        """
+        ...
+
+
 @runtime_checkable
 class Autoregressive(Protocol):
-    """A backbone that scores semantic IDs level by level.
-
-    ``prefill`` reads each user's history once, ``step`` returns the logits of the next level for every beam. All beams
-    of a user share the user's prefix: nothing is encoded once per beam.
-    """
+    """A backbone that scores semantic IDs level by level; all beams of a user share what was read of the history."""
 
     codebook_sizes: tuple[int, ...]
 
-    def prefill(self, batch: Batch) -> State:
-        """Encodes the users' histories."""
-        ...
-
-    def step(self, state: State, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, State]:
-        """Logits of the next level.
-
-        Args:
-            state: from ``prefill`` or the previous ``step``; not modified.
-            codes: int32 ``[B, W]``, the codes chosen at the previous level; ``None`` at level 0.
-            parents: int32 ``[B, W]``, the beam of the previous call each one extends; ``None`` at level 0. Slots
-                without a live beam carry code 0 and parent 0.
-
-        Returns:
-            ``[B, W, K_l]`` (W = 1 at level 0) and the new state.
-        """
+    def prefill(self, batch: Batch) -> Session:
+        """Reads the users' histories once."""
         ...
 
 

@@ -38,12 +38,12 @@ def logits(model):
     batch = catalog_layout()(batch_of([4, 1, 6]))
     out = []
     with torch.inference_mode():
-        state, codes, parents = model.prefill(batch), None, None
-        for size in SIZES:
-            scores, state = model.step(state, codes, parents)
-            out.append(scores)
-            parents = torch.zeros(3, 2, dtype=torch.int64)
-            codes = torch.tensor([[0, size - 1]] * 3).int()
+        session = model.prefill(batch)
+        for level, size in enumerate(SIZES):
+            out.append(session.scores()[0])
+            if level + 1 < len(SIZES):
+                parents = torch.zeros(3, 2, dtype=torch.int64)
+                session = session.extend(torch.tensor([[0, size - 1]] * 3).int(), parents)
     return out
 
 
@@ -93,8 +93,8 @@ def test_a_model_that_is_more_than_its_weights_runs_on_torch_and_says_so(name, c
 
 def test_a_class_of_the_users_own_runs_on_torch(monkeypatch):
     class Louder(T5):
-        def _logits(self, x, level):
-            return 3 * super()._logits(x, level)
+        def logits(self, hidden, level):
+            return 3 * super().logits(hidden, level)
 
     plain = made("t5")
     louder = Louder(plain.config, SIZES).eval()

@@ -45,9 +45,10 @@ def outputs(name, backbone):
     batch = catalog_layout()(Batch(Jagged.from_rows([[3, 17, 5], [8]]), users=torch.tensor([1, 2])))
     if name in ("causal", "hstu"):
         return backbone.embed_users(batch)[:, :4]
-    logits, state = backbone.step(backbone.prefill(batch), None, None)
+    session = backbone.prefill(batch)
+    logits, _ = session.scores()
     codes = torch.tensor([[1, 4], [0, 6]], dtype=torch.int32)
-    after, _ = backbone.step(state, codes, torch.zeros(2, 2, dtype=torch.int32))
+    after, _ = session.extend(codes, torch.zeros(2, 2, dtype=torch.int32)).scores()
     return torch.cat([logits[:, 0, :4], after[:, 1, :4]], 1)
 
 

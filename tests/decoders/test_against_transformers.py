@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
@@ -47,20 +50,32 @@ class Network:
     def prefill(self, batch):
         tokens, mask = self.inputs(batch)
         encoded = self.model.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return encoded, mask, torch.full((len(batch), 1, 1), START)
+        return Prefixes(self.model, encoded, mask, torch.full((len(batch), 1, 1), START))
 
-    def step(self, state, codes, parents):
-        encoded, mask, prefix = state
-        if codes is not None:
-            ancestors = prefix.gather(1, parents.long().unsqueeze(2).expand(-1, -1, prefix.shape[2]))
-            prefix = torch.cat([ancestors, codes.long().unsqueeze(2)], 2)
-        beams = prefix.shape[1]
+
+@dataclass(frozen=True)
+class Prefixes:
+    model: Any
+    encoded: torch.Tensor
+    mask: torch.Tensor
+    prefix: torch.Tensor
+
+    def scores(self, span=None, *, log_sums=False):
+        beams = self.prefix.shape[1]
         out = self.model(
-            encoder_outputs=(encoded.repeat_interleave(beams, 0),),
-            attention_mask=mask.repeat_interleave(beams, 0),
-            decoder_input_ids=prefix.flatten(0, 1),
+            encoder_outputs=(self.encoded.repeat_interleave(beams, 0),),
+            attention_mask=self.mask.repeat_interleave(beams, 0),
+            decoder_input_ids=self.prefix.flatten(0, 1),
         )
-        return out.logits[:, -1].view(*prefix.shape[:2], -1), (encoded, mask, prefix)
+        return out.logits[:, -1].view(*self.prefix.shape[:2], -1), None
+
+    def extend(self, codes, parents):
+        ancestors = self.prefix.gather(1, parents.long().unsqueeze(2).expand(-1, -1, self.prefix.shape[2]))
+        prefix = torch.cat([ancestors, codes.long().unsqueeze(2)], 2)
+        return Prefixes(self.model, self.encoded, self.mask, prefix)
+
+    def search(self, trie, plan, paid):
+        return None
 
 
 @pytest.mark.parametrize(("k", "num_beams"), [(1, 1), (5, 8), (10, 10)])

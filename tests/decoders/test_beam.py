@@ -84,12 +84,11 @@ def test_exact_equals_brute_force(case):
 def test_exact_widens_only_the_users_who_need_it():
     # Item 9 hides behind a prefix that looks bad to user 0; user 1 (another history) is sure at once.
     class Two(RandomModel):
-        def step(self, state, codes, parents):
-            logits, state = super().step(state, codes, parents)
-            if codes is None:
-                peaked = torch.tensor([[[9.0, 0.0, 0.0, 0.0]], [[0.1, 0.0, 0.0, 0.0]]])
-                logits = torch.stack([peaked[int(u)] for u in self.kind])
-            return logits, state
+        def logits(self, state, level):
+            if level:
+                return super().logits(state, level)
+            peaked = torch.tensor([[[9.0, 0.0, 0.0, 0.0]], [[0.1, 0.0, 0.0, 0.0]]])
+            return torch.stack([peaked[int(u)] for u in self.kind])
 
         def prefill(self, batch):
             self.kind = batch.users

@@ -18,10 +18,9 @@ def plain_search(model, batch, codes, sizes, num_beams, num_groups, penalty, nor
     each, answers = num_beams // num_groups, []
     for user in range(len(batch)):
         one = type(batch)(type(batch.items).from_rows([batch.items[user]]))
-        state = model.prefill(one)
-        groups, chosen, parents = [[((), 0.0, 0)] for _ in range(num_groups)], None, None
+        session, groups = model.prefill(one), [[((), 0.0, 0)] for _ in range(num_groups)]
         for level in range(len(sizes)):
-            logits, state = model.step(state, chosen, parents)
+            logits, _ = session.scores()
             taken, fresh = [], []
             for beams in groups:
                 candidates = []
@@ -53,7 +52,7 @@ def plain_search(model, batch, codes, sizes, num_beams, num_groups, penalty, nor
                 fresh.append([(item, -score, row) for score, item, row in sorted(rest)[:missing]])
             flat = [beam for beams in fresh for beam in beams]
             chosen = torch.tensor([[prefix[-1] for prefix, _, _ in flat]], dtype=torch.int32)
-            parents = torch.tensor([[row for _, _, row in flat]])
+            session = session.extend(chosen, torch.tensor([[row for _, _, row in flat]]))
             at = iter(range(len(flat)))
             groups = [[(prefix, score, next(at)) for prefix, score, _ in beams] for beams in fresh]
         answers.append(sorted(((score, prefix) for beams in groups for prefix, score, _ in beams), reverse=True))

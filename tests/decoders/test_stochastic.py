@@ -24,12 +24,23 @@ class Constant:
     second = torch.tensor([[0.3, -1.0, 5.0, 0.8], [0.0, 0.0, 1.0, 2.0], [0.1, 0.4, 3.0, 3.0], [0.0] * 4])
 
     def prefill(self, batch):
-        return None
+        return Stated(self.first.expand(self.users, 1, 4))
 
-    def step(self, state, codes, parents):
-        if codes is None:
-            return self.first.expand(self.users, 1, 4), state
-        return self.second[codes.long()], state
+
+class Stated:
+    """A session of known logits."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def scores(self, span=None, *, log_sums=False):
+        return self.logits, None
+
+    def extend(self, codes, parents):
+        return Stated(Constant.second[codes.long()])
+
+    def search(self, trie, plan, paid):
+        return None
 
 
 def distribution(keep=None):
@@ -146,7 +157,7 @@ def test_messages():
     with pytest.raises(InvalidValueError, match="stochastic_beam: num_beams must be at least k = 3, got 2"):
         draw(2, 3, beams=2)
     model = RandomModel((4, 4), 0)
-    model.step = lambda state, codes, parents: (torch.full((len(state), 1, 4), torch.nan), state)
+    model.prefill = lambda batch: Stated(torch.full((len(batch), 1, 4), torch.nan))
     with pytest.raises(InvalidValueError, match="logits must not be NaN"):
         StochasticBeamConfig().build().search(model, users_of(2, 5, 0), build_trie(CODES, codebook_sizes=(4, 4)), 1)
 

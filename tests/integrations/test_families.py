@@ -21,7 +21,7 @@ from genrec_fast.integrations.hf.engine import TorchEngine
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.stepped import Stepped
 from genrec_fast.integrations.hf.whole import WholeTexts
-from genrec_fast.nn.native_engine import NativeEngine
+from genrec_fast.nn.engine.native import NativeEngine
 from integrations.model_types import MODEL_TYPES, THEIRS_DIFFER, VERDICTS, make
 from integrations.models import prefix_function
 
@@ -81,7 +81,7 @@ def verdict_of(model):
         if model.config.is_encoder_decoder:
             start = gf.Jagged.from_rows([[model.config.decoder_start_token_id]])
         with torch.no_grad():
-            state, _ = engine.prefill(gf.Jagged.from_rows(PROMPTS[:1]), start)
+            state = engine.prefill(gf.Jagged.from_rows(PROMPTS[:1]), start)
     assert isinstance(state, Stepped | WholeTexts)
     return "steps" if isinstance(state, Stepped) else "whole texts"
 
@@ -175,5 +175,5 @@ def test_half_precision_and_noise_of_quantization_are_no_wrong_state():
     for model in (make("qwen2").bfloat16(), make("mamba2").half(), quantized):
         engine = TorchEngine(model)
         with torch.no_grad():
-            state, hidden = engine.prefill(gf.Jagged.from_rows(PROMPTS))
-        assert (isinstance(state, Stepped) or not hasattr(state, "cache")) and math.isfinite(float(hidden.sum()))
+            state = engine.prefill(gf.Jagged.from_rows(PROMPTS))
+        assert (isinstance(state, Stepped) or not hasattr(state, "cache")) and math.isfinite(float(state.logits.sum()))

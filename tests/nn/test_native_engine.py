@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.nn import native_engine
+from genrec_fast.nn.engine import native as native_engine
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.types import Jagged
@@ -34,26 +34,27 @@ def block(precision="float32", **tables):
 
 
 def outputs(engine):
-    state, hidden = engine.prefill(Jagged.from_rows([torch.tensor([3, 39, 0, 7]), torch.tensor([5])]))
+    session = engine.prefill(Jagged.from_rows([torch.tensor([3, 39, 0, 7]), torch.tensor([5])]))
     tokens = torch.tensor([[1, 2, 3], [4, 4, 39]])
-    state, after = engine.step(state, tokens, torch.zeros_like(tokens))
-    _, last = engine.step(state, tokens.flip(1), torch.tensor([[2, 2, 0], [0, 1, 1]]))
-    return hidden, after, last, engine.logits(last, slice(0, TOKENS), True)[1]
+    after = session.extend(tokens, torch.zeros_like(tokens))
+    last = after.extend(tokens.flip(1), torch.tensor([[2, 2, 0], [0, 1, 1]]))
+    sums = last.scores(slice(0, TOKENS), log_sums=True)[1]
+    return session.hidden, after.hidden, last.hidden, sums
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_the_first_layer_by_token_gives_the_bits_of_the_first_layer_by_row(precision, monkeypatch):
     weights = block(precision)
     looked_up = native_engine.NativeEngine(weights)
-    assert looked_up._first[0].shape == (TOKENS, 48)
+    assert looked_up.first_tables[0].shape == (TOKENS, 48)
     monkeypatch.setattr(native_engine, "_FIRST_TABLE_BYTES", 0)
     made = native_engine.NativeEngine(weights)
-    assert made._first[0] is None
+    assert made.first_tables[0] is None
     for one, other in zip(outputs(looked_up), outputs(made), strict=True):
         assert torch.equal(one, other)
 
 
 def test_rows_with_positions_added_are_not_looked_up():
     engine = native_engine.NativeEngine(block(positions=torch.randn(9, 24)))
-    assert engine._first[0] is None
+    assert engine.first_tables[0] is None
     outputs(engine)

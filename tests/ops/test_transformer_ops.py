@@ -138,6 +138,7 @@ TWIN = SimpleNamespace(
         cache,
         chain,
         ancestors,
+        None,
         *_tables(tables),
         stack.number,
         stack.spec.num_layers,
@@ -157,6 +158,94 @@ def test_every_instruction_set_agrees_with_the_twin(case):
         for ours, theirs in zip(run(case, KERNEL, weights, 0), run(case, TWIN, weights, 0), strict=True):
             scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
             torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5 * scale)
+
+
+@st.composite
+def trees(draw):
+    """Rows of some calls, each behind the prompt or any row made before it, of this call or an earlier one."""
+    return [draw(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=7)) for _ in range(draw(st.integers(1, 3)))]
+
+
+@settings(max_examples=60)
+@given(case=cases(), tree=trees(), precision=st.sampled_from(["float32", "bfloat16"]), threads=st.sampled_from([1, 2]))
+def test_a_tree_has_the_bits_of_its_rows_step_by_step(case, tree, precision, threads):
+    (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)], precision))
+    spec, users, generator = case.spec, len(case.lengths), torch.Generator().manual_seed(2)
+    reach = max(case.lengths) + sum(map(len, tree)) + 1
+    tables = {}
+    angles = torch.randn(reach, spec.rotary_width // 2, generator=generator)
+    if spec.rotary_width:
+        tables["rotary"] = torch.cat([angles.cos(), angles.sin()], 1)
+    if case.relative:
+        tables["distance"] = torch.randn(spec.num_heads, 2 * reach - 1, generator=generator)
+    if spec.cross_width:
+        encoded = torch.randn(2 * sum(case.lengths), spec.cross_width, generator=generator)
+        tables["cross_offsets"] = offsets_of([2 * length for length in case.lengths])
+        tables["cross"] = transformer.transformer_cross(stack, encoded, tables["cross_offsets"])
+    offsets = offsets_of(case.lengths)
+    prompts = torch.randn(sum(case.lengths), spec.width, generator=generator)
+    _, cache = transformer.transformer_prefill(stack, prompts, offsets, **tables)
+    chain, alone, paths = [], [], []  # alone: of every path the rows' hidden and kept, one beam per user
+    for call, parents in enumerate(tree):
+        first, wide, own = len(paths), len(parents), []
+        for row, parent in enumerate(parents):
+            before = parent % (len(paths) + 1)
+            own.append([] if before == 0 else [*paths[before - 1][0], paths[before - 1][1]])
+            paths.append((own[-1], (call, row, len(paths))))
+        depth = max(map(len, own))
+        parts, ancestors = (torch.full((depth, users, wide), -1, dtype=torch.int32) for _ in range(2))
+        for row, path in enumerate(own):
+            for at, (part, place, _) in enumerate(path):
+                parts[at, :, row] = part
+                ancestors[at, :, row] = torch.arange(users) * len(tree[part]) + place
+        rows = torch.randn(users, wide, spec.width, generator=generator)
+        flat = (rows.flatten(0, 1), offsets, cache, chain, ancestors.flatten(1))
+        torch.set_num_threads(threads)
+        try:
+            hidden, kept = transformer.transformer_step(stack, *flat, parts=parts.flatten(1), **tables)
+        finally:
+            torch.set_num_threads(1)
+        theirs, _ = twin.transformer_step(
+            *(stack.weights, *flat, parts.flatten(1)),
+            *_tables({"first_table": None, "tokens": None, "rotary": None, "distance": None, "cross": None}
+                     | {"cross_offsets": None} | tables),
+            *(stack.number, spec.num_layers, spec.kept),
+        )  # fmt: skip
+        if precision == "float32":
+            torch.testing.assert_close(hidden, theirs, rtol=0, atol=5e-5 * max(1.0, theirs.abs().max().item()))
+        for row, path in enumerate(own):
+            so_far = [alone[number] for _, _, number in path]
+            lone = torch.arange(users, dtype=torch.int32).expand(len(path), -1).contiguous()
+            one, keeps = transformer.transformer_step(
+                *(stack, rows[:, row].contiguous(), offsets, cache, so_far, lone), **tables
+            )
+            alone.append(keeps)
+            assert torch.equal(hidden.view(users, wide, -1)[:, row], one)
+            assert torch.equal(kept.view(spec.num_layers, users, wide, -1)[:, :, row], keeps)
+        assert first + wide == len(paths)
+        chain.append(kept)
+
+
+def test_parts_of_a_tree_that_do_not_fit_are_named():
+    case = small()
+    (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
+    offsets, rows, rotary = offsets_of([2]), torch.randn(2, 24), torch.randn(9, 12)
+    _, cache = transformer.transformer_prefill(stack, rows, offsets, rotary=rotary)
+
+    def step(parts, ancestors):
+        given = (torch.tensor(part, dtype=torch.int32) for part in (ancestors, parts))
+        ancestors, parts = given
+        return transformer.transformer_step(
+            stack, rows, offsets, cache, [], ancestors, parts=parts, rotary=rotary
+        )  # fmt: skip
+
+    step([[-1, 0]], [[0, 0]])
+    with pytest.raises(InvalidValueError, match=r"ancestors must be rows of step 0, below 1, got 1 for row 1"):
+        step([[-1, 0]], [[0, 1]])
+    with pytest.raises(InvalidValueError, match=r"parts must be steps in \[0, 0\], or -1 behind the last, got 1"):
+        step([[-1, 1]], [[0, 0]])
+    with pytest.raises(InvalidValueError, match=r"parts must be int32 \[d, 2\], got torch.int32 \[1, 1\]"):
+        step([[-1]], [[0]])
 
 
 def small(**changes):
@@ -376,7 +465,7 @@ def test_ops_are_registered_whole():
     torch.library.opcheck(first, (stack.weights, rows, 0, mixed), test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(
         torch.ops.genrec_fast.transformer_step.default,
-        (*step, *tables, 0, 2, stack.spec.kept),
+        (*step, None, *tables, 0, 2, stack.spec.kept),
         test_utils=("test_schema", "test_faketensor"),
     )
     torch.library.opcheck(

@@ -58,13 +58,14 @@ def cases(draw):
         embedding=torch.randn(VOCABULARY, spec.width, generator=generator),
         lengths=lengths,
         num_beams=draw(st.sampled_from([1, 3, 8, 50]), "beams"),
-        normalize=draw(st.sampled_from(["all", "valid"]), "normalize"),
+        normalize=draw(st.sampled_from(["all", "codes", "valid"]), "normalize"),
         allowed=torch.rand(items, generator=generator) < 0.7 if draw(st.booleans(), "filter") else None,
         end_token=draw(st.sampled_from([None, 59]), "end"),
         prior=draw(st.integers(0, 2), "steps before"),
         scale=draw(st.sampled_from([1.0, 2.5]), "scale"),
         known=draw(st.booleans(), "first layer known"),
         dead=draw(st.booleans(), "a user without a beam"),
+        placed=draw(st.booleans(), "positions are added"),
         generator=generator,
     )
 
@@ -98,7 +99,9 @@ def prepared(case, weights):
     keep = None if case.allowed is None else trie_filter(case.trie, allowed=case.allowed)
     named = {"num_beams": case.num_beams, "normalize": case.normalize, "keep": keep, "chain": chain}
     named |= {"end_token": case.end_token, "embedding_scale": case.scale, "ancestors": ancestors, **tables}
-    if case.known:
+    if case.placed:
+        named["positions"] = torch.randn(reach, spec.width, generator=generator)
+    elif case.known:
         named["first_table"] = transformer_first(stack, case.embedding * case.scale)
     return (stack, hidden, scores, offsets, cache, case.trie, case.code_tokens, case.embedding), named
 
@@ -118,7 +121,7 @@ def by_parts(given, named):
         step = trie_step(
             *(trie, level, logits[:, tokens].view(*shape, -1).contiguous(), nodes, scores),
             num_beams=min(named["num_beams"], shape[1] * trie.tokens[level].numel()),
-            normalize=named["normalize"],
+            normalize="valid" if named["normalize"] == "valid" else "all",
             log_sums=sums.view(shape) if all_tokens else None,
             allowed=named["keep"],
         )
@@ -130,6 +133,9 @@ def by_parts(given, named):
             break
         ancestors = ancestors[:, (parents + torch.arange(users)[:, None] * stepped).flatten()].contiguous()
         rows = embedding[written[..., -1].flatten()] * named["embedding_scale"]
+        if "positions" in named:
+            places = offsets.diff() + len(chain)
+            rows = rows + named["positions"][places.repeat_interleave(nodes.shape[1])]
         hidden, kept = transformer_step(stack, rows, offsets, cache, chain, ancestors, **tables)
         chain.append(kept)
         ancestors, stepped = torch.cat([ancestors, torch.arange(len(rows))[None].int()]), nodes.shape[1]
@@ -188,8 +194,10 @@ def twin(given, named):
     end = -1 if named["end_token"] is None else named["end_token"]
     return plain(
         *(stack.weights, hidden, scores, offsets, cache, named["chain"], named["ancestors"], *tables),
-        *(code_tokens, embedding, list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), *masks),
-        *(named["embedding_scale"], stack.number, named["num_beams"], named["normalize"] == "valid", end),
+        *(code_tokens, embedding, named.get("positions")),
+        *(list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), *masks),
+        *(named["embedding_scale"], stack.number, named["num_beams"]),
+        *(named["normalize"] == "valid", named["normalize"] == "codes", end),
     )
 
 
@@ -200,7 +208,7 @@ def plain_case(**changes):
     )
     generator = torch.Generator().manual_seed(0)
     fixed = {"num_beams": 4, "normalize": "all", "allowed": None, "end_token": None, "prior": 0, "scale": 1.0}
-    fixed |= {"known": False, "dead": False, "lengths": [3, 5]}
+    fixed |= {"known": False, "dead": False, "placed": False, "lengths": [3, 5]}
     return SimpleNamespace(
         spec=spec,
         weights=random_weights(spec, generator, False),
@@ -244,6 +252,10 @@ def test_what_does_not_fit_is_named():
         call(ancestors=torch.zeros(1, 2, dtype=torch.int32))
     with pytest.raises(InvalidTypeError, match=r"first_table must be float32 \[60, 36\]"):
         call(first_table=torch.zeros(60, 35))
+    with pytest.raises(InvalidTypeError, match=r"positions must be float32 \[9, 12\], got float32 \[9, 11\]"):
+        call(positions=torch.zeros(9, 11))
+    with pytest.raises(InvalidValueError, match="positions must have a row for every place, got 5 for place 5"):
+        call(positions=torch.zeros(5, 12))
     with pytest.raises(InvalidValueError, match="cross and cross_offsets must be given together"):
         call(cross_offsets=given[3])
     other = build_trie(torch.tensor([[0, 1], [0, 2]]), codebook_sizes=(4, 4))
@@ -268,8 +280,8 @@ def test_it_is_registered_whole():
         torch.ops.genrec_fast.transformer_search.default,
         (
             *(stack.weights, hidden, scores, offsets, cache, [], named["ancestors"], None, named["distance"]),
-            *(None, None, named["first_table"], code_tokens, embedding, list(trie.tokens), list(trie.child_bases)),
-            *(list(trie.child_deltas), None, None, None, None, 1.0, 0, 4, False, -1),
+            *(None, None, named["first_table"], code_tokens, embedding, None, list(trie.tokens)),
+            *(list(trie.child_bases), list(trie.child_deltas), None, None, None, None, 1.0, 0, 4, False, False, -1),
         ),
         test_utils=("test_schema", "test_faketensor"),
     )

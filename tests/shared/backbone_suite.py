@@ -10,6 +10,8 @@ import torch
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import PlainConfig
+from genrec_fast.nn.engine.modules import ModuleSession
+from genrec_fast.nn.engine.native import NativeSession
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged, TeacherForced
 from shared.catalogs import coded, sized
@@ -129,8 +131,7 @@ class BackboneSuite:
 
 class AutoregressiveSuite(BackboneSuite):
     def outputs(self, backbone, batch: Batch) -> list[torch.Tensor]:
-        logits, _ = backbone.step(backbone.prefill(batch), None, None)
-        return [logits]
+        return [backbone.prefill(batch).scores()[0]]
 
     def training_value(self, backbone, batch: Batch) -> torch.Tensor:
         losses = [
@@ -149,13 +150,14 @@ class AutoregressiveSuite(BackboneSuite):
         layout, backbone = self.parts()
         batch = layout(batch_of([4, 1, 6]))
         forced = backbone.level_logits(batch)
-        state = backbone.prefill(batch)
-        logits, state = backbone.step(state, None, None)
+        session = backbone.prefill(batch)
+        logits, _ = session.scores()
         torch.testing.assert_close(logits[:, 0], forced[0], rtol=1e-4, atol=1e-5)
         parents = torch.zeros(3, 1, dtype=torch.int32)
         for level in range(1, len(SIZES)):
             codes = batch.target_codes[:, level - 1 : level].to(torch.int32)
-            logits, state = backbone.step(state, codes, parents)
+            session = session.extend(codes, parents)
+            logits, _ = session.scores()
             torch.testing.assert_close(logits[:, 0], forced[level], rtol=1e-4, atol=1e-5)
 
     def test_the_native_engine_gives_what_the_modules_give(self):
@@ -165,23 +167,22 @@ class AutoregressiveSuite(BackboneSuite):
         def run():
             """Every level's logits, for beams that are drawn, not searched."""
             generator = torch.Generator().manual_seed(0)
-            state, found = backbone.prefill(batch), []
-            codes = parents = None
-            beams = 1
+            session, found, beams = backbone.prefill(batch), [], 1
             for level, size in enumerate(SIZES):
-                logits, state = backbone.step(state, codes, parents)
-                found.append(logits)
+                found.append(session.scores()[0])
+                if level + 1 == len(SIZES):
+                    break
                 wide = 3 + level
                 codes = torch.randint(0, size, (4, wide), generator=generator, dtype=torch.int32)
                 parents = torch.randint(0, beams, (4, wide), generator=generator, dtype=torch.int32)
-                beams = wide
-            return type(state).__name__, found
+                session, beams = session.extend(codes, parents), wide
+            return type(session), found
 
         kind, modules = run()  # gradients are on: torch's modules run
-        assert not kind.startswith("Native")
+        assert kind is ModuleSession
         with torch.no_grad():
             kind, native = run()
-            assert kind.startswith("Native")
+            assert kind is NativeSession
             for ours, theirs in zip(native, modules, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
             for parameter in backbone.parameters():
@@ -190,16 +191,13 @@ class AutoregressiveSuite(BackboneSuite):
         with torch.no_grad():
             for ours, theirs in zip(run()[1], modules, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-            with pytest.raises(InvalidValueError, match="codes must be given from level 1 on"):
-                backbone.step(backbone.step(backbone.prefill(batch), None, None)[1], None, None)
 
     def test_beams_follow_their_parents(self):
         """Beam w of a wide search equals the same prefix searched alone, whatever slot its parent had."""
         layout, backbone = self.parts()
         batch = layout(batch_of([4, 2]))
         generator = torch.Generator().manual_seed(5)
-        state = backbone.prefill(batch)
-        _, state = backbone.step(state, None, None)
+        session = backbone.prefill(batch)
         prefixes = torch.empty(2, 1, 0, dtype=torch.int64)
         width = 1
         for level in range(1, len(SIZES)):
@@ -207,8 +205,8 @@ class AutoregressiveSuite(BackboneSuite):
             parents = torch.randint(width, (2, 4), generator=generator, dtype=torch.int32)
             kept = prefixes.gather(1, parents.long()[..., None].expand(-1, -1, level - 1))
             prefixes = torch.cat([kept, codes.long()[..., None]], 2)
-            logits, state = backbone.step(state, codes, parents)
-            width = 4
+            session, width = session.extend(codes, parents), 4
+        logits, _ = session.scores()
         for beam in range(4):
             codes = torch.cat([prefixes[:, beam], torch.zeros(2, 1, dtype=torch.int64)], 1)
             forced = backbone.level_logits(dataclasses.replace(batch, target_codes=codes))
@@ -216,12 +214,66 @@ class AutoregressiveSuite(BackboneSuite):
 
     def test_a_state_can_be_used_twice(self):
         layout, backbone = self.parts()
-        state = backbone.prefill(layout(batch_of([4, 2])))
-        _, state = backbone.step(state, None, None)
+        session = backbone.prefill(layout(batch_of([4, 2])))
         codes, parents = torch.tensor([[1, 2], [0, 3]], dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
-        once, _ = backbone.step(state, codes, parents)
-        again, _ = backbone.step(state, codes, parents)
+        once, again = (session.extend(codes, parents).scores()[0] for _ in range(2))
         assert torch.equal(once, again)
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_a_tree_has_the_scores_of_its_rows_level_by_level(self, native):
+        """Rows at different depths in one pass: behind the prompt, behind rows of earlier calls, behind each other."""
+        layout, backbone = self.parts()
+        batch, generator = layout(batch_of([6, 0, 3])), torch.Generator().manual_seed(1)
+        with torch.set_grad_enabled(not native):
+            root = backbone.prefill(batch)
+            assert type(root) is (NativeSession if native else ModuleSession)
+            session = root.extend(torch.tensor([[1, 2], [0, 6], [3, 3]]), torch.zeros(3, 2, dtype=torch.int32))
+            paths = [[()], [()], [()]]
+            for user, codes in enumerate([[1, 2], [0, 6], [3, 3]]):
+                paths[user] += [(code,) for code in codes]
+            for width in (5, 1, 4):
+                codes, parents = (torch.zeros(3, width, dtype=torch.int32) for _ in range(2))
+                for user, known in enumerate(paths):
+                    for row in range(width):
+                        open_ = [number for number, path in enumerate(known) if len(path) + 1 < len(SIZES)]
+                        parents[user, row] = open_[int(torch.randint(len(open_), (1,), generator=generator))]
+                        before = known[int(parents[user, row])]
+                        codes[user, row] = int(torch.randint(SIZES[len(before)], (1,), generator=generator))
+                        known.append((*before, int(codes[user, row])))
+                session = session.extend_tree(codes, parents)
+                scores, _ = session.scores()
+                for user, known in enumerate(paths):
+                    for row, path in enumerate(known[-width:]):
+                        alone = root.select(torch.tensor([user]))
+                        for code in path:
+                            alone = alone.extend(torch.tensor([[code]]), torch.zeros(1, 1, dtype=torch.int32))
+                        theirs, mine = alone.scores()[0][0, 0], scores[user, row]
+                        if native:
+                            assert torch.equal(mine[: SIZES[len(path)]], theirs)
+                        torch.testing.assert_close(mine[: SIZES[len(path)]], theirs, rtol=0, atol=1e-5)
+                        assert bool((mine[SIZES[len(path)] :] == -torch.inf).all())
+            with pytest.raises(InvalidValueError, match="parents must be rows made before"):
+                session.extend_tree(torch.zeros(3, 1, dtype=torch.int32), torch.full((3, 1), 99))
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_some_users_of_a_session_go_on_alone(self, native):
+        layout, backbone = self.parts()
+        batch, users = layout(batch_of([6, 0, 3, 1])), torch.tensor([3, 0, 2])
+        with torch.set_grad_enabled(not native):
+            session = backbone.prefill(batch)
+            nothing = session.select(users[:0])
+            assert tuple(nothing.scores()[0].shape) == (0, 1, SIZES[0])
+            calls = [
+                ("extend", torch.tensor([[2, 0], [1, 1], [4, 3], [0, 4]]), torch.zeros(4, 2, dtype=torch.int64)),
+                ("extend", torch.tensor([[1, 4, 0]] * 4), torch.tensor([[1, 0, 1]] * 4)),
+                ("extend_tree", torch.tensor([[3, 2]] * 4), torch.tensor([[0, 2]] * 4)),
+            ]
+            for name, codes, parents in calls:
+                chosen = getattr(session.select(users), name)(codes[users], parents[users])
+                session = getattr(session, name)(codes, parents)
+                for some in (chosen, session.select(users)):
+                    apart = {"rtol": 0, "atol": 0 if native else 1e-5}
+                    torch.testing.assert_close(some.scores()[0], session.scores()[0][users], **apart)
 
     @pytest.mark.parametrize(("items", "size"), [(1, 1), (1, 4), (9, 9)])
     def test_semantic_ids_of_one_level(self, items, size):
@@ -238,7 +290,7 @@ class AutoregressiveSuite(BackboneSuite):
         backbone.eval()
         forced = backbone.level_logits(batch)
         assert [tuple(logits.shape) for logits in forced] == [(2, size)]
-        modules, _ = backbone.step(backbone.prefill(batch), None, None)
+        modules, _ = backbone.prefill(batch).scores()
         torch.testing.assert_close(modules[:, 0], forced[0], rtol=1e-4, atol=1e-5)
         trie = build_trie(layout.item_codes, codebook_sizes=(size,))
         for user in range(2):
@@ -247,12 +299,6 @@ class AutoregressiveSuite(BackboneSuite):
             assert found.items.sort().values.tolist() == [list(range(items))]
             scores = modules[user].log_softmax(-1)[:, :items].sort(descending=True).values
             torch.testing.assert_close(found.scores, scores, rtol=1e-4, atol=1e-5)
-
-    def test_codes_must_be_given_after_level_0(self):
-        layout, backbone = self.parts()
-        _, state = backbone.step(backbone.prefill(layout(batch_of([2]))), None, None)
-        with pytest.raises(InvalidValueError, match="codes must be given from level 1 on"):
-            backbone.step(state, None, None)
 
     def test_a_batch_without_codes_is_an_error(self):
         _, backbone = self.parts()

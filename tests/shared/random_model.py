@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -24,24 +26,39 @@ class RandomModel:
         self.seed, self.scale, self.steps, self.forbidden = seed, scale, steps, forbidden
         self.users_searched: list[int] = []
 
-    def prefill(self, batch: Batch) -> Tensor:
+    def prefill(self, batch: Batch) -> RandomSession:
         self.users_searched.append(len(batch))
         states = [_hash(torch.tensor([self.seed, *row.tolist()])) for row in batch.items.rows()]
-        return torch.tensor(states, dtype=torch.int64).view(-1, 1)  # one hash per user and beam
+        return RandomSession(self, torch.tensor(states, dtype=torch.int64).view(-1, 1), 0)
 
-    def step(self, state: Tensor, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, Tensor]:
-        level = 0
-        if codes is not None:
-            state = _mix(state.gather(1, parents.long()) * 31 + codes.long() + 1)
-        else:
-            self._level = -1
-        self._level += 1
-        level = self._level
-        size = self.codebook_sizes[level]
-        draws = _mix(state.unsqueeze(2) * 1_000_003 + torch.arange(size) + 7 * level)
+    def logits(self, state: Tensor, level: int) -> Tensor:
+        draws = _mix(state.unsqueeze(2) * 1_000_003 + torch.arange(self.codebook_sizes[level]) + 7 * level)
         logits = (draws % self.steps).float() * (self.scale / self.steps)
         hidden = (_mix(draws + 1) % 1000) < int(self.forbidden * 1000)
-        return logits.masked_fill(hidden, -torch.inf), state
+        return logits.masked_fill(hidden, -torch.inf)
+
+
+@dataclass(frozen=True)
+class RandomSession:
+    """One hash per user and beam ``[B, W]``."""
+
+    model: RandomModel
+    state: Tensor
+    level: int
+
+    def scores(self, span=None, *, log_sums=False):
+        return self.model.logits(self.state, self.level), None
+
+    def extend(self, codes, parents):
+        state = _mix(self.state.gather(1, parents.long()) * 31 + codes.long() + 1)
+        return RandomSession(self.model, state, self.level + 1)
+
+    def select(self, users):
+        self.model.users_searched.append(len(users))
+        return RandomSession(self.model, self.state[users], self.level)
+
+    def search(self, trie, plan, paid):
+        return None
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -65,12 +82,11 @@ def brute_force(model, batch, item_codes, k, *, keep=None):
     """
     from genrec_fast.ops.reference.trie_step import log_sum_exp
 
-    state = model.prefill(batch)
+    session = model.prefill(batch)
     users, items = len(batch), item_codes.shape[0]
     scores = torch.zeros(users, items)
-    codes = parents = None
     for level in range(item_codes.shape[1]):
-        logits, state = model.step(state, codes, parents)
+        logits, _ = session.scores()
         logits = logits.expand(users, items, -1)
         chosen = item_codes[:, level].long().view(1, -1, 1).expand(users, -1, 1)
         normaliser = log_sum_exp(logits)
@@ -80,6 +96,7 @@ def brute_force(model, batch, item_codes, k, *, keep=None):
         parents = (
             torch.zeros(users, items, dtype=torch.int32) if level == 0 else torch.arange(items).int().expand(users, -1)
         )
+        session = session.extend(codes, parents)
     if keep is not None:
         scores = scores.masked_fill(~keep, -torch.inf)
     best, order = torch.sort(scores, dim=1, descending=True, stable=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import native_backbone, runs_natively
-from genrec_fast.nn.native_engine import NativeEngine
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.nn.t5 import RMSNorm
 from genrec_fast.ops.transformer_pack import pack_stacks

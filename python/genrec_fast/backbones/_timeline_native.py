@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.nn.engine.native import NativeEngine, NativeSession, Prompts
 from genrec_fast.nn.native import native_backbone, runs_natively
-from genrec_fast.nn.native_engine import NativeEngine, NativeState
 from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.ops.transformer import transformer_prefill
@@ -38,11 +39,13 @@ def last_states(engine: NativeEngine, rows: Tensor, packing: Packing) -> Tensor:
     return states
 
 
-def begin_item(engine: NativeEngine, rows: Tensor) -> tuple[NativeState, Tensor]:
-    """The depth stack's first position ``[B, D]``, one per user -> the state of a search, and hidden ``[B, 1, D]``."""
+def begin_item(engine: NativeEngine, rows: Tensor, codebook_sizes: tuple[int, ...]) -> NativeSession:
+    """A search behind the depth stack's first position ``[B, D]``, one per user."""
     offsets = torch.arange(len(rows) + 1)
     hidden, cache = transformer_prefill(engine.decoder, rows, offsets)
-    return NativeState(offsets, cache, None, None, 1), hidden.unsqueeze(1)
+    ends = itertools.accumulate(codebook_sizes, initial=0)
+    levels = tuple(slice(*span) for span in itertools.pairwise(ends))
+    return NativeSession(engine, Prompts(offsets, cache), hidden.unsqueeze(1), levels)
 
 
 def _pack(model: Timeline) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +13,14 @@ from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import check_length
-from genrec_fast.nn.native_engine import NativeEngine, NativeState
-from genrec_fast.nn.packed import EqualPast, Packing, equal_rows, row_positions
+from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.types import Batch, Jagged, Session
 
-__all__ = ["T5", "T5Config", "T5State"]
+__all__ = ["T5", "T5Config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +42,6 @@ class T5Config:
     def build(self, catalog: Catalog) -> T5:
         """Makes the backbone; it reads codes alone, so items and features are not used."""
         return T5(self, catalog.codebook_sizes)
-
-
-@dataclass(frozen=True)
-class T5State:
-    """Where a search stands: what all beams of a user share, and what each beam wrote."""
-
-    level: int
-    num_beams: int
-    cross: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [T, H, head_width] of the histories
-    offsets: Tensor  # int64 [B + 1] of the histories' T tokens
-    written: tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [B * W, level, H, head_width]
-
-
-@dataclass(frozen=True)
-class NativeT5State:
-    """The same where the native kernels run the search."""
-
-    level: int
-    engine: NativeEngine
-    known: NativeState
-    hidden: Tensor  # [B, W, D], of the tokens written last
 
 
 class _Layer(nn.Module):
@@ -192,10 +172,6 @@ class T5(nn.Module):
         ends = torch.arange(count + 1, device=offsets.device) * each
         return Packing(ends, row_positions(ends), self.longest, kv_offsets=offsets)
 
-    def _logits(self, x: Tensor, level: int) -> Tensor:
-        begin, end = self.level_offsets[level], self.level_offsets[level + 1]
-        return nn.functional.linear(x, self.head.weight[begin:end])
-
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
         if batch.target_codes is None:
@@ -220,59 +196,43 @@ class T5(nn.Module):
             x = layer.attend(x, rows, bias, number, causal=True)
             x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over))
         x = self.dropout(self.decoder_norm(x)).view(len(batch), num_levels, self.config.width)
-        return [self._logits(x[:, level], level) for level in range(num_levels)]
+        return [self.logits(x[:, level], level) for level in range(num_levels)]
 
-    def prefill(self, batch: Batch) -> T5State | NativeT5State:
+    def prefill(self, batch: Batch) -> Session:
         """Encodes each history once and projects its keys and values once."""
         engine = native_t5(self)
         if engine is not None and len(batch):
             start = Jagged.from_rows([[self.start_token]] * len(batch))
-            return NativeT5State(0, engine, *engine.prefill(Jagged(*self._tokens(batch)), start))
+            spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))
+            return engine.prefill(Jagged(*self._tokens(batch)), start, levels=spans)
         states, offsets = self._encode(batch)
         cross = []
         for layer in self.decoder:
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
             cross.append(layer.cross_attention.project(states))
-        return T5State(0, 1, tuple(cross), offsets, ())
+        starts = torch.full((len(batch),), self.start_token, device=offsets.device)
+        return ModuleSession.begin(self, self.tokens(starts), tuple(cross), offsets)
 
-    def step(
-        self, state: T5State | NativeT5State, codes: Tensor | None, parents: Tensor | None
-    ) -> tuple[Tensor, T5State | NativeT5State]:
-        """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
-        if isinstance(state, NativeT5State):
-            return self._native_step(state, codes, parents)
-        level, num_users = state.level, state.offsets.shape[0] - 1
-        known: tuple[tuple[Tensor, Tensor], ...] = ()
-        if codes is None or parents is None:
-            if level:
-                raise InvalidValueError(f"t5: codes must be given from level 1 on, got None at level {level}")
-            num_beams, tokens = 1, torch.full((num_users,), self.start_token, device=state.offsets.device)
-        else:
-            num_beams, tokens = codes.shape[1], codes.flatten().long() + self.level_offsets[level - 1]
-            first = torch.arange(num_users, device=codes.device)[:, None] * state.num_beams
-            beams = (first + parents).flatten()
-            known = tuple((keys[beams], values[beams]) for keys, values in state.written)
-        x = self.tokens(tokens)  # [B * W, D]
-        # Each beam is a row of its own, and the beams of a user are the queries of one row over the history they share.
-        past = EqualPast(known, x.shape[0])
-        rows, over, bias = equal_rows(x.shape[0], 1, x.device, past), self._over(x, state.offsets), self.decoder_bias()
+    def embed_codes(self, codes: Tensor, level: int) -> Tensor:
+        """Of codes ``[R]`` of a level: ``[R, D]`` (see ``nn.engine.modules.Decodes``, as for the next two)."""
+        embedded: Tensor = self.tokens(codes + self.level_offsets[level])
+        return embedded
+
+    def decode(
+        self, x: Tensor, rows: Packing, prompts: tuple[tuple[Tensor, Tensor], ...], offsets: Tensor | None
+    ) -> Tensor:
+        """Each row of a beam, and the beams of a user as the queries of one row over the history that they share."""
+        assert offsets is not None
+        over, bias = self._over(x, offsets), self.decoder_bias()
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             x = layer.attend(x, rows, bias, number, causal=True)
-            x = layer.feed(layer.attend_cross(x, *state.cross[number], over))
-        logits = self._logits(self.decoder_norm(x), level).view(num_users, num_beams, self.codebook_sizes[level])
-        return logits, T5State(level + 1, num_beams, state.cross, state.offsets, past.known)
+            x = layer.feed(layer.attend_cross(x, *prompts[number], over))
+        normed: Tensor = self.decoder_norm(x)
+        return normed
 
-    def _native_step(
-        self, state: NativeT5State, codes: Tensor | None, parents: Tensor | None
-    ) -> tuple[Tensor, NativeT5State]:
-        level, known, hidden = state.level, state.known, state.hidden
-        if codes is not None and parents is not None:
-            tokens = codes.long() + self.level_offsets[level - 1]
-            known, hidden = state.engine.step(known, tokens, parents.long())
-        elif level:
-            raise InvalidValueError(f"t5: codes must be given from level 1 on, got None at level {level}")
-        span = slice(self.level_offsets[level], self.level_offsets[level + 1])
-        logits, _ = state.engine.logits(hidden, span, log_sums=False)
-        return logits, NativeT5State(level + 1, state.engine, known, hidden)
+    def logits(self, hidden: Tensor, level: int) -> Tensor:
+        """``[R, K_l]``."""
+        begin, end = self.level_offsets[level], self.level_offsets[level + 1]
+        return nn.functional.linear(hidden, self.head.weight[begin:end])

@@ -13,13 +13,13 @@ from genrec_fast.checks import check_heads
 from genrec_fast.config import check_fields
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
-from genrec_fast.nn.native_engine import NativeEngine, NativeState
-from genrec_fast.nn.packed import EqualPast, Packing, equal_rows
+from genrec_fast.nn.packed import Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
-from genrec_fast.types import Batch
+from genrec_fast.types import Batch, Session
 
-__all__ = ["Timeline", "TimelineConfig", "TimelineState"]
+__all__ = ["Timeline", "TimelineConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +43,6 @@ class TimelineConfig:
     def build(self, catalog: Catalog) -> Timeline:
         """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""
         return Timeline(self, catalog.codebook_sizes, catalog.feature_dim)
-
-
-@dataclass(frozen=True)
-class TimelineState:
-    """Where a search stands: the number of levels written, and per depth block its keys and values [B * W, t, H, D]."""
-
-    num_beams: int
-    level: int
-    caches: tuple[tuple[Tensor, Tensor], ...]
-    user_states: Tensor  # [B, D]
-
-
-@dataclass(frozen=True)
-class NativeTimelineState:
-    """The same where the native kernels run the search; at level 0 the hidden rows are there already."""
-
-    engine: NativeEngine
-    level: int
-    native: NativeState
-    hidden: Tensor  # [B, W, D]
 
 
 class Timeline(nn.Module):
@@ -141,47 +121,30 @@ class Timeline(nn.Module):
         x = self.depth_norm(x).view(targets, levels, width)
         return [head(x[:, level]) for level, head in enumerate(self.heads)]
 
-    def prefill(self, batch: Batch) -> TimelineState | NativeTimelineState:
+    def prefill(self, batch: Batch) -> Session:
         """Reads each history once."""
         engine = native_timeline(self)
         if engine is not None and len(batch):
             states = last_states(engine, *self._rows(batch))
-            return NativeTimelineState(engine, 0, *begin_item(engine, states + self.depth_positions.weight[0]))
-        return TimelineState(1, 0, (), at_last(self._states(batch), batch))
+            return begin_item(engine, states + self.depth_positions.weight[0], self.codebook_sizes)
+        states = at_last(self._states(batch), batch)
+        return ModuleSession.begin(self, states + self.depth_positions.weight[0])
 
-    def step(
-        self, state: TimelineState | NativeTimelineState, codes: Tensor | None, parents: Tensor | None
-    ) -> tuple[Tensor, TimelineState | NativeTimelineState]:
-        """Logits ``[B, W, K_l]`` of the next level (see ``types.Autoregressive``)."""
-        if (codes is None or parents is None) and state.level:
-            raise InvalidValueError(f"timeline: codes must be given from level 1 on, got None at {state.level}")
-        if isinstance(state, NativeTimelineState):
-            return self._native_step(state, codes, parents)
-        num_users = state.user_states.shape[0]
-        known: tuple[tuple[Tensor, Tensor], ...] = ()
-        if codes is None or parents is None:
-            num_beams, level, x = 1, 0, state.user_states
-        else:
-            num_beams, level = codes.shape[1], state.level
-            first = torch.arange(num_users, device=codes.device)[:, None] * state.num_beams
-            beams = (first + parents).flatten()
-            x = self.depth_embeddings[level - 1](codes.flatten())
-            known = tuple((keys[beams], values[beams]) for keys, values in state.caches)
-        x = x + self.depth_positions.weight[level]
-        past = EqualPast(known, x.shape[0])
-        rows = equal_rows(x.shape[0], 1, x.device, past)
+    def embed_codes(self, codes: Tensor, level: int) -> Tensor:
+        """Of codes ``[R]`` of a level: ``[R, D]`` (see ``nn.engine.modules.Decodes``, as for the next two)."""
+        embedded: Tensor = self.depth_embeddings[level](codes) + self.depth_positions.weight[level + 1]
+        return embedded
+
+    def decode(
+        self, x: Tensor, rows: Packing, prompts: tuple[tuple[Tensor, Tensor], ...], offsets: Tensor | None
+    ) -> Tensor:
+        """Through the depth transformer; a row's first token is its user's state, so nothing else is seen."""
         for number, block in enumerate(self.depth_blocks):
             x = block(x, rows, number)
-        logits = self.heads[level](self.depth_norm(x)).view(num_users, num_beams, self.codebook_sizes[level])
-        return logits, TimelineState(num_beams, level + 1, past.known, state.user_states)
+        normed: Tensor = self.depth_norm(x)
+        return normed
 
-    def _native_step(
-        self, state: NativeTimelineState, codes: Tensor | None, parents: Tensor | None
-    ) -> tuple[Tensor, NativeTimelineState]:
-        engine, level, native, hidden = state.engine, state.level, state.native, state.hidden
-        if codes is not None and parents is not None:
-            tokens = codes.long() + sum(self.codebook_sizes[: level - 1])
-            native, hidden = engine.step(native, tokens, parents.long())
-        begin = sum(self.codebook_sizes[:level])
-        logits, _ = engine.logits(hidden, slice(begin, begin + self.codebook_sizes[level]), False)
-        return logits, NativeTimelineState(engine, level + 1, native, hidden)
+    def logits(self, hidden: Tensor, level: int) -> Tensor:
+        """``[R, K_l]``."""
+        found: Tensor = self.heads[level](hidden)
+        return found

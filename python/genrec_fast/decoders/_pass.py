@@ -65,7 +65,7 @@ class BeamPass:
         self.backbone, self.trie, self.num_beams, self.normalize = backbone, trie, num_beams, normalize
         users, device = len(batch), trie.leaf_items.device
         self.keep = None if allowed is None and exclude is None else trie_filter(trie, allowed=allowed, exclude=exclude)
-        self.state = backbone.prefill(batch)
+        self.session = backbone.prefill(batch)
         self.level = 0
         self.nodes = torch.zeros(users, 1, dtype=torch.int32, device=device)
         self.scores = torch.zeros(users, 1, device=device)
@@ -81,7 +81,9 @@ class BeamPass:
 
     def advance(self) -> None:
         """Searches the next level."""
-        logits, self.state = self.backbone.step(self.state, self.chosen, self.parents)
+        if self.chosen is not None and self.parents is not None:
+            self.session = self.session.extend(self.chosen, self.parents)
+        logits, _ = self.session.scores()
         width = min(self.num_beams, self.trie.tokens[self.level].numel())  # there are no more prefixes than that
         self.scores, self.chosen, self.parents, self.nodes, pruned = self.choose(
             self.trie,

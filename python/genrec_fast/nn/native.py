@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.errors import SlowPathWarning, UnsupportedError
-from genrec_fast.nn.native_engine import NativeEngine
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.nn.stock import change_of_model
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["EqualPast", "Packing", "Past", "equal_rows", "last_of_rows", "offsets_of", "row_positions", "successors"]
+__all__ = ["Packing", "Past", "equal_rows", "last_of_rows", "offsets_of", "row_positions", "successors"]
 
 
 class Past(Protocol):
@@ -78,57 +78,10 @@ def successors(times: Tensor, offsets: Tensor) -> Tensor:
     return out
 
 
-class EqualPast:
-    """The past of R rows that are all equally long, such as beams: dense keys and values per layer.
-
-    Args:
-        known: per layer keys and values ``[R, t, H, D]``; none where the rows begin.
-        rows: R.
-
-    Attributes:
-        known: after a pass, with the new tokens.
-    """
-
-    def __init__(self, known: tuple[tuple[Tensor, Tensor], ...], rows: int) -> None:
-        self.rows = rows
-        self.before = known
-        self.known: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    @property
-    def length(self) -> int:
-        """T."""
-        return self.before[0][0].shape[1] if self.before else 0
-
-    @property
-    def lengths(self) -> Tensor:
-        """int64 ``[R]``."""
-        return torch.full((self.rows,), self.length)
-
-    def join_times(self, times: Tensor) -> Tensor:
-        """Such rows have no times."""
-        return times
-
-    def join(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of each row, end to end; layers come in their order."""
-        added = keys.shape[0] // max(self.rows, 1)
-        new = tuple(x.reshape(self.rows, added, *x.shape[1:]) for x in (keys, values))
-        if self.before:
-            new = tuple(torch.cat([old, x], 1) for old, x in zip(self.before[layer], new, strict=True))
-        self.known = (*self.known, (new[0], new[1]))
-        return new[0].flatten(0, 1), new[1].flatten(0, 1)
-
-
-def equal_rows(count: int, length: int, device: torch.device, past: EqualPast | None = None) -> Packing:
-    """``count`` rows of ``length`` new tokens each."""
-    known = 0 if past is None else past.length
+def equal_rows(count: int, length: int, device: torch.device) -> Packing:
+    """``count`` rows of ``length`` tokens each."""
     ends = torch.arange(count + 1, device=device)
-    return Packing(
-        ends * length,
-        torch.arange(known, known + length, device=device).repeat(count),
-        known + length,
-        past=past,
-        kv_offsets=None if past is None else ends * (known + length),
-    )
+    return Packing(ends * length, torch.arange(length, device=device).repeat(count), length)
 
 
 def last_of_rows(states: Tensor, offsets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "transformer_first",
     "transformer_head",
     "transformer_prefill",
+    "transformer_select",
     "transformer_step",
 ]
 
@@ -150,8 +152,11 @@ def transformer_step(
     cross_offsets: Tensor | None = None,
     first_table: Tensor | None = None,
     tokens: Tensor | None = None,
+    parts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Extends every beam by one row: it sees its user's prompt, its ancestors and itself.
+
+    With ``parts`` the rows are those of a tree: at different depths, and ancestors of each other.
 
     Args:
         stack: as for the prompts.
@@ -166,6 +171,8 @@ def transformer_step(
         cross_offsets: as for the prompts.
         first_table: as for the prompts.
         tokens: of these rows.
+        parts: int32 ``[d, B * W]``: the step that made each ancestor, t for an earlier row of this very call, -1 behind
+            a row's last; ``ancestors`` is then ``[d, B * W]``, oldest first. ``None``: step after step, d = t.
 
     Returns:
         hidden float32 ``[B * W, D]`` after the last norm, and what this step keeps: float32
@@ -178,8 +185,8 @@ def transformer_step(
 
     Notes:
         2 flops per weight and row; nothing is copied or reordered between steps. A chunk of up to 96 rows passes
-        through all layers by itself, so threads meet once. The same bits for any number of threads. Not
-        differentiable.
+        through all layers by itself, so threads meet once (with ``parts`` twice a layer). The same bits for any number
+        of threads, and for a row of a tree as for the same row step by step. Not differentiable.
 
     Source: as ``transformer_prefill``; the shared prompt is ours, after the mechanism of prefix sharing.
     """
@@ -190,15 +197,21 @@ def transformer_step(
     require_tensors(
         op, rows.device, cache=cache, ancestors=ancestors, **{f"chain[{i}]": c for i, c in enumerate(chain)}
     )
+    if parts is not None:
+        require_tensors(op, rows.device, parts=parts)
+        if parts.dtype != torch.int32 or parts.dim() != 2 or parts.shape[1] != rows.shape[0]:
+            raise InvalidValueError(
+                f"{op}: parts must be int32 [d, {rows.shape[0]}], got {parts.dtype} {list(parts.shape)}"
+            )
     users, kept = offsets.numel() - 1, stack.spec.kept
     if users == 0 or rows.shape[0] % users:
         raise InvalidValueError(f"{op}: rows must be [{users} * W, D], got {list(rows.shape)}")
     if cache.dtype != torch.float32 or cache.dim() != 1:
         raise InvalidTypeError(f"{op}: cache must be float32 [floats], got {cache.dtype} {list(cache.shape)}")
-    if ancestors.dtype != torch.int32 or ancestors.shape != (len(chain), rows.shape[0]):
+    depth = len(chain) if parts is None else parts.shape[0]
+    if ancestors.dtype != torch.int32 or ancestors.shape != (depth, rows.shape[0]):
         raise InvalidValueError(
-            f"{op}: ancestors must be int32 [{len(chain)}, {rows.shape[0]}], "
-            f"got {ancestors.dtype} {list(ancestors.shape)}"
+            f"{op}: ancestors must be int32 [{depth}, {rows.shape[0]}], got {ancestors.dtype} {list(ancestors.shape)}"
         )
     for index, part in enumerate(chain):
         fits = part.dim() == 3 and part.shape[0] == stack.spec.num_layers and part.shape[2] == kept
@@ -207,9 +220,30 @@ def transformer_step(
                 f"{op}: chain[{index}] must be float32 [{stack.spec.num_layers}, R, {kept}], "
                 f"got {part.dtype} {list(part.shape)}"
             )
-    tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, rotary, distance, cross, cross_offsets)
-    hidden, own = _step(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, kept)
+    tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, parts, rotary, distance)
+    others = (cross, cross_offsets, first_table, tokens)
+    hidden, own = _step(*tensors, *others, stack.number, stack.spec.num_layers, kept)
     return hidden, own
+
+
+def transformer_select(stack: PackedStack, cache: Tensor, offsets: Tensor, users: Tensor) -> Tensor:
+    """The keys and values of some users, out of a cache of ``transformer_prefill`` or ``transformer_cross``.
+
+    Args:
+        stack: the cache's.
+        cache: float32 ``[floats]``.
+        offsets: int64 ``[B + 1]`` of the cache's rows.
+        users: int64 ``[m]``, in ``[0, B)``.
+
+    Returns:
+        float32 ``[floats]``, a cache of their rows in their order.
+    """
+    lengths = offsets.diff().tolist()
+    cells = {length: _cell(stack, length) for length in set(lengths)}
+    ends = [0, *itertools.accumulate(cells[length] for length in lengths)]
+    layers = cache.view(stack.spec.num_layers, -1)
+    parts = [layers[:, ends[user] : ends[user + 1]] for user in users.tolist()]
+    return torch.cat(parts, 1).flatten() if parts else cache[:0]
 
 
 @door
@@ -347,6 +381,14 @@ def _empty_cache(op: str, common: dict[str, Any], offsets: Tensor, num_rows: int
     return allocate(op, "cache", size)
 
 
+def _cell(stack: PackedStack, length: int) -> int:
+    """Floats of one user's keys and values in one layer of a cache, ``length`` rows."""
+    common = {"weights": stack.weights.data_ptr(), "weights_bytes": stack.weights.numel(), "stack": stack.number}
+    offsets = torch.tensor([0, length])
+    whole = _empty_cache("transformer_select", common | {"rows_width": stack.spec.width}, offsets, length, False)
+    return whole.numel() // stack.spec.num_layers
+
+
 def _prefill_cpu(
     weights: Tensor,
     rows: Tensor,
@@ -420,6 +462,7 @@ def _step_cpu(
     cache: Tensor,
     chain: list[Tensor],
     ancestors: Tensor,
+    parts: Tensor | None,
     rotary: Tensor | None,
     distance: Tensor | None,
     cross: Tensor | None,
@@ -434,7 +477,7 @@ def _step_cpu(
     cache, ancestors = readable(cache), readable(ancestors)
     rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
     first_table, tokens = _whole(first_table, tokens)
-    parts = [readable(part) for part in chain]
+    made, steps = None if parts is None else readable(parts), [readable(part) for part in chain]
     users = offsets.numel() - 1
     own = allocate("transformer_step", "kept", num_layers, rows.shape[0], kept)
     hidden = torch.empty(rows.shape)
@@ -447,10 +490,12 @@ def _step_cpu(
         num_beams=rows.shape[0] // users,
         cache=cache.data_ptr(),
         cache_floats=cache.numel(),
-        chain=[part.data_ptr() for part in parts],
-        chain_rows=[part.shape[1] for part in parts],
-        chain_floats=[part.numel() for part in parts],
+        chain=[part.data_ptr() for part in steps],
+        chain_rows=[part.shape[1] for part in steps],
+        chain_floats=[part.numel() for part in steps],
         ancestors=ancestors.data_ptr(),
+        parts=_address(made),
+        depth=ancestors.shape[0],
         kept=own.data_ptr(),
         kept_floats=own.numel(),
         hidden=hidden.data_ptr(),
@@ -525,7 +570,7 @@ _step = direct(
     _step_cpu,
     define(
         "transformer_step(Tensor weights, Tensor rows, Tensor offsets, Tensor cache, Tensor[] chain, Tensor ancestors, "
-        f"{_TABLES}, int stack, int num_layers, int kept) -> (Tensor hidden, Tensor kept)",
+        f"Tensor? parts, {_TABLES}, int stack, int num_layers, int kept) -> (Tensor hidden, Tensor kept)",
         kernels={"cpu": _step_cpu},
         twin=reference.transformer_step,
         fake=lambda rows, num_layers, kept: (

@@ -68,13 +68,15 @@ def transformer_search(
     cross: Tensor | None = None,
     cross_offsets: Tensor | None = None,
     first_table: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> TransformerFound:
-    """The best semantic IDs behind each prompt that was read, by a network whose embeddings know no position.
+    """The best semantic IDs behind each prompt that was read.
 
     ::
 
         for level: logits, log_sums = transformer_head(...); beams = trie_step(...)
-                   transformer_step(embedding[code_tokens[level][codes]] * embedding_scale)    # but behind the last
+                   rows = embedding[code_tokens[level][codes]] * embedding_scale + positions[place]
+                   transformer_step(rows)    # but behind the last
 
     with the arguments, the errors and the bits of those ops.
 
@@ -88,7 +90,8 @@ def transformer_search(
         code_tokens: L tensors int64 ``[K_l]``: the token of each code.
         embedding: float32 ``[V, D]``.
         num_beams: beams kept at every level, at least 1.
-        normalize: "all": log-softmax over the vocabulary; "valid": over the codes that the trie and the filter allow.
+        normalize: "all": log-softmax over the vocabulary; "codes": over the codes of the level; "valid": over those
+            that the trie and the filter allow.
         keep: which items may appear.
         end_token: paid for behind the last code, with "all".
         embedding_scale: of the embeddings' rows.
@@ -99,6 +102,7 @@ def transformer_search(
         cross: as for ``transformer_step``.
         cross_offsets: as for ``transformer_step``.
         first_table: of ``transformer_first`` for the embeddings; ``None``: every step makes its own.
+        positions: float32 ``[P, D]``, for every place from the prompts' first token on; ``None``: nothing is added.
 
     Returns:
         ``TransformerFound``, W = num_beams, or fewer where the levels have too few edges for that many.
@@ -117,6 +121,7 @@ def transformer_search(
     sizes = require_levels(op, trie)
     chain, code_tokens = sequence(op, "chain", chain), sequence(op, "code_tokens", code_tokens)
     given = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
+    given["positions"] = positions
     optional = {"ancestors": ancestors, "cross_offsets": cross_offsets, **given}
     required = {"hidden": hidden, "scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding}
     required |= {f"chain[{level}]": part for level, part in enumerate(chain)}
@@ -142,6 +147,8 @@ def transformer_search(
         floats["distance"] = (distance, [stack.spec.num_heads, distance.shape[1] if distance.dim() == 2 else 0])
     if first_table is not None:
         floats["first_table"] = (first_table, [vocabulary, stack.spec.mixed])
+    if positions is not None:
+        floats["positions"] = (positions, [positions.shape[0] if positions.dim() else 0, width])
     for number, part in enumerate(chain):
         floats[f"chain[{number}]"] = (part, [stack.spec.num_layers, users, stack.spec.kept])
     for name, (tensor, shape) in floats.items():
@@ -161,7 +168,7 @@ def transformer_search(
     if own.dtype != torch.int32 or own.shape != (len(chain), users):
         raise InvalidTypeError(f"{op}: ancestors must be int32 [{len(chain)}, {users}], got {_described(own)}")
     num_beams = whole_number(op, "num_beams", num_beams, 1, 2**31 - 1)
-    choice(op, "normalize", normalize, ("all", "valid"))
+    choice(op, "normalize", normalize, ("all", "codes", "valid"))
     scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
     end = -1 if end_token is None else whole_number(op, "end_token", end_token, *INT64)
     if end_token is not None and not 0 <= end < stack.spec.head_size:
@@ -190,6 +197,7 @@ def transformer_search(
             first_table,
             list(code_tokens),
             embedding,
+            positions,
             list(trie.tokens),
             list(trie.child_bases),
             list(trie.child_deltas),
@@ -198,6 +206,7 @@ def transformer_search(
             stack.number,
             num_beams,
             normalize == "valid",
+            normalize == "codes",
             end,
         )
     )
@@ -236,6 +245,7 @@ def _cpu(
     first_table: Tensor | None,
     code_tokens: list[Tensor],
     embedding: Tensor,
+    positions: Tensor | None,
     tokens: list[Tensor],
     bases: list[Tensor],
     deltas: list[Tensor],
@@ -247,13 +257,15 @@ def _cpu(
     stack: int,
     num_beams: int,
     valid_only: bool,
+    own_codes: bool,
     end_token: int,
 ) -> Any:
     hidden, scores, offsets, cache, ancestors, embedding = (
         readable(part) for part in (hidden, scores, offsets, cache, ancestors, embedding)
     )
-    rotary, distance, cross, cross_offsets, first_table = (
-        None if part is None else readable(part) for part in (rotary, distance, cross, cross_offsets, first_table)
+    rotary, distance, cross, cross_offsets, first_table, positions = (
+        None if part is None else readable(part)
+        for part in (rotary, distance, cross, cross_offsets, first_table, positions)
     )
     parts, codes = [readable(part) for part in chain], [readable(table) for table in code_tokens]
     levels = level_arguments("transformer_search", tokens, bases, deltas)
@@ -277,12 +289,15 @@ def _cpu(
         embedding=embedding.data_ptr(),
         embedding_width=embedding.shape[1],
         embedding_scale=embedding_scale,
+        positions=0 if positions is None else positions.data_ptr(),
+        position_rows=0 if positions is None else positions.shape[0],
         first_table=0 if first_table is None else first_table.data_ptr(),
         tokens=0,
         num_tokens=embedding.shape[0],
         first_width=0 if first_table is None else first_table.shape[1],
         num_beams=num_beams,
         valid_only=valid_only,
+        own_codes=own_codes,
         end_token=end_token,
         width=found[0].shape[1],
         found_scores=found[0].data_ptr(),
@@ -301,9 +316,10 @@ _search = direct(
     define(
         "transformer_search(Tensor weights, Tensor hidden, Tensor scores, Tensor offsets, Tensor cache, Tensor[] chain,"
         " Tensor ancestors, Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets,"
-        " Tensor? first_table, Tensor[] code_tokens, Tensor embedding, Tensor[] tokens, Tensor[] child_bases,"
-        " Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded, Tensor? excluded_offsets,"
-        " float embedding_scale, int stack, int num_beams, bool valid_only, int end_token)"
+        " Tensor? first_table, Tensor[] code_tokens, Tensor embedding, Tensor? positions, Tensor[] tokens,"
+        " Tensor[] child_bases, Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded,"
+        " Tensor? excluded_offsets, float embedding_scale, int stack, int num_beams, bool valid_only, bool own_codes,"
+        " int end_token)"
         " -> (Tensor scores, Tensor rows, Tensor codes, Tensor tokens, Tensor bound)",
         kernels={"cpu": _cpu},
         twin=_twin,

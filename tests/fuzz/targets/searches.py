@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,24 +31,40 @@ class Model:
 
     def __init__(self, codebook_sizes: tuple[int, ...]) -> None:
         self.codebook_sizes = codebook_sizes
-        self.level = 0
 
-    def prefill(self, batch: Batch) -> Tensor:
-        return torch.tensor([int(row.sum()) * 7 + len(row) for row in batch.items.rows()]).view(-1, 1)
-
-    def step(self, state: Tensor, codes: Tensor | None, parents: Tensor | None) -> tuple[Tensor, Tensor]:
-        self.level = 0 if codes is None else self.level + 1
-        if codes is not None and parents is not None:
-            state = (state.gather(1, parents.long()) * 31 + codes.long() + 1) % 1_000_003
-        return self.logits(state, self.level), state
+    def prefill(self, batch: Batch) -> Session:
+        states = [int(row.sum()) * 7 + len(row) for row in batch.items.rows()]
+        return Session(self, torch.tensor(states).view(-1, 1), 0)
 
     def logits(self, state: Tensor, level: int) -> Tensor:
         return ((state[..., None] * 37 + torch.arange(self.codebook_sizes[level]) * 101 + level) % 97) / 24.0
 
 
+@dataclass(frozen=True)
+class Session:
+    """One number per user and beam."""
+
+    model: Model
+    state: Tensor
+    level: int
+
+    def scores(self, span: None = None, *, log_sums: bool = False) -> tuple[Tensor, None]:
+        return self.model.logits(self.state, self.level), None
+
+    def extend(self, codes: Tensor, parents: Tensor) -> Session:
+        state = (self.state.gather(1, parents.long()) * 31 + codes.long() + 1) % 1_000_003
+        return Session(self.model, state, self.level + 1)
+
+    def select(self, users: Tensor) -> Session:
+        return Session(self.model, self.state[users], self.level)
+
+    def search(self, trie: Any, plan: Any, paid: Tensor) -> None:
+        return
+
+
 def true_scores(model: Model, batch: Batch, codes: Tensor, keep: Tensor | None = None) -> Tensor:
     """``[B, N]``, in float64; with ``keep`` the softmax of a level runs over the codes that lead to a kept item."""
-    state = model.prefill(batch).expand(-1, len(codes))
+    state = model.prefill(batch).state.expand(-1, len(codes))
     total = torch.zeros(state.shape, dtype=torch.float64)
     for level in range(codes.shape[1]):
         logits = model.logits(state, level).double()

@@ -260,7 +260,7 @@ def step(rng: Rng) -> Case:
         spec = stack.spec
         return twin.transformer_step(
             stack.weights, *(given[n] for n in ("rows", "offsets", "cache")), list(given["chain"]), given["ancestors"],
-            *_tables(given), stack.number, spec.num_layers, spec.kept,
+            None, *_tables(given), stack.number, spec.num_layers, spec.kept,
         )  # fmt: skip
 
     return Case(ops.transformer_step, args, right, _judge, opaque=frozenset({"stack", "cross", "cache"}))
@@ -297,7 +297,7 @@ def search(rng: Rng) -> Case:
     for size in sizes:
         code_tokens.append(tokens[at : at + size].clone())
         at += size
-    normalize = rng.choice(("all", "all", "valid"))
+    normalize = rng.choice(("all", "codes", "valid"))
     embedding, scale = rng.normal(VOCABULARY, stack.spec.width), rng.choice((1.0, 2.5))
     args: dict[str, Any] = {
         **{"stack": stack, "hidden": hidden, "scores": -torch.rand(users, generator=rng.torch), "trie": trie},
@@ -309,6 +309,8 @@ def search(rng: Rng) -> Case:
         args["keep"] = ops.trie_filter(trie, allowed=rng.mask(*rng.choice(((items,), (users, items)))))
     if rng.flip(0.3):
         args["first_table"] = ops.transformer_first(stack, embedding * scale)
+    elif rng.flip(0.3):
+        args["positions"] = rng.normal(99, stack.spec.width)
 
     def right(**given: Any) -> Any:
         stack, trie, keep = given["stack"], given["trie"], given["keep"]
@@ -326,12 +328,14 @@ def search(rng: Rng) -> Case:
             *tables,
             list(given["code_tokens"]),
             given["embedding"],
+            given.get("positions"),
             *(list(part) for part in (trie.tokens, trie.child_bases, trie.child_deltas)),
             *masks,
             float(given["embedding_scale"]),
             stack.number,
             int(given["num_beams"]),
             given["normalize"] == "valid",
+            given["normalize"] == "codes",
             end,
         )
         return ops.TransformerFound(*found)

@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.session import TransformersSession
 from genrec_fast.integrations.hf.stepped import Stepped
 from genrec_fast.integrations.hf.trial import Way, way_to_search
 from genrec_fast.integrations.hf.whole import WholeTexts
 from genrec_fast.nn.snapshot import Snapshot
-from genrec_fast.types import Jagged
+from genrec_fast.types import Jagged, Session
 
 __all__ = ["Engine", "TorchEngine"]
 
 
 class Engine(Protocol):
-    """A model that reads each prompt once and extends it by beams."""
+    """A model that reads prompts; what it begins is extended by tokens."""
 
     vocab_size: int
 
-    def prefill(
-        self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False
-    ) -> tuple[Any, Tensor]:
+    def prefill(self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False) -> Session:
         """Reads prompts: int64 token ids per user, or an encoder's float rows (``encoded``).
 
-        ``decoder_prompts`` holds the decoder's first tokens of an encoder-decoder. Returns the state and hidden
-        ``[B, 1, D]`` of each user's last token.
+        ``decoder_prompts`` holds the decoder's first tokens of an encoder-decoder.
         """
-        ...
-
-    def step(self, state: Any, tokens: Tensor, parents: Tensor) -> tuple[Any, Tensor]:
-        """Extends beams by int64 tokens ``[B, W]``; ``parents`` int64 ``[B, W]``: beams of the call before.
-
-        Dead beams carry any token and parent 0. Returns the state and hidden ``[B, W, D]``; the state given may be
-        spent.
-        """
-        ...
-
-    def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
-        """float32 ``[B, W, K]`` of the tokens, and the log-sum-exp over the vocabulary ``[B, W]`` if wanted."""
         ...
 
 
@@ -57,8 +43,6 @@ class TorchEngine:
     Each prompt is read once and its cache shared out to beams, if that gives what the model itself says of whole texts:
     a trial with a few tokens shows it, once per model. A state that beams cannot take over, or that depends on padding,
     is not used: such a model reads prompt and beam whole at every token, which is slow and said once.
-
-    ``hidden`` are the logits themselves, on the model's device; what ``logits`` returns is on the CPU, as the trie is.
 
     Args:
         model: a ``PreTrainedModel`` with a language model head.
@@ -79,7 +63,7 @@ class TorchEngine:
         *,
         encoded: bool = False,
         kept: Jagged | None = None,
-    ) -> tuple[Any, Tensor]:
+    ) -> TransformersSession:
         """See ``Engine``; ``kept`` bool like prompts: False where a prompt of a decoder holds a masked token inside."""
         if not isinstance(prompts, Jagged):
             raise InvalidTypeError(f"prefill: prompts must be Jagged, got {type(prompts).__name__}")
@@ -92,26 +76,18 @@ class TorchEngine:
                 self.model.check_tokens(given, decoder=decoder)
         if decoder_prompts is not None and int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
             raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
-        state = self._way(prompts, decoder_prompts, encoded)(self.model)
-        return state, state.prefill(prompts, decoder_prompts, encoded, kept)
-
-    def step(self, state: Any, tokens: Tensor, parents: Tensor) -> tuple[Any, Tensor]:
-        return state, state.step(tokens, parents)
-
-    def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
-        chosen = hidden[..., tokens] if isinstance(tokens, slice) else hidden[..., tokens.to(hidden.device)]
-        return chosen.cpu(), hidden.logsumexp(-1).cpu() if log_sums else None
+        return self._way(prompts, decoder_prompts, encoded)(self.model, prompts, decoder_prompts, encoded, kept)
 
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
         owner = self.model.owner
         if not len(prompts):
-            return Stepped
+            return Stepped.begin
         known = _ways.get(owner)
         if known is not None and known[0].same_parts(owner):
             return known[1]
         way = way_to_search(self.model, prompts, decoder_prompts, encoded)
         _ways[owner] = (Snapshot(owner), way)
-        if way is WholeTexts:
+        if way == WholeTexts.begin:
             warnings.warn(
                 f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
                 "gives the scores of whole texts; so every beam's text is read whole at every token",

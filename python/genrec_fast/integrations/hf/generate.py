@@ -18,8 +18,8 @@ from genrec_fast.integrations.hf.processed import Processed
 from genrec_fast.integrations.hf.prompts import Prompts, prompts_of
 from genrec_fast.integrations.hf.rules import Rule
 from genrec_fast.integrations.hf.search import search
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import warn_once
-from genrec_fast.nn.native_engine import NativeEngine
 from genrec_fast.trie import Trie
 from genrec_fast.types import Jagged
 

@@ -9,8 +9,8 @@ from genrec_fast.errors import UnsupportedError
 from genrec_fast.integrations.hf.adapters import has_adapters, learned_prompt, merged, underlying
 from genrec_fast.integrations.hf.families import FAMILIES, pack_weights
 from genrec_fast.integrations.hf.stock import attention_functions, check_stock
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import packed_once
-from genrec_fast.nn.native_engine import NativeEngine
 
 __all__ = ["native_engine"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +12,12 @@ from genrec_fast.decoders._choose import Choose, Diverse, Sampled
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.integrations.hf.codes import CodeTokens
 from genrec_fast.integrations.hf.engine import Engine
-from genrec_fast.nn.native_engine import NativeEngine
+from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.trie import Trie
-from genrec_fast.types import Jagged
+from genrec_fast.types import Jagged, Session
 
 __all__ = ["Found", "Processor", "search"]
 
@@ -48,8 +47,8 @@ class Found:
 class _Beams:
     """What is known of every beam between two calls of the engine."""
 
-    def __init__(self, engine: Engine, users: int, state: Any, hidden: Tensor, processor: Processor | None) -> None:
-        self.engine, self.state, self.hidden, self.processor = engine, state, hidden, processor
+    def __init__(self, vocab_size: int, users: int, session: Session, processor: Processor | None) -> None:
+        self.vocab_size, self.session, self.processor = vocab_size, session, processor
         self.scores = torch.zeros(users, 1)
         self.written = torch.empty(users, 1, 0, dtype=torch.int64)
 
@@ -61,9 +60,9 @@ class _Beams:
         A processor sees -inf wherever a token is not ``allowed`` (bool ``[B, W, K]``; ``None``: all K are).
         """
         if self.processor is None:
-            logits, sums = self.engine.logits(self.hidden, tokens, log_sums)
+            logits, sums = self.session.scores(tokens, log_sums=log_sums)
             return logits, self.scores.new_zeros(self.scores.shape) if sums is None else sums
-        logits, sums = self.engine.logits(self.hidden, slice(0, self.engine.vocab_size), True)
+        logits, sums = self.session.scores(slice(0, self.vocab_size), log_sums=True)
         assert sums is not None
         wide = logits - sums.unsqueeze(-1)
         index = torch.arange(tokens.start, tokens.stop) if isinstance(tokens, slice) else tokens
@@ -78,7 +77,7 @@ class _Beams:
         """Beams become ``[B, W]`` children of others; the engine is asked when their logits are next needed."""
         self.written = _extended(self.written, tokens, parents)
         self.scores = scores
-        self.state, self.hidden = self.engine.step(self.state, tokens, parents)
+        self.session = self.session.extend(tokens, parents)
 
     def force(self, token: int, *, pays: bool, last: bool = False) -> None:
         """Every beam writes the same token; behind the last one the engine is not asked again."""
@@ -141,11 +140,17 @@ def search(
         raise InvalidValueError(f"search: normalize must be 'all' or 'valid', got {normalize!r}")
     users, levels, pays = len(prompts), trie.num_levels, normalize == "all"
     masked = {} if kept is None else {"kept": kept}
-    state, hidden = engine.prefill(prompts, decoder_prompts, encoded=encoded, **masked)
-    beams = _Beams(engine, users, state, hidden, processor)
-    whole = isinstance(engine, NativeEngine) and engine.searches and processor is None and choose is trie_step
-    if whole and num_items == 1:
-        return _in_one_call(beams, trie, tokens, num_beams, normalize, keep, prefix, end_token)
+    session = engine.prefill(prompts, decoder_prompts, encoded=encoded, **masked)
+    beams = _Beams(engine.vocab_size, users, session, processor)
+    if choose is trie_step and num_items == 1 and processor is None:
+        for token in prefix:
+            beams.force(token, pays=normalize == "all")
+        plan = Plan((num_beams,) * levels, normalize, keep, tokens, end_token=end_token)
+        if (out := beams.session.search(trie, plan, beams.scores)) is not None:
+            written = torch.cat([beams.written.expand(-1, out.tokens.shape[1], -1), out.tokens], 2)
+            found = Found(out.rows, written, out.codes, out.scores, out.bound)
+            return found if end_token is None else _ordered(found)
+        prefix = ()
     bound = torch.full((users,), -torch.inf)
     rows = torch.zeros(users, 1, dtype=torch.int32)
     below = _rows_below(trie) if num_items > 1 else []
@@ -192,38 +197,6 @@ def search(
     scores = torch.where(rows >= 0, beams.scores, -torch.inf)
     found = Found(rows, beams.written, tokens.codes_of(beams.written[..., -levels:]), scores, bound)
     return found if isinstance(choose, Sampled) else _ordered(found)
-
-
-def _in_one_call(
-    beams: _Beams,
-    trie: Trie,
-    tokens: CodeTokens,
-    num_beams: int,
-    normalize: str,
-    keep: TrieFilter | None,
-    prefix: Sequence[int],
-    end_token: int | None,
-) -> Found:
-    """The search for one item, where nobody has to look in between."""
-    for token in prefix:
-        beams.force(token, pays=normalize == "all")
-    engine: Any = beams.engine
-    found = engine.search(
-        beams.state,
-        beams.hidden,
-        beams.scores,
-        trie,
-        tokens.known,
-        num_beams=num_beams,
-        normalize=normalize,
-        keep=keep,
-        end_token=end_token,
-    )
-    written = found.tokens
-    if prefix:
-        written = torch.cat([beams.written.expand(-1, written.shape[1], -1), written], 2)
-    out = Found(found.rows, written, found.codes, found.scores, found.bound)
-    return out if end_token is None else _ordered(out)
 
 
 def _extended(written: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:

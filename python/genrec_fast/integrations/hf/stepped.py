@@ -2,69 +2,101 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import UnsupportedError
+from genrec_fast.errors import InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.session import TransformersSession
 from genrec_fast.types import Jagged
 
 __all__ = ["Stepped", "left_padded"]
 
 
-class Stepped:
+class Stepped(TransformersSession):
     """Prompts of a decoder are padded on the left, those of an encoder on the right; steps read one token a beam.
 
     A prompt's keys and values are copied for every beam once, and reordered as transformers does; those of an encoder
-    are copied but not reordered.
+    are copied but not reordered. A session that was extended has given its cache away.
 
     Args:
         model: to be called.
-        masked: whether a step is given the mask of the whole text; state-space models want one for what they read.
+        fixed: of an encoder-decoder: rows and mask of the encoder.
+        mask: of a decoder: int64 ``[B * W, S]`` of the whole texts.
+        masked: whether a step is given the mask; state-space models want one for what they read.
     """
 
-    def __init__(self, model: CalledModel, masked: bool = True) -> None:
-        self.model, self.masked = model, masked
+    def __init__(self, model: CalledModel, fixed: dict[str, Any], mask: Tensor | None, masked: bool) -> None:
+        self.model, self.fixed, self.mask, self.masked = model, fixed, mask, masked
         self.cache: Any = None
-        self.fixed: dict[str, Any] = {}  # of an encoder-decoder: rows and mask of the encoder
-        self.mask: Tensor | None = None  # of a decoder
 
-    def prefill(
-        self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool, kept: Jagged | None = None
-    ) -> Tensor:
-        """Logits ``[B, 1, V]`` behind each prompt."""
-        device = self.model.device
+    @classmethod
+    def begin(
+        cls,
+        model: CalledModel,
+        prompts: Jagged,
+        decoder_prompts: Jagged | None,
+        encoded: bool,
+        kept: Jagged | None = None,
+        *,
+        masked: bool = True,
+    ) -> Stepped:
+        """Reads the prompts; ``masked`` as above, the others as ``TorchEngine.prefill``."""
+        device = model.device
         if decoder_prompts is None:
-            tokens, self.mask = left_padded(prompts, kept, device)
-            return self._call(tokens).unsqueeze(1)
+            tokens, mask = left_padded(prompts, kept, device)
+            return cls(model, {}, mask, masked)._read(tokens, 1)
         mask = _mask(prompts.lengths).to(device)
         rows = prompts.padded().to(device)
-        rows = rows.to(self.model.dtype) if encoded else self.model.encode(rows, mask)
-        self.fixed = self.model.encoded(rows, mask)
-        return self._call(decoder_prompts.padded().to(device)).unsqueeze(1)
+        rows = rows.to(model.dtype) if encoded else model.encode(rows, mask)
+        return cls(model, model.encoded(rows, mask), None, masked)._read(decoder_prompts.padded().to(device), 1)
 
-    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Logits ``[B, W, V]`` of beams extended by tokens ``[B, W]``."""
-        users, beams = tokens.shape
-        known = self.mask if self.mask is not None else self.fixed["attention_mask"]
-        before = known.shape[0] // users
-        tokens, parents = tokens.to(known.device), parents.to(known.device)
-        flat = (parents + torch.arange(users, device=known.device).unsqueeze(1) * before).flatten()
-        same_rows = before == beams  # then what belongs to users alone is in its place
-        if same_rows and hasattr(self.cache, "self_attention_cache"):
-            self.cache.self_attention_cache.reorder_cache(flat)
+    def extend(self, codes: Tensor, parents: Tensor) -> Stepped:
+        """Every beam by a token: integers ``[B, W]`` each.
+
+        Raises:
+            InvalidValueError: this session was extended before.
+        """
+        if self.cache is None:
+            raise InvalidValueError("extend: session must have its cache, got one that was extended (select copies)")
+        (users, beams), before = codes.shape, self.logits.shape[1]
+        after, self.cache = self._with(self.cache), None
+        rows = (parents.long() + torch.arange(users, device=parents.device).unsqueeze(1) * before).flatten()
+        after._reorder(rows, before == beams)
+        if after.mask is not None:
+            after.mask = torch.cat([after.mask, after.mask.new_ones(users * beams, 1)], 1)
+        return after._read(codes.long().reshape(-1, 1).to(self.model.device), beams)
+
+    def select(self, users: Tensor) -> Stepped:
+        """The session of users int64 ``[m]``, with a cache of its own."""
+        beams, chosen = self.logits.shape[1], self._with(copy.deepcopy(self.cache))
+        chosen._reorder((users.unsqueeze(1) * beams + torch.arange(beams, device=users.device)).flatten(), False)
+        chosen.logits = self.logits[users.to(self.logits.device)]
+        return chosen
+
+    def _with(self, cache: Any) -> Stepped:
+        other = Stepped(self.model, self.fixed, self.mask, self.masked)
+        other.cache = cache
+        return other
+
+    def _reorder(self, rows: Tensor, same_users: bool) -> None:
+        """Rows of the cache and of what belongs to it; with ``same_users`` what is theirs alone is in its place."""
+        rows = rows.to(self.model.device)
+        if same_users and hasattr(self.cache, "self_attention_cache"):
+            self.cache.self_attention_cache.reorder_cache(rows)
         else:
-            self.cache.reorder_cache(flat)
+            self.cache.reorder_cache(rows)
         if self.mask is not None:
-            self.mask = torch.cat([self.mask[flat], self.mask.new_ones(flat.numel(), 1)], 1)
-        elif not same_rows:
-            rows = self.fixed["encoder_outputs"].last_hidden_state
-            self.fixed = self.model.encoded(rows[flat.to(rows.device)], known[flat])
-        return self._call(tokens.reshape(-1, 1)).view(users, beams, -1)
+            self.mask = self.mask[rows]
+        elif not same_users:
+            encoder_rows, mask = self.fixed["encoder_outputs"].last_hidden_state, self.fixed["attention_mask"]
+            self.fixed = self.model.encoded(encoder_rows[rows.to(encoder_rows.device)], mask[rows])
 
-    def _call(self, tokens: Tensor) -> Tensor:
+    def _read(self, tokens: Tensor, beams: int) -> Stepped:
+        """This session behind tokens ``[B * W, t]`` more."""
         given = dict(self.fixed)
         if self.mask is not None:
             if self.masked or self.cache is None:
@@ -77,7 +109,8 @@ class Stepped:
                 "TorchEngine: model must keep keys and values in a cache that beams can reorder, "
                 f"got {type(self.model.module).__name__}"
             )
-        return logits
+        self.logits = logits.view(-1, beams, logits.shape[-1])
+        return self
 
 
 def _mask(lengths: Tensor) -> Tensor:

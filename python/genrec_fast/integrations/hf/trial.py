@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from genrec_fast.errors import UnsupportedError
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.session import TransformersSession
 from genrec_fast.integrations.hf.stepped import Stepped
 from genrec_fast.integrations.hf.whole import WholeTexts
 from genrec_fast.types import Jagged
 
 __all__ = ["Way", "way_to_search"]
 
-# The state of a search over a model, to be filled by its ``prefill``.
-Way = Callable[[CalledModel], Stepped | WholeTexts]
+# How a search over a model begins: of the model, prompts, a decoder's prompts, whether rows are encoded, what is kept.
+Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
 
 _SHORTEST, _LONGEST = 8, 64  # tokens of the trial's longer prompt
 # Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
@@ -29,12 +31,7 @@ _NOISE = 5.0
 _NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
-def _with_masks(model: CalledModel) -> Stepped:
-    return Stepped(model)
-
-
-def _without_masks(model: CalledModel) -> Stepped:
-    return Stepped(model, masked=False)
+_without_masks = functools.partial(Stepped.begin, masked=False)
 
 
 @torch.no_grad()
@@ -45,7 +42,7 @@ def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged |
     steps: one prompt becomes two beams, and beams change places.
     """
     if model.cache_name is None:
-        return WholeTexts
+        return WholeTexts.begin
     user = int(prompts.lengths.argmax())
     longest = prompts[user][:_LONGEST]
     longest = longest.repeat(-(-_SHORTEST // len(longest)), *[1] * (longest.dim() - 1))
@@ -62,26 +59,33 @@ def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged |
 
 
 def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
-    whole = WholeTexts(model)
-    wanted = [whole.prefill(rows, starts, encoded)]
-    steps = _steps(model, wanted[0][:, 0])
-    wanted += [whole.step(tokens, parents) for tokens, parents in steps]
+    whole = WholeTexts.begin(model, rows, starts, encoded)
+    steps = _steps(model, whole.logits[:, 0])
+    wanted = _along(whole, steps)
     together = Jagged.from_rows([rows[0], rows[0].flip(0)], rows.values.dtype)
-    noise = _difference(WholeTexts(model).prefill(together, starts, encoded)[:1], wanted[0][:1])
+    noise = _difference(WholeTexts.begin(model, together, starts, encoded).logits[:1], wanted[0][:1])
     half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
     tolerance = max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
-    for way in (_with_masks,) if model.encoder_decoder else (_with_masks, _without_masks):
-        stepped = way(model)
+    ways: tuple[Way, ...] = (Stepped.begin,) if model.encoder_decoder else (Stepped.begin, _without_masks)
+    for way in ways:
         try:
-            got = [stepped.prefill(rows, starts, encoded)]
-            got += [stepped.step(tokens, parents) for tokens, parents in steps]
+            got = _along(way(model, rows, starts, encoded, None), steps)
         except torch.OutOfMemoryError:
             raise
         except (UnsupportedError, *_NOT_MADE_FOR_IT):
             continue
         if all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True)):
             return way
-    return WholeTexts
+    return WholeTexts.begin
+
+
+def _along(session: TransformersSession, steps: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The logits of a session, and of what steps make of it."""
+    found = [session.logits]
+    for tokens, parents in steps:
+        session = session.extend(tokens, parents)
+        found.append(session.logits)
+    return found
 
 
 def _steps(model: CalledModel, logits: Tensor) -> list[tuple[Tensor, Tensor]]:

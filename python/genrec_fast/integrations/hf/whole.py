@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.integrations.hf.session import TransformersSession
 from genrec_fast.types import Jagged
 
 __all__ = ["WholeTexts"]
@@ -13,23 +16,36 @@ __all__ = ["WholeTexts"]
 _LOGITS_AT_ONCE = 1 << 26  # of a call, where a model gives those of every token
 
 
-class WholeTexts:
+class WholeTexts(TransformersSession):
     """Every beam's text is read whole at every token, without padding: texts of one length are read together.
 
     Right for every model whose forward pass says what follows a text, and slow: O(W S) tokens a level in the place of
     O(W).
+
+    Args:
+        model: to be called.
+        groups: of users with prompts of one length.
+        written: int64 ``[B, W, t]`` behind the prompts.
+        logits: ``[B, W, V]``; ``None``: to be computed.
     """
 
-    def __init__(self, model: CalledModel) -> None:
-        self.model = model
-        self.groups: list[_Group] = []  # of users with prompts of one length
-        self.written = torch.empty(0, 0, 0, dtype=torch.int64)
+    def __init__(
+        self, model: CalledModel, groups: Sequence[_Group], written: Tensor, logits: Tensor | None = None
+    ) -> None:
+        self.model, self.groups, self.written = model, groups, written
+        self.logits = self._read() if logits is None else logits
 
-    def prefill(
-        self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool, kept: Jagged | None = None
-    ) -> Tensor:
-        """Logits ``[B, 1, V]`` behind each prompt."""
-        device = self.model.device
+    @classmethod
+    def begin(
+        cls,
+        model: CalledModel,
+        prompts: Jagged,
+        decoder_prompts: Jagged | None,
+        encoded: bool,
+        kept: Jagged | None = None,
+    ) -> WholeTexts:
+        """Reads the prompts; arguments as ``TorchEngine.prefill``."""
+        device, groups = model.device, []
         lengths = prompts.lengths.cpu()
         for length in lengths.unique().tolist():
             users = (lengths == length).nonzero().squeeze(1)
@@ -39,18 +55,22 @@ class WholeTexts:
                 mask = torch.stack([kept[int(user)] for user in users]).long().to(device)
             texts, encoder_rows = rows, None
             if decoder_prompts is not None:
-                encoder_rows = rows.to(self.model.dtype) if encoded else self.model.encode(rows, mask)
+                encoder_rows = rows.to(model.dtype) if encoded else model.encode(rows, mask)
                 texts = torch.stack([decoder_prompts[int(user)] for user in users]).to(device)
-            self.groups.append(_Group(users, texts, mask, encoder_rows, kept is not None))
-        self.written = torch.empty(len(prompts), 1, 0, dtype=torch.int64)
-        return self._read()
+            groups.append(_Group(users, texts, mask, encoder_rows, kept is not None))
+        return cls(model, groups, torch.empty(len(prompts), 1, 0, dtype=torch.int64))
 
-    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Logits ``[B, W, V]`` of beams extended by tokens ``[B, W]``."""
-        tokens, parents = tokens.cpu(), parents.cpu()
+    def extend(self, codes: Tensor, parents: Tensor) -> WholeTexts:
+        """Every beam by a token: integers ``[B, W]`` each."""
+        codes, parents = codes.cpu().long(), parents.cpu().long()
         before = self.written.gather(1, parents.unsqueeze(2).expand(-1, -1, self.written.shape[2]))
-        self.written = torch.cat([before, tokens.unsqueeze(2)], 2)
-        return self._read()
+        return WholeTexts(self.model, self.groups, torch.cat([before, codes.unsqueeze(2)], 2))
+
+    def select(self, users: Tensor) -> WholeTexts:
+        """The session of users int64 ``[m]``."""
+        users = users.cpu()
+        groups = [group.select(users) for group in self.groups if bool(torch.isin(users, group.users).any())]
+        return WholeTexts(self.model, groups, self.written[users], self.logits[users.to(self.logits.device)])
 
     def _read(self) -> Tensor:
         found: Tensor | None = None
@@ -69,6 +89,13 @@ class _Group:
 
     def __init__(self, users: Tensor, texts: Tensor, mask: Tensor, rows: Tensor | None, holes: bool) -> None:
         self.users, self.texts, self.mask, self.rows, self.holes = users, texts, mask, rows, holes
+
+    def select(self, users: Tensor) -> _Group:
+        """Those of users int64 ``[m]`` that are in it, under their places there."""
+        places, mine = (users.unsqueeze(1) == self.users).nonzero(as_tuple=True)
+        mine = mine.to(self.texts.device)
+        rows = None if self.rows is None else self.rows[mine.to(self.rows.device)]
+        return _Group(places, self.texts[mine], self.mask[mine], rows, self.holes)
 
     def read(self, model: CalledModel, written: Tensor) -> Tensor:
         """Logits ``[G, W, V]`` behind the texts and what beams wrote ``[G, W, t]``."""

@@ -213,6 +213,7 @@ def transformer_step(
     cache: Tensor,
     chain: list[Tensor],
     ancestors: Tensor,
+    parts: Tensor | None,
     rotary: Tensor | None,
     distance: Tensor | None,
     cross: Tensor | None,
@@ -223,36 +224,34 @@ def transformer_step(
     num_layers: int,
     kept: int,
 ) -> tuple[Tensor, Tensor]:
-    """Each user's beams over the prompt and each beam's own chain."""
+    """Row by row over the prompt and the row's own chain: an ancestor of the same call stands before its children."""
     layers = _Layers(weights, stack)
     spec, ends = layers.spec, layers.cells(offsets)
-    users, steps = offsets.numel() - 1, len(chain)
-    beams = rows.shape[0] // users
+    beams = rows.shape[0] // (offsets.numel() - 1)
     own = rows.new_empty(spec.num_layers, rows.shape[0], kept)
     hidden = []
-    for user in range(users):
-        mine = slice(user * beams, (user + 1) * beams)
-        x, keys = rows[mine], int(offsets[user + 1] - offsets[user])
-        known = _looked_up(first_table, tokens, mine)
-        at = torch.full((beams,), keys + steps, device=x.device)
-        key_at = torch.arange(keys + steps + 1, device=x.device)
+    for row in range(rows.shape[0]):
+        user = row // beams
+        x, keys = rows[row : row + 1], int(offsets[user + 1] - offsets[user])
+        of = range(len(chain)) if parts is None else [part for part in parts[:, row].tolist() if part >= 0]
+        links = [((*chain, own)[part], int(ancestors[depth, row])) for depth, part in enumerate(of)]
+        links.append((own, row))
+        known = _looked_up(first_table, tokens, slice(row, row + 1))
+        key_at = torch.arange(keys + len(links), device=x.device)
+        at = key_at[-1:]
         seen = (key_at > at[:, None] - spec.window) if spec.window else None
         for layer in range(spec.num_layers):
             place = f"layers.{layer}"
             q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at], known)
-            own[layer, mine] = torch.cat([k, v], 1).flatten(1)
-            past = [part[layer, ancestors[step, mine].long()] for step, part in enumerate(chain)]
-            links = torch.stack([*past, own[layer, mine]], 1).view(beams, steps + 1, 2, *k.shape[1:])
-            part = cache.view(spec.num_layers, -1)[layer, ends[user] : ends[user + 1]]
-            all_k, all_v = (
-                torch.cat([prompt.expand(beams, -1, -1, -1), links[:, :, i]], 1)
-                for i, prompt in enumerate(layers.kept(part, keys))
-            )
+            own[layer, row] = torch.cat([k, v], 1).flatten()
+            chained = torch.stack([part[layer, link] for part, link in links]).view(len(links), 2, *k.shape[1:])
+            cell = cache.view(spec.num_layers, -1)[layer, ends[user] : ends[user + 1]]
+            all_k, all_v = (torch.cat([prompt, chained[:, i]]) for i, prompt in enumerate(layers.kept(cell, keys)))
             mixed = layers.attended(q, all_k, all_v, seen, _bias(distance, at, key_at))
             x = layers.cross(layer, x + layers.linear(f"{place}.attended", mixed), user, cross, cross_offsets)
             x = layers.feed_forward(place, x)
         hidden.append(layers.norm("last_norm", x))
-    return torch.cat(hidden), own
+    return torch.cat(hidden) if hidden else rows[:0], own
 
 
 def transformer_head(

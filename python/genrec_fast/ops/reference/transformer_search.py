@@ -36,6 +36,7 @@ def transformer_search(
     first_table: Tensor | None,
     code_tokens: list[Tensor],
     embedding: Tensor,
+    positions: Tensor | None,
     tokens: list[Tensor],
     child_bases: list[Tensor],
     child_deltas: list[Tensor],
@@ -47,6 +48,7 @@ def transformer_search(
     stack: int,
     num_beams: int,
     valid_only: bool,
+    own_codes: bool,
     end_token: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Beams as rows ``[B, W]``; ``ancestors`` grow by a step at a time."""
@@ -58,16 +60,17 @@ def transformer_search(
     codes = torch.empty(users, 1, 0, dtype=torch.int32, device=scores.device)
     written = codes.long()
     chain, stepped = list(chain), 1  # beams of each user at the last step
+    sums_wanted = not (valid_only or own_codes)
 
     def score(of: Tensor) -> tuple[Tensor, Tensor]:
         shape = (users, hidden.shape[0] // users)
-        logits, sums = transformer_head(weights, hidden, stack, 0, spec.head_size, not valid_only)
-        return logits[:, of].view(*shape, -1), sums.view(shape) if not valid_only else scores.new_zeros(shape)
+        logits, sums = transformer_head(weights, hidden, stack, 0, spec.head_size, sums_wanted)
+        return logits[:, of].view(*shape, -1), sums.view(shape) if sums_wanted else scores.new_zeros(shape)
 
     for level in range(levels):
         logits, sums = score(code_tokens[level])
         width = min(num_beams, nodes.shape[1] * tokens[level].numel())
-        filters = (bits, ranks, excluded, excluded_offsets, None if valid_only else sums)
+        filters = (bits, ranks, excluded, excluded_offsets, sums if sums_wanted else None)
         scores, chosen, parents, nodes, pruned = trie_step(
             trie, level, logits, nodes, scores, width, valid_only, *filters
         )
@@ -76,16 +79,18 @@ def transformer_search(
         past = parents.unsqueeze(2).expand(-1, -1, level)
         codes = torch.cat([codes.gather(1, past), chosen.unsqueeze(2)], 2)
         written = torch.cat([written.gather(1, past), token.unsqueeze(2)], 2)
-        pays_end = end_token >= 0 and not valid_only
+        pays_end = end_token >= 0 and sums_wanted
         if level + 1 == levels and not pays_end:
             break
         flat = (parents + torch.arange(users, device=parents.device).unsqueeze(1) * stepped).flatten()
         ancestors = ancestors[:, flat].contiguous()
         rows = embedding[token.flatten()] * embedding_scale
+        if positions is not None:
+            rows = rows + positions[(offsets.diff() + len(chain)).repeat_interleave(width)]
         known = (first_table, None if first_table is None else token.flatten())
         tables = (rotary, distance, cross, cross_offsets)
         sizes = (stack, spec.num_layers, spec.kept)
-        hidden, kept = transformer_step(weights, rows, offsets, cache, chain, ancestors, *tables, *known, *sizes)
+        hidden, kept = transformer_step(weights, rows, offsets, cache, chain, ancestors, None, *tables, *known, *sizes)
         chain.append(kept)
         own = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device)
         ancestors, stepped = torch.cat([ancestors, own.unsqueeze(0)]), width

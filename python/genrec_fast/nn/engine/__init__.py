@@ -1,0 +1,1 @@
+"""What runs a search's network: sessions over torch's modules and over the native kernels, and what they share."""
