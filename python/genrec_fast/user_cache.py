@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.jagged import successors
-from genrec_fast.base.query import rows_of_items, times_of_events
+from genrec_fast.base.query import Query, rows_of_items, times_of_events
+from genrec_fast.decoders.retrieve import Retrieve
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
@@ -200,11 +201,11 @@ class UserCache:
         )
         if exclude_seen:
             exclude = Jagged.from_rows([self.history(user) for user in users])
-        nothing = Batch(Jagged.from_rows([[] for _ in users])).to(self.model.device)
+        decoder, query = self.model.decoder, Query(k=k, allowed=allowed, exclude=exclude)
+        if not isinstance(decoder, Retrieve):
+            raise InvalidTypeError(f"UserCache: decoder must be Retrieve, got {type(decoder).__name__}")
         with self.model.answering():
-            found: Ranked = self.model.decoder.search(
-                _Known(vectors, self.backbone), nothing, self.model.trie, k, allowed=allowed, exclude=exclude
-            )
+            found: Ranked = decoder.of_vectors(vectors, self.backbone.item_table(), query)
             return found
 
     def _look_at_weights(self) -> None:
@@ -336,20 +337,3 @@ def _names(users: Sequence[Hashable]) -> list[Hashable]:
     if len(set(users)) < len(users):
         raise InvalidValueError(f"UserCache: users must be different, got {len(set(users))} names for {len(users)}")
     return list(users)
-
-
-class _Known:
-    """An ``Embedding`` whose users were embedded before."""
-
-    def __init__(self, vectors: Tensor, backbone: Any) -> None:
-        self._vectors, self._backbone = vectors, backbone
-
-    def embed_users(self, batch: Batch) -> Tensor:
-        return self._vectors
-
-    def embed_targets(self, batch: Batch) -> Tensor:
-        raise UnsupportedError("UserCache: a cached user has no targets")
-
-    def item_table(self) -> Tensor:
-        table: Tensor = self._backbone.item_table()
-        return table

@@ -176,7 +176,7 @@ class TestSuite(DecoderSuite):
 @given(searches(), st.integers(0, 1000))
 def test_every_user_may_have_a_width_of_his_own(case, seed):
     """Each gets what a search of that width gives, bit for bit."""
-    codes, trie, model, batch, k, beams, allowed, exclude, keep = case
+    _, trie, model, batch, k, beams, allowed, exclude, _ = case
     generator = torch.Generator().manual_seed(seed)
     widths = k + torch.randint(0, beams - k + 4, (len(batch),), generator=generator)
     for exact in (False, True):

@@ -291,7 +291,7 @@ def test_full_late_and_broken(monkeypatch):
             raise IndexError("a secret of the inside")
         return search(backbone, batch, trie, k, **options)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, app, "POST", "/recommend", json={"history_ids": [[13]]})
         assert reached.wait(20)
@@ -362,7 +362,7 @@ def test_what_was_asked_before_the_end_is_answered(monkeypatch):
         assert held.wait(20)
         return search(*arguments, **options)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     app = create_app(model)
     with concurrent.futures.ThreadPoolExecutor(2) as pool, served(app) as (url, server):
         asked = [pool.submit(httpx.post, f"{url}/recommend", json={"history_ids": [[1]]}, timeout=20) for _ in range(2)]
@@ -385,7 +385,7 @@ def test_who_hangs_up_does_not_cost_a_search(monkeypatch):
         assert held.wait(20)
         return search(*arguments, **options)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     app = create_app(model)
     with served(app) as (url, _), concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(httpx.post, f"{url}/recommend", json={"history_ids": [[1]]}, timeout=20)

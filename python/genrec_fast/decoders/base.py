@@ -13,7 +13,7 @@ from torch import Tensor
 from genrec_fast.base.query import Query
 from genrec_fast.types import Batch, Jagged, Ranked
 
-__all__ = ["Decoder", "OneStep", "Parts", "Pass"]
+__all__ = ["Decoder", "OneStep", "Parts", "Pass", "run"]
 
 
 class Pass(Protocol):
@@ -36,6 +36,13 @@ class Pass(Protocol):
     def results(self) -> Ranked:
         """All users' items, ``query.k`` each; of meaning for those who are finished."""
         ...
+
+
+def run(running: Pass) -> Ranked:
+    """A pass to its end."""
+    while not running.done:
+        running.advance()
+    return running.results()
 
 
 class OneStep:
@@ -84,9 +91,12 @@ class Decoder(ABC):
 
     Attributes:
         needs: the protocol that the backbone must speak.
+        by_level: whether a pass takes several steps, and users share one, whatever their k and filters, each with the
+            results of a pass of his own.
     """
 
     needs: ClassVar[str]
+    by_level: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, system: Any, batch: Batch, query: Query) -> Pass:
@@ -97,6 +107,14 @@ class Decoder(ABC):
             batch: B users, with what the backbone reads filled in by the layout.
             query: how many items, and how they are searched.
         """
+
+    def settled(self, query: Query) -> Query:
+        """The query with the width of its search, so that it is answered alike whoever else is in the pass.
+
+        Raises:
+            InvalidValueError: k or num_beams does not fit.
+        """
+        return query
 
     @torch.inference_mode()
     def search(
@@ -135,7 +153,4 @@ class Decoder(ABC):
             InvalidValueError: k, num_beams, a filter or the backbone's codebook sizes do not fit; NaN scores.
         """
         query = Query(k=k, num_beams=num_beams, exact=exact, allowed=allowed, exclude=exclude, seed=seed)
-        running = self.begin(Parts(backbone, trie), batch, query)
-        while not running.done:
-            running.advance()
-        return running.results()
+        return run(self.begin(Parts(backbone, trie), batch, query))

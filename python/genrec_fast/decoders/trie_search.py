@@ -414,6 +414,7 @@ class SearchDecoder(Decoder):
     """
 
     needs: ClassVar[str] = "Autoregressive"
+    by_level: ClassVar[bool] = True
     name: ClassVar[str]
     no_proof: ClassVar[str | None] = None
 
@@ -432,34 +433,45 @@ class SearchDecoder(Decoder):
         """Which beams live in one search; the best."""
         return BEST
 
+    def settled(self, query: Query) -> Query:
+        """See ``Decoder``.
+
+        Raises:
+            InvalidValueError: k or num_beams does not fit; exact, for a decoder without a proof.
+        """
+        if check_flag(self.name, "exact", query.exact) and self.no_proof is not None:
+            raise InvalidValueError(f"{self.name}: exact must be False{self.no_proof}")
+        given: Any = query.num_beams
+        k, width = whole_number(self.name, "k", query.k), given
+        if isinstance(given, Tensor) and given.dim() == 1:
+            check_k(self.name, k, int(given.min()) if given.numel() else None)
+        elif isinstance(given, (tuple, list)):
+            width = (*(check_k(self.name, 1, beams)[1] for beams in given[:-1]), self.width(k, given[-1]))
+        else:
+            width = self.width(k, given)
+        return dataclasses.replace(query, k=k, num_beams=width)
+
     def begin(self, system: Any, batch: Batch, query: Query) -> SearchPass:
         """Reads the histories; every ``advance`` searches one level, or all of them where the engine can.
 
         Raises:
-            InvalidValueError: exact, for a decoder without a proof; or as ``search``.
+            InvalidTypeError, InvalidValueError: as ``search``.
         """
-        if check_flag(self.name, "exact", query.exact) and self.no_proof is not None:
-            raise InvalidValueError(f"{self.name}: exact must be False{self.no_proof}")
-        backbone, trie = system.backbone, system.trie
-        query = dataclasses.replace(query, k=whole_number(self.name, "k", query.k))
+        query, backbone, trie = self.settled(query), system.backbone, system.trie
         _check_parts(self.name, backbone, trie)
-        num_beams, widths = self._widths(query, len(batch), len(trie.codebook_sizes))
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
+        num_beams, widths = self._widths(query.num_beams, len(trie.codebook_sizes))
         rule = self.rule(batch, max(num_beams), query)
         normalize = getattr(self.config, "normalize", "valid")
         return SearchPass(backbone, batch, trie, query, num_beams, widths, normalize, rule)
 
-    def _widths(self, query: Query, users: int, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
+    def _widths(self, settled: Any, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
         """Beams at every level, and each user's own where they have some."""
-        given: Any = query.num_beams
-        if isinstance(given, Tensor) and given.dim() == 1:
-            check_k(self.name, query.k, int(given.min()) if given.numel() else None)
-            return (max(given.tolist(), default=1),) * levels, given
-        if isinstance(given, (tuple, list)):
-            if len(given) != levels:
-                raise InvalidValueError(f"{self.name}: num_beams must have {levels} numbers, got {len(given)}")
-            return (*(check_k(self.name, 1, width)[1] for width in given[:-1]), self.width(query.k, given[-1])), None
-        return (self.width(query.k, given),) * levels, None
+        if isinstance(settled, Tensor):
+            return (max(settled.tolist(), default=1),) * levels, settled
+        if isinstance(settled, tuple) and len(settled) != levels:
+            raise InvalidValueError(f"{self.name}: num_beams must have {levels} numbers, got {len(settled)}")
+        return settled if isinstance(settled, tuple) else (settled,) * levels, None
 
 
 def _check_parts(op: str, backbone: object, trie: Any) -> None:
