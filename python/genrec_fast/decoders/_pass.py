@@ -1,4 +1,4 @@
-"""One beam search over the trie, without second thoughts: what ``beam`` repeats and ``greedy`` narrows."""
+"""One pass of beam search over the trie: ``beam`` repeats it with more beams, ``greedy`` runs it with one."""
 
 from __future__ import annotations
 

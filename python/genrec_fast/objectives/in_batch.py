@@ -25,7 +25,7 @@ class InBatchConfig:
 
     temperature: float = 1.0  # scores are divided by it
     correct_log_q: bool = True  # take the logarithm of each item's popularity from its score
-    mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+    mask: Literal["target", "history"] = "target"  # excluded negatives: the row's target, or its whole history
 
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",))
