@@ -34,7 +34,7 @@ PHRASES = {
     r"\bat fault\b|\bhears? of it\b": "only the failing request gets the exception",
     r"\bhangs? on\b": "depends on",
     r"\b(batch|for|of) nobody\b": "an empty batch",
-    r"\bforetells?\b": "predicts",
+    r"\bfor(etells?|etold)\b": "predicts, predicted",
     r"\bshall be learned\b|\blearned together\b": "are trained jointly",
     r"\bof no \w+ there is no\b": "undefined when ... is 0",
     r"# (of|for|in|on) (that|those)\b|# the same( in \w+| for \w+)?$|# same$": "a comment that is read alone",

@@ -1,4 +1,4 @@
-"""Which items stand against a target: how they are drawn, how likely that was, and which of them do not count."""
+"""Negatives of a target: how they are drawn, with which probability, and which of them do not count."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class InBatch(Objective):
         self._log_share: Tensor | None = None
 
     def take_counts(self, counts: Tensor) -> None:
-        """Integer ``[N]``: how often each item occurs in the training data; items that do not count as once."""
+        """Integer ``[N]``: how often each item occurs in the training data; 0 is read as 1."""
         known = check_counts("InBatch", counts).clamp(min=1.0)
         self._log_share = (known / known.sum()).log()
 
