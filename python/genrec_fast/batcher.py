@@ -300,7 +300,7 @@ class Batcher:
         return max(1, _GROUP_LOGITS // (widest * max(self.model.codebook_sizes)))
 
     def _guarded(self, group: Group, step: Callable[[Group], None]) -> None:
-        """One step of a group; where it fails, its rows are asked again alone: only the failing one gets the error."""
+        """One step of a group; if it fails, its rows go one by one, and only the failing request gets the exception."""
         try:
             step(group)
         except _FAILURES as error:

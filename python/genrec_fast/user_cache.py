@@ -1,4 +1,4 @@
-"""Users whose histories go on: a new event costs itself, not the history before it."""
+"""Keys and values of users, kept between questions: a new event is read without the history before it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class UserCache:
 
     @property
     def num_free_pages(self) -> int:
-        """Pages that nobody holds."""
+        """Free pages of the pool."""
         return self.pool.num_free
 
     def history(self, user: Hashable) -> Tensor:
@@ -131,7 +131,7 @@ class UserCache:
                 self._forget(user)
 
     def clear(self) -> None:
-        """Forgets everybody."""
+        """Forgets all users."""
         self.free(self.users)
 
     def extend(
@@ -209,7 +209,7 @@ class UserCache:
             return found
 
     def _look_at_weights(self) -> None:
-        """Lets go of every state that weights of before have made; histories stay."""
+        """Drops every state that earlier weights have made; histories stay."""
         if self._frozen:
             return
         if self._seen is not None:

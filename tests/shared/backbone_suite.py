@@ -75,7 +75,7 @@ class BackboneSuite:
             assert rows.shape[0] == 3
             assert bool(torch.isfinite(rows).all())
 
-    def test_a_batch_of_nobody_is_empty(self):
+    def test_an_empty_batch_gives_empty_outputs(self):
         layout, backbone = self.parts()
         some = self.outputs(backbone, layout(Batch(Jagged.from_rows([[1]]))))
         none = self.outputs(backbone, layout(Batch(Jagged.from_rows([]))))
