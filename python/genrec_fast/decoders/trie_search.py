@@ -29,8 +29,8 @@ __all__ = ["BEST", "Best", "Rule", "SearchDecoder", "SearchPass", "TrieSearch", 
 _WIDENED_LOGITS = 1 << 26
 
 
-# Beams of all users that a pass searches in one call where the engine can. A call saves 0.2 ms of Python; with more beams
-# that is lost in a search of 20 ms and more, within which a server would rather begin others.
+# Beams of all users that a pass searches in one call where the engine can. That saves 0.2 ms of Python, which is lost
+# in the 20 ms and more of a search of more beams, within which a server would rather begin others.
 _ONE_CALL = 256
 
 
