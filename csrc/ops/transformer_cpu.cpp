@@ -156,8 +156,9 @@ class Attention {
       const float* distance = nullptr;
       if (rows_.tables.distance && !cross)
         distance = rows_.tables.distance + head * rows_.tables.distance_size - rows_.positions[row];
-      inverse[r] = soften(scratch_.line + r * scratch_.line_stride, weights + r * scratch_.line_stride, begin, end,
-                          from_of(row), until_of(row), stack_.score_scale, distance, chain + r * chained, chained_of(row));
+      inverse[r] =
+          soften(scratch_.line + r * scratch_.line_stride, weights + r * scratch_.line_stride, begin, end, from_of(row),
+                 until_of(row), stack_.score_scale, distance, chain + r * chained, chained_of(row));
     }
     Keep sums{out, scratch_.attended_stride};
     if (begin < until) {

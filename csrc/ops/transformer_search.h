@@ -25,7 +25,8 @@ struct TransformerSearch {
   const float* embedding;                  // [first.num_tokens, embedding_width]
   std::int64_t embedding_width;
   float embedding_scale;
-  const float* positions;  // [num_positions, embedding_width]: added to the embedding by place in the text; null: nothing
+  const float*
+      positions;  // [num_positions, embedding_width]: added to the embedding by place in the text; null: nothing
   std::int64_t num_positions;
   TransformerFirst first;  // of the embedding's rows; its tokens are not read
   std::int64_t num_beams;
