@@ -90,7 +90,7 @@ class _Block:
 
     def joined(self, header: Sequence[int]) -> Tensor:
         out = torch.empty(self.bytes, dtype=torch.uint8)
-        core.ask_huge_pages(out.data_ptr(), out.numel())  # what every token reads from end to end
+        core.ask_huge_pages(out)  # what every token reads from end to end
         out.zero_()
         out[: 8 * len(header)] = torch.tensor(header, dtype=torch.int64).view(torch.uint8)
         for offset, flat in self.parts:
