@@ -30,8 +30,9 @@ struct DlExchange {
 struct Torch {
   PyTypeObject* tensor = nullptr;
   const DlExchange* exchange = nullptr;              // null: this torch has none
-  std::unordered_map<PyObject*, Dtype> dtypes;       // of torch's dtype objects, where there is no exchange
-  PyObject *data_ptr, *dtype, *shape, *stride, *is_cpu, *is_neg;  // names
+  std::unordered_map<PyObject*, Dtype> dtypes;        // of torch's dtype objects, where there is no exchange
+  PyObject *data_ptr, *stride, *is_neg;               // Tensor's own methods
+  PyObject *dtype, *shape, *is_cpu;                   // and getters: by name they would be looked up in every call
 };
 Torch torch;
 
@@ -46,11 +47,13 @@ Dtype named_dtype(const std::string& name, int item_size) {
   return {255, bits};
 }
 
-py::object ask(PyObject* object, PyObject* method) {
-  PyObject* const arguments[] = {object};
-  PyObject* const found = PyObject_VectorcallMethod(method, arguments, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+py::object owned(PyObject* found) {
   if (found == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(found);
+}
+py::object ask(PyObject* object, PyObject* method) { return owned(PyObject_Vectorcall(method, &object, 1, nullptr)); }
+py::object get(PyObject* object, PyObject* getter) {
+  return owned(Py_TYPE(getter)->tp_descr_get(getter, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
 }
 
 }  // namespace
@@ -59,13 +62,13 @@ void find_torch() {
   const py::module_ module = py::module_::import("torch");
   py::object tensor = module.attr("Tensor");
   torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
-  const auto name = [](const char* text) { return PyUnicode_InternFromString(text); };
-  torch.data_ptr = name("data_ptr");
-  torch.dtype = name("dtype");
-  torch.shape = name("shape");
-  torch.stride = name("stride");
-  torch.is_cpu = name("is_cpu");
-  torch.is_neg = name("is_neg");
+  const auto member = [&](const char* name) { return py::object(tensor.attr(name)).release().ptr(); };
+  torch.data_ptr = member("data_ptr");
+  torch.stride = member("stride");
+  torch.is_neg = member("is_neg");
+  torch.dtype = member("dtype");
+  torch.shape = member("shape");
+  torch.is_cpu = member("is_cpu");
   const py::object capsule = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
   if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
     const void* const found = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
@@ -112,16 +115,11 @@ std::string Tensor::text() const {
 }
 
 Tensor TensorReader::by_attributes(PyObject* object) {
-  const auto attribute = [&](PyObject* name) {
-    PyObject* const found = PyObject_GetAttr(object, name);
-    if (found == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(found);
-  };
   Tensor out{};
-  out.on_cpu = attribute(torch.is_cpu).ptr() == Py_True;
+  out.on_cpu = get(object, torch.is_cpu).ptr() == Py_True;
   out.data = PyLong_AsVoidPtr(ask(object, torch.data_ptr).ptr());
-  out.dtype = torch.dtypes.at(attribute(torch.dtype).ptr());
-  const py::object shape = attribute(torch.shape), stride = ask(object, torch.stride);
+  out.dtype = torch.dtypes.at(get(object, torch.dtype).ptr());
+  const py::object shape = get(object, torch.shape), stride = ask(object, torch.stride);
   out.dims = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
   std::vector<std::int64_t>& numbers = sizes_.emplace_back();
   for (const py::object& tuple : {shape, stride})
