@@ -8,6 +8,8 @@
 //     op(x, rows, sums);
 //   }>(m, "op");
 //
+// In such a function ">" stands in parentheses or not at all: GCC takes it for the end of the template's arguments.
+//
 // A shape names its sizes by letters: a letter stands for one size in all of a call, "B+1" for one more, a small letter
 // for any, a digit for itself, "..." for any more dimensions.
 #pragma once
@@ -78,8 +80,7 @@ class Arguments {
     return read({op_, name}, take(name), dtypes, shape, Layout::copied, 0, free);
   }
   // The general form.
-  Tensor tensor(const char* name, const Dtypes& dtypes, const char* shape, Layout layout,
-                std::int64_t alignment = 0) {
+  Tensor tensor(const char* name, const Dtypes& dtypes, const char* shape, Layout layout, std::int64_t alignment = 0) {
     return read({op_, name}, take(name), dtypes, shape, layout, alignment);
   }
   Tensor read(const Label& label, PyObject* object, const Dtypes& dtypes, const char* shape, Layout layout,
@@ -142,9 +143,9 @@ class Arguments {
   const char* op_;
   PyObject* const* values_;
   std::int64_t positional_;
-  PyObject* names_;  // of those behind the positional ones; null: none
-  std::int64_t next_ = 0;    // place where the next argument is looked for first
-  std::uint64_t taken_ = 0;  // by place
+  PyObject* names_;                       // of those behind the positional ones; null: none
+  std::int64_t next_ = 0;                 // place where the next argument is looked for first
+  std::uint64_t taken_ = 0;               // by place
   std::array<std::int64_t, 26> sizes_{};  // of each letter, plus one; 0: not known yet
   TensorReader reader_;
 };

@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/fingerprint.h"
+#include "ops/fingerprint/fingerprint.h"
 
 namespace genrec::bindings {
 

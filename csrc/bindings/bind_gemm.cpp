@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/gemm.h"
+#include "ops/dense/gemm.h"
 
 namespace genrec::bindings {
 

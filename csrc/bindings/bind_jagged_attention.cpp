@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/jagged_attention.h"
+#include "ops/jagged/jagged_attention.h"
 
 namespace genrec::bindings {
 namespace {
@@ -13,8 +13,8 @@ AttentionArgs attention_args(Arguments& given, const Dtypes& dtypes) {
   AttentionArgs args{};
   const Tensor q = given.rows("q", dtypes, "E H D", 1), k = given.rows("k", dtypes, "F H D", 1),
                v = given.rows("v", dtypes, "F H V", 1);
-  check(q.dtype == k.dtype && q.dtype == v.dtype, given.op(), ": q, k and v must be of one dtype, got ", q.text(),
-        ", ", k.text(), " and ", v.text());
+  check(q.dtype == k.dtype && q.dtype == v.dtype, given.op(), ": q, k and v must be of one dtype, got ", q.text(), ", ",
+        k.text(), " and ", v.text());
   args.q = q.data;
   args.k = k.data;
   args.v = v.data;

@@ -1,6 +1,7 @@
 #include "bindings/bindings.h"
-#include "ops/jagged_pack.h"
-#include "ops/offsets.h"
+#include "ops/jagged/jagged_pack.h"
+#include "ops/jagged/jagged_product.h"
+#include "ops/jagged/offsets.h"
 
 namespace genrec::bindings {
 namespace {
@@ -100,8 +101,8 @@ void register_products(pybind11::module_& m) {
     const bool placed = !given.is_none("to");
     if (placed) args.to = given.in<Size>("to", "B");
     const Tensor out = given.tensor("out", only<float>, "r ...", Layout::whole);
-    check(placed || out.elements() == args.num_rows * args.width, given.op(), ": out must be of ",
-          args.num_rows, " rows, got ", out.text());
+    check(placed || out.elements() == args.num_rows * args.width, given.op(), ": out must be of ", args.num_rows,
+          " rows, got ", out.text());
     args.num_threads = given.threads();
     const auto unlocked = given.release();
     segment_sum(args, static_cast<float*>(out.data));
@@ -113,8 +114,7 @@ void register_products(pybind11::module_& m) {
                        *const dense = given.in<float>("dense", transposed ? "B M K" : "B K M"),
                        *const bias = given.maybe<float>("bias", "B M");
     float* const out = given.out<float>("out", "E M");
-    const JaggedProduct args{offsets,         given.size('B'), given.size('K'),
-                             given.size('M'), transposed,      given.threads()};
+    const JaggedProduct args{offsets, given.size('B'), given.size('K'), given.size('M'), transposed, given.threads()};
     const auto unlocked = given.release();
     jagged_dense_matmul(args, values, dense, bias, out);
   }>(m, "jagged_dense_matmul");

@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/kmeans_step.h"
+#include "ops/rq/kmeans_step.h"
 
 namespace genrec::bindings {
 

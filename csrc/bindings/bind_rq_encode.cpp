@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/rq_encode.h"
+#include "ops/rq/rq_encode.h"
 
 namespace genrec::bindings {
 

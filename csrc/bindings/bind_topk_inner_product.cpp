@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "ops/topk_inner_product.h"
+#include "ops/dense/topk_inner_product.h"
 
 namespace genrec::bindings {
 

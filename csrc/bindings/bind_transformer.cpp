@@ -1,8 +1,7 @@
-#include "bindings/transformer_arguments.h"
-
 #include <tuple>
 
 #include "bindings/bindings.h"
+#include "bindings/transformer_arguments.h"
 
 namespace genrec::bindings {
 

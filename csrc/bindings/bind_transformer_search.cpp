@@ -1,7 +1,7 @@
 #include "bindings/bindings.h"
 #include "bindings/transformer_arguments.h"
 #include "bindings/trie_arguments.h"
-#include "ops/transformer_search.h"
+#include "ops/transformer/transformer_search.h"
 
 namespace genrec::bindings {
 

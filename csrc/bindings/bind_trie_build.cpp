@@ -2,7 +2,8 @@
 
 #include "bindings/bindings.h"
 #include "bindings/trie_arguments.h"
-#include "ops/trie_build.h"
+#include "ops/trie/trie_build.h"
+#include "ops/trie/trie_check.h"
 
 namespace genrec::bindings {
 namespace {
@@ -27,8 +28,8 @@ CodeArray code_array(Arguments& given, std::size_t levels) {
   check(c.size() == 7, "build_trie: codes must be 7 numbers, got ", c.size());
   check(static_cast<std::size_t>(checked_levels(c[4])) == levels, "build_trie: codebook_sizes must have ", c[4],
         " entries, got ", levels);
-  return {reinterpret_cast<const void*>(c[0]), static_cast<int>(c[1]), c[2] != 0, c[3], static_cast<int>(c[4]), c[5],
-          c[6]};
+  return {
+      reinterpret_cast<const void*>(c[0]), static_cast<int>(c[1]), c[2] != 0, c[3], static_cast<int>(c[4]), c[5], c[6]};
 }
 
 const std::uint64_t* sorted_keys(Arguments& given) {

@@ -1,6 +1,6 @@
 #include "bindings/bindings.h"
 #include "bindings/trie_arguments.h"
-#include "ops/trie_lookup.h"
+#include "ops/trie/trie_lookup.h"
 
 namespace genrec::bindings {
 

@@ -1,6 +1,6 @@
 #include "bindings/bindings.h"
 #include "bindings/trie_arguments.h"
-#include "ops/trie_step.h"
+#include "ops/trie/trie_step.h"
 
 namespace genrec::bindings {
 

@@ -29,10 +29,10 @@ struct DlExchange {
 
 struct Torch {
   PyTypeObject* tensor = nullptr;
-  const DlExchange* exchange = nullptr;              // null: this torch has none
-  std::unordered_map<PyObject*, Dtype> dtypes;        // of torch's dtype objects, where there is no exchange
-  PyObject *data_ptr, *stride, *is_neg;               // Tensor's own methods
-  PyObject *dtype, *shape, *is_cpu;                   // and getters: by name they would be looked up in every call
+  const DlExchange* exchange = nullptr;         // null: this torch has none
+  std::unordered_map<PyObject*, Dtype> dtypes;  // of torch's dtype objects, where there is no exchange
+  PyObject *data_ptr, *stride, *is_neg;         // Tensor's own methods
+  PyObject *dtype, *shape, *is_cpu;             // and getters: by name they would be looked up in every call
 };
 Torch torch;
 
@@ -79,8 +79,8 @@ void find_torch() {
   const py::object kind = module.attr("dtype");
   for (const auto& [key, value] : module.attr("__dict__").cast<py::dict>())
     if (py::isinstance(value, kind))
-      torch.dtypes.emplace(value.ptr(), named_dtype(py::str(value).cast<std::string>().substr(6),
-                                                    value.attr("itemsize").cast<int>()));
+      torch.dtypes.emplace(
+          value.ptr(), named_dtype(py::str(value).cast<std::string>().substr(6), value.attr("itemsize").cast<int>()));
 }
 
 std::string Label::text() const {
@@ -146,15 +146,15 @@ Tensor TensorReader::view(const Label& label, PyObject* object) {
   }
 }
 
-Tensor TensorReader::read(const Label& label, PyObject* object, Layout layout, std::int64_t alignment,
-                          int free) {
+Tensor TensorReader::read(const Label& label, PyObject* object, Layout layout, std::int64_t alignment, int free) {
   Tensor found = view(label, object);
   if (!found.on_cpu)
     throw ValueError(message(label.text(), " must be contiguous on the CPU, got a tensor on ",
                              py::str(py::handle(object).attr("device")).cast<std::string>()));
   const auto aligned = [&] {
-    const std::int64_t wanted = alignment != 0 ? alignment : found.dtype.code == 5 ? found.element_size() / 2
-                                                                                   : found.element_size();
+    const std::int64_t wanted = alignment != 0          ? alignment
+                                : found.dtype.code == 5 ? found.element_size() / 2
+                                                        : found.element_size();
     return wanted == 0 || reinterpret_cast<std::uintptr_t>(found.data) % static_cast<std::uintptr_t>(wanted) == 0;
   };
   if (found.data == nullptr)
@@ -175,7 +175,8 @@ Tensor TensorReader::read(const Label& label, PyObject* object, Layout layout, s
   if (!found.is_whole())
     throw ValueError(message(label.text(), " must be contiguous on the CPU, got strides ",
                              py::str(py::list(ask(object, torch.stride))).cast<std::string>()));
-  check(aligned(), label.text(), " must be aligned to its elements, got address ", found.data, ": pass a clone() of it");
+  check(aligned(), label.text(), " must be aligned to its elements, got address ", found.data,
+        ": pass a clone() of it");
   return found;
 }
 

@@ -55,13 +55,13 @@ struct Tensor {
   // Its elements lie end to end; with `free`, those behind every index of so many first dimensions do, and no two of
   // these blocks overlap.
   bool is_whole(int free = 0) const;
-  std::string text() const;                    // "float32 [8, 50]"
+  std::string text() const;  // "float32 [8, 50]"
 };
 
 // How the elements may lie in memory.
 enum class Layout {
-  copied,   // anyhow: a tensor whose elements are not end to end, not aligned, or held negated is copied
-  whole,    // end to end, else an error
+  copied,  // anyhow: a tensor whose elements are not end to end, not aligned, or held negated is copied
+  whole,   // end to end, else an error
 };
 
 // What a message calls an argument.

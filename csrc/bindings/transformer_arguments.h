@@ -1,7 +1,7 @@
 // What the calls of a transformer share.
 #pragma once
 #include "bindings/arguments.h"
-#include "ops/transformer.h"
+#include "ops/transformer/transformer.h"
 
 namespace genrec::bindings {
 

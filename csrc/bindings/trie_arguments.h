@@ -1,14 +1,13 @@
 // A trie and a filter of its rows, as the searches take them.
 #pragma once
 #include "bindings/arguments.h"
-#include "ops/trie_filter.h"
+#include "ops/trie/trie_filter.h"
 
 namespace genrec::bindings {
 
 inline constexpr Dtypes token_dtypes{"uint8 or uint16", listed<dtype_of<std::uint8_t>(), dtype_of<std::uint16_t>()>};
 inline constexpr Dtypes delta_dtypes{
-    "uint8, uint16 or int32",
-    listed<dtype_of<std::uint8_t>(), dtype_of<std::uint16_t>(), dtype_of<std::int32_t>()>};
+    "uint8, uint16 or int32", listed<dtype_of<std::uint8_t>(), dtype_of<std::uint16_t>(), dtype_of<std::int32_t>()>};
 
 inline PackedOffsets packed_offsets(const Tensor& bases, const Tensor& deltas) {
   return {static_cast<const std::int32_t*>(bases.data), deltas.data, static_cast<int>(deltas.element_size()),

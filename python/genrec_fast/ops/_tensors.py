@@ -23,7 +23,7 @@ __all__ = [
     "require_offsets",
 ]
 
-FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq_encode.h
+FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq/rq_encode.h
 
 
 def readable(tensor: Tensor) -> Tensor:

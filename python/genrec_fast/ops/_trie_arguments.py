@@ -1,7 +1,7 @@
 """What torch's dispatcher is given of a trie: looked at in every call, because tuples are easily altered.
 
 Dtypes and strides are checked where C++ reads them (csrc/bindings/trie_arguments.h), how the tensors fit together in
-``csrc/ops/trie_shape.cpp``; their contents are bounded wherever a kernel uses them as an index.
+``csrc/ops/trie/trie_shape.cpp``; their contents are bounded wherever a kernel uses them as an index.
 """
 
 from __future__ import annotations

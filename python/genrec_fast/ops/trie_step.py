@@ -20,7 +20,7 @@ __all__ = ["TrieStep", "trie_step"]
 
 _NORMALIZE = ("all", "valid")
 _MANY = 1 << 20  # beams: below, no result is too large for a machine
-_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie_step.h
+_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie/trie_step.h
 
 
 class TrieStep(NamedTuple):
