@@ -6,7 +6,7 @@ Each tree answers in a process of its own, with ``TREE/python`` in front and its
 every recipe that both trees have, trained for one epoch from a fixed seed, other decoders, the batcher, tokenizers, and
 language models of transformers with random weights. Only public calls are used, so that any two commits compare. What
 raises is compared by its message. Prints a table, and the exit status is the number of questions that differ (99 at
-most).
+most). ``--within 1e-6`` lets floats differ by so much, where a kernel's arithmetic was changed on purpose.
 """
 
 from __future__ import annotations
@@ -252,8 +252,8 @@ def answers_of(tree: Path, out: Path) -> dict[str, Any]:
     return answered
 
 
-def difference(old: Any, new: Any) -> str:
-    """ "same", or what is not."""
+def difference(old: Any, new: Any, within: float) -> str:
+    """What is not the same; "same" where nothing is."""
     if old is None or new is None:
         return "only in the new" if old is None else "only in the old"
     if isinstance(old, str) or isinstance(new, str):
@@ -263,19 +263,22 @@ def difference(old: Any, new: Any) -> str:
     if old.numpy().tobytes() == new.numpy().tobytes():
         return "same"
     apart = (old.double() - new.double()).abs()
-    return f"{int((old != new).sum())} of {old.numel()} differ, by up to {float(apart[apart.isfinite()].max()):.1e}"
+    apart[old == new] = 0.0  # infinities
+    if old.is_floating_point() and float(apart.max()) <= within:
+        return "same"
+    return f"{int((old != new).sum())} of {old.numel()} differ, by up to {float(apart.max()):.1e}"
 
 
-def report(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], int]:
+def report(old: dict[str, Any], new: dict[str, Any], within: float) -> tuple[list[str], int]:
     """Lines of a table, and how many questions differ."""
     lines, failed = ["| question | answer |", "|---|---|"], 0
     for question in dict.fromkeys((*old, *new)):
         before, after = old.get(question), new.get(question)
         if before is None or after is None:
-            found = {"": difference(before, after)}
+            found = {"": difference(before, after, within)}
         else:
             fields = dict.fromkeys((*before, *after))
-            found = {field: difference(before.get(field), after.get(field)) for field in fields}
+            found = {field: difference(before.get(field), after.get(field), within) for field in fields}
         wrong = [f"{field} {text}".strip() for field, text in found.items() if text != "same"]
         failed += bool(wrong)
         raised = "raises the same" if before is not None and "error" in before else "same"
@@ -287,6 +290,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("old", type=Path, nargs="?")
     parser.add_argument("new", type=Path, nargs="?")
+    parser.add_argument("--within", type=float, default=0.0, help="floats may differ by so much (0: not by a bit)")
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)  # what this script calls itself with
     given = parser.parse_args()
     if given.answer is not None:
@@ -296,7 +300,7 @@ def main() -> int:
         parser.error("two trees are needed")
     with tempfile.TemporaryDirectory() as folder:
         old, new = (answers_of(tree, Path(folder) / f"{n}.pt") for n, tree in enumerate((given.old, given.new)))
-    lines, failed = report(old, new)
+    lines, failed = report(old, new, given.within)
     print("\n".join(lines))
     print(f"\n{len(lines) - 2} questions, {failed} differ")
     return min(failed, 99)

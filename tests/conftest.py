@@ -22,7 +22,7 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
-# What a failure may hang on, said at the head of every run; docs/support.md is a table of these.
+# What a failure may depend on, said at the head of every run; docs/support.md is a table of these.
 FOREIGN = ("torch", "transformers", "numpy", "accelerate", "safetensors", "polars", "peft")
 
 

@@ -171,7 +171,7 @@ def test_times_are_each_question_s_own(monkeypatch):
         recipe, backbone=small, batching=dataclasses.replace(recipe.batching, max_items=6)
     )  # fmt: skip
     model = assembled(recipe, (ITEMS,))
-    gate = Gate(monkeypatch, model.decoder, "search")
+    gate = Gate(monkeypatch, model.decoder, "begin")
     asked = [
         ([[1, 2, 3]], {"timestamps": [[10, 20, 5000]]}),
         ([[1, 2, 3]], {"timestamps": [[10, 20, 5000]], "target_timestamps": [90000.5]}),
@@ -191,7 +191,7 @@ def test_times_are_each_question_s_own(monkeypatch):
 
 def test_decoders_without_levels_are_asked_once_for_many(monkeypatch):
     model = toy()
-    gate = Gate(monkeypatch, model.decoder, "search")
+    gate = Gate(monkeypatch, model.decoder, "begin")
     sizes = []
     with model.batcher(on_group=sizes.append) as batcher:
         futures = [batcher.submit([[1]], 3)]

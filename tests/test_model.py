@@ -70,13 +70,13 @@ def test_eval_mode_during_the_search_and_the_old_modes_afterwards(model, monkeyp
     model.backbone.train()
     model.backbone.mix.eval()
     during = []
-    original = ToyDecoder.search
+    original = ToyDecoder.scored
 
-    def search(self, backbone, *arguments, **options):
+    def scored(self, backbone, *arguments, **options):
         during.append((backbone.training, torch.is_grad_enabled()))
         return original(self, backbone, *arguments, **options)
 
-    monkeypatch.setattr(ToyDecoder, "search", search)
+    monkeypatch.setattr(ToyDecoder, "scored", scored)
     model.recommend(HISTORIES, 3)
     assert during == [(False, False)]
     assert model.backbone.training

@@ -10,6 +10,7 @@ from torch import nn
 
 from genrec_fast.base.objective import Objective
 from genrec_fast.data import Dataset, Interactions
+from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.recipe_json import register_config
 from genrec_fast.types import Embedding, Jagged, Loss, Ranked
@@ -96,14 +97,19 @@ class ToyObjectiveConfig:
         return ToyObjective(self.explode_at)
 
 
-class ToyDecoder:
-    def search(self, backbone, batch, trie, k, *, num_beams=None, allowed=None, exclude=None, exact=False):
+class ToyDecoder(Decoder):
+    needs = "Embedding"
+
+    def begin(self, system, batch, query):
+        return OneStep(len(batch), lambda: self.scored(system.backbone, batch, query))
+
+    def scored(self, backbone, batch, query):
         scores = backbone.embed_users(batch) @ backbone.item_table().T
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed, -torch.inf)
-        if exclude is not None:
-            scores[exclude.row_index(), exclude.values] = -torch.inf
-        best, items = scores.topk(k)
+        if query.allowed is not None:
+            scores = scores.masked_fill(~query.allowed, -torch.inf)
+        if query.exclude is not None:
+            scores[query.exclude.row_index(), query.exclude.values] = -torch.inf
+        best, items = scores.topk(query.k)
         items = torch.where(best == -torch.inf, -1, items)
         count = len(batch)
         codes = items.to(torch.int32)[..., None]

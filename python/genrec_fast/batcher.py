@@ -13,12 +13,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from typing_extensions import Unpack
 
 from genrec_fast.base.batch import Question, Ranked
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Options, Query, ask
-from genrec_fast.batcher_rows import Group, Request, Row, Stepwise
+from genrec_fast.batcher_rows import Group, Request, Row
 from genrec_fast.checks import whole_number
 from genrec_fast.errors import (
     ClosedError,
@@ -107,8 +108,6 @@ class Batcher:
         _check_timeout(timeout)
         self.model, self.max_waiting, self.max_running = model, max_waiting, max_running
         self._timeout, self._on_group = timeout, on_group
-        decoder: object = model.decoder
-        self._stepwise = decoder if isinstance(decoder, Stepwise) and model.trie is not None else None
         self._waiting: deque[Row] = deque()  # under the lock, like all that is below
         self._groups: list[Group] = []
         self._searched = 0
@@ -128,7 +127,7 @@ class Batcher:
     def counts(self) -> Counts:
         """Where it stands now."""
         with self._changed:
-            running = sum(len(group.rows) for group in self._groups)
+            running = sum(len(group.left) for group in self._groups)
             return Counts(len(self._waiting), running, len(self._groups), self._searched, self._closed)
 
     def submit(
@@ -161,17 +160,12 @@ class Batcher:
         timeout = self._timeout if timeout is None else timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         question, query = ask(self.model.num_items, histories, k, options)
-        num_beams: Any = query.num_beams
-        if self._stepwise is not None:
-            num_beams = self._stepwise.width(query.k, num_beams)
-            if query.exact and not self._stepwise.can_widen:
-                raise InvalidValueError("batcher: exact must be False as this decoder cannot widen, got True")
+        query = self.model.decoder.settled(query)
         count = len(question)
         question = question.last(self.model.recipe.batching.max_items)
         request = Request(Future(), deadline, timeout, [None] * count)
         rows = [
-            Row(request, row, num_beams, question.slice(row, row + 1), query.slice(row, row + 1, of=count))
-            for row in range(count)
+            Row(request, row, question.slice(row, row + 1), query.slice(row, row + 1, of=count)) for row in range(count)
         ]
         with self._changed:
             if self._closed:
@@ -274,13 +268,13 @@ class Batcher:
         with self._changed:
             waiting = self._living(self._waiting, now)
             for group in self._groups:
-                if not self._living(group.rows, now):
+                if not self._living(group.left, now):
                     group.rows = []  # nobody waits for it: it is not searched on
             self._groups = [group for group in self._groups if group.rows]
-            room = self.max_running - sum(len(group.rows) for group in self._groups)
+            room = self.max_running - sum(len(group.left) for group in self._groups)
             self._waiting = deque(waiting[max(room, 0) :])
             for row in waiting[: max(room, 0)]:
-                same = by_key.setdefault((row.key(self._stepwise is not None), id(row) if row.alone else 0), [])
+                same = by_key.setdefault((row.key(self.model.decoder.by_level), id(row) if row.alone else 0), [])
                 if not same or len(same[-1].rows) == self._most(row):
                     same.append(Group([]))
                     groups.append(same[-1])
@@ -299,66 +293,52 @@ class Batcher:
 
     def _most(self, row: Row) -> int:
         """Rows of a group like this one: wide searches need much memory each."""
-        if self._stepwise is None or row.num_beams is None:
+        beams: Any = row.query.num_beams
+        if not self.model.decoder.by_level:
             return self.max_running
-        return max(1, _GROUP_LOGITS // (row.num_beams * max(self.model.codebook_sizes)))
+        widest = int(beams.max()) if isinstance(beams, Tensor) else max(beams) if isinstance(beams, tuple) else beams
+        return max(1, _GROUP_LOGITS // (widest * max(self.model.codebook_sizes)))
 
     def _guarded(self, group: Group, step: Callable[[Group], None]) -> None:
-        """One step of a group; where it fails, its rows are asked again one by one, and who is at fault hears of it."""
+        """One step of a group; if it fails, its rows go one by one, and only the failing request gets the exception."""
         try:
             step(group)
         except _FAILURES as error:
             with self._changed:
                 self._groups = [other for other in self._groups if other is not group]
                 if len(group.rows) > 1:
-                    for row in reversed(group.rows):
+                    for row in reversed(group.left):
                         row.alone = True
                         self._waiting.appendleft(row)
                     return
             group.rows[0].request.fail(error)
 
     def _begin(self, group: Group) -> None:
-        """Reads the histories; a decoder that is not stepwise answers at once."""
-        rows, model = group.rows, self.model
+        """Reads the histories."""
         if self._on_group is not None:
-            self._on_group(len(rows))
-        self._searched += len(rows)
-        batch = model.batch(Question.cat([row.question for row in rows]))
-        query = joined([row.query for row in rows]).to(model.device)
-        options: dict[str, Any] = {"allowed": query.allowed, "exclude": query.exclude}
-        if self._stepwise is not None:
-            beams = rows[0].num_beams
-            assert beams is not None  # of width()
-            group.search = self._stepwise.begin(model.backbone, batch, model.trie, beams, **options)
-            return
-        options |= {"num_beams": rows[0].num_beams, "exact": query.exact}
-        found = model.decoder.search(model.backbone, batch, model.trie, query.k, **options)
-        self._finish(group, [found.slice(row, row + 1) for row in range(len(rows))])
+            self._on_group(len(group.rows))
+        self._searched += len(group.rows)
+        batch = self.model.batch(Question.cat([row.question for row in group.rows]))
+        query = joined([row.query for row in group.rows]).to(self.model.device)
+        group.search = self.model.decoder.begin(self.model, batch, query)
 
     def _advance(self, group: Group) -> None:
-        if group.search is None:
+        """The next step, and the answers of those who are finished."""
+        search = group.search
+        if search is None:
             return
-        group.search.advance()
-        if group.search.done:
-            self._finish(group, group.search.results([row.query.k for row in group.rows]))
-
-    def _finish(self, group: Group, found: Sequence[Ranked]) -> None:
-        """Answers, or asks again with twice the beams where ``exact`` wants it and the certificate failed."""
-        again: list[Row] = []
-        done: list[tuple[Row, Ranked]] = []
-        trie = self.model.trie
-        for row, ranked in zip(group.rows, found, strict=True):
-            beams = row.num_beams
-            if self._stepwise is None or beams is None or trie is None or not row.query.exact or bool(ranked.exact):
-                done.append((row, ranked))
-            else:
-                row.num_beams = min(2 * beams, max(trie.num_rows, beams))
-                again.append(row)
+        search.advance()
+        places = {place for place, over in enumerate(search.finished.tolist()) if over} - group.answered
+        if not places and not search.done:
+            return
+        found = search.results()
         with self._changed:  # before the answers: who has one must not be counted as running
-            self._waiting.extendleft(reversed(again))
-            self._groups = [other for other in self._groups if other is not group]
-        for row, ranked in done:
-            row.request.answer(row.index, ranked)
+            group.answered |= places
+            if search.done:
+                self._groups = [other for other in self._groups if other is not group]
+        for place in sorted(places):
+            row = group.rows[place]
+            row.request.answer(row.index, found.slice(place, place + 1).first(row.query.k))
 
 
 def _check_timeout(timeout: float | None) -> None:
@@ -371,8 +351,8 @@ def _check_timeout(timeout: float | None) -> None:
 
 
 def joined(queries: Sequence[Query]) -> Query:
-    """One query for all users of a group; a user who excludes nothing has an empty row."""
+    """One query for all users of a group, with the largest k; a user who excludes nothing has an empty row."""
     if any(query.exclude is not None for query in queries):
         nothing = Jagged.from_rows([[]])
         queries = [replace(query, exclude=nothing) if query.exclude is None else query for query in queries]
-    return Query.cat(queries)
+    return replace(Query.cat(queries), k=max(query.k for query in queries))

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from genrec_fast.base.batch import Question, Ranked
-from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
+from genrec_fast.decoders.base import Pass
 from genrec_fast.errors import TimedOutError
 
-__all__ = ["Group", "Pass", "Request", "Row", "Stepwise"]
-
-
-class Pass(Protocol):
-    """A search that goes level by level."""
-
-    @property
-    def done(self) -> bool: ...
-    def advance(self) -> None: ...
-    def results(self, ks: Sequence[int]) -> list[Ranked]: ...
-
-
-@runtime_checkable
-class Stepwise(Protocol):
-    """A decoder whose searches go level by level; the others answer a group in one go."""
-
-    can_widen: bool
-
-    def width(self, k: int, num_beams: int | None) -> int: ...
-    def begin(
-        self,
-        backbone: Any,
-        batch: Any,
-        trie: Any,
-        num_beams: int,
-        *,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
-    ) -> Pass: ...
+__all__ = ["Group", "Request", "Row"]
 
 
 @dataclass
@@ -91,26 +62,30 @@ class Row:
 
     request: Request
     index: int  # in the request
-    num_beams: int | None
     question: Question  # of one user
     query: Query
     alone: bool = False  # its group failed: it must not fail others again
 
-    def key(self, stepwise: bool) -> Hashable:
-        """Rows with equal keys may be searched together, each with the answer of a search of its own."""
-        query = self.query
-        shape = (query.allowed is None, self.question.timestamps is None, self.question.actions is None)
-        # A search that is not ours to split may look at k and exact as it likes.
-        return (
-            (shape, self.num_beams)
-            if stepwise
-            else (shape, self.num_beams, query.k, query.exact, query.exclude is None)
-        )
+    def key(self, by_level: bool) -> Hashable:
+        """Rows with equal keys may share a pass, each with the answer of a pass of its own."""
+        query, question = self.query, self.question
+        beams = tuple(query.num_beams.tolist()) if isinstance(query.num_beams, Tensor) else query.num_beams
+        # How far an exact search must widen depends on k.
+        shape = (query.allowed is None, question.timestamps is None, question.actions is None, query.seed)
+        exact = query.exact and query.k
+        return (shape, beams, exact) if by_level else (shape, query.k, query.exact, query.exclude is None)
 
 
 @dataclass
 class Group:
-    """Rows that are searched together."""
+    """Rows that share a pass."""
 
     rows: list[Row]
-    search: Pass | None = field(default=None)
+    search: Pass | None = None
+    answered: set[int] = field(default_factory=set)
+    """places of rows"""
+
+    @property
+    def left(self) -> list[Row]:
+        """Those that have no answer yet."""
+        return [row for place, row in enumerate(self.rows) if place not in self.answered]

@@ -19,7 +19,7 @@ __all__ = ["atomic_path", "checksum", "file_checksum", "write_text"]
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name beside ``path``; what was written there becomes ``path`` when the block ends well.
+    """Gives a temporary name beside ``path``, which is renamed to ``path`` if the block ends without an error.
 
     The folder must exist (else FileNotFoundError). The temporary file keeps the suffix of ``path``; if the block
     raises, it is removed and ``path`` stays as it was.

@@ -48,7 +48,7 @@ class BatchingConfig:
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the weights are found."""
+    """How the weights are trained."""
 
     epochs: int = 100
     """passes over the training data; the schedule of the learning rate is planned on them"""
@@ -141,7 +141,7 @@ class Recipe:
         self.check()
 
     def check(self) -> None:
-        """Says which part does not fit which; called at construction."""
+        """Raises where two parts do not fit; called at construction."""
         check_fields(self)
         for name in ("tokenizer", "layout", "backbone", "objective", "decoder"):
             part = getattr(self, name)

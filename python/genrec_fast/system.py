@@ -15,6 +15,7 @@ from genrec_fast.base.batch import Batch, Question, Ranked, as_batch
 from genrec_fast.base.objective import Objective
 from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
+from genrec_fast.decoders.base import run
 from genrec_fast.recipe import Recipe
 from genrec_fast.trie import Trie
 
@@ -113,10 +114,7 @@ class System(nn.Module):
 
     def search(self, question: Question, query: Query) -> Ranked:
         """The items of some users; call within ``answering()``. Histories are not cut here."""
-        query = query.to(self.device)
-        options = {name: getattr(query, name) for name in ("num_beams", "exact", "allowed", "exclude")}
-        found: Ranked = self.decoder.search(self.backbone, self.batch(question), self.trie, query.k, **options)
-        return found
+        return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))
 
 
 def _no_parts(catalog: Catalog) -> dict[str, nn.Module]:

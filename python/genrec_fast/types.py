@@ -202,7 +202,7 @@ class Interests(_ItemTable, Protocol):
 
 @runtime_checkable
 class MaskedEmbedding(_ItemTable, Protocol):
-    """A backbone that tells hidden items from the rest of their row."""
+    """A backbone that predicts hidden items from the rest of their row."""
 
     def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
         """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""

@@ -1,4 +1,4 @@
-"""Users whose histories go on: a new event costs itself, not the history before it."""
+"""Keys and values of users, kept between questions: a new event is read without the history before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.jagged import successors
-from genrec_fast.base.query import rows_of_items, times_of_events
+from genrec_fast.base.query import Query, rows_of_items, times_of_events
+from genrec_fast.decoders.retrieve import Retrieve
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
@@ -115,7 +116,7 @@ class UserCache:
 
     @property
     def num_free_pages(self) -> int:
-        """Pages that nobody holds."""
+        """Free pages of the pool."""
         return self.pool.num_free
 
     def history(self, user: Hashable) -> Tensor:
@@ -130,7 +131,7 @@ class UserCache:
                 self._forget(user)
 
     def clear(self) -> None:
-        """Forgets everybody."""
+        """Forgets all users."""
         self.free(self.users)
 
     def extend(
@@ -200,15 +201,15 @@ class UserCache:
         )
         if exclude_seen:
             exclude = Jagged.from_rows([self.history(user) for user in users])
-        nothing = Batch(Jagged.from_rows([[] for _ in users])).to(self.model.device)
+        decoder, query = self.model.decoder, Query(k=k, allowed=allowed, exclude=exclude)
+        if not isinstance(decoder, Retrieve):
+            raise InvalidTypeError(f"UserCache: decoder must be Retrieve, got {type(decoder).__name__}")
         with self.model.answering():
-            found: Ranked = self.model.decoder.search(
-                _Known(vectors, self.backbone), nothing, self.model.trie, k, allowed=allowed, exclude=exclude
-            )
+            found: Ranked = decoder.of_vectors(vectors, self.backbone.item_table(), query)
             return found
 
     def _look_at_weights(self) -> None:
-        """Lets go of every state that weights of before have made; histories stay."""
+        """Drops every state that earlier weights have made; histories stay."""
         if self._frozen:
             return
         if self._seen is not None:
@@ -336,20 +337,3 @@ def _names(users: Sequence[Hashable]) -> list[Hashable]:
     if len(set(users)) < len(users):
         raise InvalidValueError(f"UserCache: users must be different, got {len(set(users))} names for {len(users)}")
     return list(users)
-
-
-class _Known:
-    """An ``Embedding`` whose users were embedded before."""
-
-    def __init__(self, vectors: Tensor, backbone: Any) -> None:
-        self._vectors, self._backbone = vectors, backbone
-
-    def embed_users(self, batch: Batch) -> Tensor:
-        return self._vectors
-
-    def embed_targets(self, batch: Batch) -> Tensor:
-        raise UnsupportedError("UserCache: a cached user has no targets")
-
-    def item_table(self) -> Tensor:
-        table: Tensor = self._backbone.item_table()
-        return table

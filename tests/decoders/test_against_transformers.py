@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from genrec_fast.decoders.beam import search
+from genrec_fast.decoders import BeamConfig
 from genrec_fast.trie import build_trie
 from shared.decoder_suite import users_of
 
@@ -85,7 +85,8 @@ def test_same_items_and_scores_as_generate(k, num_beams):
     network = Network()
     batch = users_of(8, VOCABULARY, 3)
     batch = type(batch)(type(batch.items).from_rows([[*row.tolist(), 5] for row in batch.items.rows()]))
-    found = search(network, batch, build_trie(codes, codebook_sizes=network.codebook_sizes), num_beams, k)
+    trie = build_trie(codes, codebook_sizes=network.codebook_sizes)
+    found = BeamConfig().build().search(network, batch, trie, k, num_beams=num_beams)
 
     children: dict[tuple[int, ...], set[int]] = {}
     for row in codes.tolist():

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec_fast.base.query import Query
 from genrec_fast.decoders import BeamConfig
-from genrec_fast.decoders._users import select_users
-from genrec_fast.decoders.beam import search
+from genrec_fast.decoders.base import Parts
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import build_trie
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.types import Jagged
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
+
+
+def search(model, batch, trie, num_beams, k, *, normalize="all", **options):
+    decoder = BeamConfig(normalize=normalize).build()
+    return decoder.search(model, batch, trie, k, num_beams=num_beams, **options)
 
 
 @st.composite
@@ -88,11 +95,10 @@ def test_exact_widens_only_the_users_who_need_it():
             if level:
                 return super().logits(state, level)
             peaked = torch.tensor([[[9.0, 0.0, 0.0, 0.0]], [[0.1, 0.0, 0.0, 0.0]]])
-            return torch.stack([peaked[int(u)] for u in self.kind])
+            return torch.stack([peaked[int(user)] for user in state])
 
         def prefill(self, batch):
-            self.kind = batch.users
-            return super().prefill(batch)
+            return dataclasses.replace(super().prefill(batch), state=batch.users[:, None])
 
     codes = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     model = Two((4, 4), scale=0.5)
@@ -100,9 +106,10 @@ def test_exact_widens_only_the_users_who_need_it():
     batch = type(batch)(batch.items, users=torch.tensor([0, 1]))
     plain = search(model, batch, build_trie(codes), 2, 2)
     assert plain.exact.tolist() == [True, False]
-    model.users_searched.clear()
+    model.users_read.clear(), model.users_searched.clear()
     found = search(model, batch, build_trie(codes), 2, 2, exact=True)
     assert found.exact.tolist() == [True, True]
+    assert model.users_read == [2]  # once, however often it is widened
     assert model.users_searched[0] == 2
     assert set(model.users_searched[1:]) == {1}
     assert torch.equal(found.items[0], plain.items[0])
@@ -166,11 +173,60 @@ class TestSuite(DecoderSuite):
     decoder = BeamConfig(num_beams=8).build()
 
 
-def test_some_users_keep_their_times():
-    """Widening asks some users again: what their backbones read goes with them."""
-    items = Jagged.from_rows([[1, 2], [3], [4, 5]])
-    batch = Batch(items, timestamps=torch.arange(5), target_timestamps=torch.arange(5) + 10)
-    chosen = select_users(batch, torch.tensor([2, 0]))
-    assert chosen.items.values.tolist() == [4, 5, 1, 2]
-    assert chosen.timestamps.tolist() == [3, 4, 0, 1]
-    assert chosen.target_timestamps.tolist() == [13, 14, 10, 11]
+@given(searches(), st.integers(0, 1000))
+def test_every_user_may_have_a_width_of_his_own(case, seed):
+    """Each gets what a search of that width gives, bit for bit."""
+    _, trie, model, batch, k, beams, allowed, exclude, _ = case
+    generator = torch.Generator().manual_seed(seed)
+    widths = k + torch.randint(0, beams - k + 4, (len(batch),), generator=generator)
+    for exact in (False, True):
+        together = search(model, batch, trie, widths, k, allowed=allowed, exclude=exclude, exact=exact)
+        for user in range(len(batch)):
+            one = torch.tensor([user])
+            mine = {"allowed": allowed if allowed is None or allowed.dim() == 1 else allowed[one]}
+            mine["exclude"] = None if exclude is None else exclude.select(one)
+            alone = search(model, batch.select(one), trie, int(widths[user]), k, exact=exact, **mine)
+            for name in ("items", "codes", "scores", "exact", "bound"):
+                assert torch.equal(getattr(together, name)[one], getattr(alone, name)), name
+
+
+@given(searches(), st.lists(st.integers(1, 9), min_size=4, max_size=4))
+def test_levels_may_have_widths_of_their_own(case, widths):
+    """Its certificate is never wrong either, and equal numbers are one number."""
+    codes, trie, model, batch, k, beams, allowed, exclude, keep = case
+    levels = codes.shape[1]
+    same = search(model, batch, trie, (beams,) * levels, k, allowed=allowed, exclude=exclude)
+    one = search(model, batch, trie, beams, k, allowed=allowed, exclude=exclude)
+    assert torch.equal(same.items, one.items) and torch.equal(same.bound, one.bound)
+    widths = (*widths[: levels - 1], k + widths[-1])
+    found = search(model, batch, trie, widths, k, allowed=allowed, exclude=exclude)
+    sure = search(model, batch, trie, widths, k, allowed=allowed, exclude=exclude, exact=True)
+    _, items, best = brute_force(model, batch, codes, k, keep=keep)
+    assert torch.equal(found.items[found.exact], items[found.exact])
+    assert torch.equal(sure.items, items) and torch.equal(sure.scores, best)
+
+
+def test_widths_that_do_not_fit_are_named():
+    trie, model, batch = build_trie(torch.tensor([[0, 1], [1, 0]])), RandomModel((2, 2)), users_of(2, 2, 0)
+    with pytest.raises(InvalidValueError, match="beam: num_beams must have 2 numbers, got 3"):
+        search(model, batch, trie, (2, 2, 2), 1)
+    with pytest.raises(InvalidValueError, match="beam: num_beams must be at least k = 2, got 1"):
+        search(model, batch, trie, (2, 1), 2)
+    with pytest.raises(InvalidValueError, match="beam: num_beams must be at least k = 2, got 1"):
+        search(model, batch, trie, torch.tensor([2, 1]), 2)
+
+
+def test_a_pass_says_who_is_finished():
+    codes = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    model, batch = RandomModel((4, 4), 1, scale=1.5), users_of(6, 16, 0)
+    whole = search(model, batch, build_trie(codes), 3, 3, exact=True)
+    first = search(model, batch, build_trie(codes), 3, 3)
+    assert 0 < int(first.exact.sum()) < 6
+    running = BeamConfig().build().begin(Parts(model, build_trie(codes)), batch, Query(k=3, num_beams=3, exact=True))
+    assert not running.done and not bool(running.finished.any())
+    running.advance(), running.advance()
+    assert torch.equal(running.finished, first.exact) and not running.done
+    assert torch.equal(running.results().items[first.exact], whole.items[first.exact])
+    while not running.done:
+        running.advance()
+    assert bool(running.finished.all()) and torch.equal(running.results().items, whole.items)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.decoders import score_candidates
-from genrec_fast.decoders.retrieve import search
+from genrec_fast.decoders import RetrieveConfig, score_candidates
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 
@@ -27,7 +26,7 @@ class Vectors:
 
 def test_scores_are_those_of_the_search_bit_for_bit():
     model, batch = Vectors(4, 30), Batch(Jagged.from_rows([[1]] * 4))
-    ranked = search(model, batch, 30)
+    ranked = RetrieveConfig().build().search(model, batch, None, 30)
     scores = torch.empty(4, 30).scatter_(1, ranked.items, ranked.scores)
     rows = [[3, 3, 0], [], list(range(29, -1, -1)), [7]]
     found = score_candidates(model, batch, Jagged.from_rows(rows))

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from genrec_fast.decoders import GreedyConfig
-from genrec_fast.decoders.greedy import search
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.trie import build_trie
 from shared.decoder_suite import DecoderSuite, users_of
@@ -16,7 +15,7 @@ def test_the_certificate_is_honest_and_holds_for_a_sure_model():
     trie = build_trie(codes)
     for scale, sure in ((1.0, False), (200.0, True)):
         model, batch = RandomModel((5, 5), scale=scale), users_of(20, 25, 0)
-        found = search(model, batch, trie)
+        found = GreedyConfig().build().search(model, batch, trie, 1)
         _, items, _ = brute_force(model, batch, codes, 1)
         assert bool(found.exact.any()) == sure
         assert torch.equal(found.items[found.exact], items[found.exact])
@@ -24,7 +23,7 @@ def test_the_certificate_is_honest_and_holds_for_a_sure_model():
 
 def test_more_columns_than_items_of_the_one_row():
     trie = build_trie(torch.tensor([[0], [0], [1]]))
-    found = search(RandomModel((2,), scale=0.0), users_of(1, 3, 0), trie, k=3)
+    found = GreedyConfig().build().search(RandomModel((2,), scale=0.0), users_of(1, 3, 0), trie, k=3)
     assert found.items.tolist() == [[0, 1, -1]]
     assert found.exact.tolist() == [False]  # item 2 ties and was pruned
 

@@ -6,10 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.decoders import RetrieveConfig
-from genrec_fast.decoders.retrieve import _in_blocks, search
+from genrec_fast.decoders.retrieve import _in_blocks
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.types import Batch, Jagged
 from shared.decoder_suite import DecoderSuite, users_of
+
+
+def search(model, batch, k, *, items_per_block=65536, index=None, **options):
+    decoder = RetrieveConfig(items_per_block=items_per_block).build()
+    decoder.index = index
+    return decoder.search(model, batch, None, k, **options)
 
 
 class Vectors:

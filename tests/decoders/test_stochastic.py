@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genrec_fast.decoders import StochasticBeamConfig
-from genrec_fast.decoders._choose import seeds_of_rows
+from genrec_fast.decoders.stochastic import seeds_of_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import build_trie
 from genrec_fast.types import Batch, Jagged

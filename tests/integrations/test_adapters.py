@@ -152,7 +152,7 @@ def test_learned_prompts_stand_right_before_prompts_of_any_length():
 
 
 def test_generate_refuses_padding_behind_a_learned_prompt():
-    """Peft counts padding as positions between the learned prompt and the text, so its answer hangs on the batch."""
+    """Peft counts padding as positions between the learned prompt and the text, so its answer depends on the batch."""
     model = adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     with pytest.raises(UnsupportedError, match="must have no padding behind a learned prompt"):
         generate(model, make_inputs(model, [3, 5]), WIDTH, 5, len(SIZES), None, custom_generate=search("torch"))

@@ -282,16 +282,16 @@ def test_full_late_and_broken(monkeypatch):
     model = toy()
     app = create_app(model, ServeConfig(max_waiting=1))
     held, reached = threading.Event(), threading.Event()
-    search = model.decoder.search
+    begin = model.decoder.begin
 
-    def slow(backbone, batch, trie, k, **options):
+    def slow(system, batch, query):
         reached.set()
         assert held.wait(20)
         if int(batch.items.values[0]) == 13:
             raise IndexError("a secret of the inside")
-        return search(backbone, batch, trie, k, **options)
+        return begin(system, batch, query)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, app, "POST", "/recommend", json={"history_ids": [[13]]})
         assert reached.wait(20)
@@ -355,14 +355,14 @@ def test_what_was_asked_before_the_end_is_answered(monkeypatch):
     model = toy()
     reached = threading.Event()
     held = threading.Event()
-    search = model.decoder.search
+    begin = model.decoder.begin
 
     def slow(*arguments, **options):
         reached.set()
         assert held.wait(20)
-        return search(*arguments, **options)
+        return begin(*arguments, **options)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     app = create_app(model)
     with concurrent.futures.ThreadPoolExecutor(2) as pool, served(app) as (url, server):
         asked = [pool.submit(httpx.post, f"{url}/recommend", json={"history_ids": [[1]]}, timeout=20) for _ in range(2)]
@@ -378,14 +378,14 @@ def test_what_was_asked_before_the_end_is_answered(monkeypatch):
 def test_who_hangs_up_does_not_cost_a_search(monkeypatch):
     model = toy()
     reached, held = threading.Event(), threading.Event()
-    search = model.decoder.search
+    begin = model.decoder.begin
 
     def slow(*arguments, **options):
         reached.set()
         assert held.wait(20)
-        return search(*arguments, **options)
+        return begin(*arguments, **options)
 
-    monkeypatch.setattr(model.decoder, "search", slow)
+    monkeypatch.setattr(model.decoder, "begin", slow)
     app = create_app(model)
     with served(app) as (url, _), concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(httpx.post, f"{url}/recommend", json={"history_ids": [[1]]}, timeout=20)

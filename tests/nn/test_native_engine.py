@@ -58,3 +58,24 @@ def test_rows_with_positions_added_are_not_looked_up():
     engine = native_engine.NativeEngine(block(positions=torch.randn(9, 24)))
     assert engine.first_tables[0] is None
     outputs(engine)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tables", [{}, {"positions": torch.ones(9, 24).cumsum(0)}])
+def test_rows_of_a_tree_have_the_bits_of_steps(precision, tables):
+    session = native_engine.NativeEngine(block(precision, **tables)).prefill(
+        Jagged.from_rows([torch.tensor([3, 39, 0, 7]), torch.tensor([5])])
+    )
+    beams = session.extend(torch.tensor([[1, 2], [4, 4]]), torch.zeros(2, 2, dtype=torch.int64))
+    # Numbers: 0 the prompt, 1 and 2 the beams; rows 3 to 6 of this call: behind 2, 3, 0 and 4.
+    tree = beams.extend_tree(torch.tensor([[7, 8, 9, 10]] * 2), torch.tensor([[2, 3, 0, 4]] * 2))
+    second = torch.tensor([[2], [4]])
+    for row, tokens in enumerate([[second, 7], [second, 7, 8], [9], [second, 7, 8, 10]]):
+        alone = session
+        for token in tokens:
+            given = token if isinstance(token, torch.Tensor) else torch.tensor([[token]] * 2)
+            alone = alone.extend(given, torch.zeros(2, 1, dtype=torch.int64))
+        assert torch.equal(tree.hidden[:, row], alone.hidden[:, 0])
+    on = tree.extend(torch.tensor([[11]] * 2), torch.tensor([[3]] * 2))  # behind the last of the tree
+    alone = alone.extend(torch.tensor([[11]] * 2), torch.zeros(2, 1, dtype=torch.int64))
+    assert torch.equal(on.hidden, alone.hidden)

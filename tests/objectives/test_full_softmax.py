@@ -10,6 +10,7 @@ from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.objectives.full_softmax import BLOCK_ROWS, cross_entropy
 from genrec_fast.types import Batch, Jagged
 from shared.catalogs import sized, system_of
+from shared.objective_suite import ObjectiveSuite
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -47,11 +48,13 @@ def test_large_logits_stay_finite():
     assert bool(torch.isfinite(states.grad).all())
 
 
-def test_counts_targets_and_refuses_none():
+def test_counts_targets_and_refuses_bad_settings():
     backbone = CausalConfig(width=8, num_heads=1, num_layers=1, hidden=8, max_items=4).build(sized((5,), 5))
     objective = FullSoftmaxConfig().build()
     assert objective(system_of(backbone), Batch(Jagged.from_rows([[0, 1]]), torch.tensor([1, 2]))).count == 2
-    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        objective(system_of(backbone), Batch(Jagged.from_rows([[0, 1]]), torch.tensor([-1, -1])))
     with pytest.raises(InvalidValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
         FullSoftmaxConfig(label_smoothing=1.0).build()
+
+
+class TestFullSoftmax(ObjectiveSuite):
+    recipe, objective = "sasrec", FullSoftmaxConfig()

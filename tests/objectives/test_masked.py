@@ -8,6 +8,7 @@ from genrec_fast.objectives import MaskedItemsConfig
 from genrec_fast.objectives.masked import whole_rows
 from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
+from shared.objective_suite import ObjectiveSuite
 
 
 class Recorder:
@@ -60,10 +61,12 @@ def test_the_share_that_is_hidden():
     assert torch.equal((backbone.items.values < 0).nonzero().squeeze(1), backbone.at)
 
 
-def test_bad_settings_and_batches():
+def test_bad_settings():
     with pytest.raises(InvalidValueError, match=r"^MaskedItemsConfig: mask_ratio must be in \[0, 1\], got 1.5"):
         MaskedItemsConfig(mask_ratio=1.5)
     with pytest.raises(InvalidValueError, match=r"^MaskedItemsConfig: label_smoothing must be in \[0, 1\), got 1.0"):
         MaskedItemsConfig(label_smoothing=1.0)
-    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        MaskedItemsConfig().build()(system_of(Recorder(8)), Batch(Jagged.from_rows([[0]])))
+
+
+class TestMaskedItems(ObjectiveSuite):
+    recipe, objective, draws = "bert4rec", MaskedItemsConfig(), True

@@ -9,6 +9,7 @@ from genrec_fast.errors import InvalidValueError
 from genrec_fast.objectives import MultiTaskConfig
 from genrec_fast.types import Batch, Jagged, Tokens
 from shared.catalogs import system_of
+from shared.objective_suite import ObjectiveSuite
 
 
 class Heads:
@@ -74,3 +75,7 @@ def test_messages_name_argument_rule_and_value():
     for weights in ((0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)):
         with pytest.raises(InvalidValueError, match="weights must be finite, at least 0 and not all 0"):
             MultiTaskConfig(weights=weights).build()
+
+
+class TestMultiTask(ObjectiveSuite):
+    recipe, objective = "hstu_ranking", MultiTaskConfig(actions=("rating>=4", "rating>=5"))

@@ -9,6 +9,7 @@ from genrec_fast.objectives import MultiTokenConfig
 from genrec_fast.objectives.multi_token import window_of
 from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
+from shared.objective_suite import ObjectiveSuite
 
 BATCH = Batch(Jagged.from_rows([[0, 1, 2, 3], [], [5, 6]]), torch.tensor([-1, 2, 3, 4, 6, 7]))
 
@@ -66,7 +67,9 @@ def test_equals_the_formula_with_gradients():
 
 
 def test_messages_name_argument_rule_and_value():
-    with pytest.raises(InvalidValueError, match="MultiToken: batch must have targets, got none"):
-        MultiTokenConfig().build()(system_of(Tokens()), Batch(Jagged.from_rows([[1]]), torch.tensor([-1])))
     with pytest.raises(InvalidValueError, match="num_negatives must be at least 1, got 0"):
         MultiTokenConfig(num_negatives=0).build()
+
+
+class TestMultiToken(ObjectiveSuite):
+    recipe, objective, draws = "pinrec", MultiTokenConfig(num_negatives=20), True

@@ -12,6 +12,7 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.objectives.next_code import cross_entropy
 from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
+from shared.objective_suite import ObjectiveSuite
 
 
 class Fixed:
@@ -45,8 +46,6 @@ def test_bad_settings_and_batches():
         NextCodeConfig(label_smoothing=-1).build()
     with pytest.raises(InvalidValueError, match="level_weights must give 2 levels, got 1"):
         NextCodeConfig(level_weights=(1.0,)).build()(system_of(BACKBONE), BATCH)
-    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        NextCodeConfig().build()(system_of(BACKBONE), Batch(Jagged.from_rows([[0]])))
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0), (math.inf, 1.0), (math.nan, 1.0)])
@@ -82,3 +81,11 @@ def test_valid_only_smooths_over_valid_codes():
 def test_valid_only_needs_valid_codes():
     with pytest.raises(InvalidValueError, match="batch must have valid_codes when valid_only is set"):
         NextCodeConfig(valid_only=True).build()(system_of(BACKBONE), BATCH)
+
+
+class TestNextCode(ObjectiveSuite):
+    recipe, objective = "tiger", NextCodeConfig()
+
+
+class TestNextValidCode(ObjectiveSuite):
+    recipe, objective = "marius", NextCodeConfig(valid_only=True)

@@ -13,6 +13,7 @@ from genrec_fast.objectives import InBatchConfig, SampledBCEConfig, SampledSoftm
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
+from shared.objective_suite import ObjectiveSuite
 
 ITEMS = 12
 
@@ -84,17 +85,6 @@ def test_equals_the_formula_on_the_items_that_were_drawn(share, correction):
     grads = [torch.autograd.grad(value, (backbone.states, backbone.table)) for value in (loss.value, wanted)]
     for mine, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("config", [SampledSoftmaxConfig, SampledBCEConfig])
-def test_the_seed_decides_the_draw(config):
-    backbone, batch, _ = example()
-    objective = config(num_negatives=4).build()
-    values = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        values.append(float(objective(system_of(backbone), batch).value.detach()))
-    assert values[0] == values[1] != values[2]
 
 
 def test_popularity_draws_each_item_as_often_as_its_probability():
@@ -172,15 +162,6 @@ def test_more_negatives_come_closer_to_the_full_softmax():
     assert near < 0.02 < far
 
 
-@pytest.mark.parametrize("config", [SampledSoftmaxConfig(), SampledBCEConfig(), InBatchConfig()])
-def test_a_batch_without_targets_is_refused(config):
-    batch = Batch(Jagged.from_rows([[0, 1]]), torch.tensor([-1, -1]))
-    with pytest.raises(InvalidValueError, match="batch must have targets, got none"):
-        config.build()(system_of(Vectors(2)), batch)
-    with pytest.raises(InvalidValueError, match="targets must be given to train or evaluate, got None"):
-        config.build()(system_of(Vectors(2)), Batch(Jagged.from_rows([[0, 1]])))
-
-
 def test_messages_name_argument_rule_and_value():
     backbone, batch, _ = example()
     for kind, settings, text in (
@@ -210,3 +191,15 @@ def test_messages_name_argument_rule_and_value():
         objective.take_counts(torch.ones(3, dtype=torch.int64))
         with pytest.raises(InvalidValueError, match="counts must be of 12 items, got 3"):
             objective(system_of(backbone), batch)
+
+
+class TestSampledSoftmax(ObjectiveSuite):
+    recipe, objective, draws = "sasrec", SampledSoftmaxConfig(num_negatives=20), True
+
+
+class TestSampledBCE(ObjectiveSuite):
+    recipe, objective, draws = "sasrec_bce", SampledBCEConfig(), True
+
+
+class TestInBatch(ObjectiveSuite):
+    recipe, objective = "kuaiformer", InBatchConfig()

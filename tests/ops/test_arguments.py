@@ -1,4 +1,4 @@
-"""No op reads the address of what is no tensor here: without these checks the process dies or returns noise."""
+"""No op reads the address of anything but a tensor with data here: unchecked, the process dies or returns noise."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ class BackboneSuite:
             assert rows.shape[0] == 3
             assert bool(torch.isfinite(rows).all())
 
-    def test_a_batch_of_nobody_is_empty(self):
+    def test_an_empty_batch_gives_empty_outputs(self):
         layout, backbone = self.parts()
         some = self.outputs(backbone, layout(Batch(Jagged.from_rows([[1]]))))
         none = self.outputs(backbone, layout(Batch(Jagged.from_rows([]))))
@@ -127,6 +128,25 @@ class BackboneSuite:
         batch = layout(batch_of([3, 1]))
         for ours, theirs in zip(self.outputs(backbone, batch), self.outputs(other, batch), strict=True):
             assert torch.equal(ours, theirs)
+
+
+class ThroughTrees:
+    """A session whose every call is one of a tree."""
+
+    def __init__(self, inner, first=0):
+        self.inner, self.first = inner, first
+
+    def scores(self, span=None, *, log_sums=False):
+        logits, sums = self.inner.scores(span, log_sums=log_sums)
+        sizes = [(row > -torch.inf).sum() for row in logits.flatten(0, 1)]
+        return logits[..., : max(sizes)], sums
+
+    def extend(self, codes, parents):
+        before = self.inner.hidden.shape[1]
+        return ThroughTrees(self.inner.extend_tree(codes, parents + self.first), self.first + before)
+
+    def search(self, trie, plan, paid):
+        return None
 
 
 class AutoregressiveSuite(BackboneSuite):
@@ -254,6 +274,29 @@ class AutoregressiveSuite(BackboneSuite):
                         assert bool((mine[SIZES[len(path)] :] == -torch.inf).all())
             with pytest.raises(InvalidValueError, match="parents must be rows made before"):
                 session.extend_tree(torch.zeros(3, 1, dtype=torch.int32), torch.full((3, 1), 99))
+
+    @pytest.mark.parametrize("normalize", ["all", "valid"])
+    def test_every_way_of_a_search_gives_the_same_beams(self, normalize, monkeypatch):
+        """One native call, level by level, and level by level through trees: bit for bit."""
+        layout, backbone = self.parts()
+        batch, trie = layout(batch_of([6, 0, 3])), build_trie(layout.item_codes, codebook_sizes=SIZES)
+        decoder, generator = BeamConfig(normalize=normalize).build(), torch.Generator().manual_seed(0)
+        options = {"num_beams": 8, "allowed": torch.rand(3, ITEMS, generator=generator) < 0.8}
+
+        def search():
+            return decoder.search(backbone, batch, trie, 5, **options)
+
+        whole, asked = NativeSession.search, []
+        monkeypatch.setattr(NativeSession, "search", lambda *given: asked.append(whole(*given)) or asked[-1])
+        found = [search()]
+        assert len(asked) == 1 and asked[0] is not None
+        monkeypatch.setattr(NativeSession, "search", lambda *given: None)
+        found.append(search())
+        through = SimpleNamespace(codebook_sizes=SIZES, prefill=lambda batch: ThroughTrees(backbone.prefill(batch)))
+        found.append(decoder.search(through, batch, trie, 5, **options))
+        for other in found[1:]:
+            for name in ("items", "codes", "scores", "exact", "bound"):
+                assert torch.equal(getattr(found[0], name), getattr(other, name)), name
 
     @pytest.mark.parametrize("native", [False, True])
     def test_some_users_of_a_session_go_on_alone(self, native):

@@ -24,10 +24,11 @@ class RandomModel:
     def __init__(self, codebook_sizes, seed=0, *, scale=4.0, steps=1 << 20, forbidden=0.0):
         self.codebook_sizes = tuple(codebook_sizes)
         self.seed, self.scale, self.steps, self.forbidden = seed, scale, steps, forbidden
+        self.users_read: list[int] = []
         self.users_searched: list[int] = []
 
     def prefill(self, batch: Batch) -> RandomSession:
-        self.users_searched.append(len(batch))
+        self.users_read.append(len(batch))
         states = [_hash(torch.tensor([self.seed, *row.tolist()])) for row in batch.items.rows()]
         return RandomSession(self, torch.tensor(states, dtype=torch.int64).view(-1, 1), 0)
 

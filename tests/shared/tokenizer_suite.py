@@ -61,7 +61,7 @@ class TokenizerSuite:
 
     def test_the_seed_decides(self, tmp_path):
         first = self.fitted(tmp_path).item_codes
-        torch.randn(3)  # nothing hangs on torch's global generator
+        torch.randn(3)  # nothing depends on torch's global generator
         assert torch.equal(first, self.fitted(tmp_path).item_codes)
         other = self.fitted(tmp_path, seed=1).item_codes
         assert (first.shape == other.shape and torch.equal(first, other)) != self.random
@@ -117,7 +117,7 @@ class TokenizerSuite:
         assert codes.dtype == torch.int32
         assert torch.equal(codes, tokenizer.item_codes[:, : codes.shape[1]])
         assert tokenizer.encode(self.features()[:0]).shape == (0, codes.shape[1])
-        assert torch.equal(tokenizer.encode(self.features()[7:8]), codes[7:8])  # a row hangs on no other
+        assert torch.equal(tokenizer.encode(self.features()[7:8]), codes[7:8])  # a row is independent of the others
         with pytest.raises(InvalidValueError, match=rf"{tokenizer.kind}: features must be \[N, 6\], got \[2, 5\]"):
             tokenizer.encode(torch.zeros(2, 5))
         with pytest.raises(InvalidTypeError, match=f"{tokenizer.kind}: features must be a float tensor"):

@@ -93,7 +93,7 @@ void convert(const std::uint16_t* in, std::int64_t size, float* out) {
   for (std::int64_t j = size; j < i + lanes; ++j) out[j] = negative_infinity;
 }
 
-// Sum of e^(x - shift), in 16 lanes, and the highest x of what is no NaN. NaN if the row holds one and no x - shift is
+// Sum of e^(x - shift), in 16 lanes, and the highest x that is not a NaN. NaN if the row holds one and no x - shift is
 // above 88.
 struct Sum {
   float total, highest;

@@ -1,4 +1,4 @@
-"""BERT4Rec: every item sees the whole row, and items that are masked are to be told from the others."""
+"""BERT4Rec: every item sees the whole row, and predicts the masked items from the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BidirectionalConfig:
 
     width: int = 128  # channels
     num_heads: int = 2  # a divisor of width; BERT4Rec, section 4.4
-    num_layers: int = 2  # same
+    num_layers: int = 2  # BERT4Rec, section 4.4
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.2  # rate
     max_items: int = 50  # longest history, items; a row has one token more

@@ -31,7 +31,7 @@ class CausalConfig:
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.5  # rate; SASRec, section 4.2, on sparse data
     normalize: bool = False  # users and items of length 1, scored by their cosine / temperature
-    temperature: float = 0.07  # of that score
+    temperature: float = 0.07  # divides the cosine; read only with normalize
     max_items: int = 50  # longest history, items
 
     def __post_init__(self) -> None:

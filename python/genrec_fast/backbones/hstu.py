@@ -48,7 +48,7 @@ class HSTUConfig:
     dropout: float = 0.2  # rate, on the input and on what goes into each output projection
     attention_dropout: float = 0.0  # rate, on the weights of the attention
     normalize: bool = False  # users and items of length 1, scored by their cosine / temperature
-    temperature: float = 0.05  # of that score
+    temperature: float = 0.05  # divides the cosine; read only with normalize
     num_actions: int = 0  # A: tasks of the head that predicts what a user will do; 0: no such head
     num_contexts: int = 0  # ids of contextual tokens; 0: none
     max_items: int = 50  # longest history, items

@@ -1,4 +1,4 @@
-"""KuaiFormer: what is long ago is read in groups, and several queries at the end say what the user wants."""
+"""KuaiFormer: old items are read in groups, and several query tokens at the end give the user's interests."""
 
 from __future__ import annotations
 

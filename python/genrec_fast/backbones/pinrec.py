@@ -1,4 +1,4 @@
-"""PinRec: one state foretells several of the items to come, each with a token of its own."""
+"""PinRec: one state predicts several of the items to come, each with a token of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PinRecConfig:
     num_heads: int = 2  # a divisor of width
     num_layers: int = 2
     hidden: int = 512  # channels inside the MLP of a block, and of the output head
-    num_tokens: int = 4  # I: items to come that a state foretells
+    num_tokens: int = 4  # I: items to come that a state predicts
     dropout: float = 0.5  # rate
     max_items: int = 50  # longest history, items
 

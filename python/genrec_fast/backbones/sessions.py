@@ -1,4 +1,4 @@
-"""Next-session prediction: what was done in one sitting is one step, and all of the next one is to be foretold."""
+"""Next-session prediction: a session is one step, and all items of the next session are predicted."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class TimelineConfig:
     num_layers: int = 3  # blocks over items
     num_depth_layers: int = 2  # blocks over the codes of one item
     hidden: int = 512  # channels inside the MLP of an item block
-    depth_hidden: int = 512  # the same in a depth block
+    depth_hidden: int = 512  # channels inside the MLP of a depth block
     dropout: float = 0.3  # rate, on the input and in the item blocks
     depth_dropout: float = 0.3  # rate, in the depth blocks
     max_items: int = 50  # longest history, items

@@ -1,4 +1,4 @@
-"""Jagged batches: which histories go together, and which of their positions are to be predicted."""
+"""Jagged batches: which histories go together, and which of their positions are predicted."""
 
 from __future__ import annotations
 

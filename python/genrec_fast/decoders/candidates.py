@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.decoders._users import check_rows
+from genrec_fast.decoders.arguments import check_rows
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.lanes import lane_sum
 from genrec_fast.types import Batch, Embedding, Jagged

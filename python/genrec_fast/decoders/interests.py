@@ -8,20 +8,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields
-from genrec_fast.decoders._users import check_filter, check_k
-from genrec_fast.decoders.retrieve import search as search_one
+from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.base import Decoder, OneStep
+from genrec_fast.decoders.retrieve import nearest
 from genrec_fast.errors import InvalidTypeError
 from genrec_fast.types import Batch, Interests, Jagged, Ranked
 
-__all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "search_interests"]
+__all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "nearest_interests"]
 
 
-@torch.inference_mode()
-def search_interests(
-    backbone: Interests,
-    batch: Batch,
+def nearest_interests(
+    interests: Tensor,
+    table: Tensor,
     k: int,
     *,
     items_per_block: int = 65536,
@@ -33,18 +34,18 @@ def search_interests(
     Every interest's own k best are found exactly; the k best of the user are among them.
 
     Args:
-        backbone: speaks ``types.Interests``, in evaluation mode.
-        batch: B users.
+        interests: float ``[B, I, D]``.
+        table: float ``[N, D]``.
         k: items per user.
         items_per_block: scores held at once per interest.
         allowed: bool ``[N]`` or ``[B, N]``: items that may appear; ``None``: all.
         exclude: item ids per user that may not appear; ``None``: none.
 
     Returns:
-        As ``decoders.retrieve.search``; every result is exact.
+        As ``decoders.retrieve.nearest``; every result is exact.
 
     Raises:
-        InvalidTypeError: the backbone does not speak ``Interests``, or a filter has the wrong dtype.
+        InvalidTypeError: a filter has the wrong dtype.
         InvalidValueError: k or a filter does not fit, or a score is NaN.
 
     Notes:
@@ -52,20 +53,16 @@ def search_interests(
 
     Source: KuaiFormer (arXiv:2411.10057), section 3.4.
     """
-    if not isinstance(backbone, Interests):
-        raise InvalidTypeError(f"retrieve_interests: backbone must be Interests, got {type(backbone).__name__}")
     k, _ = check_k("retrieve_interests", k)
-    interests, table = backbone.embed_interests(batch), backbone.item_table()
     users, per_user, width = interests.shape
     check_filter("retrieve_interests", users, table.shape[0], allowed, exclude)
     if allowed is not None and allowed.dim() == 2 and allowed.shape[0] > 1:
         allowed = allowed.repeat_interleave(per_user, 0)
     if exclude is not None:
-        exclude = Jagged.from_rows([row for row in exclude.rows() for _ in range(per_user)]).to(interests.device)
-    rows = Jagged(batch.items.values[:0], batch.items.offsets.new_zeros(users * per_user + 1))
-    found = search_one(
-        _Vectors(interests.reshape(users * per_user, width), table),
-        Batch(rows),
+        exclude = exclude.select(torch.arange(users, device=interests.device).repeat_interleave(per_user))
+    found = nearest(
+        interests.reshape(users * per_user, width),
+        table,
         k,
         items_per_block=items_per_block,
         allowed=allowed,
@@ -95,22 +92,6 @@ def search_interests(
     )
 
 
-class _Vectors:
-    """Embeddings that are there already, as the backbone of a search."""
-
-    def __init__(self, users: Tensor, table: Tensor) -> None:
-        self._users, self._table = users, table
-
-    def embed_targets(self, batch: Batch) -> Tensor:
-        return self._users
-
-    def embed_users(self, batch: Batch) -> Tensor:
-        return self._users
-
-    def item_table(self) -> Tensor:
-        return self._table
-
-
 @dataclass(frozen=True, kw_only=True)
 class RetrieveInterestsConfig:
     """Settings of the exact search with several embeddings of a user."""
@@ -127,24 +108,35 @@ class RetrieveInterestsConfig:
         return RetrieveInterests(self)
 
 
-class RetrieveInterests:
+class RetrieveInterests(Decoder):
     """A configured exact search with several embeddings of a user."""
+
+    needs = "Interests"
 
     def __init__(self, config: RetrieveInterestsConfig) -> None:
         self.config = config
 
-    def search(
-        self,
-        backbone: Interests,
-        batch: Batch,
-        trie: Any,
-        k: int,
-        *,
-        num_beams: int | None = None,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
-        exact: bool = False,
-    ) -> Ranked:
-        """See ``search_interests``; ``trie`` and ``num_beams`` are not read, and every result is exact."""
-        block = self.config.items_per_block
-        return search_interests(backbone, batch, k, items_per_block=block, allowed=allowed, exclude=exclude)
+    def begin(self, system: Any, batch: Batch, query: Query) -> OneStep:
+        """One step: ``nearest_interests``.
+
+        Raises:
+            InvalidTypeError: the backbone does not speak ``Interests``.
+        """
+        backbone = system.backbone
+        if not isinstance(backbone, Interests):
+            raise InvalidTypeError(f"retrieve_interests: backbone must be Interests, got {type(backbone).__name__}")
+        check_k("retrieve_interests", query.k)
+        return OneStep(
+            len(batch), lambda: self.of_vectors(backbone.embed_interests(batch), backbone.item_table(), query)
+        )
+
+    def of_vectors(self, interests: Tensor, table: Tensor, query: Query) -> Ranked:
+        """The answer for users whose embeddings ``[B, I, D]`` are known already."""
+        return nearest_interests(
+            interests,
+            table,
+            query.k,
+            items_per_block=self.config.items_per_block,
+            allowed=query.allowed,
+            exclude=query.exclude,
+        )

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.checks import check_weights
 from genrec_fast.config import check_fields
-from genrec_fast.decoders._users import check_filter, check_k
+from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.types import ActionScoring, Batch, Jagged, Ranked, Tokens
@@ -99,7 +101,7 @@ class RankConfig:
         return Rank(self)
 
 
-class Rank:
+class Rank(Decoder):
     """Scores candidates by ``sum_a weights[a] * P(action a) / sum_a weights[a]`` and gives the k best, exactly.
 
     The candidates are all items, or those of ``allowed``: a ranking model is asked about a short list. Candidates see
@@ -111,31 +113,25 @@ class Rank:
     Source: HSTU (arXiv:2402.17152), section 2.2; candidates side by side: its production code (M-FALCON).
     """
 
+    needs = "ActionScoring"
+
     def __init__(self, config: RankConfig) -> None:
         self.config = config
 
-    @torch.inference_mode()
-    def search(
-        self,
-        backbone: Any,
-        batch: Batch,
-        trie: Any,
-        k: int,
-        *,
-        num_beams: int | None = None,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
-        exact: bool = False,
-    ) -> Ranked:
-        """The k candidates with the highest scores; ``trie``, ``num_beams`` and ``exact`` are not read.
+    def begin(self, system: Any, batch: Batch, query: Query) -> OneStep:
+        """One step over all candidates; ``num_beams`` and ``exact`` are not read.
 
         Raises:
             InvalidTypeError: the backbone does not predict actions and embed items.
             InvalidValueError: k, a filter, the weights or the length of a row does not fit.
         """
+        return OneStep(len(batch), lambda: self._scored(system.backbone, batch, query))
+
+    def _scored(self, backbone: Any, batch: Batch, query: Query) -> Ranked:
         if not isinstance(backbone, ActionScoring) or not hasattr(backbone, "item_table"):
             raise InvalidTypeError(f"rank: backbone must be ActionScoring, got {type(backbone).__name__}")
-        k, _ = check_k("rank", k)
+        k, _ = check_k("rank", query.k)
+        allowed, exclude = query.allowed, query.exclude
         count, num_items, device = len(batch), backbone.item_table().shape[0], batch.items.offsets.device
         check_filter("rank", count, num_items, allowed, exclude)
         weights = torch.tensor(tuple(map(float, self.config.weights)) or (1.0,) * backbone.num_actions, device=device)

@@ -8,38 +8,41 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields
-from genrec_fast.decoders._index import is_flat, search_index
-from genrec_fast.decoders._users import check_filter, check_k
+from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.base import Decoder, OneStep
+from genrec_fast.decoders.index import is_flat, search_index
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_inner_product
 from genrec_fast.types import Batch, Embedding, Jagged, Ranked
 
-__all__ = ["Retrieve", "RetrieveConfig", "keep_best", "search"]
+__all__ = ["Retrieve", "RetrieveConfig", "keep_best", "nearest"]
 
 
-@torch.inference_mode()
-def search(
-    backbone: Embedding,
-    batch: Batch,
+def nearest(
+    users: Tensor,
+    table: Tensor,
     k: int,
     *,
     items_per_block: int = 65536,
     allowed: Tensor | None = None,
     exclude: Jagged | None = None,
     index: Any = None,
+    op: str = "retrieve",
 ) -> Ranked:
-    """The k items with the highest inner product with the user's embedding.
+    """The k items with the highest inner product with the users' vectors.
 
     Args:
-        backbone: an ``Embedding``, in evaluation mode.
-        batch: B users.
+        users: float ``[B, D]``.
+        table: float ``[N, D]``: a vector for each item.
         k: items per user.
         items_per_block: scores held at once per user on devices that have no kernel; the CPU's holds none.
         allowed: bool ``[N]`` or ``[B, N]``: items that may appear; ``None``: all.
         exclude: item ids per user that may not appear; ``None``: none.
-        index: a faiss index of the item table under the inner product, item n its vector n; ``None``: the table.
+        index: a faiss index of the table under the inner product, item n its vector n; ``None``: the table.
+        op: named in errors.
 
     Returns:
         ``Ranked``: higher score first, then lower item id; ``codes`` ``[B, k, 1]`` holds the item id, the semantic ID
@@ -47,21 +50,18 @@ def search(
         index only where it is flat (faiss rounds in float32), else false and inf.
 
     Raises:
-        InvalidTypeError: the backbone is no ``Embedding``, allowed is not bool, or the index cannot be searched.
-        InvalidValueError: k below 1, filters or an index that do not fit, or embeddings that are not finite.
+        InvalidTypeError: allowed is not bool, or the index cannot be searched.
+        InvalidValueError: k below 1, filters or an index that do not fit, or vectors that are not finite.
 
     Notes:
         On the CPU ``ops.topk_inner_product``: 2 B N D flops, the table read once, no matrix of scores; the scores are
         float64 sums rounded once. Elsewhere products in blocks and ``topk``. With an index, what a filter removes is
         fetched anew, more at a time, until k are left; scores are those of the table.
     """
-    if not isinstance(backbone, Embedding):
-        raise InvalidTypeError(f"retrieve: backbone must be Embedding, got {type(backbone).__name__}")
-    k, _ = check_k("retrieve", k)
-    users = backbone.embed_users(batch).float()
-    table = backbone.item_table()
+    k, _ = check_k(op, k)
+    users = users.float()
     count, num_items, device = users.shape[0], table.shape[0], users.device
-    check_filter("retrieve", count, num_items, allowed, exclude)
+    check_filter(op, count, num_items, allowed, exclude)
     if exclude is not None and exclude.values.numel():
         low, high = (int(v) for v in exclude.values.aminmax())
         if low < 0 or high >= num_items:
@@ -149,7 +149,7 @@ class RetrieveConfig:
         return Retrieve(self)
 
 
-class Retrieve:
+class Retrieve(Decoder):
     """A configured search with an embedding: exact, unless ``index`` is set to a faiss index that is not flat.
 
     The index is the caller's to make over ``item_table()`` once training is over, and is not saved with the model::
@@ -158,29 +158,32 @@ class Retrieve:
         model.decoder.index.add(model.backbone.item_table().detach().numpy())
     """
 
+    needs = "Embedding"
+
     def __init__(self, config: RetrieveConfig) -> None:
         self.config = config
         self.index: Any = None
 
-    def search(
-        self,
-        backbone: Embedding,
-        batch: Batch,
-        trie: Any,
-        k: int,
-        *,
-        num_beams: int | None = None,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
-        exact: bool = False,
-    ) -> Ranked:
-        """See ``search``; ``trie`` and ``num_beams`` are not read; with ``exact`` nor is the index."""
-        return search(
-            backbone,
-            batch,
-            k,
+    def begin(self, system: Any, batch: Batch, query: Query) -> OneStep:
+        """One step: ``nearest`` of the users' embeddings; with ``query.exact`` the index is not read.
+
+        Raises:
+            InvalidTypeError: the backbone is no ``Embedding``.
+        """
+        backbone = system.backbone
+        if not isinstance(backbone, Embedding):
+            raise InvalidTypeError(f"retrieve: backbone must be Embedding, got {type(backbone).__name__}")
+        check_k("retrieve", query.k)
+        return OneStep(len(batch), lambda: self.of_vectors(backbone.embed_users(batch), backbone.item_table(), query))
+
+    def of_vectors(self, users: Tensor, table: Tensor, query: Query) -> Ranked:
+        """The answer for users whose embeddings ``[B, D]`` are known already."""
+        return nearest(
+            users,
+            table,
+            query.k,
             items_per_block=self.config.items_per_block,
-            allowed=allowed,
-            exclude=exclude,
-            index=None if exact else self.index,
+            allowed=query.allowed,
+            exclude=query.exclude,
+            index=None if query.exact else self.index,
         )

@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.checks import shown
 from genrec_fast.config import check_fields
-from genrec_fast.decoders._choose import Choose, Sampled, seeds_of_rows
-from genrec_fast.decoders._pass import OnePass
+from genrec_fast.decoders.arguments import check_k
+from genrec_fast.decoders.children import Children
+from genrec_fast.decoders.trie_search import SearchDecoder
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Batch
+from genrec_fast.nn.engine.plan import Found
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
+from genrec_fast.ops.trie_step import TrieStep
+from genrec_fast.types import Batch, Jagged
 
-__all__ = ["StochasticBeam", "StochasticBeamConfig"]
+__all__ = ["Sampled", "StochasticBeam", "StochasticBeamConfig", "seeds_of_rows"]
+
+_LEVELS = 1 << 40  # nodes of a level are far fewer: node + level * this is another number for every prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,7 @@ class StochasticBeamConfig:
         return StochasticBeam(self)
 
 
-class StochasticBeam(OnePass):
+class StochasticBeam(SearchDecoder):
     """A configured stochastic beam search.
 
     The first item is a draw from the model's distribution over the semantic IDs that the filter leaves, the second one
@@ -53,11 +63,106 @@ class StochasticBeam(OnePass):
     """
 
     name = "stochastic_beam"
+    no_proof = ": its items are not the best k (beam's are)"
 
-    def __init__(self, config: StochasticBeamConfig) -> None:
-        super().__init__(config.num_beams, "valid")
-        self.config = config
+    def width(self, k: int, num_beams: int | None) -> int:
+        """See ``SearchDecoder``."""
+        k, beams = check_k(self.name, k, num_beams)
+        return max(self.config.num_beams, k) if num_beams is None else beams
 
-    def choose(self, batch: Batch, num_beams: int) -> Choose:
+    def rule(self, batch: Batch, num_beams: int, query: Query) -> Sampled:
         """Noise by seed and history."""
-        return Sampled(seeds_of_rows(self.config.seed, batch.items))
+        return Sampled(seeds_of_rows(self.config.seed if query.seed is None else query.seed, batch.items))
+
+
+class Sampled:
+    """Draws without replacement: the beams are an exact sample from the model's distribution over what is allowed.
+
+    ::
+
+        phi[child]   = phi[parent] + log_softmax(logits over the parent's children)
+        noisy[child] = phi[child] + Gumbel noise of this prefix
+        value[child] = noisy[child], conditioned on the largest among its siblings being value[parent]
+        keep the num_beams children of the largest values
+
+    Args:
+        seeds: int64 ``[B]``: a user's noise is a function of the seed and the prefix alone.
+
+    Source: stochastic beam search (Kool, van Hoof, Welling, arXiv:1903.06059), algorithm 1 and appendix B.3.
+    """
+
+    plain: ClassVar[bool] = False
+
+    def __init__(self, seeds: Tensor) -> None:
+        self.seeds = seeds
+        self.ranks: Tensor | None = None
+        """float64 ``[B, W]``: the beams' perturbed log-probabilities, in the order of which they stand"""
+
+    def choose(
+        self,
+        trie: CatalogTrie,
+        level: int,
+        logits: Tensor,
+        nodes: Tensor,
+        scores: Tensor,
+        *,
+        num_beams: int,
+        normalize: str,
+        log_sums: Tensor | None = None,
+        allowed: TrieFilter | None = None,
+    ) -> TrieStep:
+        above = torch.zeros_like(scores, dtype=torch.float64) if self.ranks is None else self.ranks
+        children = Children(trie, level, logits, nodes, scores, allowed)
+        probabilities = children.of_parent(scores.double()) + (children.logits - children.of_parent(children.sums))
+        real = children.nodes >= 0
+        probabilities = probabilities.where(real & (children.logits > -torch.inf), -torch.inf)
+        noisy = probabilities + _gumbel(self.seeds, children.nodes + level * _LEVELS)
+        highest, top = children.of_parent(children.best_of(noisy)), children.of_parent(above)
+        gap = (noisy - highest).where(probabilities > -torch.inf, -torch.inf)
+        v = top - noisy + _log_one_minus_exp(gap)
+        values = (top - v.clamp(min=0) - torch.log1p((-v.abs()).exp())).where(probabilities > -torch.inf, -torch.inf)
+        values, order = values.sort(dim=1, descending=True, stable=True)
+        if (missing := num_beams - values.shape[1]) > 0:
+            values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
+            order = torch.nn.functional.pad(order, (0, missing))
+        self.ranks, order = values[:, :num_beams], order[:, :num_beams]
+        kept = self.ranks > -torch.inf
+        return TrieStep(
+            probabilities.gather(1, order).where(kept, -torch.inf).float(),
+            children.codes.gather(1, order).where(kept, 0).int(),
+            children.parents.gather(1, order).where(kept, 0).int(),
+            children.nodes.gather(1, order).where(kept, -1).int(),
+            scores.new_full((len(scores),), torch.inf),  # a sample proves nothing about what it left
+        )
+
+    def finish(self, found: Found, *, paid_end: bool) -> Found:
+        """In the order of the draw."""
+        return found
+
+
+def seeds_of_rows(seed: int, rows: Jagged) -> Tensor:
+    """int64 ``[B]``: a seed for each row of whole numbers, by what it holds and not by where it stands."""
+    values = rows.values.long()
+    places = torch.arange(values.shape[0], device=values.device) - rows.offsets[:-1].repeat_interleave(rows.lengths)
+    sums = torch.zeros(len(rows), dtype=torch.int64, device=values.device)
+    sums.index_add_(0, rows.row_index(), _mixed(_mixed(values) + places))
+    return _mixed(sums + rows.lengths + _mixed(torch.tensor(seed, device=values.device)))
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A bijection of 64-bit words that scatters them well (the end of MurmurHash3, Stafford's variant 13)."""
+    x = x + -7046029254386353131  # 0x9e3779b97f4a7c15
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ (x >> 31 & 0x1FFFFFFFF)
+
+
+def _gumbel(seeds: Tensor, prefixes: Tensor) -> Tensor:
+    """float64 Gumbel noise of each user's prefixes ``[B, C]``."""
+    bits = _mixed(_mixed(prefixes) + seeds.unsqueeze(1)) >> 11 & ((1 << 53) - 1)
+    return -(-((bits.double() + 0.5) * 2.0**-53).log()).log()
+
+
+def _log_one_minus_exp(x: Tensor) -> Tensor:
+    """log(1 - e^x) for x <= 0."""
+    return torch.where(x > -0.6931471805599453, (-torch.expm1(x)).log(), torch.log1p(-x.exp()))

@@ -48,7 +48,7 @@ class PagePool:
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody holds."""
+        """Free pages."""
         return len(self._free)
 
     def pages_for(self, tokens: int) -> int:

@@ -77,7 +77,7 @@ def _weighted(weights: Tensor, against: Tensor) -> Tensor:
 
 
 class _TableGradient:
-    """What is added to rows of a table: kept as it comes while that is less than the table, else added at once."""
+    """Gradients of rows of a table: kept as pairs while they are smaller than the table, else summed into one."""
 
     def __init__(self, table: Tensor, dtype: torch.dtype, parts: int) -> None:
         whole = parts > table.shape[0]

@@ -1,4 +1,4 @@
-"""Which items stand against a target: how they are drawn, how likely that was, and which of them do not count."""
+"""Negatives of a target: how they are drawn, with which probability, and which of them do not count."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Draw:
 def hits_of(
     batch: Batch, targets: Tensor, num_items: int, mask: Literal["target", "history"]
 ) -> Callable[[int, int, Tensor], Tensor]:
-    """A function ``(begin, end, negatives)`` -> bool ``[end - begin, K]``: negatives that are none.
+    """A function ``(begin, end, negatives)`` -> bool ``[end - begin, K]``: accidental hits, which do not count.
 
     Args:
         batch: whose targets these are.

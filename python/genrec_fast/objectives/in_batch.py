@@ -25,7 +25,7 @@ class InBatchConfig:
 
     temperature: float = 1.0  # scores are divided by it
     correct_log_q: bool = True  # take the logarithm of each item's popularity from its score
-    mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+    mask: Literal["target", "history"] = "target"  # excluded negatives: the row's target, or its whole history
 
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",))
@@ -59,7 +59,7 @@ class InBatch(Objective):
         self._log_share: Tensor | None = None
 
     def take_counts(self, counts: Tensor) -> None:
-        """Integer ``[N]``: how often each item occurs in the training data; items that do not count as once."""
+        """Integer ``[N]``: how often each item occurs in the training data; 0 is read as 1."""
         known = check_counts("InBatch", counts).clamp(min=1.0)
         self._log_share = (known / known.sum()).log()
 

@@ -1,4 +1,4 @@
-"""BERT4Rec's objective: items are hidden at random, and to be told from what is left of their row."""
+"""BERT4Rec's objective: items are hidden at random and predicted from the rest of their row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several items to come, foretold at once from one state."""
+"""Several of the next items, predicted at once from one state."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class SampledBCEConfig:
     share: Literal["batch", "row"] = "row"  # one draw per target (SASRec), or one for the whole batch
     sampling: Literal["uniform", "popularity"] = "uniform"  # how likely an item is to be drawn
     power: float = 1.0  # popularity: probability ~ (count + 1) ** power
-    mask: Literal["target", "history"] = "history"  # what is no negative; SASRec: all that the row knows
+    mask: Literal["target", "history"] = "history"  # excluded negatives; SASRec: the whole history
     calibration: float = 0.0  # t of gSASRec, in [0, 1]: 0 plain, 1 scores calibrated as with no sampling
 
     def __post_init__(self) -> None:

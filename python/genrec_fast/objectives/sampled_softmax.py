@@ -28,7 +28,7 @@ class SampledSoftmaxConfig:
     power: float = 1.0  # popularity: probability ~ (count + 1) ** power
     correction: Literal["negatives", "all", "none"] = "negatives"  # whose logits are corrected by log-Q
     temperature: float = 1.0  # scores are divided by it
-    mask: Literal["target", "history"] = "target"  # what is no negative: the row's target, or all that the row knows
+    mask: Literal["target", "history"] = "target"  # excluded negatives: the row's target, or its whole history
 
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",), within={"power": "[0, 8]"})

@@ -183,8 +183,8 @@ def trie_step(
         codes, parents, reached = picked.unbind()
         return TrieStep(best, codes, parents, reached, bound)
     except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
-        # What is no trie has no such fields, and torch gives no size or address of a sparse or a nested tensor: what it
-        # was is looked at only then.
+        # Something else than a trie lacks these fields, and a sparse or nested tensor has no size or address for torch:
+        # which of them it was is only looked at now.
         if isinstance(error, GenrecError):
             raise
         num_levels("trie_step", trie)

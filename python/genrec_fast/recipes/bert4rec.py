@@ -1,4 +1,4 @@
-"""BERT4Rec: items are hidden in their row, and told from both sides."""
+"""BERT4Rec: hidden items are predicted from both sides of their row."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def tiger() -> Recipe:
             "to write one",
             "the head has weights of its own and no factor, where a T5 of Hugging Face takes the embeddings times "
             "width ** -0.5",
-            "the beam search follows the catalog's trie, where the paper's is free and drops what is no item",
+            "the beam search follows the catalog's trie, where the paper's is free and drops sequences that name no "
+            "item",
             "a level's softmax runs over its own codes; attention weights are not dropped",
             "batches of 1,024 items in place of 256 histories",
         ),

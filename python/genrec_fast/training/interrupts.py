@@ -42,7 +42,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Nothing in the block needs to be finished."""
+        """Within the block a signal interrupts at once."""
         if self.asked:
             raise KeyboardInterrupt
         self._at_once = True

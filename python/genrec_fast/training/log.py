@@ -1,4 +1,4 @@
-"""What a training tells: JSON lines, a progress bar or a line now and then, a picture of the curves."""
+"""What a training reports: JSON lines, a progress bar or a line now and then, a picture of the curves."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ class _Training:
             self._flush()
 
     def _flush(self) -> None:
-        """Takes the pending losses into the sum; on a GPU this is where it is waited for."""
+        """Adds the pending losses to the sum; on a GPU this waits for the device."""
         state = self.progress
         if not self.pending:
             return

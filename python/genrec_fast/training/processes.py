@@ -92,7 +92,7 @@ class Processes:
 
 
 def _refuse_what_is_not_read() -> None:
-    """Nothing that was asked of accelerate is left out without a word."""
+    """Refuses settings of accelerate that this training would not honour."""
     for name, (nothing, instead) in _NOT_READ.items():
         value = os.environ.get(name, "")
         if value.strip().lower() not in nothing:

@@ -128,7 +128,7 @@ def mix_seed(*numbers: int) -> int:
 
 
 def sample_users(evaluation: Evaluation, count: int) -> Evaluation:
-    """``count`` users drawn once and for all (0: all of them): the same ones in every run, whatever the seed."""
+    """``count`` users (0: all): the same ones in every run, independent of the seed."""
     if count == 0 or count >= len(evaluation):
         return evaluation
     drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]

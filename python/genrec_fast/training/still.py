@@ -1,4 +1,4 @@
-"""Whether the validation stands still while the training goes on: nobody reads every line of a log."""
+"""Warns once when the validation figures stop changing while the training goes on."""
 
 from __future__ import annotations
 

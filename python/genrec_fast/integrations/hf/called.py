@@ -103,7 +103,7 @@ class CalledModel:
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
     def check_tokens(self, prompts: Jagged, *, decoder: bool = False) -> None:
-        """Raises for what is no token of the model's.
+        """Raises for a token outside the model's vocabulary.
 
         Raises:
             InvalidTypeError: not int64 Jagged.

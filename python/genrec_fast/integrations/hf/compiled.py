@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.checks import INT64, is_truth, whole_number
-from genrec_fast.decoders._choose import Sampled
-from genrec_fast.decoders._expand import expand_rows
+from genrec_fast.decoders.trie_search import TrieSearch
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.adapters import underlying
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.prompts import has_holes
-from genrec_fast.integrations.hf.rules import Rule
-from genrec_fast.integrations.hf.search import search
+from genrec_fast.integrations.hf.rules import RuleSettings
+from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.trie import Trie
@@ -211,7 +210,7 @@ class CompiledRecommender:
         width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams, *INT64)
         if k < 1 or width < k:
             raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
-        rule = Rule(
+        rule = RuleSettings(
             op="recommend",
             seed=seed,
             num_groups=num_groups,
@@ -231,22 +230,9 @@ class CompiledRecommender:
         start = None
         if self.start is not None:
             start = Jagged(torch.tensor(self.start * users), torch.arange(users + 1) * len(self.start))
-        found = search(
-            self.engine,
-            rows,
-            start,
-            self.trie,
-            self.tokens,
-            num_beams=width,
-            normalize=self.normalize,
-            keep=keep,
-            prefix=self.prefix,
-            choose=(choose := rule.begin(width, rows)),
-        )
-        drawn = choose.values if isinstance(choose, Sampled) else None
-        items, codes, scores = expand_rows(self.trie, found.rows, found.codes, found.scores, k, keep, drawn)
-        exact = (scores[:, -1] > found.bound) | (found.bound == -torch.inf)
-        return Ranked(items, codes, scores, exact, found.bound)
+        plan = Plan((width,) * levels, self.normalize, keep, self.tokens, tuple(self.prefix))
+        session = self.engine.prefill(rows, start)
+        return TrieSearch(session, self.trie, plan, users, rule.begin(width, rows)).run().ranked(k)
 
 
 def _plain(row: Any) -> Any:

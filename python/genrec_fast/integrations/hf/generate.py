@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.checks import INT64, choice, whole_number
+from genrec_fast.decoders.trie_search import TrieSearch
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.integrations.hf.engine import Engine, TorchEngine
@@ -16,12 +17,12 @@ from genrec_fast.integrations.hf.given import check_given, check_settings
 from genrec_fast.integrations.hf.native import native_engine
 from genrec_fast.integrations.hf.processed import Processed
 from genrec_fast.integrations.hf.prompts import Prompts, prompts_of
-from genrec_fast.integrations.hf.rules import Rule
-from genrec_fast.integrations.hf.search import search
+from genrec_fast.integrations.hf.rules import RuleSettings
 from genrec_fast.nn.engine.native import NativeEngine
+from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.nn.native import warn_once
 from genrec_fast.trie import Trie
-from genrec_fast.types import Jagged
+from genrec_fast.types import Jagged, Session
 
 __all__ = ["choose_engine", "trie_beam_search"]
 
@@ -117,7 +118,9 @@ def trie_beam_search(
     if normalize not in ("all", "valid"):
         raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
     op = "trie_beam_search"
-    rule = Rule(op=op, seed=seed, num_groups=num_groups, diversity_penalty=diversity_penalty, normalize=normalize)
+    rule = RuleSettings(
+        op=op, seed=seed, num_groups=num_groups, diversity_penalty=diversity_penalty, normalize=normalize
+    )
     if items_per_sequence > 1 and not rule.plain:
         raise InvalidValueError(
             f"{op}: items_per_sequence must be 1 with a seed or groups of beams, got {items_per_sequence}"
@@ -147,33 +150,36 @@ def trie_beam_search(
         tokens.require("trie_beam_search", trie, chosen.vocab_size)
         processed = Processed(logits_processor, start, num_beams) if logits_processor else None
         end = _end_token(settings, start.shape[1], length)
-        found = search(
-            chosen,
-            prompts.rows,
-            prompts.decoder,
-            trie,
-            tokens,
-            num_beams=num_beams,
-            normalize=normalize,
-            prefix=prefix,
+        plan = Plan(
+            (num_beams,) * trie.num_levels,
+            normalize,
+            tokens=tokens,
+            prefix=tuple(prefix),
             end_token=end,
             num_items=items_per_sequence,
             processor=processed,
-            encoded=prompts.encoded,
-            kept=prompts.kept,
-            choose=rule.begin(num_beams, prompts.rows),
         )
+        session = begin(chosen, prompts)
+        found = TrieSearch(session, trie, plan, len(prompts.rows), rule.begin(num_beams, prompts.rows)).run().found()
         if processed is not None:
             processed.require_items(found.scores)
+        written = found.tokens
+        assert written is not None
         scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
         if settings.length_penalty is None:
             scores = found.scores
-        sequences, scores = _sequences(start, found.tokens, scores, wanted, end, _filler(settings, end, tokens))
+        sequences, scores = _sequences(start, written, scores, wanted, end, _filler(settings, end, tokens))
         if not settings.return_dict_in_generate:
             return sequences
         return _output(model, sequences, scores if settings.output_scores else None)
 
     return generate
+
+
+def begin(engine: Engine, prompts: Prompts) -> Session:
+    """Reads prompts."""
+    kept: dict[str, Any] = {} if prompts.kept is None else {"kept": prompts.kept}
+    return engine.prefill(prompts.rows, prompts.decoder, encoded=prompts.encoded, **kept)
 
 
 def _engine_for(model: nn.Module, prompts: Prompts, engine: str, dtype: Any) -> tuple[Engine, Prompts]:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import torch
 
 from genrec_fast.checks import INT64, whole_number
-from genrec_fast.decoders._choose import Choose, Diverse, Sampled, seeds_of_rows
+from genrec_fast.decoders.diverse import Diverse
+from genrec_fast.decoders.stochastic import Sampled, seeds_of_rows
+from genrec_fast.decoders.trie_search import BEST, Rule
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops.trie_step import trie_step
 from genrec_fast.types import Jagged
 
-__all__ = ["Rule"]
+__all__ = ["RuleSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class RuleSettings:
     """Checked settings, in the names of the public functions.
 
     Args:
@@ -67,7 +68,7 @@ class Rule:
         """The best beams, as ever."""
         return self.seed is None and self.num_groups == 1
 
-    def begin(self, num_beams: int, prompts: Jagged) -> Choose:
+    def begin(self, num_beams: int, prompts: Jagged) -> Rule:
         """The rule for one search.
 
         Args:
@@ -75,7 +76,7 @@ class Rule:
             prompts: what makes a user's draw his own: int64 token ids, or rows of an encoder; then his number does.
         """
         if self.plain:
-            return trie_step
+            return BEST
         if self.seed is None:
             if num_beams % self.num_groups:
                 raise InvalidValueError(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import TrieFilter
 
 __all__ = ["CodeTokens", "Found", "Plan", "Processor"]
@@ -67,6 +68,10 @@ class Plan:
     end_token: int | None = None
     num_items: int = 1
     processor: Processor | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalize not in ("all", "valid"):
+            raise InvalidValueError(f"search: normalize must be 'all' or 'valid', got {self.normalize!r}")
 
 
 @dataclass(frozen=True)

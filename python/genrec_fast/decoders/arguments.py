@@ -1,4 +1,4 @@
-"""What decoders share: checks of the arguments, and some users of a batch as a batch of their own."""
+"""Checks of what decoders are asked."""
 
 from __future__ import annotations
 
@@ -9,40 +9,9 @@ from torch import Tensor
 
 from genrec_fast.checks import check_integers, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.types import Jagged
 
-__all__ = ["check_filter", "check_k", "check_rows", "select_filter", "select_rows", "select_users"]
-
-
-def select_rows(rows: Jagged, chosen: Tensor) -> tuple[Jagged, Tensor]:
-    """The rows ``chosen`` (int64 ``[m]``) of ``rows``, and int64 positions of their values in ``rows.values``."""
-    lengths = rows.lengths[chosen]
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    starts = torch.repeat_interleave(rows.offsets[:-1][chosen] - offsets[:-1], lengths)
-    positions = starts + torch.arange(starts.numel(), device=starts.device)
-    return Jagged(rows.values[positions], offsets), positions
-
-
-def select_users(batch: Batch, chosen: Tensor) -> Batch:
-    """The users ``chosen`` (int64 ``[m]``, positions in the batch) with all that a search reads; no targets."""
-    items, positions = select_rows(batch.items, chosen)
-    return Batch(
-        items,
-        users=None if batch.users is None else batch.users[chosen],
-        codes=None if batch.codes is None else batch.codes[positions],
-        features=None if batch.features is None else batch.features[positions],
-        timestamps=None if batch.timestamps is None else batch.timestamps[positions],
-        target_timestamps=None if batch.target_timestamps is None else batch.target_timestamps[positions],
-    )
-
-
-def select_filter(
-    allowed: Tensor | None, exclude: Jagged | None, chosen: Tensor
-) -> tuple[Tensor | None, Jagged | None]:
-    """The part of a filter that belongs to the users ``chosen``; one ``allowed`` for all users stays as it is."""
-    if allowed is not None and allowed.dim() == 2 and allowed.shape[0] > 1:
-        allowed = allowed[chosen]
-    return allowed, None if exclude is None else select_rows(exclude, chosen)[0]
+__all__ = ["check_filter", "check_k", "check_rows"]
 
 
 def check_k(op: str, k: Any, num_beams: Any = None) -> tuple[int, int]:
