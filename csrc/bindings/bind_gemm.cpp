@@ -1,32 +1,39 @@
 #include "bindings/bindings.h"
-#include "ops/gemm.h"
-
-namespace py = pybind11;
+#include "ops/dense/gemm.h"
 
 namespace genrec::bindings {
 
-void register_gemm(py::module_& m) {
-  m.def("gemm_pack_size", &gemm_pack_size, py::kw_only(), py::arg("num_columns"), py::arg("depth"),
-        py::arg("element_size"));
-  m.def(
-      "gemm_pack",
-      [](std::uintptr_t b, std::int64_t num_columns, std::int64_t depth, int element_size, int num_threads,
-         std::uintptr_t packed) {
-        py::gil_scoped_release unlocked;
-        gemm_pack(as_pointer<const float>(b), num_columns, depth, element_size, num_threads, as_pointer<void>(packed));
-      },
-      py::kw_only(), py::arg("b"), py::arg("num_columns"), py::arg("depth"), py::arg("element_size"),
-      py::arg("num_threads"), py::arg("packed"));
-  m.def(
-      "gemm",
-      [](std::uintptr_t a, std::int64_t num_rows, std::int64_t depth, std::uintptr_t packed, std::int64_t packed_bytes,
-         std::int64_t num_columns, int element_size, std::uintptr_t start, int num_threads, std::uintptr_t out) {
-        py::gil_scoped_release unlocked;
-        gemm({as_pointer<const void>(a), num_rows, depth, as_pointer<const void>(packed), packed_bytes, num_columns,
-              element_size, as_pointer<const float>(start), num_threads, as_pointer<float>(out)});
-      },
-      py::kw_only(), py::arg("a"), py::arg("num_rows"), py::arg("depth"), py::arg("packed"), py::arg("packed_bytes"),
-      py::arg("num_columns"), py::arg("element_size"), py::arg("start"), py::arg("num_threads"), py::arg("out"));
+void register_gemm(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const std::int64_t columns = given.number("num_columns"), depth = given.number("depth");
+    const auto element_size = static_cast<int>(given.number("element_size"));
+    given.finish();
+    return gemm_pack_size(columns, depth, element_size);
+  }>(m, "gemm_pack_size");
+  def<[](Arguments& given) {
+    const float* const b = given.in<float>("b", "N D");
+    const std::int64_t columns = given.size('N'), depth = given.size('D');
+    const auto element_size = static_cast<int>(given.number("element_size"));
+    given.set_size('P', gemm_pack_size(columns, depth, element_size));
+    std::uint8_t* const packed = given.out<std::uint8_t>("packed", "P");
+    const int threads = given.threads();
+    const auto unlocked = given.release();
+    gemm_pack(b, columns, depth, element_size, threads, packed);
+  }>(m, "gemm_pack");
+  def<[](Arguments& given) {
+    const auto element_size = static_cast<int>(given.number("element_size"));
+    const std::int64_t depth = given.number("depth");
+    given.set_size('D', element_size == 2 ? depth + depth % 2 : depth);
+    const Tensor a = element_size == 2 ? given.tensor("a", rounded_floats, "M D", Layout::copied)
+                                       : given.tensor("a", only<float>, "M D", Layout::copied);
+    const Tensor packed = given.tensor("packed", only<std::uint8_t>, "P", Layout::copied, 8);  // its header: int64
+    const float* const start = given.maybe<float>("start", "N");
+    float* const out = given.out<float>("out", "M N");
+    const GemmArgs args{a.data,          given.size('M'), depth, packed.data,     given.size('P'),
+                        given.size('N'), element_size,    start, given.threads(), out};
+    const auto unlocked = given.release();
+    gemm(args);
+  }>(m, "gemm");
 }
 
 }  // namespace genrec::bindings

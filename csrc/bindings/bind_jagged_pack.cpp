@@ -1,136 +1,144 @@
-#include <pybind11/stl.h>
-
-#include <vector>
-
 #include "bindings/bindings.h"
-#include "ops/jagged_pack.h"
-#include "ops/offsets.h"
-
-namespace py = pybind11;
+#include "ops/jagged/jagged_pack.h"
+#include "ops/jagged/jagged_product.h"
+#include "ops/jagged/offsets.h"
 
 namespace genrec::bindings {
 namespace {
 
-using Address = std::uintptr_t;
 using Size = std::int64_t;
 
-PackArgs pack_args(Address offsets, Size num_rows, Size bytes, int num_threads) {
-  return {as_pointer<const Size>(offsets), num_rows, bytes, num_threads};
+// Elements of any dtype, moved as so many bytes each: those behind the first `dims` dimensions.
+struct Moved {
+  void* data;
+  Size bytes;
+
+  Moved(const Tensor& found, int dims) : data(found.data), bytes(found.elements(dims) * found.element_size()) {}
+  Moved(Arguments& given, const char* name, const char* shape, int dims, Layout layout = Layout::copied)
+      : Moved(given.tensor(name, any_dtype, shape, layout), dims) {}
+};
+
+void check_alike(Arguments& given, const Moved& a, const Moved& b) {
+  check(a.bytes == b.bytes, given.op(), ": elements must be of as many bytes, got ", a.bytes, " and ", b.bytes);
 }
 
-template <class T>
-std::vector<T*> pointers(const std::vector<Address>& addresses) {
-  std::vector<T*> found;
-  for (const Address address : addresses) found.push_back(as_pointer<T>(address));
-  return found;
+const Size* offsets_of(Arguments& given) { return given.in<Size>("offsets", "B+1"); }
+
+void register_moves(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const Size* const offsets = offsets_of(given);
+    const Moved values(given, "values", "E ...", 1);
+    const Tensor padding = given.tensor("padding", any_dtype, "", Layout::whole);
+    const Moved padded(given, "padded", "B M ...", 2, Layout::whole);
+    check_alike(given, values, padded);
+    const PackArgs args{offsets, given.size('B'), values.bytes, given.threads()};
+    const Size max_len = given.size('M'), item = padding.element_size();
+    const auto unlocked = given.release();
+    jagged_pad(args, values.data, max_len, padding.data, item, padded.data);
+  }>(m, "jagged_pad");
+  def<[](Arguments& given) {
+    const Size* const offsets = offsets_of(given);
+    const Moved padded(given, "padded", "B M ...", 2), values(given, "values", "E ...", 1, Layout::whole);
+    check_alike(given, padded, values);
+    const PackArgs args{offsets, given.size('B'), values.bytes, given.threads()};
+    const Size max_len = given.size('M');
+    const auto unlocked = given.release();
+    jagged_unpad(args, padded.data, max_len, values.data);
+  }>(m, "jagged_unpad");
+  def<[](Arguments& given) {
+    const Size* const offsets = offsets_of(given);
+    const Moved rows(given, "rows", "B ...", 1), values(given, "values", "E ...", 1, Layout::whole);
+    check_alike(given, rows, values);
+    const PackArgs args{offsets, given.size('B'), values.bytes, given.threads()};
+    const auto unlocked = given.release();
+    jagged_spread(args, rows.data, values.data);
+  }>(m, "jagged_spread");
+  def<[](Arguments& given) {
+    const auto offsets = given.all<Size>("offsets", "B+1");
+    const bool back = given.flag("back");
+    const auto parts = given.many<void>("parts", any_dtype, "e ...", back ? Layout::whole : Layout::copied);
+    const Moved joined(given, "joined", "E ...", 1, back ? Layout::copied : Layout::whole);
+    check(offsets.count() == parts.count(), given.op(), ": offsets must be one per part, got ", offsets.count(),
+          " for ", parts.count());
+    const JoinArgs args{offsets.data.data(), parts.count(), given.size('B'), joined.bytes, given.threads()};
+    const auto unlocked = given.release();
+    if (back)
+      jagged_part(args, joined.data, parts.data.data());
+    else
+      jagged_join(args, parts.data.data(), joined.data);
+  }>(m, "jagged_join");
+  def<[](Arguments& given) {
+    const Moved table(given, "table", "V ...", 1);
+    const Tensor ids = given.tensor("ids", only<Size>, "...", Layout::copied);
+    const Moved out(given, "out", "...", 0, Layout::whole);
+    const Size rows = given.size('V'), count = ids.elements(), bytes = out.bytes == 0 ? 0 : table.bytes;
+    check(out.bytes == count * bytes, given.op(), ": out must have room for ", count, " rows, got ", out.bytes,
+          " bytes");
+    const int threads = given.threads();
+    const auto unlocked = given.release();
+    gather_rows(table.data, rows, bytes, static_cast<const Size*>(ids.data), count, threads, out.data);
+  }>(m, "gather_rows");
+  def<[](Arguments& given) {
+    const Size* const ids = given.in<Size>("ids", "I");
+    const Size rows = given.number("table_rows"), count = given.size('I');
+    Size *const order = given.out<Size>("order", "I"), *const unique = given.out<Size>("unique", "I"),
+                *const starts = given.out<Size>("starts", "I+1");
+    const auto unlocked = given.release();
+    return group_ids(ids, count, rows, order, unique, starts);
+  }>(m, "group_ids");
 }
 
-void register_products(py::module_& m) {
-  m.def(
-      "segment_sum",
-      [](Address values, int element, Address order, Address offsets, Size num_rows, Size width, Address to,
-         int num_threads, Address out) {
-        py::gil_scoped_release unlocked;
-        segment_sum({as_pointer<const void>(values), element, as_pointer<const Size>(order),
-                     as_pointer<const Size>(offsets), num_rows, width, as_pointer<const Size>(to), num_threads},
-                    as_pointer<float>(out));
-      },
-      py::kw_only(), py::arg("values"), py::arg("element"), py::arg("order"), py::arg("offsets"), py::arg("num_rows"),
-      py::arg("width"), py::arg("to"), py::arg("num_threads"), py::arg("out"));
-  m.def(
-      "jagged_dense_matmul",
-      [](Address offsets, Size num_rows, Size depth, Size num_columns, bool transposed, int num_threads, Address values,
-         Address dense, Address bias, Address out) {
-        py::gil_scoped_release unlocked;
-        jagged_dense_matmul({as_pointer<const Size>(offsets), num_rows, depth, num_columns, transposed, num_threads},
-                            as_pointer<const float>(values), as_pointer<const float>(dense),
-                            as_pointer<const float>(bias), as_pointer<float>(out));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("depth"), py::arg("num_columns"),
-      py::arg("transposed"), py::arg("num_threads"), py::arg("values"), py::arg("dense"), py::arg("bias"),
-      py::arg("out"));
-  m.def(
-      "jagged_jagged_matmul",
-      [](Address offsets, Size num_rows, Size depth, Size num_columns, int num_threads, Address a, Address b,
-         Address out) {
-        py::gil_scoped_release unlocked;
-        jagged_jagged_matmul({as_pointer<const Size>(offsets), num_rows, depth, num_columns, false, num_threads},
-                             as_pointer<const float>(a), as_pointer<const float>(b), as_pointer<float>(out));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("depth"), py::arg("num_columns"),
-      py::arg("num_threads"), py::arg("a"), py::arg("b"), py::arg("out"));
+void register_products(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const Tensor values = given.tensor("values", floats, "E ...", Layout::copied);
+    SegmentArgs args{};
+    args.values = values.data;
+    args.element = float_number(values.dtype);
+    args.order = given.maybe<Size>("order", "I");
+    args.offsets = offsets_of(given);
+    args.num_rows = given.size('B');
+    args.width = values.elements(1);
+    const bool placed = !given.is_none("to");
+    if (placed) args.to = given.in<Size>("to", "B");
+    const Tensor out = given.tensor("out", only<float>, "r ...", Layout::whole);
+    check(placed || out.elements() == args.num_rows * args.width, given.op(), ": out must be of ", args.num_rows,
+          " rows, got ", out.text());
+    args.num_threads = given.threads();
+    const auto unlocked = given.release();
+    segment_sum(args, static_cast<float*>(out.data));
+  }>(m, "segment_sum");
+  def<[](Arguments& given) {
+    const Size* const offsets = offsets_of(given);
+    const bool transposed = given.flag("transposed");
+    const float *const values = given.in<float>("values", "E K"),
+                       *const dense = given.in<float>("dense", transposed ? "B M K" : "B K M"),
+                       *const bias = given.maybe<float>("bias", "B M");
+    float* const out = given.out<float>("out", "E M");
+    const JaggedProduct args{offsets, given.size('B'), given.size('K'), given.size('M'), transposed, given.threads()};
+    const auto unlocked = given.release();
+    jagged_dense_matmul(args, values, dense, bias, out);
+  }>(m, "jagged_dense_matmul");
+  def<[](Arguments& given) {
+    const Size* const offsets = offsets_of(given);
+    const float *const a = given.in<float>("a", "E K"), *const b = given.in<float>("b", "E M");
+    float* const out = given.out<float>("out", "B K M");
+    const JaggedProduct args{offsets, given.size('B'), given.size('K'), given.size('M'), false, given.threads()};
+    const auto unlocked = given.release();
+    jagged_jagged_matmul(args, a, b, out);
+  }>(m, "jagged_jagged_matmul");
 }
 
 }  // namespace
 
-void register_jagged_pack(py::module_& m) {
-  m.def(
-      "check_offsets",
-      [](const std::string& op, const std::string& name, Address offsets, Size num_rows, Size total) {
-        py::gil_scoped_release unlocked;
-        check_offsets(op, name, as_pointer<const Size>(offsets), num_rows, total);
-      },
-      py::kw_only(), py::arg("op"), py::arg("name"), py::arg("offsets"), py::arg("num_rows"), py::arg("total"));
-  m.def(
-      "jagged_pad",
-      [](Address offsets, Size num_rows, Size bytes, int num_threads, Address values, Size max_len, Address padding,
-         Size item_size, Address padded) {
-        py::gil_scoped_release unlocked;
-        jagged_pad(pack_args(offsets, num_rows, bytes, num_threads), as_pointer<const void>(values), max_len,
-                   as_pointer<const void>(padding), item_size, as_pointer<void>(padded));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("bytes"), py::arg("num_threads"),
-      py::arg("values"), py::arg("max_len"), py::arg("padding"), py::arg("item_size"), py::arg("padded"));
-  m.def(
-      "jagged_unpad",
-      [](Address offsets, Size num_rows, Size bytes, int num_threads, Address padded, Size max_len, Address values) {
-        py::gil_scoped_release unlocked;
-        jagged_unpad(pack_args(offsets, num_rows, bytes, num_threads), as_pointer<const void>(padded), max_len,
-                     as_pointer<void>(values));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("bytes"), py::arg("num_threads"),
-      py::arg("padded"), py::arg("max_len"), py::arg("values"));
-  m.def(
-      "jagged_spread",
-      [](Address offsets, Size num_rows, Size bytes, int num_threads, Address rows, Address values) {
-        py::gil_scoped_release unlocked;
-        jagged_spread(pack_args(offsets, num_rows, bytes, num_threads), as_pointer<const void>(rows),
-                      as_pointer<void>(values));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("bytes"), py::arg("num_threads"), py::arg("rows"),
-      py::arg("values"));
-  m.def(
-      "jagged_join",
-      [](const std::vector<Address>& offsets, Size num_rows, Size bytes, int num_threads, bool back,
-         const std::vector<Address>& parts, Address joined) {
-        py::gil_scoped_release unlocked;
-        const auto starts = pointers<const Size>(offsets);
-        const JoinArgs args{starts.data(), static_cast<Size>(starts.size()), num_rows, bytes, num_threads};
-        if (back)
-          jagged_part(args, as_pointer<const void>(joined), pointers<void>(parts).data());
-        else
-          jagged_join(args, pointers<const void>(parts).data(), as_pointer<void>(joined));
-      },
-      py::kw_only(), py::arg("offsets"), py::arg("num_rows"), py::arg("bytes"), py::arg("num_threads"), py::arg("back"),
-      py::arg("parts"), py::arg("joined"));
-  m.def(
-      "gather_rows",
-      [](Address table, Size table_rows, Size bytes, Address ids, Size count, int num_threads, Address out) {
-        py::gil_scoped_release unlocked;
-        gather_rows(as_pointer<const void>(table), table_rows, bytes, as_pointer<const Size>(ids), count, num_threads,
-                    as_pointer<void>(out));
-      },
-      py::kw_only(), py::arg("table"), py::arg("table_rows"), py::arg("bytes"), py::arg("ids"), py::arg("count"),
-      py::arg("num_threads"), py::arg("out"));
-  m.def(
-      "group_ids",
-      [](Address ids, Size count, Size table_rows, Address order, Address unique, Address starts) {
-        py::gil_scoped_release unlocked;
-        return group_ids(as_pointer<const Size>(ids), count, table_rows, as_pointer<Size>(order),
-                         as_pointer<Size>(unique), as_pointer<Size>(starts));
-      },
-      py::kw_only(), py::arg("ids"), py::arg("count"), py::arg("table_rows"), py::arg("order"), py::arg("unique"),
-      py::arg("starts"));
+void register_jagged_pack(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const std::string op = given.text("op"), name = given.text("name");
+    const Size* const offsets = offsets_of(given);
+    const Size rows = given.size('B'), total = given.number("total");
+    const auto unlocked = given.release();
+    check_offsets(op, name, offsets, rows, total);
+  }>(m, "check_offsets");
+  register_moves(m);
   register_products(m);
 }
 

@@ -1,27 +1,31 @@
-#include <pybind11/stl.h>
-
 #include "bindings/bindings.h"
-#include "ops/rq_encode.h"
-
-namespace py = pybind11;
+#include "ops/rq/rq_encode.h"
 
 namespace genrec::bindings {
 
-void register_rq_encode(py::module_& m) {
-  m.def(
-      "rq_encode",
-      [](std::uintptr_t x, int element, std::int64_t num_rows, std::int64_t depth,
-         const std::vector<std::uintptr_t>& codebooks, const std::vector<std::int64_t>& num_codes, int num_beams,
-         bool bfloat16, int num_threads, std::uintptr_t codes) {
-        std::vector<const float*> books;
-        for (const std::uintptr_t book : codebooks) books.push_back(as_pointer<const float>(book));
-        py::gil_scoped_release unlocked;
-        rq_encode({"rq_encode", as_pointer<const void>(x), static_cast<RqElement>(element), num_rows, depth,
-                   static_cast<int>(books.size()), books.data(), num_codes.data(), num_beams, bfloat16, num_threads,
-                   as_pointer<std::int32_t>(codes)});
-      },
-      py::kw_only(), py::arg("x"), py::arg("element"), py::arg("num_rows"), py::arg("depth"), py::arg("codebooks"),
-      py::arg("num_codes"), py::arg("num_beams"), py::arg("bfloat16"), py::arg("num_threads"), py::arg("codes"));
+void register_rq_encode(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const Tensor x = given.tensor("x", floats, "N D", Layout::copied);
+    const auto books = given.all<float>("codebooks", "k D");
+    given.set_size('L', books.count());
+    const std::int64_t num_beams = given.number("num_beams");
+    const bool rounded = given.flag("bfloat16");
+    std::int32_t* const codes = given.out<std::int32_t>("codes", "N L");
+    const RqEncodeArgs args{"rq_encode",
+                            x.data,
+                            static_cast<RqElement>(float_number(x.dtype)),
+                            given.size('N'),
+                            given.size('D'),
+                            static_cast<int>(books.count()),
+                            books.data.data(),
+                            books.rows.data(),
+                            static_cast<int>(num_beams),
+                            rounded,
+                            given.threads(),
+                            codes};
+    const auto unlocked = given.release();
+    rq_encode(args);
+  }>(m, "rq_encode");
 }
 
 }  // namespace genrec::bindings

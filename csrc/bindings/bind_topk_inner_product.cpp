@@ -1,39 +1,32 @@
 #include "bindings/bindings.h"
-#include "ops/topk_inner_product.h"
-
-namespace py = pybind11;
+#include "ops/dense/topk_inner_product.h"
 
 namespace genrec::bindings {
 
-void register_topk_inner_product(py::module_& m) {
-  m.def(
-      "topk_inner_product",
-      [](std::uintptr_t queries, std::int64_t num_queries, std::uintptr_t table, std::int64_t num_items,
-         std::int64_t depth, std::uintptr_t bias, std::int64_t k, std::uintptr_t allowed, std::int64_t allowed_stride,
-         std::uintptr_t exclude_offsets, std::uintptr_t exclude_ids, std::int64_t num_excluded, int num_threads,
-         std::uintptr_t scores, std::uintptr_t ids) {
-        const TopkArgs args{as_pointer<const float>(queries),
-                            num_queries,
-                            as_pointer<const float>(table),
-                            num_items,
-                            depth,
-                            as_pointer<const float>(bias),
-                            k,
-                            as_pointer<const std::uint8_t>(allowed),
-                            allowed_stride,
-                            as_pointer<const std::int64_t>(exclude_offsets),
-                            as_pointer<const std::int64_t>(exclude_ids),
-                            num_excluded,
-                            num_threads,
-                            as_pointer<float>(scores),
-                            as_pointer<std::int64_t>(ids)};
-        py::gil_scoped_release unlocked;
-        topk_inner_product(args);
-      },
-      py::kw_only(), py::arg("queries"), py::arg("num_queries"), py::arg("table"), py::arg("num_items"),
-      py::arg("depth"), py::arg("bias"), py::arg("k"), py::arg("allowed"), py::arg("allowed_stride"),
-      py::arg("exclude_offsets"), py::arg("exclude_ids"), py::arg("num_excluded"), py::arg("num_threads"),
-      py::arg("scores"), py::arg("ids"));
+void register_topk_inner_product(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    TopkArgs args{};
+    args.queries = given.in<float>("queries", "B D");
+    args.table = given.in<float>("table", "N D");
+    args.num_queries = given.size('B');
+    args.num_items = given.size('N');
+    args.depth = given.size('D');
+    args.bias = given.maybe<float>("bias", "N");
+    args.allowed = reinterpret_cast<const std::uint8_t*>(given.maybe<bool>("allowed", "U N"));
+    const std::int64_t rows = given.size('U');
+    check(args.allowed == nullptr || rows == 1 || rows == args.num_queries,
+          "topk_inner_product: allowed must have one row or one per query, got ", rows);
+    args.allowed_stride = rows < args.num_queries ? 0 : args.num_items;
+    args.exclude_ids = given.maybe<std::int64_t>("exclude_ids", "X");
+    args.exclude_offsets = given.maybe<std::int64_t>("exclude_offsets", "B+1");
+    args.num_excluded = given.size('X');
+    args.scores = given.out<float>("scores", "B M");
+    args.ids = given.out<std::int64_t>("ids", "B M");
+    args.k = given.size('M');
+    args.num_threads = given.threads();
+    const auto unlocked = given.release();
+    topk_inner_product(args);
+  }>(m, "topk_inner_product");
 }
 
 }  // namespace genrec::bindings

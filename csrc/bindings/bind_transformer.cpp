@@ -1,102 +1,102 @@
-#include "bindings/transformer_arguments.h"
+#include <tuple>
 
-namespace py = pybind11;
+#include "bindings/bindings.h"
+#include "bindings/transformer_arguments.h"
 
 namespace genrec::bindings {
 
-void register_transformer(py::module_& m) {
-  m.def("transformer_sizes", [] {
+void register_transformer(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    given.finish();
     const TransformerSizes sizes = active_transformer_sizes();
-    return py::make_tuple(sizes.panel_width, sizes.bfloat16);
-  });
-  m.def("transformer_cache_size", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_cache_size", values);
-    const TransformerWeights weights = given.weights();
-    const auto* offsets = given.at<const std::int64_t>("offsets");
-    const std::int64_t num_users = given.number("num_users"), num_rows = given.number("num_rows");
-    const bool for_cross = given.value<bool>("for_cross");
+    return std::make_tuple(sizes.panel_width, sizes.bfloat16);
+  }>(m, "transformer_sizes");
+  def<[](Arguments& given) {
+    given.set_size('D', given.number("rows_width"));
+    const TransformerWeights weights = transformer_weights(given);
+    const std::int64_t num_rows = given.number("num_rows");
+    const std::int64_t* const offsets = given.in<std::int64_t>("offsets", "B+1");
+    const bool for_cross = given.flag("for_cross");
     given.finish();
-    return transformer_cache_size(weights, offsets, num_users, num_rows, for_cross);
-  });
-  m.def("transformer_prefill", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_prefill", values);
-    const TransformerPrefill args{given.weights(),
-                                  given.at<const float>("rows"),
-                                  given.number("num_rows"),
-                                  given.first(),
-                                  given.number("num_users"),
-                                  given.tables(),
-                                  given.cache(),
-                                  given.cross(),
-                                  given.value<bool>("only_last"),
-                                  given.at<float>("hidden"),
-                                  given.threads()};
-    given.finish();
-    py::gil_scoped_release unlocked;
+    return transformer_cache_size(weights, offsets, given.size('B'), num_rows, for_cross);
+  }>(m, "transformer_cache_size");
+  def<[](Arguments& given) {
+    TransformerPrefill args{};
+    args.rows = given.in<float>("rows", "R D");
+    args.num_rows = given.size('R');
+    args.weights = transformer_weights(given);
+    args.cache = transformer_cache(given, true);
+    args.num_users = given.size('B');
+    args.tables = transformer_tables(given);
+    args.cross = transformer_cross_cache(given);
+    args.first = transformer_first_table(given);
+    args.only_last = given.flag("only_last");
+    args.hidden = given.out<float>("hidden", args.only_last ? "B D" : "R D");
+    args.num_threads = given.threads();
+    const auto unlocked = given.release();
     transformer_prefill(args);
-  });
-  m.def("transformer_first", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_first", values);
-    const TransformerWeights weights = given.weights();
-    const float* rows = given.at<const float>("rows");
-    const std::int64_t num_rows = given.number("num_rows"), table_width = given.number("table_width");
-    float* table = given.at<float>("table");
+  }>(m, "transformer_prefill");
+  def<[](Arguments& given) {
+    const float* const rows = given.in<float>("rows", "R D");
+    const TransformerWeights weights = transformer_weights(given);
+    float* const table = given.out<float>("table", "R F");
+    const std::int64_t count = given.size('R'), width = given.size('F');
     const int threads = given.threads();
-    given.finish();
-    py::gil_scoped_release unlocked;
-    transformer_first(weights, rows, num_rows, table, table_width, threads);
-  });
-  m.def("transformer_cross", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_cross", values);
-    const TransformerWeights weights = given.weights();
-    const TransformerCache cache = given.cache();
-    const float* rows = given.at<const float>("rows");
-    const std::int64_t num_rows = given.number("num_rows"), num_users = given.number("num_users");
+    const auto unlocked = given.release();
+    transformer_first(weights, rows, count, table, width, threads);
+  }>(m, "transformer_first");
+  def<[](Arguments& given) {
+    const float* const rows = given.in<float>("rows", "R D");
+    const TransformerWeights weights = transformer_weights(given);
+    const TransformerCache cache = transformer_cache(given, true);
+    const std::int64_t count = given.size('R'), users = given.size('B');
     const int threads = given.threads();
-    given.finish();
-    py::gil_scoped_release unlocked;
-    transformer_cross(weights, rows, num_rows, cache, num_users, threads);
-  });
-  m.def("transformer_step", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_step", values);
-    const auto chain = given.all<const float>("chain");
-    const auto chain_rows = given.numbers("chain_rows"), chain_floats = given.numbers("chain_floats");
-    check(chain.size() == chain_rows.size() && chain.size() == chain_floats.size(),
-          "transformer_step: chain must have rows and floats of every step, got ", chain.size(), ", ",
-          chain_rows.size(), " and ", chain_floats.size());
-    const TransformerStep args{given.weights(),
-                               given.at<const float>("rows"),
-                               given.number("num_rows"),
-                               given.first(),
-                               given.number("num_users"),
-                               given.number("num_beams"),
-                               static_cast<std::int64_t>(chain.size()),
-                               given.tables(),
-                               given.cache(),
-                               given.cross(),
-                               chain.data(),
-                               chain_rows.data(),
-                               chain_floats.data(),
-                               given.at<const std::int32_t>("ancestors"),
-                               given.at<const std::int32_t>("parts"),
-                               given.number("depth"),
-                               given.at<float>("kept"),
-                               given.number("kept_floats"),
-                               given.at<float>("hidden"),
-                               given.threads()};
-    given.finish();
-    py::gil_scoped_release unlocked;
+    const auto unlocked = given.release();
+    transformer_cross(weights, rows, count, cache, users, threads);
+  }>(m, "transformer_cross");
+  def<[](Arguments& given) {
+    TransformerStep args{};
+    args.rows = given.in<float>("rows", "R D");
+    args.num_rows = given.size('R');
+    args.weights = transformer_weights(given);
+    args.cache = transformer_cache(given, false);
+    args.num_users = given.size('B');
+    args.num_beams = args.num_users ? args.num_rows / args.num_users : 0;
+    const auto chain = given.all<float>("chain", "l r k");
+    args.num_steps = chain.count();
+    args.chain = chain.data.data();
+    args.chain_rows = chain.columns.data();
+    args.chain_floats = chain.elements.data();
+    const bool tree = !given.is_none("parts");
+    if (tree) args.parts = given.in<std::int32_t>("parts", "N R");
+    if (!tree) given.set_size('N', args.num_steps);
+    args.ancestors = given.in<std::int32_t>("ancestors", "N R");
+    args.depth = given.size('N');
+    args.tables = transformer_tables(given);
+    args.cross = transformer_cross_cache(given);
+    args.first = transformer_first_table(given);
+    const Tensor kept = given.tensor("kept", only<float>, "l R k", Layout::whole);
+    args.kept = static_cast<float*>(kept.data);
+    args.kept_floats = kept.elements();
+    args.hidden = given.out<float>("hidden", "R D");
+    args.num_threads = given.threads();
+    const auto unlocked = given.release();
     transformer_step(args);
-  });
-  m.def("transformer_head", [](const py::kwargs& values) {
-    const TransformerArguments given("transformer_head", values);
-    const TransformerHead args{
-        given.weights(),      given.at<const float>("hidden"), given.number("num_rows"),    given.number("first"),
-        given.number("last"), given.at<float>("logits"),       given.at<float>("log_sums"), given.threads()};
-    given.finish();
-    py::gil_scoped_release unlocked;
+  }>(m, "transformer_step");
+  def<[](Arguments& given) {
+    TransformerHead args{};
+    args.hidden = given.in<float>("hidden", "R D");
+    args.num_rows = given.size('R');
+    args.weights = transformer_weights(given);
+    args.first = given.number("first");
+    args.last = given.number("last");
+    given.set_size('L', args.last - args.first);
+    args.logits = given.out<float>("logits", "R L");
+    args.log_sums = given.maybe_out<float>("log_sums", "R");
+    args.num_threads = given.threads();
+    const auto unlocked = given.release();
     transformer_head(args);
-  });
+  }>(m, "transformer_head");
 }
 
 }  // namespace genrec::bindings

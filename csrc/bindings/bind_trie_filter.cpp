@@ -1,47 +1,47 @@
-#include <pybind11/stl.h>
-
 #include "bindings/bindings.h"
-#include "ops/trie_filter.h"
-
-namespace py = pybind11;
+#include "bindings/trie_arguments.h"
 
 namespace genrec::bindings {
+namespace {
 
-void register_trie_filter(py::module_& m) {
-  m.def(
-      "trie_filter_allow",
-      [](std::uintptr_t item_rows, std::int64_t num_items, std::uintptr_t allowed, std::int64_t allowed_items,
-         std::int64_t users, std::int64_t num_rows, std::uintptr_t bits, std::uintptr_t ranks) {
-        py::gil_scoped_release unlocked;
-        trie_filter_allow(as_pointer<const std::int32_t>(item_rows), num_items, as_pointer<const std::uint8_t>(allowed),
-                          allowed_items, users, num_rows, as_pointer<std::uint64_t>(bits),
-                          as_pointer<std::int32_t>(ranks));
-      },
-      py::kw_only(), py::arg("item_rows"), py::arg("num_items"), py::arg("allowed"), py::arg("allowed_items"),
-      py::arg("users"), py::arg("num_rows"), py::arg("bits"), py::arg("ranks"));
-  m.def(
-      "trie_filter_exclude",
-      [](std::uintptr_t item_rows, std::int64_t num_items, std::uintptr_t leaf_bases, std::int64_t num_leaf_bases,
-         std::uintptr_t leaf_deltas, int leaf_width, std::uintptr_t leaf_items, std::int64_t num_leaf_items,
-         std::int64_t num_rows, std::uintptr_t allowed, std::int64_t allowed_items, std::int64_t allowed_users,
-         std::uintptr_t items, std::int64_t num_values, std::uintptr_t offsets, std::int64_t users, std::uintptr_t rows,
-         std::uintptr_t row_offsets) {
-        const RowItems catalog{as_pointer<const std::int32_t>(item_rows),
-                               num_items,
-                               {as_pointer<const std::int32_t>(leaf_bases), as_pointer<const void>(leaf_deltas),
-                                leaf_width, num_leaf_bases},
-                               as_pointer<const std::int32_t>(leaf_items),
-                               num_rows,
-                               num_leaf_items};
-        py::gil_scoped_release unlocked;
-        trie_filter_exclude(catalog, as_pointer<const std::uint8_t>(allowed), allowed_items, allowed_users,
-                            as_pointer<const std::int64_t>(items), num_values, as_pointer<const std::int64_t>(offsets),
-                            users, as_pointer<std::int32_t>(rows), as_pointer<std::int64_t>(row_offsets));
-      },
-      py::kw_only(), py::arg("item_rows"), py::arg("num_items"), py::arg("leaf_bases"), py::arg("num_leaf_bases"),
-      py::arg("leaf_deltas"), py::arg("leaf_width"), py::arg("leaf_items"), py::arg("num_leaf_items"),
-      py::arg("num_rows"), py::arg("allowed"), py::arg("allowed_items"), py::arg("allowed_users"), py::arg("items"),
-      py::arg("num_values"), py::arg("offsets"), py::arg("users"), py::arg("rows"), py::arg("row_offsets"));
+template <typename To, typename From>
+To* as(From* data) {
+  return reinterpret_cast<To*>(data);
+}
+
+}  // namespace
+
+void register_trie_filter(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const auto* const item_rows = given.in<std::int32_t>("item_rows", "N");
+    const bool* const allowed = given.in<bool>("allowed", "U A");
+    const std::int64_t num_rows = given.number("num_rows");
+    given.set_size('W', num_rows / 64 + 1);
+    std::int64_t* const bits = given.out<std::int64_t>("bits", "U W");
+    std::int32_t* const ranks = given.out<std::int32_t>("ranks", "U W");
+    const std::int64_t items = given.size('N'), allowed_items = given.size('A'), users = given.size('U');
+    const auto unlocked = given.release();
+    trie_filter_allow(item_rows, items, as<const std::uint8_t>(allowed), allowed_items, users, num_rows,
+                      as<std::uint64_t>(bits), ranks);
+  }>(m, "trie_filter_allow");
+  def<[](Arguments& given) {
+    const auto* const item_rows = given.in<std::int32_t>("item_rows", "N");
+    const Tensor bases = given.tensor("leaf_bases", only<std::int32_t>, "P", Layout::whole);
+    const Tensor deltas = given.tensor("leaf_deltas", delta_dtypes, "R+1", Layout::whole);
+    const auto* const leaf_items = given.in<std::int32_t>("leaf_items", "I");
+    const bool* const allowed = given.maybe<bool>("allowed", "U A");
+    const auto* const items = given.in<std::int64_t>("items", "E");
+    const auto* const offsets = given.in<std::int64_t>("offsets", "B+1");
+    auto* const rows = given.out<std::int32_t>("rows", "E");
+    auto* const row_offsets = given.out<std::int64_t>("row_offsets", "B+1");
+    const RowItems catalog{item_rows,  given.size('N'), packed_offsets(bases, deltas),
+                           leaf_items, given.size('R'), given.size('I')};
+    const std::int64_t allowed_items = given.size('A'), users = given.size('U');
+    const std::int64_t count = given.size('E'), asking = given.size('B');
+    const auto unlocked = given.release();
+    trie_filter_exclude(catalog, as<const std::uint8_t>(allowed), allowed_items, users, items, count, offsets, asking,
+                        rows, row_offsets);
+  }>(m, "trie_filter_exclude");
 }
 
 }  // namespace genrec::bindings

@@ -1,25 +1,22 @@
-#include <pybind11/stl.h>
-
+#include "bindings/bindings.h"
 #include "bindings/trie_arguments.h"
-#include "ops/trie_lookup.h"
-
-namespace py = pybind11;
+#include "ops/trie/trie_lookup.h"
 
 namespace genrec::bindings {
 
-void register_trie_lookup(py::module_& m) {
-  m.def(
-      "trie_lookup",
-      [](const std::vector<LevelArgument>& levels, const std::vector<std::int64_t>& codebook_sizes,
-         std::uintptr_t codes, int code_size, std::int64_t num_prefixes, int length, int num_threads,
-         std::uintptr_t out) {
-        const TrieView view = view_of("trie_lookup", levels, codebook_sizes);
-        py::gil_scoped_release unlocked;
-        trie_lookup(view, as_pointer<const void>(codes), code_size, num_prefixes, length, num_threads,
-                    as_pointer<std::int32_t>(out));
-      },
-      py::kw_only(), py::arg("levels"), py::arg("codebook_sizes"), py::arg("codes"), py::arg("code_size"),
-      py::arg("num_prefixes"), py::arg("length"), py::arg("num_threads"), py::arg("out"));
+void register_trie_lookup(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const Tensor codes = given.tensor("codes", integers, "...", Layout::copied);
+    const TrieView view = trie_view(given, given.numbers("codebook_sizes"));
+    const Tensor nodes = given.tensor("nodes", only<std::int32_t>, "...", Layout::whole);
+    const int threads = given.threads();
+    const std::int64_t length = codes.dims != 0 ? codes.sizes[codes.dims - 1] : 0, count = nodes.elements();
+    check(codes.elements() == count * length, "trie_lookup: nodes must be one per prefix, got ", nodes.text(), " for ",
+          codes.text());
+    const auto unlocked = given.release();
+    trie_lookup(view, codes.data, static_cast<int>(codes.element_size()), count, static_cast<int>(length), threads,
+                static_cast<std::int32_t*>(nodes.data));
+  }>(m, "trie_lookup");
 }
 
 }  // namespace genrec::bindings

@@ -1,49 +1,37 @@
-#include <pybind11/stl.h>
-
-#include <array>
-#include <vector>
-
+#include "bindings/bindings.h"
 #include "bindings/trie_arguments.h"
-#include "ops/trie_step.h"
-
-namespace py = pybind11;
+#include "ops/trie/trie_step.h"
 
 namespace genrec::bindings {
 
-void register_trie_step(py::module_& m) {
-  m.def(
-      "trie_step",
-      [](const std::vector<LevelArgument>& levels, const FilterArgument& filter, std::int64_t logits, int logit_type,
-         const std::array<std::int64_t, 5>& layout, std::int64_t nodes, std::int64_t scores, std::int64_t num_beams,
-         bool valid_only, std::int64_t log_sums, const std::array<std::int64_t, 3>& out, int num_threads) {
-        const auto [users, beams, codes, user_stride, beam_stride] = layout;
-        const TrieStepArgs args{
-            view_of("trie_step", levels, {codes}),  // the first level's; of the others it is not read
-            filter_of(filter),
-            pointer<const void>(logits),
-            static_cast<LogitType>(logit_type),
-            user_stride,
-            beam_stride,
-            users,
-            beams,
-            codes,
-            pointer<const std::int32_t>(nodes),
-            pointer<const float>(scores),
-            num_beams,
-            valid_only,
-            pointer<const float>(log_sums)};
-        auto* const picked = pointer<std::int32_t>(out[1]);
-        const std::int64_t size = users * num_beams;
-        const TrieStepOutputs outputs{pointer<float>(out[0]), picked, picked + size, picked + 2 * size,
-                                      pointer<float>(out[2])};
-        py::gil_scoped_release unlocked;
-        trie_step(args, outputs, num_threads);
-      },
-      // `out`: scores, then codes, parents and nodes as one [3, B, num_beams], then bound.
-      // Positional, unlike the other ops: this one is called once per level of every search, and names cost 1 us.
-      py::arg("levels"), py::arg("filter"), py::arg("logits"), py::arg("logit_type"), py::arg("layout"),
-      py::arg("nodes"), py::arg("scores"), py::arg("num_beams"), py::arg("valid_only"), py::arg("log_sums"),
-      py::arg("out"), py::arg("num_threads"));
+void register_trie_step(pybind11::module_& m) {
+  def<[](Arguments& given) {
+    const Tensor logits = given.rows("logits", floats, "B N K", 2);
+    TrieStepArgs args{};
+    args.users = given.size('B');
+    args.beams = given.size('N');
+    args.codes = given.size('K');
+    args.logits = logits.data;
+    args.type = static_cast<LogitType>(float_number(logits.dtype));
+    args.user_stride = logits.strides[0];
+    args.beam_stride = logits.strides[1];
+    args.nodes = given.in<std::int32_t>("nodes", "B N");
+    args.scores = given.in<float>("scores", "B N");
+    args.trie = trie_view(given, {args.codes});  // the first level's size; those of the others are not read
+    args.valid_only = given.flag("valid_only");
+    args.log_sums = given.maybe<float>("log_sums", "B N");
+    args.filter = row_filter(given);
+    TrieStepOutputs out{};
+    out.scores = given.out<float>("out", "B M");
+    out.codes = given.out<std::int32_t>("picked", "3 B M");
+    out.bound = given.out<float>("bound", "B");
+    args.num_beams = given.size('M');
+    out.parents = out.codes + args.users * args.num_beams;
+    out.nodes = out.parents + args.users * args.num_beams;
+    const int threads = given.threads();
+    const auto unlocked = given.release();
+    trie_step(args, out, threads);
+  }>(m, "trie_step");
 }
 
 }  // namespace genrec::bindings

@@ -1,23 +1,8 @@
-// One register function per op, called by core.cpp. Bindings hold no logic: cast, release the GIL, call.
+// One register function per op, called by core.cpp. Bindings hold no logic: read the arguments, release the GIL, call.
 #pragma once
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-#include <type_traits>
-
-#include "core/check.h"
+#include "bindings/arguments.h"
 
 namespace genrec::bindings {
-
-// Tensors cross the border as data pointers. Python copies a tensor whose elements lie at odd addresses
-// (`torch.frombuffer` gives any); one that comes through is refused here, since vector loads and compilers rely on it.
-template <typename T>
-T* as_pointer(std::uintptr_t address) {
-  if constexpr (!std::is_void_v<T>)
-    check(address % alignof(T) == 0, "tensor: its elements must be aligned to ", alignof(T), " bytes, got address ",
-          address, ": pass a clone() of it");
-  return reinterpret_cast<T*>(address);
-}
 
 void register_fingerprint(pybind11::module_& m);
 void register_gemm(pybind11::module_& m);

@@ -1,71 +1,81 @@
 // The module's table of contents and the one place where C++ exceptions become Python's.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <new>
 #include <stdexcept>
 
-#include "bindings/arguments.h"
 #include "bindings/bindings.h"
-#include "core/check.h"
 #include "core/isa.h"
 #include "core/memory.h"
 
 namespace py = pybind11;
 
+namespace genrec::bindings {
 namespace {
 
-void raise_as(const char* name, const std::exception& error) {
-  const py::object type = py::module_::import("genrec_fast.errors").attr(name);
-  PyErr_SetString(type.ptr(), error.what());
+void raise_as(const char* name, const char* text) {
+  PyObject* const module = PyImport_ImportModule("genrec_fast.errors");
+  PyObject* const type = module != nullptr ? PyObject_GetAttrString(module, name) : nullptr;
+  if (type != nullptr) PyErr_SetString(type, text);
+  Py_XDECREF(type);
+  Py_XDECREF(module);
 }
 
 }  // namespace
 
+void set_python_error() noexcept {
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const ValueError& error) {
+    raise_as("InvalidValueError", error.what());
+  } catch (const UnsupportedError& error) {
+    raise_as("UnsupportedError", error.what());
+  } catch (const TypeError& error) {
+    raise_as("InvalidTypeError", error.what());
+  } catch (const std::bad_alloc&) {
+    raise_as("UnsupportedError", "memory: the kernel needs more of it than there is");
+  } catch (const std::length_error&) {
+    raise_as("UnsupportedError", "memory: the kernel needs more of it than any machine has");
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+}
+
+}  // namespace genrec::bindings
+
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
-  m.doc() = "Compiled kernels of genrec_fast: raw pointers and sizes in, nothing kept.";
-  py::register_exception_translator([](std::exception_ptr pointer) {
-    try {
-      if (pointer) std::rethrow_exception(pointer);
-    } catch (const genrec::ValueError& error) {
-      raise_as("InvalidValueError", error);
-    } catch (const genrec::UnsupportedError& error) {
-      raise_as("UnsupportedError", error);
-    } catch (const genrec::bindings::TypeError& error) {
-      raise_as("InvalidTypeError", error);
-    } catch (const std::bad_alloc&) {
-      raise_as("UnsupportedError", std::runtime_error("memory: the kernel needs more of it than there is"));
-    } catch (const std::length_error&) {
-      raise_as("UnsupportedError", std::runtime_error("memory: the kernel needs more of it than any machine has"));
-    }
-  });
-  m.def("active_isa", [] { return genrec::isa_name(genrec::active_isa()); });
-  m.def(
-      "select_isa", [](const std::string& name) { return genrec::isa_name(genrec::select_isa(name)); },
-      py::arg("name"));
-  m.def("usable_isas", [] {
+  using namespace genrec::bindings;
+  m.doc() = "Compiled kernels of genrec_fast: tensors and numbers in, nothing kept.";
+  find_torch();
+  def<[](Arguments& given) {
+    given.finish();
+    return genrec::isa_name(genrec::active_isa());
+  }>(m, "active_isa");
+  def<[](Arguments& given) { return genrec::isa_name(genrec::select_isa(given.text("name"))); }>(m, "select_isa");
+  def<[](Arguments& given) {
+    given.finish();
     std::vector<std::string> names;
-    for (genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));
+    for (const genrec::Isa isa : genrec::usable_isas()) names.emplace_back(genrec::isa_name(isa));
     return names;
-  });
-  m.def(
-      "ask_huge_pages",
-      [](std::uintptr_t data, std::int64_t bytes) {
-        genrec::ask_huge_pages(genrec::bindings::as_pointer<void>(data), bytes);
-      },
-      py::arg("data"), py::arg("bytes"));
-  genrec::bindings::register_fingerprint(m);
-  genrec::bindings::register_gemm(m);
-  genrec::bindings::register_jagged_attention(m);
-  genrec::bindings::register_jagged_pack(m);
-  genrec::bindings::register_kmeans_step(m);
-  genrec::bindings::register_rq_decode(m);
-  genrec::bindings::register_rq_encode(m);
-  genrec::bindings::register_topk_inner_product(m);
-  genrec::bindings::register_transformer(m);
-  genrec::bindings::register_transformer_search(m);
-  genrec::bindings::register_trie_build(m);
-  genrec::bindings::register_trie_filter(m);
-  genrec::bindings::register_trie_lookup(m);
-  genrec::bindings::register_trie_step(m);
+  }>(m, "usable_isas");
+  def<[](Arguments& given) {
+    const Tensor data = given.tensor("data", any_dtype, "...", Layout::whole);
+    genrec::ask_huge_pages(data.data, data.elements() * data.element_size());
+  }>(m, "ask_huge_pages");
+  register_fingerprint(m);
+  register_gemm(m);
+  register_jagged_attention(m);
+  register_jagged_pack(m);
+  register_kmeans_step(m);
+  register_rq_decode(m);
+  register_rq_encode(m);
+  register_topk_inner_product(m);
+  register_transformer(m);
+  register_transformer_search(m);
+  register_trie_build(m);
+  register_trie_filter(m);
+  register_trie_lookup(m);
+  register_trie_step(m);
 }

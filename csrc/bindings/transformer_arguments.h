@@ -1,31 +1,34 @@
-// How the calls of a transformer are given: some twenty numbers each, all by name.
+// What the calls of a transformer share.
 #pragma once
 #include "bindings/arguments.h"
-#include "ops/transformer.h"
+#include "ops/transformer/transformer.h"
 
 namespace genrec::bindings {
 
-struct TransformerArguments : Arguments {
-  using Arguments::Arguments;
-
-  int threads() const { return value<int>("num_threads"); }
-  TransformerWeights weights() const {
-    return {at<const void>("weights"), number("weights_bytes"), number("stack"), number("rows_width")};
-  }
-  TransformerFirst first() const {
-    return {at<const float>("first_table"), at<const std::int64_t>("tokens"), number("num_tokens"),
-            number("first_width")};
-  }
-  TransformerTables tables() const {
-    return {at<const float>("rotary"),   number("num_positions"), number("rotary_width"),
-            at<const float>("distance"), number("distance_size"), number("distance_heads")};
-  }
-  TransformerCache cache() const {
-    return {at<float>("cache"), at<const std::int64_t>("offsets"), number("cache_floats")};
-  }
-  TransformerCache cross() const {
-    return {at<float>("cross"), at<const std::int64_t>("cross_offsets"), number("cross_floats")};
-  }
-};
+inline TransformerWeights transformer_weights(Arguments& given) {  // behind the rows, whose width it names
+  const Tensor block = given.tensor("weights", only<std::uint8_t>, "Z", Layout::whole);
+  return {block.data, given.size('Z'), given.number("stack"), given.size('D')};
+}
+inline TransformerTables transformer_tables(Arguments& given) {
+  const float *const rotary = given.maybe<float>("rotary", "P T"), *const distance =
+                                                                       given.maybe<float>("distance", "H S");
+  return {rotary, given.size('P'), given.size('T'), distance, given.size('S'), given.size('H')};
+}
+// Kernels write only those that are given as outputs.
+inline TransformerCache transformer_cache(Arguments& given, bool written) {
+  const std::int64_t* const offsets = given.in<std::int64_t>("offsets", "B+1");
+  float* const floats = written ? given.out<float>("cache", "C") : const_cast<float*>(given.in<float>("cache", "C"));
+  return {floats, offsets, given.size('C')};
+}
+inline TransformerCache transformer_cross_cache(Arguments& given) {
+  float* const floats = const_cast<float*>(given.maybe<float>("cross", "X"));
+  const std::int64_t* const offsets = given.maybe<std::int64_t>("cross_offsets", "B+1");
+  return {floats, offsets, given.size('X')};
+}
+inline TransformerFirst transformer_first_table(Arguments& given) {
+  const float* const table = given.maybe<float>("first_table", "V F");
+  const std::int64_t* const tokens = given.maybe<std::int64_t>("tokens", "R");
+  return {table, tokens, given.size('V'), given.size('F')};
+}
 
 }  // namespace genrec::bindings

@@ -1,58 +1,74 @@
-// A trie and a filter of its rows as Python hands them over: numbers, addresses among them.
+// A trie and a filter of its rows, as the searches take them.
 #pragma once
-#include <array>
-#include <vector>
-
-#include "bindings/bindings.h"
-#include "core/check.h"
-#include "ops/trie_filter.h"
+#include "bindings/arguments.h"
+#include "ops/trie/trie_filter.h"
 
 namespace genrec::bindings {
 
-// Per level from the one in question on: tokens, bytes of a token, edges, bases, their number, deltas, bytes of a
-// delta, nodes.
-using LevelArgument = std::array<std::int64_t, 8>;
-// Bits, ranks, users, words, excluded rows, their number, their offsets, their users; addresses are 0 where there is
-// none.
-using FilterArgument = std::array<std::int64_t, 8>;
+inline constexpr Dtypes token_dtypes{"uint8 or uint16", listed<dtype_of<std::uint8_t>(), dtype_of<std::uint16_t>()>};
+inline constexpr Dtypes delta_dtypes{
+    "uint8, uint16 or int32", listed<dtype_of<std::uint8_t>(), dtype_of<std::uint16_t>(), dtype_of<std::int32_t>()>};
 
-template <typename T>
-T* pointer(std::int64_t address) {
-  return as_pointer<T>(static_cast<std::uintptr_t>(address));
+inline PackedOffsets packed_offsets(const Tensor& bases, const Tensor& deltas) {
+  return {static_cast<const std::int32_t*>(bases.data), deltas.data, static_cast<int>(deltas.element_size()),
+          bases.elements()};
 }
 
-// `sizes`: codebook sizes of the first levels; the last of them stands for those behind it.
-inline TrieView view_of(const char* op, const std::vector<LevelArgument>& levels,
-                        const std::vector<std::int64_t>& sizes) {
-  check(!levels.empty() && levels.size() <= max_trie_levels, op, ": levels must be in [1, 8], got ", levels.size());
+// Lists `tokens`, `child_bases` and `child_deltas`, one tensor per level from the one in question on. `sizes`: codebook
+// sizes of the first levels; the last of them stands for those behind it.
+inline TrieView trie_view(Arguments& given, const std::vector<std::int64_t>& sizes) {
+  const auto tokens = given.objects("tokens"), bases = given.objects("child_bases"),
+             deltas = given.objects("child_deltas");
+  const char* const op = given.op();
+  check(tokens.size() == bases.size() && tokens.size() == deltas.size(), op,
+        ": trie must have tokens, bases and deltas of as many levels each");
+  check(!tokens.empty() && tokens.size() <= max_trie_levels, op, ": levels must be in [1, 8], got ", tokens.size());
   check(!sizes.empty(), op, ": codebook_sizes must be given, got none");
   for (const std::int64_t size : sizes)
     check(size >= 1 && size <= max_code + 1, op, ": codebook_sizes must be in [1, 65536], got ", size);
   TrieView view{};
-  view.num_levels = static_cast<int>(levels.size());
-  for (std::size_t l = 0; l < levels.size(); ++l) {
-    const auto [tokens, token_width, edges, bases, num_bases, deltas, delta_width, nodes] = levels[l];
-    view.levels[l] = {
-        pointer<const void>(tokens),
-        static_cast<int>(token_width),
-        static_cast<int>(l < sizes.size() ? sizes[l] : sizes.back()),
-        nodes,
-        edges,
-        {pointer<const std::int32_t>(bases), pointer<const void>(deltas), static_cast<int>(delta_width), num_bases}};
+  view.num_levels = static_cast<int>(tokens.size());
+  for (std::size_t l = 0; l < tokens.size(); ++l) {
+    const auto read = [&](const char* name, PyObject* object, const Dtypes& dtypes, const char* shape) {
+      return given.read({op, name, static_cast<int>(l), true}, object, dtypes, shape, Layout::whole);
+    };
+    const Tensor codes = read("tokens", tokens[l], token_dtypes, "e");
+    const Tensor first = read("child_bases", bases[l], only<std::int32_t>, "b");
+    const Tensor offsets = read("child_deltas", deltas[l], delta_dtypes, "n");
+    view.levels[l] = {codes.data,
+                      static_cast<int>(codes.element_size()),
+                      static_cast<int>(l < sizes.size() ? sizes[l] : sizes.back()),
+                      offsets.elements() - 1,
+                      codes.elements(),
+                      packed_offsets(first, offsets)};
   }
   return view;
 }
 
-inline RowFilter filter_of(const FilterArgument& filter) {
-  const auto [bits, ranks, users, words, excluded, num_excluded, excluded_offsets, excluded_users] = filter;
-  return {pointer<const std::uint64_t>(bits),
-          pointer<const std::int32_t>(ranks),
-          words,
-          users,
-          pointer<const std::int32_t>(excluded),
-          pointer<const std::int64_t>(excluded_offsets),
-          num_excluded,
-          excluded_users};
+// `bits` with `ranks` and `excluded` with `excluded_offsets`, or None.
+inline RowFilter row_filter(Arguments& given) {
+  int found = 0;
+  const auto whole = [&](const char* name, const Dtypes& dtypes, const char* shape) -> const void* {
+    if (given.is_none(name)) return nullptr;
+    ++found;
+    return given.tensor(name, dtypes, shape, Layout::whole).data;
+  };
+  const auto check_pair = [&] {
+    check(found % 2 == 0, given.op(),
+          ": filter must hold bits with ranks and excluded rows with offsets, got one alone");
+  };
+  RowFilter out{};
+  out.bits = static_cast<const std::uint64_t*>(whole("bits", only<std::int64_t>, "U W"));
+  out.ranks = static_cast<const std::int32_t*>(whole("ranks", only<std::int32_t>, "U W"));
+  check_pair();
+  out.excluded = static_cast<const std::int32_t*>(whole("excluded", only<std::int32_t>, "X"));
+  out.excluded_offsets = static_cast<const std::int64_t*>(whole("excluded_offsets", only<std::int64_t>, "V+1"));
+  check_pair();
+  out.users = given.size('U');
+  out.words = given.size('W');
+  out.num_excluded = given.size('X');
+  out.excluded_users = given.size('V');
+  return out;
 }
 
 }  // namespace genrec::bindings

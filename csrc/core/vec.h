@@ -179,7 +179,8 @@ static inline __m256 look_up_half(const std::uint32_t* table, __m256 counts) {
   const auto eight = [&](int first) {  // entry first + n mod 8
     return _mm256_permutevar8x32_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(table + first)), n);
   };
-  const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 28)), bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 27));
+  const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 28)),
+               bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 27));
   const __m256 low = _mm256_blendv_ps(eight(0), eight(8), bit3), high = _mm256_blendv_ps(eight(16), eight(24), bit3);
   const __m256i entry = _mm256_castps_si256(_mm256_blendv_ps(low, high, bit4));
   return _mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32(n, 18)));

@@ -216,7 +216,7 @@ def test_a_binding_names_what_is_misspelt():
         InvalidValueError, match="transformer_first: arguments must be those of the kernel, got one named"
     ):
         core.transformer_first(**given, num_row=3)
-    with pytest.raises(InvalidValueError, match="argument num_rows must be given"):
-        core.transformer_first(**{("num_row" if k == "num_rows" else k): v for k, v in given.items()})
-    with pytest.raises(InvalidTypeError, match="argument num_rows must be of its kernel's type, got str"):
-        core.transformer_first(**{**given, "num_rows": "5"})
+    with pytest.raises(InvalidValueError, match="argument stack must be given"):
+        core.transformer_first(**{("stak" if k == "stack" else k): v for k, v in given.items()})
+    with pytest.raises(InvalidTypeError, match="argument stack must be of its kernel's type, got str"):
+        core.transformer_first(**{**given, "stack": "5"})

@@ -23,7 +23,7 @@ __all__ = [
     "require_offsets",
 ]
 
-FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq_encode.h
+FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq/rq_encode.h
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -134,8 +134,7 @@ def check_offsets(op: str, name: str, offsets: Tensor, total: int) -> None:
         InvalidValueError: naming the rule and the values that break it.
     """
     if offsets.device.type == "cpu":
-        offsets = readable(offsets.long())
-        core.check_offsets(op=op, name=name, offsets=offsets.data_ptr(), num_rows=offsets.shape[0] - 1, total=total)
+        core.check_offsets(op=op, name=name, offsets=offsets.long(), total=total)
         return
     begin, end = int(offsets[0]), int(offsets[-1])
     if begin != 0 or end != total:

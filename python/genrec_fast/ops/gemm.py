@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, choice, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, readable, require_matrix
+from genrec_fast.ops._tensors import allocate, require_matrix
 from genrec_fast.ops.reference.gemm import gemm as _twin
 from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
 
@@ -116,10 +116,9 @@ def gemm(
 
 
 def _cpu_pack(b: Tensor, precision: str) -> Tensor:
-    b = readable(b)
     sizes = {"num_columns": b.shape[0], "depth": b.shape[1], "element_size": ELEMENT_SIZES[precision]}
     packed = allocate("gemm_pack", "packed", core.gemm_pack_size(**sizes), dtype=torch.uint8)
-    core.gemm_pack(b=b.data_ptr(), num_threads=torch.get_num_threads(), packed=packed.data_ptr(), **sizes)
+    core.gemm_pack(b=b, element_size=ELEMENT_SIZES[precision], packed=packed, num_threads=torch.get_num_threads())
     return packed
 
 
@@ -127,23 +126,17 @@ def _cpu(a: Tensor, packed: Tensor, num_columns: int, start: Tensor | None, prec
     depth = a.shape[1]
     if precision == "bfloat16":
         a = torch.nn.functional.pad(a.to(torch.bfloat16), (0, depth % 2))
-    a = readable(a.to(torch.bfloat16 if precision == "bfloat16" else torch.float32))
-    packed = readable(packed)
-    if packed.data_ptr() % 8:  # its header is of int64
-        packed = packed.clone()
-    start = None if start is None else readable(start)
+    else:
+        a = a.float()
     out = allocate("gemm", "out", a.shape[0], num_columns)
     core.gemm(
-        a=a.data_ptr(),
-        num_rows=a.shape[0],
-        depth=depth,
-        packed=packed.data_ptr(),
-        packed_bytes=packed.numel(),
-        num_columns=num_columns,
         element_size=ELEMENT_SIZES[precision],
-        start=0 if start is None else start.data_ptr(),
+        depth=depth,
+        a=a,
+        packed=packed,
+        start=start,
+        out=out,
         num_threads=torch.get_num_threads(),
-        out=out.data_ptr(),
     )
     return out
 

@@ -22,7 +22,7 @@ from genrec_fast.checks import (
 )
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
-from genrec_fast.ops._tensors import allocate, check_offsets, readable, require_offsets
+from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets
 from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
 from genrec_fast.ops.reference import jagged_attention as reference
 
@@ -237,7 +237,8 @@ _INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor offsets, Tensor kv_offsets, Tensor? num_targets, Tensor? distance_bias, "
     "Tensor? time_bias, Tensor? query_times, Tensor? key_times, Tensor? thresholds"
 )
-_TABLES = (0, 1, 2, 6, 7)
+_NAMES = tuple(part.split()[-1] for part in f"{_INPUTS}, {_SETTINGS}".split(", "))
+_TABLES = (0, 1, 2, 6, 7)  # those with a gradient
 
 
 def _check(
@@ -315,114 +316,49 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if fits and tensor.stride(0) >= heads * width else tensor.contiguous()
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _table(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else readable(tensor.float())
-
-
-def _arguments(tensors: tuple[Tensor | None, ...], settings: tuple[Any, ...]) -> dict[str, Any]:
-    """What the kernel reads, by the names of its struct; the tensors must stay alive meanwhile."""
-    q, k, v, offsets, kv_offsets, num_targets, distance, time, query_times, key_times, thresholds = tensors
-    assert q is not None
-    assert k is not None
-    assert v is not None
-    assert offsets is not None
-    assert kv_offsets is not None
-    softmax, causal, alpha, max_seq_len, divide, group, context, window, full, dropout, seed = settings
-    return {
-        "q": q.data_ptr(),
-        "k": k.data_ptr(),
-        "v": v.data_ptr(),
-        "element_size": q.element_size(),
-        "q_stride": q.stride(0),
-        "k_stride": k.stride(0),
-        "v_stride": v.stride(0),
-        "num_queries": q.shape[0],
-        "num_keys": k.shape[0],
-        "num_heads": q.shape[1],
-        "width": q.shape[2],
-        "value_width": v.shape[2],
-        "offsets": offsets.data_ptr(),
-        "kv_offsets": kv_offsets.data_ptr(),
-        "num_rows": offsets.shape[0] - 1,
-        "num_targets": _address(num_targets),
-        "distance": _address(distance),
-        "distance_heads": 0 if distance is None else distance.shape[0],
-        "distance_size": 0 if distance is None else distance.shape[1],
-        "time": _address(time),
-        "time_heads": 0 if time is None else time.shape[0],
-        "time_size": 0 if time is None else time.shape[1],
-        "query_times": _address(query_times),
-        "key_times": _address(key_times),
-        "thresholds": _address(thresholds),
-        "num_thresholds": 0 if thresholds is None else thresholds.shape[0],
-        "softmax": softmax,
-        "causal": causal,
-        "alpha": alpha,
-        "max_seq_len": max_seq_len,
-        "divide": divide,
-        "target_group_size": group,
-        "contextual_seq_len": context,
-        "max_attn_len": window,
-        "min_full_attn_seq_len": full,
-        "dropout": dropout,
-        "seed": seed,
-        "num_threads": torch.get_num_threads(),
-    }
-
-
-def _prepared(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
-    q, k, v, offsets, kv_offsets, num_targets, distance, time, *times = args[:11]
-    vectors = tuple(_rows(tensor.to(dtype)) for tensor in (q, k, v))
-    for name, found, total in (("query_timestamps", times[0], q.shape[0]), ("timestamps", times[1], k.shape[0])):
-        if found is not None and found.shape != (total,):
-            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(found.shape)}")
-    others = (None if tensor is None else readable(tensor) for tensor in times)
-    return (
-        *vectors,
-        readable(offsets),
-        readable(kv_offsets),
-        None if num_targets is None else readable(num_targets),
-        _table(distance),
-        _table(time),
-        *others,
-    )
+def _arguments(args: tuple[Any, ...], dtype: torch.dtype) -> dict[str, Any]:
+    """What the kernel reads, by the names of the op."""
+    given = dict(zip(_NAMES, args, strict=True)) | {"num_threads": torch.get_num_threads()}
+    for name, rows, of in (("query_timestamps", "query_times", "q"), ("timestamps", "key_times", "k")):
+        times, total = given[rows], given[of].shape[0]
+        if times is not None and times.shape != (total,):
+            raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(times.shape)}")
+    for name in ("q", "k", "v"):
+        given[name] = given[name].to(dtype)
+    for name in ("distance_bias", "time_bias"):
+        given[name] = None if given[name] is None else given[name].float()
+    return given
 
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
-    q, v, softmax = args[0], args[2], args[11]
-    tensors = _prepared(args, q.dtype)
-    pairs = all(x is not None and x.stride(0) % 2 == 0 and x.data_ptr() % 4 == 0 for x in tensors[:2])
-    pairs = pairs and q.shape[2] % 2 == 0
-    if q.dtype == torch.bfloat16 and not (pairs and core.active_isa() == "avx512_bf16"):
-        # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
-        tensors = _prepared(args, torch.float32)
-    dtype = q.dtype if tensors[0] is None else tensors[0].dtype
+    q, k, v, softmax = args[0], args[1], args[2], args[11]
+    dtype = q.dtype
+    if dtype == torch.bfloat16:
+        q, k = _rows(q), _rows(k)
+        pairs = all(x.stride(0) % 2 == 0 and x.data_ptr() % 4 == 0 for x in (q, k)) and q.shape[2] % 2 == 0
+        if not (pairs and core.active_isa() == "avx512_bf16"):
+            # Where the processor does not multiply bfloat16, or its pairs do not lie together, float32 is as fast.
+            dtype = torch.float32
     out = allocate(_OP, "out", q.shape[0], q.shape[1], v.shape[2], dtype=dtype)
     sums = torch.empty(q.shape[0] if softmax else 0, q.shape[1])
-    core.jagged_attention(out=out.data_ptr(), log_sums=sums.data_ptr(), **_arguments(tensors, args[11:]))
-    return out.to(q.dtype), sums
+    core.jagged_attention(**_arguments((q, k, *args[2:]), dtype), out=out, **({"log_sums": sums} if softmax else {}))
+    return out.to(args[0].dtype), sums
 
 
 def _backward_cpu(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
-    tensors = _prepared(args, torch.float32)
-    grad, out = readable(grad.float()), readable(out.float())
-    found = [_empty(args[0]) if tensors[i] is None else torch.empty(args[i].shape) for i in _TABLES]
+    found = [None if args[i] is None else torch.empty(args[i].shape) for i in _TABLES]
     core.jagged_attention_backward(
-        grad=grad.data_ptr(),
-        out=out.data_ptr(),
-        log_sums=sums.data_ptr(),
-        grad_q=found[0].data_ptr(),
-        grad_k=found[1].data_ptr(),
-        grad_v=found[2].data_ptr(),
-        grad_distance=found[3].data_ptr(),
-        grad_time=found[4].data_ptr(),
-        **_arguments(tensors, args[11:]),
+        **_arguments(args, torch.float32),
+        grad=grad.float(),
+        out=out.float(),
+        **({"log_sums": sums} if args[11] else {}),
+        grad_q=found[0],
+        grad_k=found[1],
+        grad_v=found[2],
+        grad_distance=found[3],
+        grad_time=found[4],
     )
-    return [g if args[i] is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
+    return [_empty(args[0]) if g is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
 
 
 def _backward_twin(grad: Tensor, out: Tensor, sums: Tensor, **given: Any) -> list[Tensor]:
@@ -475,9 +411,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 def _examine(**given: Any) -> None:
     """What float64 is given on a CPU, float32 would have been given: one check for both."""
     if given["q"].is_cpu:
-        args = tuple(given.values())
-        tensors = _prepared(args, given["q"].dtype)  # by name: they must outlive the call that reads their addresses
-        core.jagged_attention_check(**_arguments(tensors, args[11:]))
+        core.jagged_attention_check(**_arguments(tuple(given.values()), given["q"].dtype))
     else:
         _check(**{name: given[name] for name in inspect.signature(_check).parameters})
 

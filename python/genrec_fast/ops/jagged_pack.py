@@ -17,7 +17,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, numbers, require_tensors, sequence, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
-from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable, require_offsets
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
 from genrec_fast.ops.reference import jagged_pack as reference
 
 __all__ = [
@@ -408,39 +408,17 @@ def segment_mean(values: Tensor, offsets: Tensor) -> Tensor:
 # ---- the ops behind them: each the other's gradient
 
 
-def _bytes(tensor: Tensor, elements: int) -> int:
-    """Of what stands behind the first ``elements`` dimensions."""
-    return math.prod(tensor.shape[elements:]) * tensor.element_size()
-
-
-def _rows(offsets: Tensor, size: int) -> dict[str, int]:
-    return {
-        "offsets": offsets.data_ptr(),
-        "num_rows": offsets.shape[0] - 1,
-        "bytes": size,
-        "num_threads": torch.get_num_threads(),
-    }
-
-
 def _check_to(values: Tensor, offsets: Tensor) -> None:
     check_offsets("to_padded", "offsets", offsets, values.shape[0])
 
 
 def _to_padded(values: Tensor, offsets: Tensor, max_len: int, padding: float) -> Tensor:
     _check_to(values, offsets)
-    values, offsets = readable(values), readable(offsets)
     out = allocate("to_padded", "out", offsets.shape[0] - 1, max_len, *values.shape[1:], dtype=values.dtype)
     if out.numel():
         whole = not (values.dtype.is_floating_point or values.dtype.is_complex)
         item = torch.tensor(int(padding) if whole else padding, dtype=values.dtype)
-        core.jagged_pad(
-            **_rows(offsets, _bytes(values, 1)),
-            values=values.data_ptr(),
-            max_len=max_len,
-            padding=item.data_ptr(),
-            item_size=item.element_size(),
-            padded=out.data_ptr(),
-        )
+        core.jagged_pad(offsets=offsets, values=values, padding=item, padded=out, num_threads=torch.get_num_threads())
     return out
 
 
@@ -466,15 +444,9 @@ def _check_from(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> None:
 
 def _from_padded(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> Tensor:
     _check_from(dense, offsets, total, fit)
-    dense, offsets = readable(dense), readable(offsets)
     out = allocate("from_padded", "out", total, *dense.shape[2:], dtype=dense.dtype)
     if out.numel():
-        core.jagged_unpad(
-            **_rows(offsets, _bytes(dense, 2)),
-            padded=dense.data_ptr(),
-            max_len=dense.shape[1],
-            values=out.data_ptr(),
-        )
+        core.jagged_unpad(offsets=offsets, padded=dense, values=out, num_threads=torch.get_num_threads())
     return out
 
 
@@ -513,7 +485,6 @@ def _segment_sum(values: Tensor, offsets: Tensor, op: str) -> Tensor:
         summed: Tensor = twins["segment_sum"](values, offsets, op)
         return summed
     _check_rows(values, offsets, op)
-    values, offsets = readable(values), readable(offsets)
     out = allocate(op, "out", offsets.shape[0] - 1, *values.shape[1:])
     add_rows(values, None, offsets, None, out)
     return out
@@ -521,17 +492,7 @@ def _segment_sum(values: Tensor, offsets: Tensor, op: str) -> Tensor:
 
 def add_rows(values: Tensor, order: Tensor | None, offsets: Tensor, to: Tensor | None, out: Tensor) -> None:
     """``out[r]`` (or ``out[to[r]]``) becomes the sum of row r's values (or ``values[order[e]]``), in float32."""
-    core.segment_sum(
-        values=values.data_ptr(),
-        element=FLOATS[values.dtype],
-        order=0 if order is None else order.data_ptr(),
-        offsets=offsets.data_ptr(),
-        num_rows=offsets.shape[0] - 1,
-        width=math.prod(values.shape[1:]),
-        to=0 if to is None else to.data_ptr(),
-        num_threads=torch.get_num_threads(),
-        out=out.data_ptr(),
-    )
+    core.segment_sum(values=values, order=order, offsets=offsets, to=to, out=out, num_threads=torch.get_num_threads())
 
 
 summed_rows = define(
@@ -551,10 +512,9 @@ def _check_spread(offsets: Tensor, total: int, op: str) -> None:
 
 def _spread(rows: Tensor, offsets: Tensor, total: int, op: str) -> Tensor:
     _check_spread(offsets, total, op)
-    rows, offsets = readable(rows), readable(offsets)
     out = allocate(op, "out", total, *rows.shape[1:], dtype=rows.dtype)
     if out.numel():
-        core.jagged_spread(**_rows(offsets, _bytes(rows, 1)), rows=rows.data_ptr(), values=out.data_ptr())
+        core.jagged_spread(offsets=offsets, rows=rows, values=out, num_threads=torch.get_num_threads())
     return out
 
 
@@ -593,13 +553,11 @@ def _joined(offsets: Sequence[Tensor], parts: Sequence[Tensor], joined: Tensor, 
     if not joined.numel():
         return
     core.jagged_join(
-        offsets=[one.data_ptr() for one in offsets],
-        num_rows=offsets[0].shape[0] - 1,
-        bytes=_bytes(joined, 1),
-        num_threads=torch.get_num_threads(),
+        offsets=offsets,
         back=back,
-        parts=[one.data_ptr() for one in parts],
-        joined=joined.data_ptr(),
+        parts=parts,
+        joined=joined,
+        num_threads=torch.get_num_threads(),
     )
 
 
@@ -613,7 +571,6 @@ def _empty_joined(values: Sequence[Tensor]) -> Tensor:
 
 def _join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
     _check_join(values, offsets)
-    values, offsets = [readable(x) for x in values], [readable(x) for x in offsets]
     out = _empty_joined(values)
     _joined(offsets, values, out, back=False)
     return out
@@ -642,7 +599,6 @@ def _empty_parts(joined: Tensor, totals: Sequence[int]) -> list[Tensor]:
 
 def _part(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> list[Tensor]:
     _check_split(joined, offsets, totals)
-    joined, offsets = readable(joined), [readable(x) for x in offsets]
     parts = _empty_parts(joined, totals)
     _joined(offsets, parts, joined, back=True)
     return parts

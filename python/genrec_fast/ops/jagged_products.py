@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, check_flag, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
-from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, readable, require_offsets
+from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
 from genrec_fast.ops.jagged_pack import add_rows, checked_ids, checked_offsets, spread, summed_rows
 from genrec_fast.ops.reference import jagged_products as reference
 
@@ -233,21 +232,16 @@ def _dense(values: Tensor, dense: Tensor, offsets: Tensor, bias: Tensor | None, 
         product: Tensor = twins[_MATMUL](values, dense, offsets, bias, transposed)
         return product
     _check_dense(values, offsets)
-    values, dense, offsets = readable(values), readable(dense), readable(offsets)
-    bias = None if bias is None else readable(bias)
     out = allocate(_MATMUL, "out", values.shape[0], dense.shape[1 if transposed else 2])
     if out.numel():
         core.jagged_dense_matmul(
-            offsets=offsets.data_ptr(),
-            num_rows=offsets.shape[0] - 1,
-            depth=values.shape[1],
-            num_columns=out.shape[1],
+            offsets=offsets,
             transposed=transposed,
+            values=values,
+            dense=dense,
+            bias=bias,
+            out=out,
             num_threads=torch.get_num_threads(),
-            values=values.data_ptr(),
-            dense=dense.data_ptr(),
-            bias=0 if bias is None else bias.data_ptr(),
-            out=out.data_ptr(),
         )
     return out
 
@@ -261,19 +255,9 @@ def _outer(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
         product: Tensor = twins[_OUTER](a, b, offsets)
         return product
     _check_outer(a, offsets)
-    a, b, offsets = readable(a), readable(b), readable(offsets)
     out = allocate(_OUTER, "out", offsets.shape[0] - 1, a.shape[1], b.shape[1])
     if out.numel():
-        core.jagged_jagged_matmul(
-            offsets=offsets.data_ptr(),
-            num_rows=offsets.shape[0] - 1,
-            depth=a.shape[1],
-            num_columns=b.shape[1],
-            num_threads=torch.get_num_threads(),
-            a=a.data_ptr(),
-            b=b.data_ptr(),
-            out=out.data_ptr(),
-        )
+        core.jagged_jagged_matmul(offsets=offsets, a=a, b=b, out=out, num_threads=torch.get_num_threads())
     return out
 
 
@@ -325,32 +309,15 @@ differentiable(_OUTER, _outer_backward, _keep_outer)
 
 
 def _embedding(table: Tensor, ids: Tensor, sparse_grad: bool) -> Tensor:
-    table, ids = readable(table), readable(ids)
     out = allocate("embedding", "out", *ids.shape, *table.shape[1:], dtype=table.dtype)
-    core.gather_rows(
-        table=table.data_ptr(),
-        table_rows=table.shape[0],
-        bytes=math.prod(table.shape[1:]) * table.element_size() if out.numel() else 0,
-        ids=ids.data_ptr(),
-        count=ids.numel(),
-        num_threads=torch.get_num_threads(),
-        out=out.data_ptr(),
-    )
+    core.gather_rows(table=table, ids=ids, out=out, num_threads=torch.get_num_threads())
     return out
 
 
 def _grouped(ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Positions in the order of their ids, the ids that occur, and where each begins (last: the end)."""
-    ids = readable(ids)
     order, unique, starts = (ids.new_empty(ids.numel() + more) for more in (0, 0, 1))
-    count = core.group_ids(
-        ids=ids.data_ptr(),
-        count=ids.numel(),
-        table_rows=num_rows,
-        order=order.data_ptr(),
-        unique=unique.data_ptr(),
-        starts=starts.data_ptr(),
-    )
+    count = core.group_ids(ids=ids, table_rows=num_rows, order=order, unique=unique, starts=starts)
     return order, unique[:count], starts[: count + 1]
 
 
@@ -359,7 +326,7 @@ def _gradient(grad: Tensor, ids: Tensor, num_rows: int) -> Tensor:
         return reference.embedding_gradient(grad, ids, num_rows)
     order, unique, starts = _grouped(ids, num_rows)
     out = grad.new_zeros((num_rows, *grad.shape[1:]), dtype=torch.float32)
-    add_rows(readable(grad), order, starts, unique, out)
+    add_rows(grad, order, starts, unique, out)
     return out
 
 
@@ -368,7 +335,7 @@ def _gradient_rows(grad: Tensor, ids: Tensor, num_rows: int) -> tuple[Tensor, Te
         return reference.embedding_rows(grad, ids)
     order, unique, starts = _grouped(ids, num_rows)
     out = grad.new_empty((len(unique), *grad.shape[1:]), dtype=torch.float32)
-    add_rows(readable(grad), order, starts, None, out)
+    add_rows(grad, order, starts, None, out)
     return unique.clone(), out
 
 

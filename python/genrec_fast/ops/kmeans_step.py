@@ -10,7 +10,7 @@ from torch import Tensor
 from genrec_fast.checks import choice, require_tensors
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import FLOATS, allocate, readable, require_finite, require_matrix
+from genrec_fast.ops._tensors import allocate, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
 from genrec_fast.ops.rq_encode import PRECISIONS
 
@@ -119,24 +119,20 @@ def _cpu(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     require_finite("kmeans_step", "centroids", centroids)
-    x, book = readable(x), readable(centroids.float())
+    book = centroids.float()
     labels = allocate("kmeans_step", "labels", x.shape[0], dtype=torch.int32)
     sums = torch.zeros(book.shape, dtype=torch.float64) if sums is None else _copy(sums)
     counts = torch.zeros(book.shape[0], dtype=torch.int64) if counts is None else _copy(counts)
     inertia = torch.zeros((), dtype=torch.float64) if inertia is None else inertia.clone()
     core.kmeans_step(
-        x=x.data_ptr(),
-        element=FLOATS[x.dtype],
-        num_rows=x.shape[0],
-        depth=x.shape[1],
-        centroids=book.data_ptr(),
-        num_centroids=book.shape[0],
+        x=x,
+        centroids=book,
         bfloat16=precision == "bfloat16",
+        labels=labels,
+        sums=sums,
+        counts=counts,
+        inertia=inertia,
         num_threads=torch.get_num_threads(),
-        labels=labels.data_ptr(),
-        sums=sums.data_ptr(),
-        counts=counts.data_ptr(),
-        inertia=inertia.data_ptr(),
     )
     return labels, sums, counts, inertia
 

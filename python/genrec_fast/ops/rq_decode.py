@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable
-from genrec_fast.ops._tensors import allocate, readable, require_codebooks
+from genrec_fast.ops._tensors import allocate, require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
 
 __all__ = ["rq_decode"]
@@ -74,18 +74,9 @@ def rq_decode(codes: Tensor, codebooks: Sequence[Tensor], *, num_levels: int | N
 
 
 def _cpu(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
-    codes = readable(codes)
-    books = [readable(book.float()) for book in codebooks]
-    out = allocate("rq_decode", "out", codes.shape[0], books[0].shape[1])
+    out = allocate("rq_decode", "out", codes.shape[0], codebooks[0].shape[1])
     core.rq_decode(
-        codes=codes.data_ptr(),
-        code_size=codes.element_size(),
-        num_rows=codes.shape[0],
-        depth=out.shape[1],
-        codebooks=[book.data_ptr() for book in books],
-        num_codes=[book.shape[0] for book in books],
-        num_threads=torch.get_num_threads(),
-        out=out.data_ptr(),
+        codes=codes, codebooks=[book.float() for book in codebooks], out=out, num_threads=torch.get_num_threads()
     )
     return out
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, choice, whole_number
 from genrec_fast.errors import InvalidValueError, UnsupportedError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import FLOATS, allocate, readable, require_codebooks, require_finite, require_matrix
+from genrec_fast.ops._tensors import allocate, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _twin
 
 __all__ = ["rq_encode"]
@@ -85,20 +85,14 @@ def rq_encode(
 
 
 def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
-    x = readable(x)
-    books = [readable(book) for book in codebooks]
-    codes = allocate("rq_encode", "codes", x.shape[0], len(books), dtype=torch.int32)
+    codes = allocate("rq_encode", "codes", x.shape[0], len(codebooks), dtype=torch.int32)
     core.rq_encode(
-        x=x.data_ptr(),
-        element=FLOATS[x.dtype],
-        num_rows=x.shape[0],
-        depth=x.shape[1],
-        codebooks=[book.data_ptr() for book in books],
-        num_codes=[book.shape[0] for book in books],
+        x=x,
+        codebooks=codebooks,
         num_beams=num_beams,
         bfloat16=precision == "bfloat16",
+        codes=codes,
         num_threads=torch.get_num_threads(),
-        codes=codes.data_ptr(),
     )
     return codes
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, require_room, require_tensors, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, check_offsets, readable, require_finite, require_matrix, require_offsets
+from genrec_fast.ops._tensors import allocate, check_offsets, require_finite, require_matrix, require_offsets
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
 from genrec_fast.types import Jagged
 
@@ -134,31 +134,19 @@ def _cpu(
     require_finite("topk_inner_product", "queries", queries)
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
-        bias = readable(bias)
-    queries, table = readable(queries.float()), readable(table.float())
-    count, num_items = queries.shape[0], table.shape[0]
-    most = max(1, min(k, num_items))
+    count, most = queries.shape[0], max(1, min(k, table.shape[0]))
     scores = allocate("topk_inner_product", "scores", count, most)
     ids = allocate("topk_inner_product", "ids", count, most, dtype=torch.int64)
-    allowed = None if allowed is None else readable(allowed)
-    exclude_ids = None if exclude_ids is None else readable(exclude_ids)
-    exclude_offsets = None if exclude_offsets is None else readable(exclude_offsets)
     core.topk_inner_product(
-        queries=queries.data_ptr(),
-        num_queries=count,
-        table=table.data_ptr(),
-        num_items=num_items,
-        depth=queries.shape[1],
-        bias=0 if bias is None else bias.data_ptr(),
-        k=most,
-        allowed=0 if allowed is None else allowed.data_ptr(),
-        allowed_stride=0 if allowed is None or allowed.shape[0] < count else num_items,
-        exclude_offsets=0 if exclude_offsets is None else exclude_offsets.data_ptr(),
-        exclude_ids=0 if exclude_ids is None else exclude_ids.data_ptr(),
-        num_excluded=0 if exclude_ids is None else exclude_ids.numel(),
+        queries=queries.float(),
+        table=table.float(),
+        bias=bias,
+        allowed=allowed,
+        exclude_ids=exclude_ids,
+        exclude_offsets=exclude_offsets,
+        scores=scores,
+        ids=ids,
         num_threads=torch.get_num_threads(),
-        scores=scores.data_ptr(),
-        ids=ids.data_ptr(),
     )
     if k > most:
         scores = torch.nn.functional.pad(scores, (0, k - most), value=-torch.inf)

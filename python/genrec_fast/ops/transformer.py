@@ -12,13 +12,11 @@ from torch import Tensor
 from genrec_fast.checks import INT64, check_flag, require_tensors, sequence, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, readable
+from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops.reference import transformer as reference
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 
 __all__ = [
-    "addresses_of_tables",
-    "common_arguments",
     "direct",
     "transformer_cross",
     "transformer_first",
@@ -324,69 +322,26 @@ def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **
 # ---- the ops behind them
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _whole(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if tensor is None else readable(tensor) for tensor in tensors)
-
-
-def common_arguments(weights: Tensor, stack: int, rows: Tensor) -> dict[str, Any]:
-    """What every kernel of a transformer is given."""
-    return {
-        "weights": weights.data_ptr(),
-        "weights_bytes": weights.numel(),
-        "stack": stack,
-        "rows_width": rows.shape[1],
-        "num_threads": torch.get_num_threads(),
-    }
-
-
-def addresses_of_tables(
-    rotary: Tensor | None, distance: Tensor | None, cross: Tensor | None, cross_offsets: Tensor | None, users: int
-) -> dict[str, Any]:
-    """The optional tables as the kernels are given them; the tensors must stay alive meanwhile."""
-    if cross_offsets is not None and cross_offsets.numel() != users + 1:
-        raise InvalidValueError(f"transformer: cross_offsets must be [{users + 1}], got {list(cross_offsets.shape)}")
-    return {
-        "rotary": _address(rotary),
-        "num_positions": 0 if rotary is None else rotary.shape[0],
-        "rotary_width": 0 if rotary is None else rotary.shape[1],
-        "distance": _address(distance),
-        "distance_size": 0 if distance is None else distance.shape[1],
-        "distance_heads": 0 if distance is None else distance.shape[0],
-        "cross": _address(cross),
-        "cross_offsets": _address(cross_offsets),
-        "cross_floats": 0 if cross is None else cross.numel(),
-    }
-
-
-def _first_layer(table: Tensor | None, tokens: Tensor | None) -> dict[str, Any]:
-    return {
-        "first_table": _address(table),
-        "tokens": _address(tokens),
-        "num_tokens": 0 if table is None else table.shape[0],
-        "first_width": 0 if table is None else table.shape[1],
-    }
-
-
-def _empty_cache(op: str, common: dict[str, Any], offsets: Tensor, num_rows: int, for_cross: bool) -> Tensor:
-    names = ("weights", "weights_bytes", "stack", "rows_width")
-    given = {name: common[name] for name in names}
-    users = offsets.numel() - 1
-    size = core.transformer_cache_size(
-        offsets=offsets.data_ptr(), num_users=users, num_rows=num_rows, for_cross=for_cross, **given
+def _cache_floats(
+    weights: Tensor, stack: int, shape: Sequence[int], offsets: Tensor, *, for_cross: bool = False
+) -> int:
+    """Floats of a cache for rows of this shape."""
+    size: int = core.transformer_cache_size(
+        rows_width=shape[1],
+        weights=weights,
+        stack=stack,
+        num_rows=shape[0],
+        offsets=offsets,
+        for_cross=for_cross,
     )
-    return allocate(op, "cache", size)
+    return size
 
 
 def _cell(stack: PackedStack, length: int) -> int:
     """Floats of one user's keys and values in one layer of a cache, ``length`` rows."""
-    common = {"weights": stack.weights.data_ptr(), "weights_bytes": stack.weights.numel(), "stack": stack.number}
     offsets = torch.tensor([0, length])
-    whole = _empty_cache("transformer_select", common | {"rows_width": stack.spec.width}, offsets, length, False)
-    return whole.numel() // stack.spec.num_layers
+    whole = _cache_floats(stack.weights, stack.number, (length, stack.spec.width), offsets)
+    return whole // stack.spec.num_layers
 
 
 def _prefill_cpu(
@@ -403,54 +358,37 @@ def _prefill_cpu(
     num_layers: int,
     only_last: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, offsets = readable(rows), readable(offsets)
-    rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
-    first_table, tokens = _whole(first_table, tokens)
-    users = offsets.numel() - 1
-    common = common_arguments(weights, stack, rows)
-    cache = _empty_cache("transformer_prefill", common, offsets, rows.shape[0], False)
-    hidden = torch.empty(users if only_last else rows.shape[0], rows.shape[1])
+    cache = allocate("transformer_prefill", "cache", _cache_floats(weights, stack, rows.shape, offsets))
+    hidden = torch.empty(offsets.numel() - 1 if only_last else rows.shape[0], rows.shape[1])
     core.transformer_prefill(
-        rows=rows.data_ptr(),
-        num_rows=rows.shape[0],
-        **_first_layer(first_table, tokens),
-        offsets=offsets.data_ptr(),
-        num_users=users,
-        cache=cache.data_ptr(),
-        cache_floats=cache.numel(),
+        rows=rows,
+        weights=weights,
+        stack=stack,
+        offsets=offsets,
+        cache=cache,
+        rotary=rotary,
+        distance=distance,
+        cross=cross,
+        cross_offsets=cross_offsets,
+        first_table=first_table,
+        tokens=tokens,
         only_last=only_last,
-        hidden=hidden.data_ptr(),
-        **addresses_of_tables(rotary, distance, cross, cross_offsets, users),
-        **common,
+        hidden=hidden,
+        num_threads=torch.get_num_threads(),
     )
     return hidden, cache
 
 
 def _first_cpu(weights: Tensor, rows: Tensor, stack: int, mixed_width: int) -> Tensor:
-    rows = readable(rows)
     out = allocate("transformer_first", "table", rows.shape[0], mixed_width)
-    core.transformer_first(
-        rows=rows.data_ptr(),
-        num_rows=rows.shape[0],
-        table=out.data_ptr(),
-        table_width=mixed_width,
-        **common_arguments(weights, stack, rows),
-    )
+    core.transformer_first(rows=rows, weights=weights, stack=stack, table=out, num_threads=torch.get_num_threads())
     return out
 
 
 def _cross_cpu(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Tensor:
-    rows, offsets = readable(rows), readable(offsets)
-    common = common_arguments(weights, stack, rows)
-    cache = _empty_cache("transformer_cross", common, offsets, rows.shape[0], True)
+    cache = allocate("transformer_cross", "cache", _cache_floats(weights, stack, rows.shape, offsets, for_cross=True))
     core.transformer_cross(
-        rows=rows.data_ptr(),
-        num_rows=rows.shape[0],
-        offsets=offsets.data_ptr(),
-        num_users=offsets.numel() - 1,
-        cache=cache.data_ptr(),
-        cache_floats=cache.numel(),
-        **common,
+        rows=rows, weights=weights, stack=stack, offsets=offsets, cache=cache, num_threads=torch.get_num_threads()
     )
     return cache
 
@@ -473,34 +411,26 @@ def _step_cpu(
     num_layers: int,
     kept: int,
 ) -> tuple[Tensor, Tensor]:
-    rows, offsets = readable(rows), readable(offsets)
-    cache, ancestors = readable(cache), readable(ancestors)
-    rotary, distance, cross, cross_offsets = _whole(rotary, distance, cross, cross_offsets)
-    first_table, tokens = _whole(first_table, tokens)
-    made, steps = None if parts is None else readable(parts), [readable(part) for part in chain]
-    users = offsets.numel() - 1
     own = allocate("transformer_step", "kept", num_layers, rows.shape[0], kept)
     hidden = torch.empty(rows.shape)
     core.transformer_step(
-        rows=rows.data_ptr(),
-        num_rows=rows.shape[0],
-        **_first_layer(first_table, tokens),
-        offsets=offsets.data_ptr(),
-        num_users=users,
-        num_beams=rows.shape[0] // users,
-        cache=cache.data_ptr(),
-        cache_floats=cache.numel(),
-        chain=[part.data_ptr() for part in steps],
-        chain_rows=[part.shape[1] for part in steps],
-        chain_floats=[part.numel() for part in steps],
-        ancestors=ancestors.data_ptr(),
-        parts=_address(made),
-        depth=ancestors.shape[0],
-        kept=own.data_ptr(),
-        kept_floats=own.numel(),
-        hidden=hidden.data_ptr(),
-        **addresses_of_tables(rotary, distance, cross, cross_offsets, users),
-        **common_arguments(weights, stack, rows),
+        rows=rows,
+        weights=weights,
+        stack=stack,
+        offsets=offsets,
+        cache=cache,
+        chain=chain,
+        parts=parts,
+        ancestors=ancestors,
+        rotary=rotary,
+        distance=distance,
+        cross=cross,
+        cross_offsets=cross_offsets,
+        first_table=first_table,
+        tokens=tokens,
+        kept=own,
+        hidden=hidden,
+        num_threads=torch.get_num_threads(),
     )
     return hidden, own
 
@@ -508,17 +438,17 @@ def _step_cpu(
 def _head_cpu(
     weights: Tensor, hidden: Tensor, stack: int, first: int, last: int, log_sums: bool
 ) -> tuple[Tensor, Tensor]:
-    hidden = readable(hidden)
     logits = allocate("transformer_head", "logits", hidden.shape[0], last - first)
     sums = torch.empty(hidden.shape[0] if log_sums else 0)
     core.transformer_head(
-        hidden=hidden.data_ptr(),
-        num_rows=hidden.shape[0],
+        hidden=hidden,
+        weights=weights,
+        stack=stack,
         first=first,
         last=last,
-        logits=logits.data_ptr(),
-        log_sums=sums.data_ptr() if log_sums else 0,
-        **common_arguments(weights, stack, hidden),
+        logits=logits,
+        log_sums=sums if log_sums else None,
+        num_threads=torch.get_num_threads(),
     )
     return logits, sums
 

@@ -1,6 +1,6 @@
 """A transformer's weights as one flat block of bytes, laid out as the products read them.
 
-The block says what it is (an int64 header, csrc/ops/transformer_layout.cpp reads it), so it can be saved, mapped into
+The block says what it is (an int64 header, csrc/ops/transformer/transformer_layout.cpp reads it), so it can be saved, mapped into
 memory and checked. Behind the stacks it carries named tensors (embeddings, tables) and a note, in JSON.
 """
 
@@ -24,7 +24,7 @@ from genrec_fast.ops.transformer_spec import ACTIVATIONS, TransformerSpec
 
 __all__ = ["PRECISIONS", "PackedStack", "pack_stacks", "require_stack", "unpack_stacks", "unpack_weights"]
 
-PRECISIONS = ("float32", "bfloat16", "int8")  # by their number in csrc/ops/transformer.h
+PRECISIONS = ("float32", "bfloat16", "int8")  # by their number in csrc/ops/transformer/transformer.h
 _MAGIC = 0x776665636572 << 8 | 1
 _GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}  # products that a lane adds at a time
 _DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -32,7 +32,7 @@ _SIZES = (
     *("width", "num_layers", "num_heads", "num_kv_heads", "head_width", "ff_width", "head_size", "cross_width"),
     *("rotary_width", "window"),
 )
-MAX_STACKS = 64  # of one block, as csrc/ops/transformer_layout.cpp reads it
+MAX_STACKS = 64  # of one block, as csrc/ops/transformer/transformer_layout.cpp reads it
 _ORDER = (
     *("before_attention", "qkv", "q_norm", "k_norm", "attended", "before_cross", "cross_q", "cross_kv"),
     *("cross_attended", "before_feed_forward", "gate", "up", "down"),
@@ -90,7 +90,7 @@ class _Block:
 
     def joined(self, header: Sequence[int]) -> Tensor:
         out = torch.empty(self.bytes, dtype=torch.uint8)
-        core.ask_huge_pages(out.data_ptr(), out.numel())  # what every token reads from end to end
+        core.ask_huge_pages(out)  # what every token reads from end to end
         out.zero_()
         out[: 8 * len(header)] = torch.tensor(header, dtype=torch.int64).view(torch.uint8)
         for offset, flat in self.parts:

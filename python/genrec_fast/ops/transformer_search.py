@@ -21,10 +21,9 @@ from genrec_fast.checks import (
 )
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import readable
-from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, require_levels
+from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
-from genrec_fast.ops.transformer import addresses_of_tables, common_arguments, direct
+from genrec_fast.ops.transformer import direct
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
@@ -247,8 +246,8 @@ def _cpu(
     embedding: Tensor,
     positions: Tensor | None,
     tokens: list[Tensor],
-    bases: list[Tensor],
-    deltas: list[Tensor],
+    child_bases: list[Tensor],
+    child_deltas: list[Tensor],
     bits: Tensor | None,
     ranks: Tensor | None,
     excluded: Tensor | None,
@@ -260,53 +259,42 @@ def _cpu(
     own_codes: bool,
     end_token: int,
 ) -> Any:
-    hidden, scores, offsets, cache, ancestors, embedding = (
-        readable(part) for part in (hidden, scores, offsets, cache, ancestors, embedding)
-    )
-    rotary, distance, cross, cross_offsets, first_table, positions = (
-        None if part is None else readable(part)
-        for part in (rotary, distance, cross, cross_offsets, first_table, positions)
-    )
-    parts, codes = [readable(part) for part in chain], [readable(table) for table in code_tokens]
-    levels = level_arguments("transformer_search", tokens, bases, deltas)
-    found = _outputs(scores, codes, tokens, num_beams)
-    users = offsets.numel() - 1
+    found = _outputs(scores, code_tokens, tokens, num_beams)
     core.transformer_search(
-        hidden=hidden.data_ptr(),
-        scores=scores.data_ptr(),
-        num_users=users,
-        offsets=offsets.data_ptr(),
-        cache=cache.data_ptr(),
-        cache_floats=cache.numel(),
-        chain=[part.data_ptr() for part in parts],
-        chain_rows=[part.shape[1] for part in parts],
-        chain_floats=[part.numel() for part in parts],
-        ancestors=ancestors.data_ptr(),
-        levels=levels,
-        codebook_sizes=[table.numel() for table in codes],
-        filter=filter_arguments("transformer_search", bits, ranks, excluded, excluded_offsets),
-        code_tokens=[table.data_ptr() for table in codes],
-        embedding=embedding.data_ptr(),
-        embedding_width=embedding.shape[1],
+        hidden=hidden,
+        weights=weights,
+        stack=stack,
+        scores=scores,
+        offsets=offsets,
+        cache=cache,
+        chain=chain,
+        ancestors=ancestors,
+        rotary=rotary,
+        distance=distance,
+        cross=cross,
+        cross_offsets=cross_offsets,
+        code_tokens=code_tokens,
+        tokens=tokens,
+        child_bases=child_bases,
+        child_deltas=child_deltas,
+        bits=bits,
+        ranks=ranks,
+        excluded=excluded,
+        excluded_offsets=excluded_offsets,
+        embedding=embedding,
         embedding_scale=embedding_scale,
-        positions=0 if positions is None else positions.data_ptr(),
-        position_rows=0 if positions is None else positions.shape[0],
-        first_table=0 if first_table is None else first_table.data_ptr(),
-        tokens=0,
-        num_tokens=embedding.shape[0],
-        first_width=0 if first_table is None else first_table.shape[1],
-        num_beams=num_beams,
+        positions=positions,
+        first_table=first_table,
         valid_only=valid_only,
         own_codes=own_codes,
         end_token=end_token,
-        width=found[0].shape[1],
-        found_scores=found[0].data_ptr(),
-        rows=found[1].data_ptr(),
-        codes=found[2].data_ptr(),
-        found_tokens=found[3].data_ptr(),
-        bound=found[4].data_ptr(),
-        **addresses_of_tables(rotary, distance, cross, cross_offsets, users),
-        **common_arguments(weights, stack, hidden),
+        found_scores=found[0],
+        rows=found[1],
+        codes=found[2],
+        found_tokens=found[3],
+        bound=found[4],
+        num_beams=num_beams,
+        num_threads=torch.get_num_threads(),
     )
     return found
 

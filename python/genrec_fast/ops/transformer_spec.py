@@ -9,10 +9,10 @@ from genrec_fast.errors import InvalidValueError
 
 __all__ = ["ACTIVATIONS", "TransformerSpec"]
 
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # by their number in csrc/ops/transformer.h
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # by their number in csrc/ops/transformer/transformer.h
 
 _POSITIVE = ("width", "num_layers", "num_heads", "num_kv_heads", "head_width", "ff_width")
-MOST_LAYERS, MOST_CHANNELS = 4095, 1 << 28  # as csrc/ops/transformer_layout.cpp reads them
+MOST_LAYERS, MOST_CHANNELS = 4095, 1 << 28  # as csrc/ops/transformer/transformer_layout.cpp reads them
 
 
 @dataclass(frozen=True, kw_only=True)

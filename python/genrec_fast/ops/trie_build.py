@@ -13,7 +13,7 @@ from genrec_fast.checks import numbers, require_tensors
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core
 from genrec_fast.ops._tensors import allocate
-from genrec_fast.ops._trie_arguments import MAX_CODES, MAX_LEVELS, level_arguments, num_levels
+from genrec_fast.ops._trie_arguments import MAX_CODES, MAX_LEVELS, num_levels
 from genrec_fast.ops.trie_offsets import BLOCK_BITS, DELTA_BYTES
 from genrec_fast.types import TrieTensors
 
@@ -71,7 +71,7 @@ def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> 
     """
     owner, codes, num_items, levels = _code_array(item_codes)
     sizes = _codebook_sizes(codebook_sizes, levels)
-    maxima = core.trie_build_range(codes=codes, limits=[MAX_CODES] * levels if sizes is None else sizes)
+    maxima = core.trie_build_range(limits=[MAX_CODES] * levels if sizes is None else sizes, codes=codes)
     if sizes is None:
         sizes = [largest + 1 for largest in maxima]
 
@@ -79,18 +79,16 @@ def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> 
     keys = [allocate("build_trie", "keys", num_items * words, dtype=torch.int64) for _ in range(2)]
     items = [allocate("build_trie", "items", num_items, dtype=torch.int32) for _ in range(2)]
     sorted_into = core.trie_build_sort(
-        codes=codes,
         codebook_sizes=sizes,
-        keys=(keys[0].data_ptr(), keys[1].data_ptr()),
-        items=(items[0].data_ptr(), items[1].data_ptr()),
+        codes=codes,
+        keys=keys,
+        items=items,
     )
     del owner
     sorted_keys, leaf_items = keys[sorted_into], items[sorted_into]
     del keys, items  # the other buffers: 12 bytes an item
 
-    num_edges, child_deltas, leaf_delta = core.trie_build_size(
-        keys=sorted_keys.data_ptr(), num_items=num_items, codebook_sizes=sizes
-    )
+    num_edges, child_deltas, leaf_delta = core.trie_build_size(codebook_sizes=sizes, keys=sorted_keys)
     tokens = [
         allocate("build_trie", "tokens", n, dtype=token_dtype(size)) for n, size in zip(num_edges, sizes, strict=True)
     ]
@@ -100,16 +98,7 @@ def trie_build(item_codes: Any, codebook_sizes: Sequence[int] | None = None) -> 
         allocate("build_trie", "deltas", n + 1, dtype=_delta_dtype(largest))
         for n, largest in zip(counts, [*child_deltas, leaf_delta], strict=True)
     ]
-    core.trie_build(
-        keys=sorted_keys.data_ptr(),
-        num_items=num_items,
-        codebook_sizes=sizes,
-        tokens=[t.data_ptr() for t in tokens],
-        token_widths=[t.element_size() for t in tokens],
-        bases=[t.data_ptr() for t in bases],
-        deltas=[t.data_ptr() for t in deltas],
-        delta_widths=[t.element_size() for t in deltas],
-    )
+    core.trie_build(codebook_sizes=sizes, keys=sorted_keys, tokens=tokens, bases=bases, deltas=deltas)
     return TrieParts(
         tuple(sizes), num_items, tuple(tokens), tuple(bases[:-1]), tuple(deltas[:-1]), bases[-1], deltas[-1], leaf_items
     )
@@ -157,14 +146,13 @@ def trie_check(trie: TrieTensors, leaf_bases: Tensor, leaf_deltas: Tensor, leaf_
     _check_tensor("leaf_deltas", leaf_deltas, tuple(DELTA_BYTES), num_nodes + 1)
     _check_tensor("leaf_items", leaf_items, (torch.int32,), num_items)
     core.trie_check(
-        levels=level_arguments("Trie", trie.tokens, trie.child_bases, trie.child_deltas),
-        codebook_sizes=list(sizes),
-        leaf_bases=leaf_bases.data_ptr(),
-        num_leaf_bases=leaf_bases.numel(),
-        leaf_deltas=leaf_deltas.data_ptr(),
-        leaf_width=leaf_deltas.element_size(),
-        leaf_items=leaf_items.data_ptr(),
-        num_items=num_items,
+        codebook_sizes=sizes,
+        tokens=trie.tokens,
+        child_bases=trie.child_bases,
+        child_deltas=trie.child_deltas,
+        leaf_bases=leaf_bases,
+        leaf_deltas=leaf_deltas,
+        leaf_items=leaf_items,
     )
 
 

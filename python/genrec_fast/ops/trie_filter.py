@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_fast.checks import require_room, require_tensors, shown, whole_number
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import check_offsets, readable, require_offsets
+from genrec_fast.ops._tensors import check_offsets, require_offsets
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.ops.trie_offsets import DELTA_BYTES
@@ -262,17 +262,7 @@ def _name(tensor: Tensor) -> str:
 
 def _allow_cpu(item_rows: Tensor, allowed: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     bits, ranks = _empty_bits(allowed, num_rows)
-    allowed = allowed.contiguous()
-    core.trie_filter_allow(
-        item_rows=item_rows.data_ptr(),
-        num_items=item_rows.numel(),
-        allowed=allowed.data_ptr(),
-        allowed_items=allowed.shape[1],
-        users=allowed.shape[0],
-        num_rows=num_rows,
-        bits=bits.data_ptr(),
-        ranks=ranks.data_ptr(),
-    )
+    core.trie_filter_allow(item_rows=item_rows, allowed=allowed, num_rows=num_rows, bits=bits, ranks=ranks)
     return bits, ranks
 
 
@@ -286,26 +276,16 @@ def _exclude_cpu(
     offsets: Tensor,
 ) -> tuple[Tensor, Tensor]:
     rows, row_offsets = _empty_rows(items, offsets)
-    items, offsets = readable(items), readable(offsets)
     core.trie_filter_exclude(
-        item_rows=item_rows.data_ptr(),
-        num_items=item_rows.numel(),
-        leaf_bases=leaf_bases.data_ptr(),
-        num_leaf_bases=leaf_bases.numel(),
-        leaf_deltas=leaf_deltas.data_ptr(),
-        leaf_width=leaf_deltas.element_size(),
-        leaf_items=leaf_items.data_ptr(),
-        num_leaf_items=leaf_items.numel(),
-        num_rows=leaf_deltas.numel() - 1,
-        allowed=0 if allowed is None else allowed.data_ptr(),
-        allowed_items=0 if allowed is None else allowed.shape[1],
-        allowed_users=0 if allowed is None else allowed.shape[0],
-        items=items.data_ptr(),
-        num_values=items.numel(),
-        offsets=offsets.data_ptr(),
-        users=offsets.numel() - 1,
-        rows=rows.data_ptr(),
-        row_offsets=row_offsets.data_ptr(),
+        item_rows=item_rows,
+        leaf_bases=leaf_bases,
+        leaf_deltas=leaf_deltas,
+        leaf_items=leaf_items,
+        allowed=allowed,
+        items=items,
+        offsets=offsets,
+        rows=rows,
+        row_offsets=row_offsets,
     )
     return rows, row_offsets
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from genrec_fast.checks import require_tensors
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, readable
-from genrec_fast.ops._trie_arguments import level_arguments, require_levels
+from genrec_fast.ops._tensors import allocate
+from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 from genrec_fast.types import TrieTensors
 
@@ -63,19 +63,21 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
 
 
 def _cpu(
-    codes: Tensor, tokens: list[Tensor], bases: list[Tensor], deltas: list[Tensor], codebook_sizes: list[int]
+    codes: Tensor,
+    tokens: list[Tensor],
+    child_bases: list[Tensor],
+    child_deltas: list[Tensor],
+    codebook_sizes: list[int],
 ) -> Tensor:
-    codes = readable(codes)
     out = allocate("trie_lookup", "nodes", *codes.shape[:-1], dtype=torch.int32)
     core.trie_lookup(
-        levels=level_arguments("trie_lookup", tokens, bases, deltas),
+        codes=codes,
         codebook_sizes=codebook_sizes,
-        codes=codes.data_ptr(),
-        code_size=codes.element_size(),
-        num_prefixes=out.numel(),
-        length=codes.shape[-1],
+        tokens=tokens,
+        child_bases=child_bases,
+        child_deltas=child_deltas,
+        nodes=out,
         num_threads=torch.get_num_threads(),
-        out=out.data_ptr(),
     )
     return out
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from genrec_fast.checks import INT64, choice, require_room, require_tensors, whole_number
 from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, refusal
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import readable
-from genrec_fast.ops._trie_arguments import filter_arguments, level_arguments, num_levels, require_levels
+from genrec_fast.ops._trie_arguments import num_levels, require_levels
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.types import Jagged
@@ -20,9 +19,8 @@ from genrec_fast.types import Jagged
 __all__ = ["TrieStep", "trie_step"]
 
 _NORMALIZE = ("all", "valid")
-_UNMASKED = (0,) * 8
 _MANY = 1 << 20  # beams: below, no result is too large for a machine
-_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie_step.h
+_FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie/trie_step.h
 
 
 class TrieStep(NamedTuple):
@@ -216,8 +214,8 @@ def _cpu(
     nodes: Tensor,
     scores: Tensor,
     tokens: Sequence[Tensor],
-    bases: Sequence[Tensor],
-    deltas: Sequence[Tensor],
+    child_bases: Sequence[Tensor],
+    child_deltas: Sequence[Tensor],
     num_beams: int,
     valid_only: bool,
     log_sums: Tensor | None,
@@ -226,38 +224,25 @@ def _cpu(
     excluded: Tensor | None,
     excluded_offsets: Tensor | None,
 ) -> _Outputs:
-    (users, beams, size), strides = logits.shape, logits.stride()
-    if strides[2] != 1 or logits.is_neg():
-        logits = readable(logits)
-        strides = logits.stride()
-    nodes, scores = nodes.contiguous(), scores.contiguous()
-    if nodes.is_neg() or scores.is_neg():
-        nodes, scores = readable(nodes), readable(scores)
-    if log_sums is not None:
-        log_sums = readable(log_sums)
+    users = scores.shape[0]
     if users * num_beams > _MANY:
         require_room("trie_step", "nodes", (3, users, num_beams))
     out = _outputs(scores, nodes, num_beams)
-    addresses = logits.data_ptr(), nodes.data_ptr(), scores.data_ptr()
-    if 0 in addresses or (addresses[0] | addresses[1] | addresses[2]) & 3:  # empty, freed, or not aligned
-        if not addresses[0] or addresses[0] % logits.element_size():
-            logits = readable(logits)
-            strides = logits.stride()
-        nodes, scores = readable(nodes), readable(scores)
-        addresses = logits.data_ptr(), nodes.data_ptr(), scores.data_ptr()
-    masked = bits is not None or excluded is not None
+    # Without names, unlike the other ops: called once per level of every search.
     core.trie_step(
-        level_arguments("trie_step", tokens, bases, deltas),
-        filter_arguments("trie_step", bits, ranks, excluded, excluded_offsets) if masked else _UNMASKED,
-        addresses[0],
-        _FLOATS[logits.dtype],
-        (users, beams, size, strides[0], strides[1]),
-        addresses[1],
-        addresses[2],
-        num_beams,
+        logits,
+        nodes,
+        scores,
+        tokens,
+        child_bases,
+        child_deltas,
         valid_only,
-        0 if log_sums is None else log_sums.data_ptr(),
-        (out[0].data_ptr(), out[1].data_ptr(), out[2].data_ptr()),
+        log_sums,
+        bits,
+        ranks,
+        excluded,
+        excluded_offsets,
+        *out,
         torch.get_num_threads(),
     )
     return out

@@ -1,0 +1,228 @@
+#include <cmath>
+#include <cstdint>
+
+#include "core/gemm.h"
+#include "ops/dense/topk_inner_product.h"
+#include "ops/rq/rq_search.h"
+
+namespace genrec::GENREC_ISA {
+namespace {
+
+// A panel multiplies 16 or 32 queries whether they are there or not; fewer than this go one by one (1,000,000 x 64 and
+// one query: 50 ms in panels, 13 ms with `sums_of`; 13 queries: as long either way).
+constexpr std::int64_t few_queries = GENREC_VEC == 2 ? 13 : 3;
+constexpr std::int64_t few_floats = 1 << 12;    // of the table, for few queries: 16 KiB
+constexpr std::int64_t block_floats = 1 << 15;  // of the table: 128 KiB, read from memory once, then from cache
+constexpr std::int64_t chunk_floats = 1 << 16;  // of the packed queries: 256 KiB
+
+bool excluded(const TopkQuery& query, std::int64_t id) {
+  std::int64_t low = 0, high = query.num_excluded;
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    if (query.exclude[middle] < id)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < query.num_excluded && query.exclude[low] == id;
+}
+
+inline void offer(TopkScan& scan, std::int64_t number, std::int64_t id, float score) {
+  TopkQuery& query = scan.queries[number];
+  if (query.allowed && query.allowed[id] == 0) return;
+  if (query.num_excluded != 0 && excluded(query, id)) return;
+  query.entries[query.count++] = {score, static_cast<std::int32_t>(id)};
+  if (query.count == scan.capacity) scan.compact(scan, number);
+}
+
+// Rows are items, columns are queries: a row's elements are broadcast, so the table needs no packing.
+struct Offers {
+  TopkScan& scan;
+  std::int64_t first;  // item of row 0
+
+  template <int Rows, int Vecs>
+  GENREC_INLINE void start(std::int64_t row, std::int64_t, Vec (&sums)[Rows][Vecs]) {
+    const float* bias = scan.args->bias;
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = fill(bias ? bias[first + row + r] : 0.0f);
+  }
+  template <int Rows, int Vecs>
+  GENREC_INLINE void finish(std::int64_t row, std::int64_t column, Vec (&sums)[Rows][Vecs]) {
+    for (int v = 0; v < Vecs; ++v) {
+      const std::int64_t number = column + v * lanes;
+      const std::int64_t there = scan.num_queries - number;
+      if (there <= 0) return;
+      const Mask real = there >= lanes ? 0xffffu : (Mask{1} << there) - 1;
+      const Vec bar = load(scan.thresholds + number);
+      Mask below = real;
+      for (int r = 0; r < Rows; ++r) below &= at_least(bar, sums[r][v]);  // false for NaN on either side
+      if (below == real) continue;
+      take<Rows, Vecs>(row, number, v, real, sums);
+    }
+  }
+  template <int Rows, int Vecs>
+  void take(std::int64_t row, std::int64_t number, int v, Mask real, Vec (&sums)[Rows][Vecs]) {
+    for (int r = 0; r < Rows; ++r) {
+      Mask found = ~at_least(load(scan.thresholds + number), sums[r][v]) & real;
+      if (found == 0) continue;
+      float line[lanes];
+      store(line, sums[r][v]);
+      for (; found != 0; found &= found - 1) {
+        const int lane = lowest(found);
+        offer(scan, number + lane, first + row + r, line[lane]);
+      }
+    }
+  }
+};
+
+// Sum of the lanes of each of 16 vectors.
+#if GENREC_VEC == 2
+inline Vec four_sums(Vec a, Vec b, Vec c, Vec d) {  // a, b, c, d side by side, once for each quarter of the lanes
+  const __m512 x = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+  const __m512 y = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+  return {_mm512_add_ps(_mm512_shuffle_ps(x, y, 0x44), _mm512_shuffle_ps(x, y, 0xee))};
+}
+inline Vec sums_of(const Vec (&x)[lanes]) {
+  Vec four[4];
+  for (int i = 0; i < 4; ++i) four[i] = four_sums(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
+  __m512 half[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m512 p = four[2 * i].v, q = four[2 * i + 1].v;
+    half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x44), _mm512_shuffle_f32x4(p, q, 0xee));
+  }
+  return {_mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88), _mm512_shuffle_f32x4(half[0], half[1], 0xdd))};
+}
+#else
+inline Vec sums_of(const Vec (&x)[lanes]) {
+  float line[lanes];
+  for (int i = 0; i < lanes; ++i) line[i] = sum(x[i]);
+  return load(line);
+}
+#endif
+
+// One query against 16 items at a time, or what is left.
+void one_by_one(TopkScan& scan, std::int64_t number, std::int64_t from, std::int64_t until) {
+  const TopkArgs& args = *scan.args;
+  const std::int64_t depth = args.depth, whole = depth / lanes * lanes;
+  const float* query = args.queries + (scan.first_query + number) * depth;
+  std::int64_t n = from;
+  for (; n + lanes <= until; n += lanes) {
+    const float* rows = args.table + n * depth;
+    Vec parts[lanes];
+    for (int r = 0; r < lanes; ++r) parts[r] = fill(0.0f);
+    for (std::int64_t d = 0; d < whole; d += lanes) {
+      const Vec x = load(query + d);
+      for (int r = 0; r < lanes; ++r) parts[r] = multiply_add(load(rows + r * depth + d), x, parts[r]);
+    }
+    float line[lanes];
+    Vec scores = sums_of(parts);
+    if (whole < depth) {
+      for (int r = 0; r < lanes; ++r) {
+        line[r] = 0.0f;
+        for (std::int64_t d = whole; d < depth; ++d) line[r] += rows[r * depth + d] * query[d];
+      }
+      scores = scores + load(line);
+    }
+    if (args.bias) scores = scores + load(args.bias + n);
+    Mask found = ~at_least(fill(scan.thresholds[number]), scores) & 0xffffu;
+    if (found == 0) continue;
+    store(line, scores);
+    for (; found != 0; found &= found - 1) offer(scan, number, n + lowest(found), line[lowest(found)]);
+  }
+  for (; n < until; ++n) {
+    const float score = fast_dot(query, args.table + n * depth, depth) + (args.bias ? args.bias[n] : 0.0f);
+    if (!(scan.thresholds[number] >= score)) offer(scan, number, n, score);
+  }
+}
+
+// Not below the squared length of any of `count` rows (a sum in float32, see length_above); NaN where a
+// row is not finite, or so long that squares overflow.
+float most_squares(const float* rows, std::int64_t count, std::int64_t depth) {
+  // Lane by lane the largest of the rows' partial sums: no sum across lanes per row.
+  Vec most = fill(0.0f), all = fill(0.0f);
+  float most_rest = 0.0f, all_rest = 0.0f;
+  for (std::int64_t n = 0; n < count; ++n) {
+    const float* row = rows + n * depth;
+    Vec own = fill(0.0f);
+    std::int64_t d = 0;
+    for (; d + lanes <= depth; d += lanes) {
+      const Vec x = load(row + d);
+      own = multiply_add(x, x, own);
+    }
+    float rest = 0.0f;
+    for (; d < depth; ++d) rest += row[d] * row[d];
+    most = greater(most, own);
+    all = all + own;
+    most_rest = rest > most_rest ? rest : most_rest;
+    all_rest += rest;
+  }
+  const float everything = sum(all) + all_rest;
+  return everything < 1e38f ? sum(most) + most_rest : __builtin_nanf("");
+}
+
+}  // namespace
+
+std::int64_t topk_panel_width() { return panel_width; }
+
+// Queries [first, last) of one scan into panels.
+void topk_pack(const float* queries, std::int64_t count, std::int64_t depth, float* panels) {
+  pack(queries, depth, 0, count, depth, panels);
+}
+
+float topk_error_scale(std::int64_t depth) { return sum_error(depth); }
+
+float topk_norm(const float* x, std::int64_t depth) { return length_above(squares_of(x, depth), depth); }
+
+// The scores of `entries` as defined.
+void topk_exact(const TopkArgs& args, const float* query, TopkEntry* entries, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t id = entries[i].id;
+    double score = exact_dot(query, args.table + id * args.depth, args.depth);
+    if (args.bias) score += static_cast<double>(args.bias[id]);
+    entries[i].score = static_cast<float>(score);
+  }
+}
+
+// Offers items [first, last) to all queries of the scan; a row that is not finite, or -1.
+std::int64_t topk_scan(TopkScan& scan, std::int64_t first, std::int64_t last) {
+  const TopkArgs& args = *scan.args;
+  const std::int64_t depth = args.depth;
+  const bool few = scan.num_queries < few_queries;
+  const std::int64_t group = few ? lanes : tile_rows;
+  std::int64_t rows = (few ? few_floats : block_floats) / depth / group * group;
+  if (rows < group) rows = group;
+  const std::int64_t panels = num_panels(scan.num_queries);
+  std::int64_t chunk = chunk_floats / (depth * panel_width);
+  if (chunk < 1) chunk = 1;
+  for (std::int64_t from = first; from < last; from += rows) {
+    const std::int64_t until = from + rows < last ? from + rows : last;
+    float squares = most_squares(args.table + from * depth, until - from, depth), bias = 0.0f;
+    if (squares != squares) {
+      for (std::int64_t n = from; n < until; ++n)
+        if (!finite(args.table + n * depth, depth)) return n;
+      squares = infinity;
+    }
+    if (args.bias)
+      for (std::int64_t n = from; n < until; ++n) {
+        const float size = args.bias[n] < 0.0f ? -args.bias[n] : args.bias[n];
+        if (size > bias) bias = size;
+      }
+    const float length = length_above(squares, depth);
+    if (length > scan.longest || bias > scan.largest_bias) {
+      if (length > scan.longest) scan.longest = length;
+      if (bias > scan.largest_bias) scan.largest_bias = bias;
+      scan.grown(scan);
+    }
+    if (few) {
+      for (std::int64_t q = 0; q < scan.num_queries; ++q) one_by_one(scan, q, from, until);
+      continue;
+    }
+    Offers ending{scan, from};
+    for (std::int64_t p = 0; p < panels; p += chunk)
+      product(args.table + from * depth, depth, until - from, scan.panels, p, p + chunk < panels ? p + chunk : panels,
+              depth, ending);
+  }
+  return -1;
+}
+
+}  // namespace genrec::GENREC_ISA
