@@ -113,7 +113,7 @@ class Arguments {
   int threads() { return static_cast<int>(number("num_threads")); }
   template <typename T>
   T* address(const char* name) {  // of memory that is no tensor's, or whose address the caller keeps
-    return static_cast<T*>(pointer(name, alignof_or_1<T>()));
+    return static_cast<T*>(pointer(name, alignof(T)));
   }
   std::vector<PyObject*> objects(const char* name);  // a list's
   bool is_none(const char* name);                    // and asked for, if so
@@ -126,13 +126,6 @@ class Arguments {
   void finish() const;
 
  private:
-  template <typename T>
-  static constexpr std::size_t alignof_or_1() {
-    if constexpr (std::is_void_v<T>)
-      return 1;
-    else
-      return alignof(T);
-  }
   template <class F>
   const char* each_size(const char* shape, const F& f) const;
   std::string wanted(const char* shape) const;

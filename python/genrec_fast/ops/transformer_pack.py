@@ -1,7 +1,7 @@
 """A transformer's weights as one flat block of bytes, laid out as the products read them.
 
-The block says what it is (an int64 header, csrc/ops/transformer/transformer_layout.cpp reads it), so it can be saved, mapped into
-memory and checked. Behind the stacks it carries named tensors (embeddings, tables) and a note, in JSON.
+The block says what it is (an int64 header, csrc/ops/transformer/transformer_layout.cpp reads it), so it can be saved,
+mapped into memory and checked. Behind the stacks it carries named tensors (embeddings, tables) and a note, in JSON.
 """
 
 from __future__ import annotations
