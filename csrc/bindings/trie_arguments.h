@@ -61,13 +61,13 @@ inline RowFilter row_filter(Arguments& given) {
   out.bits = static_cast<const std::uint64_t*>(whole("bits", only<std::int64_t>, "U W"));
   out.ranks = static_cast<const std::int32_t*>(whole("ranks", only<std::int32_t>, "U W"));
   check_pair();
-  out.excluded = static_cast<const std::int32_t*>(whole("excluded", only<std::int32_t>, "X"));
-  out.excluded_offsets = static_cast<const std::int64_t*>(whole("excluded_offsets", only<std::int64_t>, "V+1"));
+  out.excluded = static_cast<const std::int32_t*>(whole("excluded", only<std::int32_t>, "Y"));
+  out.excluded_offsets = static_cast<const std::int64_t*>(whole("excluded_offsets", only<std::int64_t>, "G+1"));
   check_pair();
   out.users = given.size('U');
   out.words = given.size('W');
-  out.num_excluded = given.size('X');
-  out.excluded_users = given.size('V');
+  out.num_excluded = given.size('Y');
+  out.excluded_users = given.size('G');
   return out;
 }
 

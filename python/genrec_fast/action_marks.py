@@ -8,18 +8,18 @@ import torch
 
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.errors import InvalidValueError
-from genrec_fast.recipe import Recipe
+from genrec_fast.system import System
 
 __all__ = ["marked"]
 
 _DIGITS: dict[object, bool] = {"0": False, "1": True, 0: False, 1: True}  # false and true are 0 and 1 as keys
 
 
-def marked(recipe: Recipe, rows: Sequence[Sequence[object]] | None, lengths: Sequence[int]) -> Jagged | None:
+def marked(system: System, rows: Sequence[Sequence[object]] | None, lengths: Sequence[int]) -> Jagged | None:
     """Actions as ``recommend`` takes them, from a mark for each event of each history.
 
     Args:
-        recipe: which says the actions and their order.
+        system: which says the actions and their order.
         rows: per history one mark for each event: a word with a digit per action, such as "10", or as many booleans
             (0 and 1 will do); ``None``: not given.
         lengths: how many events each history has.
@@ -28,15 +28,15 @@ def marked(recipe: Recipe, rows: Sequence[Sequence[object]] | None, lengths: Seq
         InvalidValueError: a recipe that reads no actions, or does and gets none; another number of histories or
             events; no mark of that size.
     """
-    names = getattr(recipe.objective, "actions", ())
+    names = system.actions
     if rows is None:
-        if getattr(recipe.layout, "actions", "none") != "none":
+        if system.reads_actions:
             raise InvalidValueError(
-                f"recommend: actions must be given as {recipe.name} reads them ({', '.join(names)}), got None"
+                f"recommend: actions must be given as {system.name} reads them ({', '.join(names)}), got None"
             )
         return None
     if not names:
-        raise InvalidValueError(f"recommend: actions must not be given as {recipe.name} reads none")
+        raise InvalidValueError(f"recommend: actions must not be given as {system.name} reads none")
     if len(rows) != len(lengths):
         raise InvalidValueError(
             f"recommend: actions must be a list for each of {len(lengths)} histories, got {len(rows)}"

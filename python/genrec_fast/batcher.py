@@ -159,10 +159,10 @@ class Batcher:
         _check_timeout(timeout)
         timeout = self._timeout if timeout is None else timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        question, query = ask(self.model.num_items, histories, k, options)
+        question, query = ask(self.model, histories, k, options)
         query = self.model.decoder.settled(query)
         count = len(question)
-        question = question.last(self.model.recipe.batching.max_items)
+        question = question.last(self.model.max_items)
         request = Request(Future(), deadline, timeout, [None] * count)
         rows = [
             Row(request, row, question.slice(row, row + 1), query.slice(row, row + 1, of=count)) for row in range(count)

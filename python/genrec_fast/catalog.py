@@ -155,6 +155,13 @@ class Catalog:
         return names
 
     @classmethod
+    def of_trie(cls, trie: Trie) -> Catalog:
+        """Items of which nothing is known but their trie."""
+        catalog = cls(num_items=trie.num_items, codebook_sizes=trie.codebook_sizes)
+        catalog.__dict__["trie"] = trie
+        return catalog
+
+    @classmethod
     def load(cls, folder: str | Path) -> Catalog:
         """What ``save`` wrote.
 

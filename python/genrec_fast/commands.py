@@ -86,7 +86,7 @@ def evaluate(
     """
     set_threads(threads)
     recommender = load(model, device)
-    dataset = reading.load(data, actions=getattr(recommender.recipe.objective, "actions", None) or None)
+    dataset = reading.load(data, actions=recommender.actions or None)
     if dataset.interactions.item_ids != recommender.item_ids:
         raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
     if num_beams is not None and num_beams < 1:
@@ -148,7 +148,7 @@ def recommend(
         users=users,
         timestamps=None if times is None else [list(times)],
         target_timestamps=None if at is None else [at],
-        actions=marked(recommender.recipe, None if actions is None else [actions], [len(numbers)]),
+        actions=marked(recommender, None if actions is None else [actions], [len(numbers)]),
     )
     found = [
         {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}

@@ -97,7 +97,7 @@ def evaluate(
         raise InvalidValueError(f"evaluate: ks must be numbers from 1, got {tuple(ks)}")
     batches = evaluation_batches(
         evaluation,
-        max_items=model.recipe.batching.max_items,
+        max_items=model.max_items,
         users_per_batch=users_per_batch,
         bucketed=True,
     )
@@ -138,7 +138,7 @@ def evaluate(
 
 def predicts_actions(model: Recommender) -> bool:
     """Whether the model was trained to predict actions."""
-    return model.objective.needs is ActionScoring
+    return model.objective is not None and model.objective.needs is ActionScoring
 
 
 def figure_names(model: Recommender) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ def _action_logits(model: Recommender, laid: Batch, targets: torch.Tensor) -> to
 def _of_actions(
     model: Recommender, logits: torch.Tensor, labels: torch.Tensor
 ) -> tuple[dict[str, float], dict[str, float]]:
-    names = getattr(model.recipe.objective, "actions", ())
+    names = model.actions
     if len(names) != labels.shape[1]:
         names = tuple(f"action {number}" for number in range(labels.shape[1]))
     auc, entropy = {}, {}

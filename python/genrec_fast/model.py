@@ -131,11 +131,11 @@ class Recommender(System):
             InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
         """
         size = whole_number("recommend", "users_per_batch", users_per_batch)
-        question, query = ask(self.num_items, histories, k, options)
+        question, query = ask(self, histories, k, options)
         parts = []
         with self.answering():
             for begin in range(0, len(question), size):
-                some = question.slice(begin, begin + size).last(self.recipe.batching.max_items)
+                some = question.slice(begin, begin + size).last(self.max_items)
                 parts.append(self.search(some, query.slice(begin, begin + size, of=len(question))).to("cpu"))
         return Ranked.cat(parts)
 

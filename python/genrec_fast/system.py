@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked, as_batch
-from genrec_fast.base.objective import Objective
 from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.decoders.base import run
@@ -32,6 +31,10 @@ class System(nn.Module):
         catalog: of the items, with semantic IDs.
 
     Attributes:
+        name: of the recipe.
+        max_items: the longest history that is read; of a longer one, its last items.
+        actions: what the actions of events mean, in their order, where the recipe learns some.
+        reads_actions: whether every question must come with the actions of its events.
         reference: the backbone that a training started from, as it was; ``None`` outside such a training.
 
     Notes:
@@ -47,12 +50,18 @@ class System(nn.Module):
         self.layout: nn.Module = recipe.layout.build(catalog)
         shown = catalog if getattr(self.layout, "feature_dim", None) is not None else catalog.with_features(None)
         self.backbone: nn.Module = recipe.backbone.build(shown)
-        self.objective: Objective = recipe.objective.build(catalog)
+        self.objective: Any = recipe.objective.build(catalog)
         self.decoder: Any = recipe.decoder.build(catalog)
         self.reference: Any = None
         for owner in (self.objective, self.decoder):
             for name, part in getattr(owner, "parts", _no_parts)(catalog).items():
                 self.add_module(name, part)
+        self.name, self.max_items = recipe.name, recipe.batching.max_items
+        self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())
+        self.reads_actions: bool = getattr(recipe.layout, "actions", "none") != "none"
+        self._begin_answering()
+
+    def _begin_answering(self) -> None:
         self._answering = 0  # blocks of answering() that are open, in any thread
         self._modes: list[tuple[nn.Module, bool]] = []
 
@@ -64,6 +73,16 @@ class System(nn.Module):
     @property
     def num_items(self) -> int:
         return self.catalog.num_items
+
+    @property
+    def num_inputs(self) -> int:
+        """Histories hold numbers below this: items, or what else the layout reads."""
+        return self.num_items
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an empty history can be asked about."""
+        return False
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

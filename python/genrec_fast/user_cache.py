@@ -86,7 +86,7 @@ class UserCache:
                 f"UserCache: model must have a backbone whose state goes on (HSTU, Causal), got {kind}"
             )
         self.model, self.backbone, self.evict = model, backbone, evict
-        self.max_items = model.recipe.batching.max_items
+        self.max_items = model.max_items
         weights = next(model.backbone.parameters())
         if not frozen and weights.device.type != "cpu":
             raise UnsupportedError(

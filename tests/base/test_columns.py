@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.integrations._serve_body import PLAIN
 
+SHOP = SimpleNamespace(num_items=9, num_inputs=9, may_be_empty=False)
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5)
 
 
@@ -138,11 +140,11 @@ def test_every_option_can_be_asked_over_http():
 
 def test_options_are_checked_at_the_door():
     with pytest.raises(InvalidTypeError, match=r"recommend: options are num_beams, .*, got beams"):
-        ask(9, [[1]], 3, {"beams": 4})
+        ask(SHOP, [[1]], 3, {"beams": 4})
     with pytest.raises(InvalidValueError, match=r"num_beams must be int64 \[1\], each at least 1"):
-        ask(9, [[1]], 3, {"num_beams": torch.tensor([1, 2])})
+        ask(SHOP, [[1]], 3, {"num_beams": torch.tensor([1, 2])})
     question, query = ask(
-        9, [[1, 2]], 3, {"num_beams": [4, 5], "exclude": Jagged.from_rows([[3]]), "exclude_seen": True}
+        SHOP, [[1, 2]], 3, {"num_beams": [4, 5], "exclude": Jagged.from_rows([[3]]), "exclude_seen": True}
     )
     assert query.num_beams == (4, 5)
     assert query.exclude.values.tolist() == [3, 1, 2]

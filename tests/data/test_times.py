@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,6 +15,9 @@ from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 from genrec_fast.types import Jagged
 
 ROWS = [[0, 1, 2, 3, 4], [5, 6], [7], [], [8, 9, 10, 11]]
+
+
+SHOP = SimpleNamespace(num_items=9, num_inputs=9, may_be_empty=False)
 
 
 def make() -> Interactions:
@@ -101,12 +106,12 @@ def test_a_batch_moves_its_times():
 
 def test_a_question_has_the_callers_times():
     rows = Jagged.from_rows([[1, 2, 3], [4]])
-    asked, _ = ask(9, rows, 1, {"timestamps": [[10.9, 20, 20], [5]], "target_timestamps": [25.0, 7.5]})
+    asked, _ = ask(SHOP, rows, 1, {"timestamps": [[10.9, 20, 20], [5]], "target_timestamps": [25.0, 7.5]})
     asked = asked.last(2)
     assert asked.items.values.tolist() == [2, 3, 4]
     assert asked.timestamps.tolist() == [20, 20, 5]
     assert asked.target_timestamps.tolist() == [20, 25, 7]
-    late, _ = ask(9, rows, 1, {"timestamps": Jagged.from_rows([[10, 20, 30], [5]])})
+    late, _ = ask(SHOP, rows, 1, {"timestamps": Jagged.from_rows([[10, 20, 30], [5]])})
     assert late.target_timestamps.tolist() == [20, 30, 30, 5]  # at the last event
     assert times_of_events("recommend", rows, None, None) == (None, None)
 

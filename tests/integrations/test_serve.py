@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_names_and_ids_get_what_recommend_says(app):
 def test_a_number_is_the_name_with_these_digits_and_never_an_id():
     """MovieLens' names are numbers, and 12 is not item number 12; one name that is no number changes nothing."""
     model = toy()
-    model.item_ids = [str(100 - i) for i in range(58)] + ["007", "tea"]
+    model.catalog = dataclasses.replace(model.catalog, item_ids=[str(100 - i) for i in range(58)] + ["007", "tea"])
     app = create_app(model)
 
     def items(**body):

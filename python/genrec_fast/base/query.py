@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from genrec_fast.base.times import looks_like_seconds, whole_times
 from genrec_fast.checks import check_flag, shown, whole_number
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["Options", "Query", "ask", "rows_of_items", "times_of_events"]
+__all__ = ["Asked", "Options", "Query", "ask", "rows_of_items", "times_of_events"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,19 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
+class Asked(Protocol):
+    """What a question is checked against: a ``System``."""
+
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_inputs(self) -> int: ...
+    @property
+    def may_be_empty(self) -> bool: ...
+
+
 def ask(
-    num_items: int, histories: Jagged | Sequence[Sequence[int]], k: int, options: Options, op: str = "recommend"
+    asked: Asked, histories: Jagged | Sequence[Sequence[int]], k: int, options: Options, op: str = "recommend"
 ) -> tuple[Question, Query]:
     """What ``Recommender.recommend`` was given, checked; ``exclude_seen`` becomes ``exclude``.
 
@@ -86,14 +97,16 @@ def ask(
     for name in options:
         if name not in Options.__annotations__:
             raise InvalidTypeError(f"{op}: options are {', '.join(Options.__annotations__)}, got {name}")
-    rows = rows_of_items(op, "histories", histories, num_items)
+    num_items = asked.num_items
+    rows = rows_of_items(op, "histories", histories, asked.num_inputs)
     if len(rows) == 0:
         raise InvalidValueError(f"{op}: histories must have at least one row, got none")
     empty = (rows.lengths == 0).nonzero()
-    if empty.numel():
+    if empty.numel() and not asked.may_be_empty:
         raise InvalidValueError(f"{op}: histories must not be empty, but row {int(empty[0])} is")
     exclude = _excluded(op, options.get("exclude"), rows, num_items)
     if check_flag(op, "exclude_seen", options.get("exclude_seen", False)):
+        rows_of_items(op, "histories", rows, num_items)  # of whatever they hold, it must be items
         exclude = rows if exclude is None else exclude.followed_by(rows)
     seed = options.get("seed")
     query = Query(

@@ -342,7 +342,9 @@ class SearchPass:
         normalize: str,
         rule: Rule,
     ) -> None:
-        self.trie, self.query, self.normalize, self.rule = trie, query, normalize, rule
+        self.trie, self.query, self.rule = trie, query, rule
+        # A language model is extended by tokens, and says which.
+        self._plan: Plan = dataclasses.replace(getattr(backbone, "plan", Plan(num_beams)), normalize=normalize)
         users, device = torch.arange(len(batch), device=trie.leaf_items.device), trie.leaf_items.device
         shape = (len(users), query.k)
         self._found = Ranked(
@@ -409,7 +411,7 @@ class SearchPass:
         keep = None
         if query.allowed is not None or query.exclude is not None:
             keep = trie_filter(self.trie, allowed=query.allowed, exclude=query.exclude)
-        plan = Plan(num_beams, self.normalize, keep)
+        plan = dataclasses.replace(self._plan, num_beams=num_beams, keep=keep)
         users = len(self._users)
         whole = users * max(num_beams) <= _ONE_CALL
         self._running = TrieSearch(session, self.trie, plan, users, self.rule, widths, in_one_call=whole)

@@ -70,7 +70,7 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
         arguments["exclude"] = Jagged.from_rows([read(name, row, model) for row in _list(name, given[name])])
     arguments |= {name: read(name, given[name]) for name, read in PLAIN.items() if name in given}
     marks = [_list("actions", row) for row in _list("actions", given["actions"])] if "actions" in given else None
-    arguments["actions"] = marked(model.recipe, marks, [len(history) for history in histories])
+    arguments["actions"] = marked(model, marks, [len(history) for history in histories])
     timeout = _number("timeout", given.get("timeout", limits.timeout))
     if not timeout > 0:
         raise InvalidValueError(f"recommend: timeout must be above 0, got {timeout}")

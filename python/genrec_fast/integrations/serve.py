@@ -238,7 +238,7 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
         counts = live.batcher.counts
         state = {
             "status": "closing" if counts.closed else "ok",
-            "recipe": live.model.recipe.name,
+            "recipe": live.model.name,
             "items": live.model.num_items,
             "version": live.version,
             "waiting": counts.waiting,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import INT64, is_truth, whole_number
-from genrec_fast.decoders.trie_search import TrieSearch
+from genrec_fast.base.query import Query
+from genrec_fast.catalog import Catalog
+from genrec_fast.checks import INT64, MOST, is_truth, whole_number
+from genrec_fast.decoders.base import run
+from genrec_fast.decoders.beam import Beam, BeamConfig
+from genrec_fast.decoders.trie_search import Rule
 from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.integrations.hf.adapters import underlying
 from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, token_ids
@@ -18,18 +23,18 @@ from genrec_fast.integrations.hf.engine import Engine
 from genrec_fast.integrations.hf.generate import choose_engine
 from genrec_fast.integrations.hf.prompts import has_holes
 from genrec_fast.integrations.hf.rules import RuleSettings
+from genrec_fast.model import Recommender
 from genrec_fast.nn.engine.plan import Plan
-from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.trie import Trie
-from genrec_fast.types import Jagged, Ranked
+from genrec_fast.types import Batch, Jagged, Ranked, Session
 
 __all__ = ["CompiledRecommender", "compile"]
 
 
 def compile(
     model: nn.Module,
-    trie: Trie,
+    trie: Trie | Catalog,
     token_offset: int = 0,
     code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
     *,
@@ -47,7 +52,7 @@ def compile(
 
     Args:
         model: with a language model head.
-        trie: the catalog.
+        trie: the catalog: a trie, or a ``Catalog``, whose names and titles the server then knows.
         token_offset: see ``trie_beam_search``.
         code_to_token: see ``trie_beam_search``.
         engine: see ``trie_beam_search``.
@@ -70,13 +75,15 @@ def compile(
     Example:
         ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
     """
-    if not isinstance(trie, Trie):
+    catalog = Catalog.of_trie(trie) if isinstance(trie, Trie) else trie
+    if not isinstance(catalog, Catalog):
         raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
     model = underlying(model)
     chosen = choose_engine(model, engine, dtype)
-    trie = trie.to("cpu")  # where the search runs, whatever runs the model
+    catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
+    trie = catalog.trie.to("cpu")
     tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
     tokens.require("compile", trie, chosen.vocab_size)
     start: list[int] | None = None
@@ -107,7 +114,8 @@ def compile(
     def now() -> Engine:
         return chosen if frozen else choose_engine(model, engine, dtype)
 
-    return CompiledRecommender(now, trie, tokens, normalize, prefix, start, histories)
+    plan = Plan((), normalize, tokens=tokens, prefix=tuple(prefix))
+    return CompiledRecommender(catalog, LanguageModel(now, trie.codebook_sizes, plan, start), histories)
 
 
 class _Histories(NamedTuple):
@@ -141,29 +149,105 @@ def _item_codes(trie: Trie) -> Tensor:
     return torch.stack(columns[::-1], 1)
 
 
-class CompiledRecommender:
-    """Made by ``compile``; every call answers with the model as it is then, but for one that was frozen."""
+class LanguageModel:
+    """A model of transformers as a backbone: prompts are its histories.
+
+    Args:
+        engine: gives what runs the model, as it is at the moment of the call.
+        codebook_sizes: of the trie.
+        plan: what a search writes.
+        start: an encoder-decoder's first tokens; ``None``: there is no encoder.
+    """
 
     def __init__(
-        self,
-        engine: Callable[[], Engine],
-        trie: Trie,
-        tokens: CodeTokens,
-        normalize: str,
-        prefix: list[int],
-        start: list[int] | None,
-        histories: _Histories | None = None,
+        self, engine: Callable[[], Engine], codebook_sizes: tuple[int, ...], plan: Plan, start: list[int] | None
     ) -> None:
-        self._engine, self.trie, self.tokens = engine, trie, tokens
-        self.normalize, self.prefix, self.start, self.histories = normalize, prefix, start, histories
+        self.engine, self.codebook_sizes, self.plan, self.start = engine, codebook_sizes, plan, start
+
+    def prefill(self, batch: Batch) -> Session:
+        """Reads prompts.
+
+        Raises:
+            InvalidValueError: an empty one.
+        """
+        rows = batch.items
+        ends = rows.offsets.tolist()
+        if len(set(ends)) < len(ends):
+            user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
+            raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
+        start = None
+        if self.start is not None:
+            start = Jagged(torch.tensor(self.start * len(rows)), torch.arange(len(rows) + 1) * len(self.start))
+        return self.engine().prefill(rows, start)
+
+
+class Prompts(nn.Module):
+    """The layout in front of a language model: whole prompts as they are, or made of histories of items."""
+
+    def __init__(self, histories: _Histories | None) -> None:
+        super().__init__()
+        self.histories = histories
+
+    def forward(self, batch: Batch) -> Batch:
+        """The batch with prompts as its items."""
+        return batch if self.histories is None else Batch(self.histories.prompts(batch.items))
+
+
+class CompiledRecommender(Recommender):
+    """Made by ``compile``; every call answers with the model as it is then, but for one that was frozen.
+
+    It is asked, batched, served and evaluated as any recommender. Not saved: the model and the trie are.
+    """
+
+    language: LanguageModel
+
+    def __init__(self, catalog: Catalog, language: LanguageModel, histories: _Histories | None) -> None:
+        nn.Module.__init__(self)
+        self.catalog, self.histories, self.language = catalog, histories, language
+        self.layout = Prompts(histories)
+        self.__dict__["backbone"] = language  # the caller's model, which stays as it is
+        self.objective = self.reference = None
+        self.decoder = BeamConfig(num_beams=50, normalize=language.plan.normalize).build()  # type: ignore[arg-type]
+        self.name, self.max_items = "language model", MOST
+        self.actions, self.reads_actions = (), False
+        self._begin_answering()
 
     @property
     def engine(self) -> Engine:
         """What runs the model as it is now."""
-        return self._engine()
+        return self.language.engine()
+
+    @property
+    def trie(self) -> Trie:
+        """Of the catalog."""
+        return self.catalog.trie
+
+    @property
+    def device(self) -> torch.device:
+        """Where the search runs, whatever runs the model."""
+        return torch.device("cpu")
+
+    @property
+    def num_inputs(self) -> int:
+        """The items, or the vocabulary."""
+        return self.num_items if self.histories is not None else self.engine.vocab_size
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Where something stands before or after every history."""
+        around = self.histories
+        return around is not None and bool(len(around.before) + len(around.after))
+
+    def to(self, *args: Any, **options: Any) -> CompiledRecommender:
+        """Raises ``UnsupportedError``: move the model and compile it again."""
+        raise UnsupportedError("to: a compiled model stays where it is; move the model and compile it again")
+
+    def save(self, folder: str | Path) -> None:
+        """Raises ``UnsupportedError``: ``model.save_pretrained`` and ``Trie.save`` keep what this was made of."""
+        raise UnsupportedError("save: save the model by its save_pretrained, and the trie by Trie.save or Catalog.save")
 
     @torch.inference_mode()
-    def recommend(
+    def recommend(  # type: ignore[override]
         self,
         prompts: Jagged | Tensor | Sequence[Sequence[int]],
         k: int = 10,
@@ -172,6 +256,7 @@ class CompiledRecommender:
         attention_mask: Tensor | None = None,
         allowed: Tensor | None = None,
         exclude: Jagged | None = None,
+        exact: bool = False,
         seed: int | None = None,
         num_groups: int = 1,
         diversity_penalty: float = 0.0,
@@ -187,6 +272,7 @@ class CompiledRecommender:
             attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
             allowed: bool ``[N]`` or ``[B, N]``: items that may appear.
             exclude: int64 Jagged of item ids per user that may not.
+            exact: widen until the k items are proven to be the best of the catalog; prompts are read once.
             seed: see ``trie_beam_search``; needs ``compile(normalize="valid")``.
             num_groups: see ``trie_beam_search``.
             diversity_penalty: see ``trie_beam_search``.
@@ -201,38 +287,42 @@ class CompiledRecommender:
             InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
         """
         rows = _to_rows(prompts, attention_mask)
-        rows = rows if self.histories is None else self.histories.prompts(rows)
-        ends = rows.offsets.tolist()
-        if len(set(ends)) < len(ends):
-            user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
-            raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
         k = whole_number("recommend", "k", k, *INT64)
         width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams, *INT64)
         if k < 1 or width < k:
             raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
-        rule = RuleSettings(
+        settings = RuleSettings(
             op="recommend",
             seed=seed,
             num_groups=num_groups,
             diversity_penalty=diversity_penalty,
-            normalize=self.normalize,
+            normalize=self.language.plan.normalize,
         )
         if num_beams is None:
             width = -(-width // num_groups) * num_groups
-        users, levels = len(rows), self.trie.num_levels
-        if users == 0:
-            empty = torch.empty(0, k)
-            codes = torch.empty(0, k, levels, dtype=torch.int32)
-            return Ranked(empty.long(), codes, empty, empty[:, 0].bool(), empty[:, 0])
-        keep = None
-        if allowed is not None or exclude is not None:
-            keep = trie_filter(self.trie, allowed=allowed, exclude=exclude)
-        start = None
-        if self.start is not None:
-            start = Jagged(torch.tensor(self.start * users), torch.arange(users + 1) * len(self.start))
-        plan = Plan((width,) * levels, self.normalize, keep, self.tokens, tuple(self.prefix))
-        session = self.engine.prefill(rows, start)
-        return TrieSearch(session, self.trie, plan, users, rule.begin(width, rows)).run().ranked(k)
+        batch = self.layout(Batch(rows))
+        query = Query(k=k, num_beams=width, exact=exact, allowed=allowed, exclude=exclude, seed=seed)
+        decoder = _Ruled(BeamConfig(num_beams=width, normalize=settings.normalize), settings)  # type: ignore[arg-type]
+        return run(decoder.begin(self, batch, query))
+
+
+class _Ruled(Beam):
+    """A beam search by the rule of a call."""
+
+    name = "recommend"
+
+    def __init__(self, config: BeamConfig, settings: RuleSettings) -> None:
+        super().__init__(config)
+        self.settings = settings
+
+    @property
+    def no_proof(self) -> str | None:  # type: ignore[override]
+        """Of a sample, or of groups."""
+        return None if self.settings.plain else " with a seed or groups: these items are not the best k"
+
+    def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
+        """Of the settings."""
+        return self.settings.begin(num_beams, batch.items)
 
 
 def _plain(row: Any) -> Any:
