@@ -243,29 +243,15 @@ static inline Vec operator*(const Vec& a, const Vec& b) {
   return out;
 }
 static inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
-// a * b + c, rounded once.
-static inline float fused(float a, float b, float c) {
-#if defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fmaf(a, b, c);
-#else
-  // The product of two float32 is exact in float64, its sum with a third is not. An inexact sum is rounded to odd, of
-  // its two neighbours the one whose last bit is 1: what rounds it to float32 then never sees a tie that is none.
-  const double product = static_cast<double>(a) * static_cast<double>(b), wide = static_cast<double>(c);
-  union {
-    double value;
-    std::uint64_t bits;
-  } sum;
-  sum.value = product + wide;
-  const double rest = sum.value - product, lost = (product - (sum.value - rest)) + (wide - rest);
-  const std::uint64_t even = ~sum.bits & 1u;
-  const std::uint64_t towards = (lost > 0.0) == (sum.value > 0.0) ? 1u : ~std::uint64_t{0};
-  sum.bits += lost != 0.0 && even ? towards : 0u;
-  return static_cast<float>(sum.value);
-#endif
-}
+// Rounded once, to float64, and then to float32: the same unless float64 loses what is no tie. Callers know it is not.
 static inline Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   Vec out;
-  for (int i = 0; i < lanes; ++i) out.v[i] = fused(a.v[i], b.v[i], c.v[i]);
+#if defined(__ARM_FEATURE_FMA)
+  for (int i = 0; i < lanes; ++i) out.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+#else
+  for (int i = 0; i < lanes; ++i)
+    out.v[i] = static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i]));
+#endif
   return out;
 }
 static inline Vec greater(const Vec& a, const Vec& b) {
