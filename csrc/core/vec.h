@@ -110,6 +110,9 @@ struct Vec {
   __m512 v;
 };
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline Vec load_first(const float* p, int count) {  // below 16; zeros behind
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p)};
+}
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec fill(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -152,6 +155,12 @@ struct Vec {
   __m256 a, b;
 };
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline Vec load_first(const float* p, int count) {
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i a = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), place);
+  const __m256i b = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), place);
+  return {_mm256_maskload_ps(p, a), _mm256_maskload_ps(p + 8, b)};
+}
 static inline void store(float* p, Vec x) {
   _mm256_storeu_ps(p, x.a);
   _mm256_storeu_ps(p + 8, x.b);
@@ -217,6 +226,11 @@ struct Vec {
 static inline Vec load(const float* p) {
   Vec out;
   for (int i = 0; i < lanes; ++i) out.v[i] = p[i];
+  return out;
+}
+static inline Vec load_first(const float* p, int count) {
+  Vec out = {};
+  for (int i = 0; i < count; ++i) out.v[i] = p[i];
   return out;
 }
 static inline void store(float* p, const Vec& a) {
