@@ -264,7 +264,8 @@ static inline Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   for (int i = 0; i < lanes; ++i) out.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
 #else
   for (int i = 0; i < lanes; ++i)
-    out.v[i] = static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i]));
+    out.v[i] =
+        static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i]));
 #endif
   return out;
 }
