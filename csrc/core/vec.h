@@ -110,6 +110,9 @@ struct Vec {
   __m512 v;
 };
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline Vec load_first(const float* p, int count) {  // below 16; zeros behind
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p)};
+}
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec fill(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -152,6 +155,12 @@ struct Vec {
   __m256 a, b;
 };
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline Vec load_first(const float* p, int count) {
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i a = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), place);
+  const __m256i b = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), place);
+  return {_mm256_maskload_ps(p, a), _mm256_maskload_ps(p + 8, b)};
+}
 static inline void store(float* p, Vec x) {
   _mm256_storeu_ps(p, x.a);
   _mm256_storeu_ps(p + 8, x.b);
@@ -219,6 +228,11 @@ static inline Vec load(const float* p) {
   for (int i = 0; i < lanes; ++i) out.v[i] = p[i];
   return out;
 }
+static inline Vec load_first(const float* p, int count) {
+  Vec out = {};
+  for (int i = 0; i < count; ++i) out.v[i] = p[i];
+  return out;
+}
 static inline void store(float* p, const Vec& a) {
   for (int i = 0; i < lanes; ++i) p[i] = a.v[i];
 }
@@ -243,29 +257,16 @@ static inline Vec operator*(const Vec& a, const Vec& b) {
   return out;
 }
 static inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
-// a * b + c, rounded once.
-static inline float fused(float a, float b, float c) {
-#if defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fmaf(a, b, c);
-#else
-  // The product of two float32 is exact in float64, its sum with a third is not. An inexact sum is rounded to odd, of
-  // its two neighbours the one whose last bit is 1: what rounds it to float32 then never sees a tie that is none.
-  const double product = static_cast<double>(a) * static_cast<double>(b), wide = static_cast<double>(c);
-  union {
-    double value;
-    std::uint64_t bits;
-  } sum;
-  sum.value = product + wide;
-  const double rest = sum.value - product, lost = (product - (sum.value - rest)) + (wide - rest);
-  const std::uint64_t even = ~sum.bits & 1u;
-  const std::uint64_t towards = (lost > 0.0) == (sum.value > 0.0) ? 1u : ~std::uint64_t{0};
-  sum.bits += lost != 0.0 && even ? towards : 0u;
-  return static_cast<float>(sum.value);
-#endif
-}
+// Rounded once, to float64, and then to float32: the same unless float64 loses what is no tie. Callers know it is not.
 static inline Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   Vec out;
-  for (int i = 0; i < lanes; ++i) out.v[i] = fused(a.v[i], b.v[i], c.v[i]);
+#if defined(__ARM_FEATURE_FMA)
+  for (int i = 0; i < lanes; ++i) out.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+#else
+  for (int i = 0; i < lanes; ++i)
+    out.v[i] =
+        static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i]));
+#endif
   return out;
 }
 static inline Vec greater(const Vec& a, const Vec& b) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -135,6 +136,93 @@ def test_full_nodes_equal_the_twin(isa):
     for num_beams in (1, 7, 600):
         expected = twin(trie, 1, logits, nodes, scores, num_beams=num_beams)
         assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
+
+
+def rounded_once(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """float32 ``a * b + c`` as a fused instruction gives it: an inexact sum in float64 is rounded to odd."""
+    product = a.double() * b
+    c = torch.as_tensor(c).double()
+    total = product + c
+    rest = total - product
+    lost = (product - (total - rest)) + (c - rest)
+    towards = torch.nextafter(total, torch.where(lost > 0, torch.inf, -torch.inf).double())
+    return torch.where((lost != 0) & (total.view(torch.int64) % 2 == 0), towards, total).float()
+
+
+def test_two_roundings_differ_from_one_where_float64_loses_what_is_no_tie():
+    a, b, c = torch.tensor([1 + 2.0**-11]) * 2.0**36, torch.tensor([1 - 2.0**-11 + 2.0**-22]), 2.0**60
+    assert a.double().item() * b.double().item() == 2.0**36 + 8  # half of the last bit of c, and a little
+    assert rounded_once(a, b, c).item() == 2.0**60 + 2.0**37
+    assert reference.fused(a, b, c).item() == 2.0**60
+
+
+def exponentials_are_fused(x: Tensor) -> bool:
+    n = rounded_once(x, reference.LOG2_E, reference.ROUND) - reference.ROUND
+    r = rounded_once(n, -reference.LN2_SINGLE, x)
+    step = (n * 32).int()
+    power = torch.exp2((step % 32).double() / 32).float() * torch.exp2((step // 32).double()).float()
+    return torch.equal(reference.exp(x), rounded_once(power, r * (r * 0.5 + reference.SLOPE), power))
+
+
+@pytest.mark.parametrize(
+    "stride", [4099, pytest.param(1, marks=pytest.mark.slow)], ids=["one in 4099", "every float32"]
+)
+def test_float64_gives_the_exponential_of_fused_instructions(stride):
+    for sign, end in ((0, 88.0), (-(2**31), 86.0)):
+        last = int(torch.tensor(end).view(torch.int32))
+        for first in range(0, last + 1, stride << 18):
+            bits = torch.arange(first, min(first + (stride << 18), last + 1), stride, dtype=torch.int64)
+            assert exponentials_are_fused((bits + sign).to(torch.int32).view(torch.float32))
+
+
+HARD = st.one_of(
+    st.floats(-110, 110, width=32),
+    st.floats(-(2.0**-10), 2.0**-10, width=32),
+    st.integers(-3968, 3232).map(lambda n: (n + 0.5) * 0.6931471805599453 / 32),  # between two steps of the table
+    st.integers(-124, 100).map(lambda n: n * 0.6931471805599453),
+    st.sampled_from([-math.inf, -3.4e38, -1e9, -86.0, -40.0, -1e-45, 0.0, -0.0, 1e-45, 70.0, 1e4, 1e9, 3.4e38]),
+)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_log_sums_of_hard_logits_equal_the_twin_on_every_instruction_set(data):
+    size = data.draw(st.sampled_from([1, 2, 15, 16, 17, 40]), "K")
+    rows = torch.tensor(data.draw(st.lists(st.lists(HARD, min_size=size, max_size=size), min_size=1, max_size=4)))
+    wider = data.draw(st.integers(-2, 2), "ulps")
+    rows = torch.where(rows.isfinite(), (rows.view(torch.int32) + wider).view(torch.float32), rows)
+    rows = torch.where(rows.isfinite() | (rows == -torch.inf), rows, 0.0)
+    trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
+    start = torch.zeros(len(rows), 1, dtype=torch.int32), torch.zeros(len(rows), 1)
+    expected = twin(trie, 0, rows.unsqueeze(1), *start, num_beams=size)
+    for _ in every_isa():
+        assert_equal(trie_step(trie, 0, rows.unsqueeze(1), *start, num_beams=size), expected)
+    assert bool((expected.scores <= 0).all())
+    assert bool((rows > -torch.inf).any()) is bool((expected.nodes >= 0).any())
+
+
+@pytest.mark.parametrize("type_", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1, 16, 40])
+@pytest.mark.parametrize("others", [0.0, -torch.inf, -1e4, 60.0, 1e4])
+def test_a_nan_or_infinite_logit_is_refused_whatever_stands_beside_it(isa, type_, size, others):
+    trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
+    start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
+    nan = torch.tensor([0x7F800001, 0x7FC00000, -1], dtype=torch.int32).view(torch.float32).tolist()
+    for wrong in (*nan, torch.inf):
+        for place in {0, size // 2, size - 1}:
+            logits = torch.full((1, 1, size), others)
+            logits[0, 0, place] = wrong
+            for normalize in ("all", "valid"):
+                with pytest.raises(InvalidValueError, match="logits must not be NaN or"):
+                    trie_step(trie, 0, logits.to(type_), *start, num_beams=2, normalize=normalize)
+
+
+def test_a_row_of_one_code_keeps_its_score(isa):
+    trie = build_trie(torch.arange(3).unsqueeze(1), codebook_sizes=(3,))
+    logits = torch.full((500, 1, 3), -torch.inf)
+    logits[:, 0, 1] = torch.linspace(-100, 100, 500)
+    start = torch.zeros(500, 1, dtype=torch.int32), torch.zeros(500, 1)
+    assert bool((trie_step(trie, 0, logits, *start, num_beams=1).scores == 0).all())
 
 
 def test_log_sum_exp_is_torchs_within_float_error():

@@ -97,6 +97,15 @@ void finish(const TopkScan& scan, std::int64_t number) {
   query.count = kept;
 }
 
+void check_queries(const TopkArgs& args) {
+  for (std::int64_t b = 0; b < args.num_queries; ++b) {
+    const float* x = args.queries + b * args.depth;
+    if (GENREC_DISPATCH(topk_norm(x, args.depth)) < infinity) continue;  // else: or squares that overflow
+    check(std::all_of(x, x + args.depth, [](float value) { return std::isfinite(value); }),
+          "topk_inner_product: queries must be finite, got NaN or infinity in row ", b);
+  }
+}
+
 void check_exclude(const TopkArgs& args) {
   if (!args.exclude_offsets) return;
   const std::int64_t* offsets = args.exclude_offsets;
@@ -158,6 +167,7 @@ void scan_part(const TopkArgs& args, std::int64_t first_query, std::int64_t last
 }  // namespace
 
 void topk_inner_product(const TopkArgs& args) {
+  check_queries(args);
   check_exclude(args);
   std::fill_n(args.scores, args.num_queries * args.k, -infinity);
   std::fill_n(args.ids, args.num_queries * args.k, std::int64_t{-1});

@@ -5,7 +5,7 @@
 namespace genrec {
 
 struct TopkArgs {
-  const float* queries;  // [num_queries, depth], finite
+  const float* queries;  // [num_queries, depth]
   std::int64_t num_queries;
   const float* table;  // [num_items, depth]
   std::int64_t num_items, depth;
@@ -27,7 +27,7 @@ struct TopkArgs {
 //
 // Order: higher score, then lower id. Which items can win is decided by float32 products with a bound on their error
 // (core/gemm.h: sum_error); those are scored as defined, so the result has equal bits on every instruction set.
-// Throws ValueError where a row of the table is not finite, or offsets of the excluded ids are none.
+// Throws ValueError where a query or a row of the table is not finite, or offsets of the excluded ids are none.
 // Cost: num_queries * num_items * depth multiply-adds; the table is read once per 512 queries and thread, and never
 // copied; memory: about 2 k + 64 entries per query and thread.
 void topk_inner_product(const TopkArgs& args);

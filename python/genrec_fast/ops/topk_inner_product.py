@@ -131,7 +131,6 @@ def _cpu(
     exclude_offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     require_room("topk_inner_product", "ids", (queries.shape[0], k), 8)  # before a look at so many queries
-    require_finite("topk_inner_product", "queries", queries)
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
     count, most = queries.shape[0], max(1, min(k, table.shape[0]))
