@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import SlowPathWarning, UnsupportedError
+from genrec_fast.errors import InvalidValueError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
@@ -177,3 +177,30 @@ def test_half_precision_and_noise_of_quantization_are_no_wrong_state():
         with torch.no_grad():
             state = engine.prefill(gf.Jagged.from_rows(PROMPTS))
         assert (isinstance(state, Stepped) or not hasattr(state, "cache")) and math.isfinite(float(state.logits.sum()))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "t5", "mamba", "rwkv"])
+def test_some_users_of_a_session_go_on_alone(name):
+    """By cache or by whole texts, on a cache of their own; a session that was extended has given its cache away."""
+    model = make(name)
+    start = None
+    if model.config.is_encoder_decoder:
+        start = gf.Jagged.from_rows([[model.config.decoder_start_token_id]] * 3)
+    users, tokens = torch.tensor([2, 0]), torch.tensor([[5, 6], [7, 8], [9, 10]])
+    parents = torch.zeros(3, 2, dtype=torch.int64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        root = TorchEngine(model).prefill(gf.Jagged.from_rows([[11, 12, 13], [14], [15, 16]]), start)
+        chosen = root.select(users)
+        assert torch.equal(chosen.scores()[0], root.scores()[0][users])
+        all_users, some = root.extend(tokens, parents), chosen.extend(tokens[users], parents[users])
+        torch.testing.assert_close(some.logits, all_users.logits[users], rtol=0, atol=1e-4)
+        again = all_users.select(users)
+        on, alone = (s.extend(torch.tensor([[3, 4]] * len(s.logits)), torch.tensor([[1, 0]] * len(s.logits)))
+                     for s in (all_users, again))  # fmt: skip
+        torch.testing.assert_close(alone.logits, on.logits[users], rtol=0, atol=1e-4)
+        if isinstance(root, Stepped):
+            with pytest.raises(InvalidValueError, match="session must have its cache, got one that was extended"):
+                root.extend(tokens, parents)
+        with pytest.raises(UnsupportedError, match="extend_tree: the engine must be native"):
+            on.extend_tree(tokens, parents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,22 +13,17 @@ from genrec_fast.nn.t5 import RMSNorm
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-if TYPE_CHECKING:
-    from genrec_fast.backbones.t5 import T5
-
 __all__ = ["native_t5"]
 
 
-def native_t5(model: T5) -> NativeEngine | None:
-    """The engine where it gives what torch's modules give (``runs_natively``)."""
-    from genrec_fast.backbones.t5 import T5
-
+def native_t5(model: Any, kind: type) -> NativeEngine | None:
+    """The engine where it gives what torch's modules give (``runs_natively``); ``kind``: T5 itself."""
     if not runs_natively(model, model.head.weight):
         return None
-    return native_backbone(model, T5, lambda: _pack(model))
+    return native_backbone(model, kind, lambda: _pack(model))
 
 
-def _pack(model: T5) -> Tensor:
+def _pack(model: Any) -> Tensor:
     config = model.config
     common: dict[str, Any] = {
         "width": config.width,

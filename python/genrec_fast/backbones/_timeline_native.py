@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,19 @@ from genrec_fast.ops.transformer import transformer_prefill
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-if TYPE_CHECKING:
-    from genrec_fast.backbones.timeline import Timeline
-
 __all__ = ["begin_item", "last_states", "native_timeline"]
 
 
-def native_timeline(model: Timeline) -> NativeEngine | None:
-    """The engine where it gives what torch's modules give (``runs_natively``); not for a stack without blocks."""
-    from genrec_fast.backbones.timeline import Timeline
+def native_timeline(model: Any, kind: type) -> NativeEngine | None:
+    """The engine where it gives what torch's modules give (``runs_natively``); not for a stack without blocks.
 
+    Args:
+        model: a ``Timeline``.
+        kind: ``Timeline`` itself.
+    """
     if not (model.blocks and model.depth_blocks and runs_natively(model, model.start)):
         return None
-    return native_backbone(model, Timeline, lambda: _pack(model))
+    return native_backbone(model, kind, lambda: _pack(model))
 
 
 def last_states(engine: NativeEngine, rows: Tensor, packing: Packing) -> Tensor:
@@ -48,7 +48,7 @@ def begin_item(engine: NativeEngine, rows: Tensor, codebook_sizes: tuple[int, ..
     return NativeSession(engine, Prompts(offsets, cache), hidden.unsqueeze(1), levels)
 
 
-def _pack(model: Timeline) -> Tensor:
+def _pack(model: Any) -> Tensor:
     config = model.config
     common: dict[str, Any] = {
         "width": config.width,
@@ -81,7 +81,7 @@ def _pack(model: Timeline) -> Tensor:
     return pack_stacks(list(zip((items, codes), weights, strict=True)), "float32", tensors)
 
 
-def _norms(model: Timeline) -> Iterator[nn.LayerNorm]:
+def _norms(model: Any) -> Iterator[nn.LayerNorm]:
     """Every norm that the stacks run."""
     for part in (model.blocks, model.norm, model.depth_blocks, model.depth_norm):
         yield from (module for module in part.modules() if isinstance(module, nn.LayerNorm))

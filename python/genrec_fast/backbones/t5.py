@@ -200,7 +200,7 @@ class T5(nn.Module):
 
     def prefill(self, batch: Batch) -> Session:
         """Encodes each history once and projects its keys and values once."""
-        engine = native_t5(self)
+        engine = native_t5(self, T5)
         if engine is not None and len(batch):
             start = Jagged.from_rows([[self.start_token]] * len(batch))
             spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))

@@ -123,7 +123,7 @@ class Timeline(nn.Module):
 
     def prefill(self, batch: Batch) -> Session:
         """Reads each history once."""
-        engine = native_timeline(self)
+        engine = native_timeline(self, Timeline)
         if engine is not None and len(batch):
             states = last_states(engine, *self._rows(batch))
             return begin_item(engine, states + self.depth_positions.weight[0], self.codebook_sizes)

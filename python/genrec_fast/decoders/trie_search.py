@@ -29,6 +29,11 @@ __all__ = ["BEST", "Best", "Rule", "SearchDecoder", "SearchPass", "TrieSearch", 
 _WIDENED_LOGITS = 1 << 26
 
 
+# Beams of all users that a pass searches in one call where the engine can. That saves 0.2 ms of Python, which is lost
+# in the 20 ms and more of a search of more beams, within which a server would rather begin others.
+_ONE_CALL = 256
+
+
 class Rule(Protocol):
     """Which children of a level's beams survive, and in what order the beams stand in the end; for one search."""
 
@@ -107,6 +112,7 @@ class TrieSearch:
         users: B.
         widths: int64 ``[B]``: each user's own number of beams, at most the plan's; beams beyond it are cut after each
             level, and the best of them counts in the bound. ``None``: the plan's.
+        in_one_call: whether the engine may run all of it, where it can.
     """
 
     def __init__(
@@ -117,7 +123,9 @@ class TrieSearch:
         users: int,
         rule: Rule = BEST,
         widths: Tensor | None = None,
+        in_one_call: bool = True,
     ) -> None:
+        self._in_one_call = in_one_call and rule.plain and widths is None
         self.session, self.trie, self.plan, self.rule, self.widths = session, trie, plan, rule, widths
         device = trie.leaf_items.device
         self.level = self.item = 0
@@ -197,7 +205,7 @@ class TrieSearch:
             self.session, self.written = self._extended_session().extend(*forced), _extended(self.written, *forced)
         self.nodes = torch.where(self.scores > -torch.inf, 0, -1).int()
         self.codes = self.codes.new_empty(*self.scores.shape, 0)
-        if not self.rule.plain or self.widths is not None or self.item:
+        if not self._in_one_call or self.item:
             return False
         found = self.session.search(self.trie, plan, self.scores)
         if found is None:
@@ -402,7 +410,9 @@ class SearchPass:
         if query.allowed is not None or query.exclude is not None:
             keep = trie_filter(self.trie, allowed=query.allowed, exclude=query.exclude)
         plan = Plan(num_beams, self.normalize, keep)
-        self._running = TrieSearch(session, self.trie, plan, len(self._users), self.rule, widths)
+        users = len(self._users)
+        whole = users * max(num_beams) <= _ONE_CALL
+        self._running = TrieSearch(session, self.trie, plan, users, self.rule, widths, in_one_call=whole)
 
 
 class SearchDecoder(Decoder):
