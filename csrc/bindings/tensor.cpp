@@ -47,6 +47,9 @@ Dtype named_dtype(const std::string& name, int item_size) {
   return {255, bits};
 }
 
+// Where a tensor without elements lies: null is an argument that is None.
+alignas(64) char nothing[64];
+
 py::object owned(PyObject* found) {
   if (found == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(found);
@@ -55,6 +58,8 @@ py::object ask(PyObject* object, PyObject* method) { return owned(PyObject_Vecto
 py::object get(PyObject* object, PyObject* getter) {
   return owned(Py_TYPE(getter)->tp_descr_get(getter, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
 }
+
+std::string device_of(PyObject* object) { return py::str(py::handle(object).attr("device")).cast<std::string>(); }
 
 }  // namespace
 
@@ -133,32 +138,36 @@ Tensor TensorReader::by_attributes(PyObject* object) {
 Tensor TensorReader::view(const Label& label, PyObject* object) {
   if (!PyObject_TypeCheck(object, torch.tensor))
     throw TypeError(message(label.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name));
+  Tensor found{};
   try {
-    if (torch.exchange == nullptr) return by_attributes(object);
-    DlTensor found;
-    if (torch.exchange->view(object, &found) != 0) throw py::error_already_set();
-    return {found.data, found.dims, found.dtype, found.sizes, found.strides, found.device_type == 1};
+    if (torch.exchange == nullptr) {
+      found = by_attributes(object);
+    } else {
+      DlTensor read;
+      if (torch.exchange->view(object, &read) != 0) throw py::error_already_set();
+      found = {read.data, read.dims, read.dtype, read.sizes, read.strides, read.device_type == 1};
+    }
   } catch (py::error_already_set&) {
-    const py::object device = py::handle(object).attr("device");
-    check(device.attr("type").cast<std::string>() == "cpu", label.text(),
-          " must be contiguous on the CPU, got a tensor on ", py::str(device).cast<std::string>());
-    throw;
+    if (device_of(object) == "cpu") throw;
   }
+  // Texts are made where something is wrong alone.
+  if (!found.on_cpu)
+    throw ValueError(message(label.text(), " must be contiguous on the CPU, got a tensor on ", device_of(object)));
+  if (found.data == nullptr) {
+    check(found.elements() == 0, label.text(), " must have data, got ", found.text(), " whose storage was freed");
+    found.data = nothing;
+  }
+  return found;
 }
 
 Tensor TensorReader::read(const Label& label, PyObject* object, Layout layout, std::int64_t alignment, int free) {
   Tensor found = view(label, object);
-  if (!found.on_cpu)
-    throw ValueError(message(label.text(), " must be contiguous on the CPU, got a tensor on ",
-                             py::str(py::handle(object).attr("device")).cast<std::string>()));
   const auto aligned = [&] {
     const std::int64_t wanted = alignment != 0          ? alignment
                                 : found.dtype.code == 5 ? found.element_size() / 2
                                                         : found.element_size();
     return wanted == 0 || reinterpret_cast<std::uintptr_t>(found.data) % static_cast<std::uintptr_t>(wanted) == 0;
   };
-  if (found.data == nullptr)
-    check(found.elements() == 0, label.text(), " must have data, got ", found.text(), " whose storage was freed");
   if (layout == Layout::copied) {
     py::handle held = object;
     const auto take = [&](const char* copy) {
@@ -175,8 +184,9 @@ Tensor TensorReader::read(const Label& label, PyObject* object, Layout layout, s
   if (!found.is_whole())
     throw ValueError(message(label.text(), " must be contiguous on the CPU, got strides ",
                              py::str(py::list(ask(object, torch.stride))).cast<std::string>()));
-  check(aligned(), label.text(), " must be aligned to its elements, got address ", found.data,
-        ": pass a clone() of it");
+  if (!aligned())
+    throw ValueError(
+        message(label.text(), " must be aligned to its elements, got address ", found.data, ": pass a clone() of it"));
   return found;
 }
 
