@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 # Each package registers its configs: what a recipe.json may name, and the names that are taken.
-from genrec_fast import backbones, config, decoders, layouts, objectives, tokenizers  # noqa: F401
+from genrec_fast import backbones, decoders, layouts, objectives, tokenizers  # noqa: F401
+from genrec_fast.config import from_json as read
 from genrec_fast.config import register_config
+from genrec_fast.config import to_json as written
 from genrec_fast.errors import CorruptFileError
 from genrec_fast.recipe import Recipe
 
@@ -21,7 +23,7 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
     Raises:
         InvalidTypeError: a config type that ``register_config`` does not know.
     """
-    return {"version": VERSION, **config.to_json(recipe)}
+    return {"version": VERSION, **written(recipe)}
 
 
 def from_json(text: Any, where: str = "recipe.json") -> Recipe:
@@ -33,5 +35,5 @@ def from_json(text: Any, where: str = "recipe.json") -> Recipe:
     if not isinstance(text, dict) or text.get("version") != VERSION or type(text["version"]) is not int:
         got = text.get("version") if isinstance(text, dict) else type(text).__name__
         raise CorruptFileError(f"{where}: version must be {VERSION}, got {got!r}")
-    recipe: Recipe = config.from_json(Recipe, {k: v for k, v in text.items() if k != "version"}, where)
+    recipe: Recipe = read(Recipe, {k: v for k, v in text.items() if k != "version"}, where)
     return recipe
