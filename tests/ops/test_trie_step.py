@@ -170,8 +170,8 @@ def exponentials_are_fused(x: Tensor) -> bool:
 def test_float64_gives_the_exponential_of_fused_instructions(stride):
     for sign, end in ((0, 88.0), (-(2**31), 86.0)):
         last = int(torch.tensor(end).view(torch.int32))
-        for first in range(0, last + 1, stride << 18):
-            bits = torch.arange(first, min(first + (stride << 18), last + 1), stride, dtype=torch.int64)
+        for first in range(0, last + 1, stride << 15):
+            bits = torch.arange(first, min(first + (stride << 15), last + 1), stride, dtype=torch.int64)
             assert exponentials_are_fused((bits + sign).to(torch.int32).view(torch.float32))
 
 
