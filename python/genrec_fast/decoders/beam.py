@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields
 from genrec_fast.decoders.arguments import check_k
-from genrec_fast.decoders.trie_search import SearchDecoder
+from genrec_fast.decoders.search_pass import SearchDecoder
 
 __all__ = ["Beam", "BeamConfig"]
 

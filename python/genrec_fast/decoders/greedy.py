@@ -9,7 +9,7 @@ from genrec_fast.catalog import Catalog
 from genrec_fast.checks import whole_number
 from genrec_fast.config import check_fields
 from genrec_fast.decoders.arguments import check_k
-from genrec_fast.decoders.trie_search import SearchDecoder
+from genrec_fast.decoders.search_pass import SearchDecoder
 from genrec_fast.errors import InvalidValueError
 
 __all__ = ["Greedy", "GreedyConfig"]

@@ -14,7 +14,7 @@ from genrec_fast.checks import shown
 from genrec_fast.config import check_fields
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.children import Children
-from genrec_fast.decoders.trie_search import SearchDecoder
+from genrec_fast.decoders.search_pass import SearchDecoder
 from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.engine.plan import Found
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from abc import abstractmethod
-from collections import deque
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import proven
-from genrec_fast.base.query import Query
-from genrec_fast.checks import check_flag, shown, whole_number
-from genrec_fast.decoders.arguments import check_filter, check_k
-from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.expand import expand_rows
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.engine.plan import Found, Plan
-from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.types import Autoregressive, Batch, Ranked, Session
+from genrec_fast.types import Ranked, Session
 
-__all__ = ["BEST", "Best", "Rule", "SearchDecoder", "SearchPass", "TrieSearch", "ordered"]
-
-# Logits of one widened search: 2^26 float32 are 256 MiB, and a user whose certificate fails needs many beams.
-_WIDENED_LOGITS = 1 << 26
-
-
-# Beams of all users that a pass searches in one call where the engine can. That saves 0.2 ms of Python, which is lost
-# in the 20 ms and more of a search of more beams, within which a server would rather begin others.
-_ONE_CALL = 256
+__all__ = ["BEST", "Best", "Rule", "TrieSearch", "ordered"]
 
 
 class Rule(Protocol):
@@ -312,193 +296,3 @@ def _rows_below(trie: CatalogTrie) -> list[Tensor]:
         sums = torch.cat([torch.zeros(1, dtype=torch.int64), out[0].cumsum(0)])
         out.insert(0, sums[ends[1:]] - sums[ends[:-1]])
     return out
-
-
-class SearchPass:
-    """The search of some users as a ``Pass``; with ``query.exact`` it widens where the certificate fails.
-
-    Users whose k-th score is not above the bound are searched again with twice the beams each time, until it is; their
-    histories are not read again. A search that keeps every row prunes nothing, so this ends.
-
-    Args:
-        backbone: reads the histories now.
-        batch: B users.
-        trie: the catalog.
-        query: checked.
-        num_beams: at every level.
-        widths: int64 ``[B]``, or ``None``; see ``TrieSearch``.
-        normalize: see ``Plan``.
-        rule: which beams live.
-    """
-
-    def __init__(
-        self,
-        backbone: Autoregressive,
-        batch: Batch,
-        trie: CatalogTrie,
-        query: Query,
-        num_beams: tuple[int, ...],
-        widths: Tensor | None,
-        normalize: str,
-        rule: Rule,
-    ) -> None:
-        self.trie, self.query, self.rule = trie, query, rule
-        # A language model is extended by tokens, and says which.
-        self._plan: Plan = dataclasses.replace(getattr(backbone, "plan", Plan(num_beams)), normalize=normalize)
-        users, device = torch.arange(len(batch), device=trie.leaf_items.device), trie.leaf_items.device
-        shape = (len(users), query.k)
-        self._found = Ranked(
-            torch.full(shape, -1, device=device),
-            torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
-            torch.full(shape, -torch.inf, device=device),
-            torch.zeros(len(users), dtype=torch.bool, device=device),
-            torch.full((len(users),), torch.inf, device=device),
-        )
-        self.finished = torch.zeros_like(self._found.exact)
-        self._waiting: deque[tuple[Tensor, tuple[int, ...], Tensor | None]] = deque()
-        if len(users):
-            self._root = backbone.prefill(batch)
-            self._waiting.append((users, num_beams, widths))
-        self._running: TrieSearch | None = None
-        self._next()
-
-    @property
-    def done(self) -> bool:
-        """Whether no user is left to be searched."""
-        return self._running is None
-
-    def advance(self) -> None:
-        """Searches the next level."""
-        search = self._running
-        assert search is not None
-        search.advance()
-        if not search.done:
-            return
-        found = search.ranked(self.query.k)
-        for name in ("items", "codes", "scores", "exact", "bound"):
-            getattr(self._found, name)[self._users] = getattr(found, name)
-        sure = found.exact if self.query.exact else torch.ones_like(found.exact)
-        self.finished[self._users] = sure
-        if not bool(sure.all()):
-            self._widen(~sure)
-        self._next()
-
-    def results(self) -> Ranked:
-        """The k best items of each user."""
-        return self._found
-
-    def _widen(self, failed: Tensor) -> None:
-        assert self._running is not None
-        running, rows = self._running, self.trie.num_rows
-        num_beams = tuple(min(2 * width, max(rows, width)) for width in running.plan.num_beams)
-        size = max(1, _WIDENED_LOGITS // (max(num_beams) * max(self.trie.codebook_sizes)))
-        for part in failed.nonzero().squeeze(1).split(size):
-            own = None if running.widths is None else running.widths[part]
-            if own is not None:
-                own = torch.minimum(2 * own, own.clamp(min=rows))
-                num_beams = (int(own.max()),) * len(num_beams)
-            self._waiting.append((self._users[part], num_beams, own))
-
-    def _next(self) -> None:
-        """Begins the search of who waits longest."""
-        self._running = None
-        if not self._waiting:
-            return
-        self._users, num_beams, widths = self._waiting.popleft()
-        query, session = self.query, self._root
-        if query.exact:
-            query, session = query.select(self._users), session.select(self._users)
-        keep = None
-        if query.allowed is not None or query.exclude is not None:
-            keep = trie_filter(self.trie, allowed=query.allowed, exclude=query.exclude)
-        plan = dataclasses.replace(self._plan, num_beams=num_beams, keep=keep)
-        users = len(self._users)
-        whole = users * max(num_beams) <= _ONE_CALL
-        self._running = TrieSearch(session, self.trie, plan, users, self.rule, widths, in_one_call=whole)
-
-
-class SearchDecoder(Decoder):
-    """A search over the trie; subclasses say how wide it is and by which rule it chooses.
-
-    Attributes:
-        name: in messages.
-        no_proof: why its items cannot be proven to be the best; ``None``: they can.
-    """
-
-    needs: ClassVar[str] = "Autoregressive"
-    by_level: ClassVar[bool] = True
-    name: ClassVar[str]
-    no_proof: ClassVar[str | None] = None
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    @abstractmethod
-    def width(self, k: int, num_beams: int | None) -> int:
-        """The beams of a search for k items; ``None``: the configured number, or k if that is more.
-
-        Raises:
-            InvalidValueError: k is below 1, or num_beams does not fit.
-        """
-
-    def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
-        """Which beams live in one search; the best."""
-        return BEST
-
-    def settled(self, query: Query) -> Query:
-        """See ``Decoder``.
-
-        Raises:
-            InvalidValueError: k or num_beams does not fit; exact, for a decoder without a proof.
-        """
-        if check_flag(self.name, "exact", query.exact) and self.no_proof is not None:
-            raise InvalidValueError(f"{self.name}: exact must be False{self.no_proof}")
-        given: Any = query.num_beams
-        k, width = whole_number(self.name, "k", query.k), given
-        if isinstance(given, Tensor) and given.dim() == 1:
-            check_k(self.name, k, int(given.min()) if given.numel() else None)
-        elif isinstance(given, (tuple, list)):
-            width = (*(check_k(self.name, 1, beams)[1] for beams in given[:-1]), self.width(k, given[-1]))
-        else:
-            width = self.width(k, given)
-        return dataclasses.replace(query, k=k, num_beams=width)
-
-    def begin(self, system: Any, batch: Batch, query: Query) -> SearchPass:
-        """Reads the histories; every ``advance`` searches one level, or all of them where the engine can.
-
-        Raises:
-            InvalidTypeError, InvalidValueError: as ``search``.
-        """
-        query, backbone, trie = self.settled(query), system.backbone, system.trie
-        _check_parts(self.name, backbone, trie)
-        check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
-        num_beams, widths = self._widths(query.num_beams, len(trie.codebook_sizes))
-        rule = self.rule(batch, max(num_beams), query)
-        normalize = getattr(self.config, "normalize", "valid")
-        return SearchPass(backbone, batch, trie, query, num_beams, widths, normalize, rule)
-
-    def _widths(self, settled: Any, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
-        """Beams at every level, and each user's own where they have some."""
-        if isinstance(settled, Tensor):
-            return (max(settled.tolist(), default=1),) * levels, settled
-        if isinstance(settled, tuple) and len(settled) != levels:
-            raise InvalidValueError(f"{self.name}: num_beams must have {levels} numbers, got {len(settled)}")
-        return settled if isinstance(settled, tuple) else (settled,) * levels, None
-
-
-def _check_parts(op: str, backbone: object, trie: Any) -> None:
-    """The backbone can be searched, over this trie.
-
-    Raises:
-        InvalidTypeError: the trie is none, or the backbone is not ``Autoregressive``.
-        InvalidValueError: codebook sizes differ.
-    """
-    if not (hasattr(trie, "codebook_sizes") and hasattr(trie, "leaf_items")):
-        raise InvalidTypeError(f"{op}: trie must be a Trie, got {shown(trie)}")
-    if not isinstance(backbone, Autoregressive):
-        raise InvalidTypeError(f"{op}: backbone must be Autoregressive, got {type(backbone).__name__}")
-    if tuple(backbone.codebook_sizes) != tuple(trie.codebook_sizes):
-        raise InvalidValueError(
-            f"{op}: backbone must have the trie's codebook sizes {tuple(trie.codebook_sizes)}, "
-            f"got {tuple(backbone.codebook_sizes)}"
-        )

@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.nn.engine.rows import Rows, level_scores, select_rows, select_span
-from genrec_fast.nn.packed import Packing, offsets_of
+from genrec_fast.base.jagged import Jagged, offsets_of
+from genrec_fast.nn.engine.rows import Rows, level_scores
+from genrec_fast.nn.packed import Packing
 
 __all__ = ["Decodes", "ModuleSession", "Seen"]
 
@@ -157,16 +158,13 @@ class ModuleSession:
             return self
         prompts, offsets = self.prompts, None
         if self.offsets is not None:
-            at, offsets = select_span(self.offsets, users)
-            prompts = tuple((keys[at], values[at]) for keys, values in prompts)
+            at = Jagged(prompts[0][0], self.offsets).positions(users)
+            prompts, offsets = tuple((keys[at.values], values[at.values]) for keys, values in prompts), at.offsets
         widths = [1, *(call.shape[1] for call in self.parents)] if self.rows is None else list(self.rows.widths)
-        ends = torch.tensor([0, *widths]).cumsum(0) * count
-        kept = torch.cat(
-            [select_rows(torch.arange(*ends[i : i + 2].tolist()), users.cpu(), count) for i in range(len(widths))]
-        )
-        moved = torch.full((int(ends[-1]),), -1)
-        moved[kept] = torch.arange(kept.numel())
-        kept, moved = kept.to(users.device), moved.to(users.device)
+        numbers = torch.arange(sum(widths) * count, device=users.device).split([width * count for width in widths])
+        kept = torch.cat([call.view(count, -1)[users].flatten() for call in numbers])
+        moved = torch.full((sum(widths) * count,), -1, device=users.device)
+        moved[kept] = torch.arange(kept.numel(), device=users.device)
         paths = self.paths[users]
         return dataclasses.replace(
             self,

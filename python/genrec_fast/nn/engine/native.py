@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.jagged import offsets_of
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.nn.engine.rows import Rows, level_scores
-from genrec_fast.nn.packed import offsets_of
 from genrec_fast.ops.attention_bias import t5_buckets
 from genrec_fast.ops.transformer import (
     transformer_cross,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genrec_fast.errors import InvalidValueError
 
-__all__ = ["Rows", "level_scores", "select_rows", "select_span"]
+__all__ = ["Rows", "level_scores"]
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,6 @@ class Rows:
     def select(self, users: Tensor) -> Rows:
         """Those of some users."""
         return Rows(self.parents[users], self.widths)
-
-
-def select_rows(rows: Tensor, users: Tensor, count: int) -> Tensor:
-    """``[count * W, ...]`` rows, user by user -> those of int64 ``users [m]``, ``[m * W, ...]``."""
-    return rows.view(count, -1, *rows.shape[1:])[users].flatten(0, 1)
-
-
-def select_span(offsets: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the values of rows int64 ``users [m]`` of ``offsets [B + 1]``, and their own offsets ``[m + 1]``."""
-    lengths = offsets.diff()[users]
-    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    starts = torch.repeat_interleave(offsets[:-1][users] - ends[:-1], lengths)
-    return starts + torch.arange(starts.numel(), device=starts.device), ends
 
 
 def level_scores(
