@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.base.query import Query
-from genrec_fast.decoders import BeamConfig
+from genrec_fast.decoders import BeamConfig, DiverseBeamConfig
 from genrec_fast.decoders.base import Parts
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.trie import build_trie
@@ -214,6 +214,14 @@ def test_widths_that_do_not_fit_are_named():
         search(model, batch, trie, (2, 1), 2)
     with pytest.raises(InvalidValueError, match="beam: num_beams must be at least k = 2, got 1"):
         search(model, batch, trie, torch.tensor([2, 1]), 2)
+    with pytest.raises(InvalidValueError, match="beam: num_beams must have 2 numbers, got 0"):
+        search(model, batch, trie, [], 1)
+    with pytest.raises(InvalidTypeError, match=r"beam: num_beams must be int64 \[B\], got float32"):
+        search(model, batch, trie, torch.tensor([2.0, 2.0]), 1)
+    with pytest.raises(InvalidValueError, match=r"beam: num_beams must be int64 \[2\], got \[3\]"):
+        search(model, batch, trie, torch.tensor([2, 2, 2]), 1)
+    with pytest.raises(InvalidTypeError, match=r"diverse_beam: num_beams must be an int, got \(5, 5\)"):
+        DiverseBeamConfig().build().search(model, batch, trie, 1, num_beams=(5, 5))
 
 
 def test_a_pass_says_who_is_finished():

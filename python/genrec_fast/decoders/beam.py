@@ -50,6 +50,7 @@ class Beam(SearchDecoder):
     """
 
     name = "beam"
+    uneven = True
 
     def width(self, k: int, num_beams: int | None) -> int:
         """See ``SearchDecoder``."""

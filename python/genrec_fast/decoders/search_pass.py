@@ -137,12 +137,14 @@ class SearchDecoder(Decoder):
 
     Attributes:
         name: in messages.
+        uneven: whether beams may differ from level to level and from user to user.
         no_proof: why its items cannot be proven to be the best; ``None``: they can.
     """
 
     needs: ClassVar[str] = "Autoregressive"
     by_level: ClassVar[bool] = True
     name: ClassVar[str]
+    uneven: ClassVar[bool] = False
     no_proof: ClassVar[str | None] = None
 
     def __init__(self, config: Any) -> None:
@@ -170,10 +172,14 @@ class SearchDecoder(Decoder):
             raise InvalidValueError(f"{self.name}: exact must be False{self.no_proof}")
         given: Any = query.num_beams
         k, width = whole_number(self.name, "k", query.k), given
-        if isinstance(given, Tensor) and given.dim() == 1:
+        if self.uneven and isinstance(given, Tensor) and given.dim() == 1:
+            if given.dtype != torch.int64:
+                kind = str(given.dtype).removeprefix("torch.")
+                raise InvalidTypeError(f"{self.name}: num_beams must be int64 [B], got {kind}")
             check_k(self.name, k, int(given.min()) if given.numel() else None)
-        elif isinstance(given, (tuple, list)):
-            width = (*(check_k(self.name, 1, beams)[1] for beams in given[:-1]), self.width(k, given[-1]))
+        elif self.uneven and isinstance(given, (tuple, list)):
+            widths = [check_k(self.name, 1, beams)[1] for beams in given]
+            width = (*widths[:-1], *(check_k(self.name, k, beams)[1] for beams in widths[-1:]))
         else:
             width = self.width(k, given)
         return dataclasses.replace(query, k=k, num_beams=width)
@@ -187,14 +193,16 @@ class SearchDecoder(Decoder):
         query, backbone, trie = self.settled(query), system.backbone, system.trie
         _check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
-        num_beams, widths = self._widths(query.num_beams, len(trie.codebook_sizes))
+        num_beams, widths = self._widths(query.num_beams, len(batch), len(trie.codebook_sizes))
         rule = self.rule(batch, max(num_beams), query)
         normalize = getattr(self.config, "normalize", "valid")
         return SearchPass(backbone, batch, trie, query, num_beams, widths, normalize, rule)
 
-    def _widths(self, settled: Any, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
+    def _widths(self, settled: Any, users: int, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
         """Beams at every level, and each user's own where they have some."""
         if isinstance(settled, Tensor):
+            if len(settled) != users:
+                raise InvalidValueError(f"{self.name}: num_beams must be int64 [{users}], got {list(settled.shape)}")
             return (max(settled.tolist(), default=1),) * levels, settled
         if isinstance(settled, tuple) and len(settled) != levels:
             raise InvalidValueError(f"{self.name}: num_beams must have {levels} numbers, got {len(settled)}")
