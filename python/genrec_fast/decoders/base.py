@@ -95,7 +95,7 @@ class Decoder(ABC):
             results of a pass of his own.
     """
 
-    needs: ClassVar[str]
+    needs: ClassVar[type]
     by_level: ClassVar[bool] = False
 
     @abstractmethod

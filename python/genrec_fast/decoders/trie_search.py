@@ -423,7 +423,7 @@ class SearchDecoder(Decoder):
         no_proof: why its items cannot be proven to be the best; ``None``: they can.
     """
 
-    needs: ClassVar[str] = "Autoregressive"
+    needs: ClassVar[type] = Autoregressive
     by_level: ClassVar[bool] = True
     name: ClassVar[str]
     no_proof: ClassVar[str | None] = None
