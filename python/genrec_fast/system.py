@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from genrec_fast.base.batch import Batch, Question, Ranked, as_batch
+from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.objective import Objective
 from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
@@ -36,9 +36,9 @@ class System(nn.Module):
 
     Notes:
         Networks are initialised from torch's global generator. A backbone is built from the catalog as its layout shows
-        it: with features where the layout hands them on, and without where it does not. What objective and decoder name
-        in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its parameters require gradients, and
-        saved and moved with the rest.
+        it: with features where the layout hands them on, and without where it does not; a decoder's parts likewise.
+        What objective and decoder name in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its
+        parameters require gradients, and saved and moved with the rest.
     """
 
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
@@ -50,9 +50,8 @@ class System(nn.Module):
         self.objective: Objective = recipe.objective.build(catalog)
         self.decoder: Any = recipe.decoder.build(catalog)
         self.reference: Any = None
-        for owner in (self.objective, self.decoder):
-            for name, part in getattr(owner, "parts", _no_parts)(catalog).items():
-                self.add_module(name, part)
+        for name, part in (self.objective.parts(catalog) | self.decoder.parts(shown)).items():
+            self.add_module(name, part)
         self._answering = 0  # blocks of answering() that are open, in any thread
         self._modes: list[tuple[nn.Module, bool]] = []
 
@@ -109,13 +108,10 @@ class System(nn.Module):
 
     def batch(self, question: Question) -> Batch:
         """A question as the backbone reads it."""
-        laid: Batch = self.layout(as_batch(question).to(self.device))
+        batch = question if isinstance(question, Batch) else Batch.of(question)
+        laid: Batch = self.layout(batch.to(self.device))
         return laid
 
     def search(self, question: Question, query: Query) -> Ranked:
         """The items of some users; call within ``answering()``. Histories are not cut here."""
         return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))
-
-
-def _no_parts(catalog: Catalog) -> dict[str, nn.Module]:
-    return {}
