@@ -32,7 +32,7 @@ class System(nn.Module):
         catalog: of the items, with semantic IDs.
 
     Attributes:
-        reference: the backbone that a training started from, as it was; ``None`` outside such a training.
+        reference: the backbone that a training started from, as it was, where the objective reads one; never saved.
 
     Notes:
         Networks are initialised from torch's global generator. A backbone is built from the catalog as its layout shows

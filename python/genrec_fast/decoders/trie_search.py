@@ -321,8 +321,8 @@ class SearchPass:
     histories are not read again. A search that keeps every row prunes nothing, so this ends.
 
     Args:
-        backbone: reads the histories now.
-        batch: B users.
+        session: behind the histories.
+        users: B.
         trie: the catalog.
         query: checked.
         num_beams: at every level.
@@ -333,8 +333,8 @@ class SearchPass:
 
     def __init__(
         self,
-        backbone: Autoregressive,
-        batch: Batch,
+        session: Session,
+        users: int,
         trie: CatalogTrie,
         query: Query,
         num_beams: tuple[int, ...],
@@ -343,20 +343,19 @@ class SearchPass:
         rule: Rule,
     ) -> None:
         self.trie, self.query, self.normalize, self.rule = trie, query, normalize, rule
-        users, device = torch.arange(len(batch), device=trie.leaf_items.device), trie.leaf_items.device
-        shape = (len(users), query.k)
+        device, shape = trie.leaf_items.device, (users, query.k)
         self._found = Ranked(
             torch.full(shape, -1, device=device),
             torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
             torch.full(shape, -torch.inf, device=device),
-            torch.zeros(len(users), dtype=torch.bool, device=device),
-            torch.full((len(users),), torch.inf, device=device),
+            torch.zeros(users, dtype=torch.bool, device=device),
+            torch.full((users,), torch.inf, device=device),
         )
         self.finished = torch.zeros_like(self._found.exact)
+        self._root = session
         self._waiting: deque[tuple[Tensor, tuple[int, ...], Tensor | None]] = deque()
-        if len(users):
-            self._root = backbone.prefill(batch)
-            self._waiting.append((users, num_beams, widths))
+        if users:
+            self._waiting.append((torch.arange(users, device=device), num_beams, widths))
         self._running: TrieSearch | None = None
         self._next()
 
@@ -443,6 +442,11 @@ class SearchDecoder(Decoder):
         """Which beams live in one search; the best."""
         return BEST
 
+    def prefill(self, system: Any, batch: Batch) -> Session:
+        """The session behind the histories, which are read now: the backbone's."""
+        session: Session = system.backbone.prefill(batch)
+        return session
+
     def settled(self, query: Query) -> Query:
         """See ``Decoder``.
 
@@ -467,13 +471,14 @@ class SearchDecoder(Decoder):
         Raises:
             InvalidTypeError, InvalidValueError: as ``search``.
         """
-        query, backbone, trie = self.settled(query), system.backbone, system.trie
-        _check_parts(self.name, backbone, trie)
+        query, trie = self.settled(query), system.trie
+        _check_parts(self.name, system.backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
         num_beams, widths = self._widths(query.num_beams, len(trie.codebook_sizes))
         rule = self.rule(batch, max(num_beams), query)
         normalize = getattr(self.config, "normalize", "valid")
-        return SearchPass(backbone, batch, trie, query, num_beams, widths, normalize, rule)
+        session = self.prefill(system, batch)
+        return SearchPass(session, len(batch), trie, query, num_beams, widths, normalize, rule)
 
     def _widths(self, settled: Any, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
         """Beams at every level, and each user's own where they have some."""
