@@ -1,7 +1,6 @@
 """A small network drafts items, the system's own reads all that they begin with in one pass; the answers are its own.
 
-Scores behind prefixes that were not drafted are read when the search asks for them: a good draft saves passes over the
-large network, and a bad one changes nothing but the time.
+What was not drafted is read when the search asks for it: a bad draft changes nothing but the time.
 
 Source: speculative decoding (arXiv:2211.17192) for beams, as in AtSpeed (arXiv:2410.05165), without its sampling.
 """
@@ -27,21 +26,14 @@ from proofs.both import BothConfig
 
 @dataclass(frozen=True)
 class Read(Session):
-    """A session that reads rows, the beams of any level, when they are first asked for."""
+    """A session that reads rows when they are first asked for."""
 
     tree: TreeSession  # behind every row that was read; the prompt is row 0
-    sizes: tuple[int, ...]  # of the codebooks
+    sizes: tuple[int, ...]  # of the codebooks of the levels to come
     logits: Tensor  # [B, R, K] of those rows
     codes: Tensor  # int64 [B, R]: what each row wrote, -1 the prompt
     parents: Tensor  # int64 [B, R]: and behind which row
     beams: Tensor  # int64 [B, W]: where the beams stand
-    level: int = 0
-
-    @classmethod
-    def begin(cls, tree: TreeSession, sizes: tuple[int, ...]) -> Read:
-        logits, _ = tree.scores()
-        none = torch.full((len(logits), 1), -1)
-        return cls(tree, sizes, F.pad(logits, (0, max(sizes) - sizes[0]), value=-torch.inf), none, none, none + 1)
 
     def read(self, codes: Tensor, parents: Tensor) -> Read:
         """With more rows, int ``[B, n]``, in one pass."""
@@ -52,7 +44,7 @@ class Read(Session):
 
     def scores(self, span: object = None, *, log_sums: bool = False) -> tuple[Tensor, None]:
         found = self.logits.gather(1, self.beams.unsqueeze(2).expand(-1, -1, self.logits.shape[2]))
-        return found[..., : self.sizes[self.level]].contiguous(), None
+        return found[..., : self.sizes[0]].contiguous(), None
 
     def extend(self, codes: Tensor, parents: Tensor) -> Read:
         above = self.beams.gather(1, parents.long())
@@ -62,7 +54,7 @@ class Read(Session):
         first = missing.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         after = self.read(codes.gather(1, first), above.gather(1, first)) if most else self
         beams = torch.where(missing, self.codes.shape[1] + missing.cumsum(1) - 1, known.int().argmax(2))
-        return dataclasses.replace(after, beams=beams, level=self.level + 1)
+        return dataclasses.replace(after, beams=beams, sizes=self.sizes[1:])
 
     def select(self, users: Tensor) -> Read:
         columns = {name: getattr(self, name)[users] for name in ("logits", "codes", "parents", "beams")}
@@ -93,10 +85,13 @@ class DraftedBeam(Beam):
         drafts = TrieSearch(system.draft.prefill(batch), system.trie, plan, len(batch)).run().found().codes
         codes, parents, above = [], [], torch.zeros_like(drafts[..., 0])
         for level, code in enumerate(drafts[..., :-1].clamp(min=0).unbind(2)):
-            codes.append(code), parents.append(above)
+            codes, parents = [*codes, code], [*parents, above]
             prefix = drafts[..., : level + 1]  # drafts that begin alike go on behind the first of them
             above = (prefix.unsqueeze(2) == prefix.unsqueeze(1)).all(3).int().argmax(2) + level * drafts.shape[1] + 1
-        return Read.begin(system.backbone.prefill(batch), sizes).read(torch.cat(codes, 1), torch.cat(parents, 1))
+        tree, root = system.backbone.prefill(batch), torch.zeros(len(batch), 1, dtype=torch.int64)
+        logits = F.pad(tree.scores()[0], (0, max(sizes) - sizes[0]), value=-torch.inf)
+        ahead = Read(tree, sizes, logits, root - 1, root - 1, root)
+        return ahead.read(torch.cat(codes, 1), torch.cat(parents, 1))
 
 
 def recipe() -> gf.Recipe:

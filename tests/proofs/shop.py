@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import genrec_fast as gf
 from genrec_fast.data.synthetic import Shop
 
@@ -24,3 +26,8 @@ def recipe() -> gf.Recipe:
         batching=gf.BatchingConfig(targets="last", items_per_batch=512),
         train=gf.TrainConfig(epochs=3, learning_rate=1e-2, warmup_steps=5, evaluate_every=1, bf16=False),
     )
+
+
+def changed(recipe: gf.Recipe, **settings: object) -> gf.Recipe:
+    """The recipe with other settings of its training."""
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import signal
@@ -36,7 +35,7 @@ run({name!r}, sys.argv[1], sys.argv[2] or None)
 def run(name: str, out: Path | str, start: Path | str | None = None) -> gf.Recommender:
     """Trains a proof's recipe, with a checkpoint at every step."""
     recipe = importlib.import_module(f"proofs.{name}").recipe()
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, checkpoint_minutes=0.0))
+    recipe = shop.changed(recipe, checkpoint_minutes=0.0)
     start = None if start is None else gf.load(start)
     return gf.train(recipe, shop.data(), seed=3, out=out, start=start, device="cpu", show_progress=False)
 
