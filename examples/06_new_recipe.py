@@ -9,7 +9,6 @@ Run: python examples/06_new_recipe.py     (seconds; nothing is downloaded)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,6 @@ from genrec_fast.data.synthetic import Shop
 @dataclass(frozen=True, kw_only=True)
 class AverageConfig:
     """Settings of ``Average``."""
-
-    gives: ClassVar[str] = "Embedding"
 
     width: int = 32  # channels
     decay: float = 0.6  # weight of a purchase beside that of the one after it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -89,16 +88,14 @@ class ToyObjective(Objective):
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class ToyObjectiveConfig:
-    needs: ClassVar[str] = "Embedding"
-
     explode_at: int = 0
 
-    def build(self, catalog=None):
+    def build(self, catalog=None) -> ToyObjective:
         return ToyObjective(self.explode_at)
 
 
 class ToyDecoder(Decoder):
-    needs = "Embedding"
+    needs = Embedding
 
     def begin(self, system, batch, query):
         return OneStep(len(batch), lambda: self.scored(system.backbone, batch, query))
@@ -119,9 +116,7 @@ class ToyDecoder(Decoder):
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class ToyDecoderConfig:
-    needs: ClassVar[str] = "Embedding"
-
-    def build(self, catalog=None):
+    def build(self, catalog=None) -> ToyDecoder:
         return ToyDecoder()
 
 

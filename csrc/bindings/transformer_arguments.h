@@ -21,9 +21,9 @@ inline TransformerCache transformer_cache(Arguments& given, bool written) {
   return {floats, offsets, given.size('C')};
 }
 inline TransformerCache transformer_cross_cache(Arguments& given) {
-  float* const floats = const_cast<float*>(given.maybe<float>("cross", "X"));
+  float* const floats = const_cast<float*>(given.maybe<float>("cross", "Q"));
   const std::int64_t* const offsets = given.maybe<std::int64_t>("cross_offsets", "B+1");
-  return {floats, offsets, given.size('X')};
+  return {floats, offsets, given.size('Q')};
 }
 inline TransformerFirst transformer_first_table(Arguments& given) {
   const float* const table = given.maybe<float>("first_table", "V F");

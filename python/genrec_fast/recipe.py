@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields, register_config
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.types import ActionScoring, Autoregressive, Embedding, Interests, MaskedEmbedding, TeacherForced
 
 __all__ = ["BatchingConfig", "Config", "Recipe", "TrainConfig"]
 
@@ -153,16 +154,17 @@ class Recipe:
             kind = {"batching": BatchingConfig, "train": TrainConfig}[name]
             if not isinstance(getattr(self, name), kind):
                 raise InvalidTypeError(f"Recipe: {name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        gives = _gives(self.backbone)
+        network = _built(self.backbone)
+        gives = _gives(network)
         for name in ("objective", "decoder"):
             part = getattr(self, name)
             need = _needs(part)
-            if gives and need is not None and need not in gives:
+            if gives and need is not None and not _speaks(network, need):
                 raise InvalidValueError(
-                    f"Recipe: {name} {_short(part)} needs {need}; "
+                    f"Recipe: {name} {_short(part)} needs {need.__name__}; "
                     f"backbone {_short(self.backbone)} gives {' and '.join(gives)}"
                 )
-        if self.tokenizer is None and _needs(self.decoder) == "Autoregressive":
+        if self.tokenizer is None and _needs(self.decoder) is Autoregressive:
             raise InvalidValueError(
                 f"Recipe: tokenizer must be given as decoder {_short(self.decoder)} writes semantic IDs, got None"
             )
@@ -176,27 +178,22 @@ def _built(part: Any) -> Any:
         return None
 
 
-def _gives(backbone: Any) -> tuple[str, ...]:
-    """Names of the protocols that a backbone's class has every method of; none if its config does not name a class."""
-    made = _built(backbone)
-    return tuple(name for name, methods in _PROTOCOLS.items() if all(hasattr(made, method) for method in methods))
+def _needs(part: Any) -> type | None:
+    """The protocol that an objective or decoder needs, by the class that its config builds."""
+    return getattr(_built(part), "needs", None)
 
 
-def _needs(part: Any) -> str | None:
-    """What an objective or decoder says it needs, on the config or on what it builds."""
-    need = getattr(part, "needs", getattr(_built(part), "needs", None))
-    return need if need is None or isinstance(need, str) else str(need.__name__)
+def _speaks(made: type, protocol: type) -> bool:
+    """Whether a class has every method of a protocol."""
+    return all(hasattr(made, name) for name in dir(protocol) if not name.startswith("_"))
 
 
-_PROTOCOLS = {
-    "Autoregressive": ("prefill",),
-    "TeacherForced": ("level_logits",),
-    "ActionScoring": ("num_actions", "action_logits"),
-    "Embedding": ("embed_targets", "embed_users", "item_table"),
-    "Interests": ("embed_interests", "item_table"),
-    "MultiEmbedding": ("embed_tokens", "item_table"),
-    "MaskedEmbedding": ("embed_masked", "item_table"),
-}
+def _gives(made: type) -> list[str]:
+    """The protocols of ``types`` that a backbone's class speaks; none of a class that could be any network."""
+    return [protocol.__name__ for protocol in _PROTOCOLS if _speaks(made, protocol)]
+
+
+_PROTOCOLS = (Autoregressive, TeacherForced, ActionScoring, Embedding, Interests, MaskedEmbedding)
 
 
 def _short(part: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from genrec_fast.base.batch import Batch, Question, Ranked, as_batch
+from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.query import Query
 from genrec_fast.catalog import Catalog
 from genrec_fast.decoders.base import run
@@ -35,13 +35,13 @@ class System(nn.Module):
         max_items: the longest history that is read; of a longer one, its last items.
         actions: what the actions of events mean, in their order, where the recipe learns some.
         reads_actions: whether every question must come with the actions of its events.
-        reference: the backbone that a training started from, as it was; ``None`` outside such a training.
+        reference: the backbone that a training started from, as it was, where the objective reads one; never saved.
 
     Notes:
         Networks are initialised from torch's global generator. A backbone is built from the catalog as its layout shows
-        it: with features where the layout hands them on, and without where it does not. What objective and decoder name
-        in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its parameters require gradients, and
-        saved and moved with the rest.
+        it: with features where the layout hands them on, and without where it does not; a decoder's parts likewise.
+        What objective and decoder name in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its
+        parameters require gradients, and saved and moved with the rest.
     """
 
     def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
@@ -53,9 +53,8 @@ class System(nn.Module):
         self.objective: Any = recipe.objective.build(catalog)
         self.decoder: Any = recipe.decoder.build(catalog)
         self.reference: Any = None
-        for owner in (self.objective, self.decoder):
-            for name, part in getattr(owner, "parts", _no_parts)(catalog).items():
-                self.add_module(name, part)
+        for name, part in (self.objective.parts(catalog) | self.decoder.parts(shown)).items():
+            self.add_module(name, part)
         self.name, self.max_items = recipe.name, recipe.batching.max_items
         self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())
         self.reads_actions: bool = getattr(recipe.layout, "actions", "none") != "none"
@@ -128,13 +127,10 @@ class System(nn.Module):
 
     def batch(self, question: Question) -> Batch:
         """A question as the backbone reads it."""
-        laid: Batch = self.layout(as_batch(question).to(self.device))
+        batch = question if isinstance(question, Batch) else Batch.of(question)
+        laid: Batch = self.layout(batch.to(self.device))
         return laid
 
     def search(self, question: Question, query: Query) -> Ranked:
         """The items of some users; call within ``answering()``. Histories are not cut here."""
         return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))
-
-
-def _no_parts(catalog: Catalog) -> dict[str, nn.Module]:
-    return {}

@@ -28,6 +28,7 @@ __all__ = [
     "Session",
     "TeacherForced",
     "Tokens",
+    "TreeSession",
     "TrieTensors",
 ]
 
@@ -51,8 +52,6 @@ class Session(Protocol):
     Sessions do not change: every call gives a new one, and an old one may be extended again (one over transformers'
     own cache gives its cache away when it is extended; what ``select`` gives is independent of it).
 
-    Every row that the calls of a search made has a number: the prompt is row 0 of each user, then call by call, beam
-    by beam.
     """
 
     def scores(self, span: Any = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -60,8 +59,7 @@ class Session(Protocol):
 
         Args:
             span: which tokens, int64 ``[K]`` or a slice, for a session over a vocabulary; ``None``: the codes of each
-                row's next level. Behind ``extend_tree`` rows may be at different levels: K is then the largest
-                codebook's, -inf behind a level's last code.
+                row's next level.
             log_sums: whether the log-sum-exp over the whole vocabulary, ``[B, W]``, is wanted with a span.
         """
         ...
@@ -73,15 +71,6 @@ class Session(Protocol):
             codes: what is written.
             parents: the beam of the last call that each one extends. Slots without a live beam carry code 0 and
                 parent 0.
-        """
-        ...
-
-    def extend_tree(self, codes: Tensor, parents: Tensor) -> Session:
-        """Several rows per beam and rows at different depths in one pass, each seeing the prompt and its ancestors.
-
-        Args:
-            codes: integers ``[B, W]``.
-            parents: the numbers of the rows that they extend, those of this very call's earlier rows included.
         """
         ...
 
@@ -97,7 +86,27 @@ class Session(Protocol):
             plan: what is searched for (``nn.engine.plan.Plan``).
             paid: float32 ``[B, 1]``: the scores of the beams so far.
         """
+        return None
+
+
+class TreeSession(Session, Protocol):
+    """A session that reads drafts: rows at different depths in one pass.
+
+    Every row that the calls of a search made has a number: the prompt is row 0 of each user, then call by call, beam
+    by beam. Where rows of a call are at different levels, ``scores`` has the largest codebook's K, -inf behind a
+    level's last code.
+    """
+
+    def extend_tree(self, codes: Tensor, parents: Tensor) -> TreeSession:
+        """Several rows per beam and rows at different depths, each seeing the prompt and its ancestors.
+
+        Args:
+            codes: integers ``[B, W]``.
+            parents: the numbers of the rows that they extend, those of this very call's earlier rows included.
+        """
         ...
+
+    def select(self, users: Tensor) -> TreeSession: ...
 
 
 @runtime_checkable

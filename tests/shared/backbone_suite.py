@@ -275,13 +275,24 @@ class AutoregressiveSuite(BackboneSuite):
             with pytest.raises(InvalidValueError, match="parents must be rows made before"):
                 session.extend_tree(torch.zeros(3, 1, dtype=torch.int32), torch.full((3, 1), 99))
 
+    @pytest.mark.parametrize("native", [False, True])
+    def test_a_tree_may_begin_again_behind_the_prompt(self, native):
+        layout, backbone = self.parts()
+        none, codes = torch.zeros(2, 2, dtype=torch.int32), torch.tensor([[1, 2], [0, 6]])
+        with torch.set_grad_enabled(not native):
+            root = backbone.prefill(layout(batch_of([6, 3])))
+            first = root.extend(codes, none).scores()[0]
+            again = root.extend(codes.flip(1), none).extend_tree(codes, none).scores()[0]
+            torch.testing.assert_close(again[..., : SIZES[1]], first, rtol=0, atol=0 if native else 1e-5)
+
     @pytest.mark.parametrize("normalize", ["all", "valid"])
     def test_every_way_of_a_search_gives_the_same_beams(self, normalize, monkeypatch):
         """One native call, level by level, and level by level through trees: bit for bit."""
         layout, backbone = self.parts()
         batch, trie = layout(batch_of([6, 0, 3])), build_trie(layout.item_codes, codebook_sizes=SIZES)
         decoder, generator = BeamConfig(normalize=normalize).build(), torch.Generator().manual_seed(0)
-        options = {"num_beams": 8, "allowed": torch.rand(3, ITEMS, generator=generator) < 0.8}
+        exclude = Jagged.from_rows([[1, 2], [], [7]])
+        options = {"num_beams": 8, "allowed": torch.rand(3, ITEMS, generator=generator) < 0.8, "exclude": exclude}
 
         def search():
             return decoder.search(backbone, batch, trie, 5, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.errors import InvalidValueError
 
-__all__ = ["Batch", "Loss", "Question", "Ranked", "Tokens", "as_batch", "proven"]
+__all__ = ["Batch", "Loss", "Question", "Ranked", "Tokens", "proven"]
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,6 @@ class Batch(Question):
         if self.targets is None:
             raise InvalidValueError("Batch: targets must be given to train or evaluate, got None")
         return (self.targets >= 0).nonzero().squeeze(1)
-
-
-def as_batch(question: Question) -> Batch:
-    """A question as a batch, for a layout to fill."""
-    if isinstance(question, Batch):
-        return question
-    return Batch(**{field.name: getattr(question, field.name) for field in fields(question)})
 
 
 @dataclass(frozen=True)

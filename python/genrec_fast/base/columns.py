@@ -95,6 +95,11 @@ class Columns:
         return dataclasses.replace(self, **found)  # type: ignore[type-var]
 
     @classmethod
+    def of(cls: type[T], other: Columns, **own: Any) -> T:
+        """The columns of another kind, all of which this kind has, and some of its ``own``; nothing is copied."""
+        return cls(**{name: value for name, _, value in other._columns()}, **own)
+
+    @classmethod
     def cat(cls: type[T], parts: Sequence[T]) -> T:
         """The users of the first part, then those of the second, ...: all with the same columns; at least one part."""
         if len(parts) == 1:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast.base.query import Query
+from genrec_fast.catalog import Catalog
 from genrec_fast.types import Batch, Jagged, Ranked
 
 __all__ = ["Decoder", "OneStep", "Parts", "Pass", "run"]
@@ -95,8 +96,16 @@ class Decoder(ABC):
             results of a pass of his own.
     """
 
-    needs: ClassVar[str]
+    needs: ClassVar[type]
     by_level: ClassVar[bool] = False
+
+    def parts(self, catalog: Catalog) -> dict[str, nn.Module]:
+        """Networks of its own that are trained and saved beside the backbone, by the name they have in the system.
+
+        Args:
+            catalog: as the layout shows it to networks: without features where it does not hand them on.
+        """
+        return {}
 
     @abstractmethod
     def begin(self, system: Any, batch: Batch, query: Query) -> Pass:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from genrec_fast.catalog import Catalog
 from genrec_fast.config import check_fields
@@ -16,8 +16,6 @@ __all__ = ["Beam", "BeamConfig"]
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
     """Settings of the beam search."""
-
-    needs: ClassVar[str] = "Autoregressive"
 
     num_beams: int = 50
     """prefixes kept per user and level (50: common in the field's evaluations)"""

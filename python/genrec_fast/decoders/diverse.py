@@ -29,8 +29,6 @@ __all__ = ["Diverse", "DiverseBeam", "DiverseBeamConfig"]
 class DiverseBeamConfig:
     """Settings of the diverse beam search."""
 
-    needs: ClassVar[str] = "Autoregressive"
-
     num_beams: int = 50
     """of all groups together, a multiple of num_groups"""
     num_groups: int = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from genrec_fast.catalog import Catalog
 from genrec_fast.checks import whole_number
@@ -18,8 +18,6 @@ __all__ = ["Greedy", "GreedyConfig"]
 @dataclass(frozen=True, kw_only=True)
 class GreedyConfig:
     """Settings of the greedy search."""
-
-    needs: ClassVar[str] = "Autoregressive"
 
     normalize: Literal["all", "valid"] = "all"
     """as in ``BeamConfig``"""

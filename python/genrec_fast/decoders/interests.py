@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,8 +96,6 @@ def nearest_interests(
 class RetrieveInterestsConfig:
     """Settings of the exact search with several embeddings of a user."""
 
-    needs: ClassVar[str] = "Interests"
-
     items_per_block: int = 65536
     """items scored at once"""
 
@@ -111,7 +109,7 @@ class RetrieveInterestsConfig:
 class RetrieveInterests(Decoder):
     """A configured exact search with several embeddings of a user."""
 
-    needs = "Interests"
+    needs = Interests
 
     def __init__(self, config: RetrieveInterestsConfig) -> None:
         self.config = config

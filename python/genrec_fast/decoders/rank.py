@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,8 +86,6 @@ def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor 
 class RankConfig:
     """Settings of ``Rank``."""
 
-    needs: ClassVar[str] = "ActionScoring"
-
     weights: tuple[float, ...] = ()
     """of the actions' probabilities in an item's score; empty: all 1"""
     candidates_per_pass: int = 128
@@ -113,7 +111,7 @@ class Rank(Decoder):
     Source: HSTU (arXiv:2402.17152), section 2.2; candidates side by side: its production code (M-FALCON).
     """
 
-    needs = "ActionScoring"
+    needs = ActionScoring
 
     def __init__(self, config: RankConfig) -> None:
         self.config = config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,8 +137,6 @@ def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 class RetrieveConfig:
     """Settings of the exact search with an embedding."""
 
-    needs: ClassVar[str] = "Embedding"
-
     items_per_block: int = 65536
     """items scored at once where there is no kernel, on a GPU (65536: 64 MiB of scores for 256 users)"""
 
@@ -158,7 +156,7 @@ class Retrieve(Decoder):
         model.decoder.index.add(model.backbone.item_table().detach().numpy())
     """
 
-    needs = "Embedding"
+    needs = Embedding
 
     def __init__(self, config: RetrieveConfig) -> None:
         self.config = config

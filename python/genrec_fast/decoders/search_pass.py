@@ -18,7 +18,7 @@ from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
-from genrec_fast.types import Autoregressive, Batch, Ranked
+from genrec_fast.types import Autoregressive, Batch, Ranked, Session
 
 __all__ = ["SearchDecoder", "SearchPass"]
 
@@ -36,44 +36,41 @@ class SearchPass:
     histories are not read again. A search that keeps every row prunes nothing, so this ends.
 
     Args:
-        backbone: reads the histories now.
-        batch: B users.
+        session: behind the histories.
+        users: B.
         trie: the catalog.
         query: checked.
         num_beams: at every level.
         widths: int64 ``[B]``, or ``None``; see ``TrieSearch``.
-        normalize: see ``Plan``.
+        plan: what else is searched for.
         rule: which beams live.
     """
 
     def __init__(
         self,
-        backbone: Autoregressive,
-        batch: Batch,
+        session: Session,
+        users: int,
         trie: CatalogTrie,
         query: Query,
         num_beams: tuple[int, ...],
         widths: Tensor | None,
-        normalize: str,
+        plan: Plan,
         rule: Rule,
     ) -> None:
-        self.trie, self.query, self.rule = trie, query, rule
-        # A language model is extended by tokens, and says which.
-        self._plan: Plan = dataclasses.replace(getattr(backbone, "plan", Plan(num_beams)), normalize=normalize)
-        users, device = torch.arange(len(batch), device=trie.leaf_items.device), trie.leaf_items.device
-        shape = (len(users), query.k)
+        self.trie, self.query, self.rule, self._plan = trie, query, rule, plan
+        device, shape = trie.leaf_items.device, (users, query.k)
         self._found = Ranked(
             torch.full(shape, -1, device=device),
             torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
             torch.full(shape, -torch.inf, device=device),
-            torch.zeros(len(users), dtype=torch.bool, device=device),
-            torch.full((len(users),), torch.inf, device=device),
+            torch.zeros(users, dtype=torch.bool, device=device),
+            torch.full((users,), torch.inf, device=device),
         )
         self.finished = torch.zeros_like(self._found.exact)
+        self._root = session
         self._waiting: deque[tuple[Tensor, tuple[int, ...], Tensor | None]] = deque()
-        if len(users):
-            self._root = backbone.prefill(batch)
-            self._waiting.append((users, num_beams, widths))
+        if users:
+            self._waiting.append((torch.arange(users, device=device), num_beams, widths))
         self._running: TrieSearch | None = None
         self._next()
 
@@ -141,7 +138,7 @@ class SearchDecoder(Decoder):
         no_proof: why its items cannot be proven to be the best; ``None``: they can.
     """
 
-    needs: ClassVar[str] = "Autoregressive"
+    needs: ClassVar[type] = Autoregressive
     by_level: ClassVar[bool] = True
     name: ClassVar[str]
     uneven: ClassVar[bool] = False
@@ -161,6 +158,11 @@ class SearchDecoder(Decoder):
     def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
         """Which beams live in one search; the best."""
         return BEST
+
+    def prefill(self, system: Any, batch: Batch) -> Session:
+        """The session behind the histories, which are read now: the backbone's."""
+        session: Session = system.backbone.prefill(batch)
+        return session
 
     def settled(self, query: Query) -> Query:
         """See ``Decoder``.
@@ -195,8 +197,12 @@ class SearchDecoder(Decoder):
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
         num_beams, widths = self._widths(query.num_beams, len(batch), len(trie.codebook_sizes))
         rule = self.rule(batch, max(num_beams), query)
-        normalize = getattr(self.config, "normalize", "valid")
-        return SearchPass(backbone, batch, trie, query, num_beams, widths, normalize, rule)
+        # A language model is extended by tokens, and says which.
+        plan = dataclasses.replace(
+            getattr(backbone, "plan", Plan(num_beams)), normalize=getattr(self.config, "normalize", "valid")
+        )
+        session = self.prefill(system, batch)
+        return SearchPass(session, len(batch), trie, query, num_beams, widths, plan, rule)
 
     def _widths(self, settled: Any, users: int, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
         """Beams at every level, and each user's own where they have some."""

@@ -30,8 +30,6 @@ _LEVELS = 1 << 40  # nodes of a level are far fewer: node + level * this is anot
 class StochasticBeamConfig:
     """Settings of the stochastic beam search."""
 
-    needs: ClassVar[str] = "Autoregressive"
-
     num_beams: int = 50
     """semantic IDs drawn per user; k items are asked of them"""
     seed: int = 0

@@ -391,8 +391,9 @@ class _Training:
     def _restore(self, tensors: dict[str, Tensor], where: str) -> None:
         tensors = dict(tensors)
         codes, known = tensors.pop(_CODES, None), self.model.catalog.item_codes
-        if codes is not None and (known is None or not torch.equal(codes.cpu(), known.cpu())):
-            self.model.recode(self.model.catalog.with_codes(codes, self.model.codebook_sizes))
+        assert known is not None
+        if codes is not None and not torch.equal(codes.cpu().to(known.dtype), known.cpu()):
+            self.model.recode(self.model.catalog.with_codes(codes.clone(), self.model.codebook_sizes))
         restore_module(self.model, tensors, where)
 
     def _save(self) -> None:

@@ -75,6 +75,8 @@ def coded_catalog(
 def begin_with(model: System, start: System | None) -> None:
     """Copies the weights of a trained model, and keeps its backbone as the reference where the objective reads one.
 
+    What else it trained (a tokenizer, a draft) is copied where the recipe has a part of that name.
+
     Raises:
         InvalidValueError: no model to start from where the objective needs one, or one with another backbone.
     """
@@ -83,11 +85,14 @@ def begin_with(model: System, start: System | None) -> None:
             name = type(model.objective).__name__
             raise InvalidValueError(f"train: start must be a trained model, as {name} compares with it, got None")
         return
-    weights = {name: tensor.to(model.device) for name, tensor in module_tensors(start.backbone).items()}
-    try:
-        restore_module(model.backbone, weights, "train: start")
-    except CorruptFileError as error:
-        raise InvalidValueError(f"train: start must have the recipe's backbone, got another: {error}") from error
+    theirs = dict(start.named_children())
+    for name, part in model.named_children():
+        if name == "layout" or name not in theirs:  # a layout is made of semantic IDs, which are the start's already
+            continue
+        try:
+            restore_module(part, module_tensors(theirs[name]), "train: start")
+        except CorruptFileError as error:
+            raise InvalidValueError(f"train: start must have the recipe's {name}, got another: {error}") from error
     if model.objective.reads_reference:
         model.keep_reference()
 

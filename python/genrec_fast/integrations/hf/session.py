@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from abc import abstractmethod
 
 from torch import Tensor
 
-from genrec_fast.errors import UnsupportedError
 from genrec_fast.integrations.hf.called import CalledModel
+from genrec_fast.types import Session
 
 __all__ = ["TransformersSession"]
 
 
-class TransformersSession(ABC):
+class TransformersSession(Session):
     """See ``types.Session``, extended by tokens; scores are on the CPU, as the trie is.
 
     Args:
@@ -36,11 +35,3 @@ class TransformersSession(ABC):
         """Logits ``[B, W, K]`` of tokens (``None``: of the whole vocabulary), and their sums if wanted."""
         tokens = slice(None) if span is None else span if isinstance(span, slice) else span.to(self.logits.device)
         return self.logits[..., tokens].cpu(), self.logits.logsumexp(-1).cpu() if log_sums else None
-
-    def extend_tree(self, codes: Tensor, parents: Tensor) -> TransformersSession:
-        """Raises ``UnsupportedError``: the cache of a model of transformers holds a row of tokens per beam."""
-        raise UnsupportedError("extend_tree: the engine must be native, got torch's modules of transformers")
-
-    def search(self, trie: Any, plan: Any, paid: Tensor) -> None:
-        """Modules are asked token by token."""
-        return

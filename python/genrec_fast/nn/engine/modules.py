@@ -12,6 +12,7 @@ from torch import Tensor
 from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.nn.packed import Packing
+from genrec_fast.types import TreeSession
 
 __all__ = ["Decodes", "ModuleSession", "Seen"]
 
@@ -70,8 +71,8 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class ModuleSession:
-    """A search over torch's modules (``types.Session``).
+class ModuleSession(TreeSession):
+    """A search over torch's modules (``types.TreeSession``).
 
     Args:
         model: what runs it.
@@ -103,7 +104,7 @@ class ModuleSession:
         nothing = cls(model, prompts, offsets, x.unsqueeze(1), (), paths)
         return nothing._run(x, paths, torch.ones(len(x), dtype=torch.int64, device=x.device))
 
-    def scores(self, span: None = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
+    def scores(self, span: object = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits ``[B, W, K_l]`` of each row's next level; no sums."""
         sizes = self.model.codebook_sizes
         if self.rows is not None:
@@ -176,10 +177,6 @@ class ModuleSession:
             parents=tuple(call[users] for call in self.parents),
             rows=None if self.rows is None else self.rows.select(users.cpu()),
         )
-
-    def search(self, trie: object, plan: object, paid: Tensor) -> None:
-        """Torch's modules are asked level by level."""
-        return
 
     def _run(self, x: Tensor, paths: Tensor, lengths: Tensor) -> ModuleSession:
         users, beams, longest = paths.shape

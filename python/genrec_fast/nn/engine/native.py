@@ -220,7 +220,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class NativeSession:
-    """A search over a ``NativeEngine`` (``types.Session``).
+    """A search over a ``NativeEngine`` (``types.TreeSession``).
 
     Args:
         engine: what runs it.
