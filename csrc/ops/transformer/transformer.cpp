@@ -204,8 +204,8 @@ void transformer_step(const TransformerStep& args) {
               args.chain_rows[step] == args.chain_floats[step] / own && args.chain_floats[step] % own == 0,
           op, ": chain[", step, "] must hold the keys and values of ", stack.num_layers, " layers for ",
           args.chain_rows[step], " rows of this stack, got ", args.chain_floats[step], " floats");
-  check(args.parts || args.depth == args.num_steps, op, ": ancestors must be of ", args.num_steps, " steps, got ",
-        args.depth);
+  check(args.parts || args.depth == args.num_steps || args.depth == 0, op, ": ancestors must be of ", args.num_steps,
+        " steps, got ", args.depth);
   std::vector<std::int32_t> user_of, positions;
   for (std::int64_t row = 0; row < num_rows; ++row) {
     std::int64_t depth = 0;

@@ -122,7 +122,8 @@ struct TransformerStep {
   const float* const* chain;      // [num_steps]: [num_layers, chain_rows[step], 2, num_kv_heads * head_width]
   const std::int64_t *chain_rows, *chain_floats;  // floats: of the whole part
   const std::int32_t* ancestors;  // [depth, rows]: each row's ancestor among the rows of a step, oldest first
-  // Null: the ancestor at depth j is a row of step j, and depth is num_steps. Else [depth, rows]: the step that made
+  // Null: the ancestor at depth j is a row of step j, and depth is num_steps (or 0:
+  // rows behind their prompts alone). Else [depth, rows]: the step that made
   // the ancestor, num_steps for an earlier row of this very call, -1 behind a row's last ancestor.
   const std::int32_t* parts;
   std::int64_t depth;
