@@ -257,7 +257,8 @@ static inline Vec operator*(const Vec& a, const Vec& b) {
   return out;
 }
 static inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
-// Rounded once, to float64, and then to float32: the same unless float64 loses what is no tie. Callers know it is not.
+// Rounded once, to float64, and then to float32: the same unless float64 makes a tie of what is not one. Callers know
+// that it does not.
 static inline Vec fused(const Vec& a, const Vec& b, const Vec& c) {
   Vec out;
 #if defined(__ARM_FEATURE_FMA)

@@ -118,7 +118,8 @@ def _ops() -> dict[str, list[str]]:
     """The public ops, one module each, and the functions of each; read, not imported: that needs a compiled module."""
     package = importlib.util.find_spec("genrec_fast.ops")
     folders = (package.submodule_search_locations if package else None) or []
-    files = (path for folder in folders for path in Path(folder).glob("*.py") if not path.stem.startswith("_"))
+    files = (path for folder in folders for path in Path(folder).glob("[a-z]*.py"))
+    files = (path for path in files if (path.parent / "reference" / path.name).exists())  # an op has a twin
     return {path.stem: _public_names(path) for path in sorted(files)}
 
 
