@@ -21,7 +21,7 @@ import torch
 
 import genrec_fast as gf
 from genrec_fast.data import Dataset, leave_one_out
-from genrec_fast.recipe import Recipe
+from genrec_fast.recipe.recipe import Recipe
 from timing import peak_bytes
 
 LONG = 50  # longest history, items, where users have many events: the published length

@@ -15,11 +15,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from baselines import HfTrie, hf_t5
 from genrec_fast.backbones import T5Config
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Batch, Jagged
 from timing import in_turn
 
 SIZES, NUM_ITEMS, HISTORY = (256,) * 4, 12_101, 20

@@ -23,8 +23,8 @@ from torch import Tensor
 
 import genrec_fast as gf
 from baselines import CTranslate2T5, HfTrie, cache_bytes, hf_modules, written_by_hf
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops._registry import core
-from genrec_fast.trie import build_trie
 from models import TOKEN_OFFSET, build, decode_flops
 from report import MEASURED
 from timing import clock, gemm_flops, in_turn

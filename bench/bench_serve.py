@@ -24,7 +24,7 @@ import torch
 import uvicorn
 
 import genrec_fast as gf
-from genrec_fast.integrations.serve import ServeConfig, create_app
+from genrec_fast.serving.http import ServeConfig, create_app
 from models import histories, untrained
 from serve_client import ask_all
 

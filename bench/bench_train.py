@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from genrec_fast import recipes
+from genrec_fast.base.weights import module_tensors
 from genrec_fast.data import leave_one_out, training_batches
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.model import Recommender
+from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.setup import coded_catalog, make_optimizer
-from genrec_fast.weights import module_tensors
 
 SHOP_USERS, SHOP_ITEMS = 600, 2000
 

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.backbones import Causal, CausalConfig
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives.full_softmax import cross_entropy
-from genrec_fast.types import Batch, Jagged
 from timing import in_turn
 
 # Events of a user at these shares of the users, from the data sets of those names, and their number of items.

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.reference.trie_build import trie_build as twin
 from genrec_fast.ops.trie_build import trie_build
-from genrec_fast.trie import Trie, build_trie
 
 NUM_LEVELS, CODEBOOK_SIZE = 4, 2048  # the shape of issue 2: V=2048, L=4, uniform codes
 

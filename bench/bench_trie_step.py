@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from baselines import CsrGather, HfTrie
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 from timing import in_turn
 from workloads import SEARCHES, Search
 

@@ -159,7 +159,7 @@ def of_tokenizers(shop: Any) -> Iterator[Question]:
 def known_of(features: torch.Tensor) -> Any:
     """What a tokenizer is built from: the catalog; before there was one, the width of the features."""
     try:
-        from genrec_fast.catalog import Catalog
+        from genrec_fast.catalog.catalog import Catalog
     except ModuleNotFoundError:
         return features.shape[1]
     return Catalog(features=features)

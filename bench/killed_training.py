@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import genrec_fast as gf
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.recipe import Recipe
+from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.training.log import read_log
 
 CLOCK = ("elapsed_s", "items_per_s", "seconds")  # of a line of the log: what depends on how long things took

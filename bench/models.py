@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.model import Recommender
-from genrec_fast.recipe import Recipe
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.tokenizers import add_dedup_level
 from workloads import Decode
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.catalog import Catalog
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers import RQKMeansConfig
 
 Rival = Callable[[Tensor, int], list[Tensor]]

@@ -16,10 +16,10 @@ from typing import Any, get_args
 import torch
 
 from genrec_fast import tokenizers
+from genrec_fast.base.errors import GenrecError
+from genrec_fast.base.files import atomic_path
+from genrec_fast.cli.tokenize_files import kinds
 from genrec_fast.data import Dataset, leave_one_out, load
-from genrec_fast.errors import GenrecError
-from genrec_fast.files import atomic_path
-from genrec_fast.tokenize_files import kinds
 from genrec_fast.tokenizers import Report
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 

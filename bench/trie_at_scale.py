@@ -11,8 +11,8 @@ import time
 import numpy as np
 import torch
 
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops.trie_step import trie_step
-from genrec_fast.trie import build_trie
 from timing import peak_bytes
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
-from genrec_fast.batcher import Batcher
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.errors import ClosedError, InvalidTypeError, InvalidValueError, QueueFullError, TimedOutError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders import DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
-from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError, QueueFullError, TimedOutError
-from genrec_fast.model import Recommender
-from genrec_fast.types import Jagged
+from genrec_fast.recipe.recommender import Recommender
+from genrec_fast.recipe.batcher import Batcher
 from toy import toy_recipe
 
 ITEMS = 60
@@ -52,7 +52,7 @@ def toy():
 
 
 # A step that a test holds is not the backbone's own, so torch runs it and says so.
-pytestmark = pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::genrec_fast.base.errors.SlowPathWarning")
 MODEL = tiger()
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.files import write_text
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.files import write_text
+from genrec_fast.catalog.catalog import Catalog
 
 CODES = torch.tensor([[0, 1], [1, 0], [2, 2]])
 FEATURES = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))

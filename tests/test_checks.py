@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_fast.checks import check_dense, check_flag, check_integers, check_number, whole_number
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import check_dense, check_flag, check_integers, check_number, whole_number
+from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import NextCodeConfig
 
 

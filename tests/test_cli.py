@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from genrec_fast import recipes
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.cli import main
 from genrec_fast.data import load as load_data
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.training import train
-from genrec_fast.types import Jagged
 
 FAST = ["--train.epochs", "1", "--batching.items-per-batch", "256", "--threads", "1", "--device", "cpu"]
 

@@ -10,7 +10,7 @@ import torch
 
 from genrec_fast import tokenizers
 from genrec_fast.cli import main
-from genrec_fast.tokenize_files import kinds
+from genrec_fast.cli.tokenize_files import kinds
 from shared.catalogs import wide
 
 

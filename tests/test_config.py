@@ -14,10 +14,10 @@ import torch
 
 from genrec_fast import backbones, decoders, layouts, objectives, tokenizers
 from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
-from genrec_fast.config import check_fields, from_json, to_json
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.config import check_fields, from_json, to_json
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
-from genrec_fast.recipe import BatchingConfig, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, TrainConfig
 from genrec_fast.tokenizers import FSQConfig, PublishedConfig, RandomConfig, RQVAEConfig
 
 FAMILIES = (backbones, decoders, layouts, objectives, tokenizers)

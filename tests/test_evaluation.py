@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from genrec_fast import metrics
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.data import evaluation_batches, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.decoders import RetrieveConfig
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import Evaluated, evaluate
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.recipes import hstu_ranking

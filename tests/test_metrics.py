@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import metrics
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 ITEMS = torch.tensor([[3, 1, 2], [0, 4, -1], [5, 6, 7], [-1, -1, -1]])
 TARGETS = torch.tensor([1, 0, 9, 2])

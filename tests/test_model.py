@@ -12,12 +12,12 @@ import torch
 
 from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli import main
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.model import Recommender, load
+from genrec_fast.recipe.recommender import Recommender, load
 from genrec_fast.tokenizers import RandomConfig
-from genrec_fast.types import Jagged
 from toy import ToyDecoder, toy_data, toy_recipe
 
 HISTORIES = [[1, 2, 3], [4], [5, 6]]

@@ -9,9 +9,10 @@ from rich.console import Console
 from torch import Tensor
 
 from genrec_fast import quickstart
+from genrec_fast.base.batch import Ranked
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import leave_one_out
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.types import Jagged, Ranked
 
 
 class Oracle:

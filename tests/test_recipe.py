@@ -8,11 +8,11 @@ import pytest
 
 from genrec_fast import recipes
 from genrec_fast.backbones import CausalConfig, TimelineConfig
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.decoders import BeamConfig
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.objectives import NextCodeConfig
-from genrec_fast.recipe import BatchingConfig, TrainConfig
-from genrec_fast.recipe_json import from_json, register_config, to_json
+from genrec_fast.recipe.card import from_json, register_config, to_json
+from genrec_fast.recipe.recipe import BatchingConfig, TrainConfig
 from toy import ToyBackboneConfig, ToyLayoutConfig, toy_recipe
 
 

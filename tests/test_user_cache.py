@@ -9,11 +9,12 @@ import torch
 
 from genrec_fast import UserCache, recipes
 from genrec_fast.backbones import CausalConfig, GRUConfig, HSTUConfig
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.model import Recommender
 from genrec_fast.nn.pages import PagedPast, PagePool
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.recipe.recommender import Recommender
 from shared.catalogs import coded
 from shared.weight_changes import CHANGES
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from genrec_fast.base.batch import Loss, Ranked
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.objective import Objective
+from genrec_fast.base.protocols import Embedding
 from genrec_fast.data import Dataset, Interactions
 from genrec_fast.decoders.base import Decoder, OneStep
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
-from genrec_fast.recipe_json import register_config
-from genrec_fast.types import Embedding, Jagged, Loss, Ranked
+from genrec_fast.recipe.card import register_config
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
 
 class ToyLayout(nn.Module):

@@ -14,7 +14,7 @@ namespace genrec::bindings {
 namespace {
 
 void raise_as(const char* name, const char* text) {
-  PyObject* const module = PyImport_ImportModule("genrec_fast.errors");
+  PyObject* const module = PyImport_ImportModule("genrec_fast.base.errors");
   PyObject* const type = module != nullptr ? PyObject_GetAttrString(module, name) : nullptr;
   if (type != nullptr) PyErr_SetString(type, text);
   Py_XDECREF(type);

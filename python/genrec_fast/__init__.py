@@ -24,18 +24,8 @@ if TYPE_CHECKING:
         T5Config,
         TimelineConfig,
     )
-    from genrec_fast.batcher import Batcher
-    from genrec_fast.catalog import Catalog
-    from genrec_fast.decoders import (
-        BeamConfig,
-        DiverseBeamConfig,
-        GreedyConfig,
-        RankConfig,
-        RetrieveConfig,
-        RetrieveInterestsConfig,
-        StochasticBeamConfig,
-    )
-    from genrec_fast.errors import (
+    from genrec_fast.base.batch import Batch, Ranked
+    from genrec_fast.base.errors import (
         ClosedError,
         CorruptFileError,
         DataError,
@@ -49,9 +39,20 @@ if TYPE_CHECKING:
         TimedOutError,
         UnsupportedError,
     )
+    from genrec_fast.base.jagged import Jagged
+    from genrec_fast.catalog.catalog import Catalog
+    from genrec_fast.catalog.trie import Trie, build_trie
+    from genrec_fast.decoders import (
+        BeamConfig,
+        DiverseBeamConfig,
+        GreedyConfig,
+        RankConfig,
+        RetrieveConfig,
+        RetrieveInterestsConfig,
+        StochasticBeamConfig,
+    )
     from genrec_fast.evaluation import Evaluated, evaluate
     from genrec_fast.layouts import InterleaveConfig, PlainConfig
-    from genrec_fast.model import Recommender, load
     from genrec_fast.objectives import (
         FullSoftmaxConfig,
         InBatchConfig,
@@ -62,8 +63,11 @@ if TYPE_CHECKING:
         SampledBCEConfig,
         SampledSoftmaxConfig,
     )
-    from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
-    from genrec_fast.recipe_json import register_config
+    from genrec_fast.recipe.batcher import Batcher
+    from genrec_fast.recipe.card import register_config
+    from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
+    from genrec_fast.recipe.recommender import Recommender, load
+    from genrec_fast.serving.user_cache import UserCache
     from genrec_fast.tokenizers import (
         AlignmentConfig,
         AtomicConfig,
@@ -82,9 +86,6 @@ if TYPE_CHECKING:
         TagSupervisionConfig,
     )
     from genrec_fast.training import train
-    from genrec_fast.trie import Trie, build_trie
-    from genrec_fast.types import Batch, Jagged, Ranked
-    from genrec_fast.user_cache import UserCache
 
 __all__ = [
     "AlignmentConfig",
@@ -167,7 +168,7 @@ __all__ = [
 ]
 
 _MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
-_ELSEWHERE = {"hf": "genrec_fast.integrations.hf"}
+_ELSEWHERE = {"hf": "genrec_fast.hf"}
 _HOMES = {
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
@@ -178,7 +179,7 @@ _HOMES = {
     "PinRecConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",
     "TimelineConfig": "genrec_fast.backbones",
-    "Batcher": "genrec_fast.batcher",
+    "Batcher": "genrec_fast.recipe.batcher",
     "BeamConfig": "genrec_fast.decoders",
     "DiverseBeamConfig": "genrec_fast.decoders",
     "GreedyConfig": "genrec_fast.decoders",
@@ -186,24 +187,24 @@ _HOMES = {
     "RetrieveConfig": "genrec_fast.decoders",
     "RetrieveInterestsConfig": "genrec_fast.decoders",
     "StochasticBeamConfig": "genrec_fast.decoders",
-    "ClosedError": "genrec_fast.errors",
-    "CorruptFileError": "genrec_fast.errors",
-    "DataError": "genrec_fast.errors",
-    "DivergedError": "genrec_fast.errors",
-    "GenrecError": "genrec_fast.errors",
-    "InvalidTypeError": "genrec_fast.errors",
-    "InvalidValueError": "genrec_fast.errors",
-    "QueueFullError": "genrec_fast.errors",
-    "SlowPathWarning": "genrec_fast.errors",
-    "StillValidationWarning": "genrec_fast.errors",
-    "TimedOutError": "genrec_fast.errors",
-    "UnsupportedError": "genrec_fast.errors",
+    "ClosedError": "genrec_fast.base.errors",
+    "CorruptFileError": "genrec_fast.base.errors",
+    "DataError": "genrec_fast.base.errors",
+    "DivergedError": "genrec_fast.base.errors",
+    "GenrecError": "genrec_fast.base.errors",
+    "InvalidTypeError": "genrec_fast.base.errors",
+    "InvalidValueError": "genrec_fast.base.errors",
+    "QueueFullError": "genrec_fast.base.errors",
+    "SlowPathWarning": "genrec_fast.base.errors",
+    "StillValidationWarning": "genrec_fast.base.errors",
+    "TimedOutError": "genrec_fast.base.errors",
+    "UnsupportedError": "genrec_fast.base.errors",
     "Evaluated": "genrec_fast.evaluation",
     "evaluate": "genrec_fast.evaluation",
     "InterleaveConfig": "genrec_fast.layouts",
     "PlainConfig": "genrec_fast.layouts",
-    "Recommender": "genrec_fast.model",
-    "load": "genrec_fast.model",
+    "Recommender": "genrec_fast.recipe.recommender",
+    "load": "genrec_fast.recipe.recommender",
     "FullSoftmaxConfig": "genrec_fast.objectives",
     "InBatchConfig": "genrec_fast.objectives",
     "MaskedItemsConfig": "genrec_fast.objectives",
@@ -212,10 +213,10 @@ _HOMES = {
     "NextCodeConfig": "genrec_fast.objectives",
     "SampledBCEConfig": "genrec_fast.objectives",
     "SampledSoftmaxConfig": "genrec_fast.objectives",
-    "BatchingConfig": "genrec_fast.recipe",
-    "Recipe": "genrec_fast.recipe",
-    "TrainConfig": "genrec_fast.recipe",
-    "register_config": "genrec_fast.recipe_json",
+    "BatchingConfig": "genrec_fast.recipe.recipe",
+    "Recipe": "genrec_fast.recipe.recipe",
+    "TrainConfig": "genrec_fast.recipe.recipe",
+    "register_config": "genrec_fast.recipe.card",
     "AtomicConfig": "genrec_fast.tokenizers",
     "CollaborativeConfig": "genrec_fast.tokenizers",
     "FSQConfig": "genrec_fast.tokenizers",
@@ -232,13 +233,13 @@ _HOMES = {
     "RQVAEConfig": "genrec_fast.tokenizers",
     "RandomConfig": "genrec_fast.tokenizers",
     "train": "genrec_fast.training",
-    "Trie": "genrec_fast.trie",
-    "build_trie": "genrec_fast.trie",
-    "Batch": "genrec_fast.types",
-    "Catalog": "genrec_fast.catalog",
-    "Jagged": "genrec_fast.types",
-    "Ranked": "genrec_fast.types",
-    "UserCache": "genrec_fast.user_cache",
+    "Trie": "genrec_fast.catalog.trie",
+    "build_trie": "genrec_fast.catalog.trie",
+    "Batch": "genrec_fast.base.batch",
+    "Catalog": "genrec_fast.catalog.catalog",
+    "Jagged": "genrec_fast.base.jagged",
+    "Ranked": "genrec_fast.base.batch",
+    "UserCache": "genrec_fast.serving.user_cache",
 }
 
 

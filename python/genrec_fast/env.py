@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from genrec_fast._version import __version__
-from genrec_fast.errors import UnsupportedError
+from genrec_fast.base.errors import UnsupportedError
 
 __all__ = ["Environment", "collect", "main"]
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from genrec_fast import metrics
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.base.query import Query
 from genrec_fast.data import Evaluation, evaluation_batches
 from genrec_fast.decoders.rank import with_candidates
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.model import Recommender
-from genrec_fast.types import ActionScoring, Batch, Jagged
+from genrec_fast.recipe.recommender import Recommender
 
 __all__ = ["Evaluated", "evaluate", "figure_names"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INTEGERS, check_dense, check_integers, shown, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import INTEGERS, check_dense, check_integers, shown, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["auc", "codebook_use", "collision_rate", "invalid_rate", "ndcg", "normalized_entropy", "ranks", "recall"]
 

@@ -22,17 +22,18 @@ from torch import Tensor
 
 from genrec_fast import metrics
 from genrec_fast.backbones.timeline import TimelineConfig
+from genrec_fast.base.batch import Ranked
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Evaluation, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.decoders.beam import BeamConfig
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts.plain import PlainConfig
-from genrec_fast.model import Recommender
 from genrec_fast.objectives.next_code import NextCodeConfig
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.tokenizers.rqkmeans import RQKMeansConfig
 from genrec_fast.training import train
-from genrec_fast.types import Jagged, Ranked
 
 __all__ = ["Outcome", "run"]
 

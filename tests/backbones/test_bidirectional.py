@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from genrec_fast.backbones import BidirectionalConfig
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import MaskedEmbedding
 from genrec_fast.objectives import MaskedItemsConfig
-from genrec_fast.types import Batch, Jagged, MaskedEmbedding
 from shared.backbone_suite import EmbeddingSuite, batch_of
 from shared.catalogs import sized, system_of
 

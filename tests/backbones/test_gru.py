@@ -7,8 +7,9 @@ import torch
 
 from genrec_fast.backbones import GRUConfig
 from genrec_fast.backbones.gru import side_by_side
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from shared.backbone_suite import EmbeddingSuite, batch_of
 from shared.catalogs import sized
 

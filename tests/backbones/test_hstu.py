@@ -7,8 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec_fast.backbones import HSTUConfig
-from genrec_fast.errors import InvalidValueError, UnsupportedError
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import Jagged
 from shared.backbone_suite import ITEMS, EmbeddingSuite, batch_of
 from shared.catalogs import sized
 

@@ -7,8 +7,10 @@ import torch
 
 from genrec_fast.backbones import KuaiFormerConfig
 from genrec_fast.backbones.kuaiformer import token_numbers
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Batch, Interests, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Interests
 from shared.backbone_suite import ITEMS, EmbeddingSuite, batch_of
 from shared.catalogs import sized
 

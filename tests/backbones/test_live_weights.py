@@ -11,7 +11,7 @@ from torch import nn
 from genrec_fast.backbones import T5, T5Config, TimelineConfig
 from genrec_fast.backbones import t5 as t5_file
 from genrec_fast.backbones import timeline as timeline_file
-from genrec_fast.errors import SlowPathWarning
+from genrec_fast.base.errors import SlowPathWarning
 from shared.backbone_suite import SIZES, batch_of, catalog_layout
 from shared.catalogs import sized
 from shared.weight_changes import CHANGES

@@ -3,7 +3,9 @@ from __future__ import annotations
 import torch
 
 from genrec_fast.backbones import PinRecConfig
-from genrec_fast.types import Batch, Embedding, Interests, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Embedding, Interests
 from shared.backbone_suite import EmbeddingSuite
 from shared.catalogs import sized
 

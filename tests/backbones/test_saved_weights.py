@@ -11,11 +11,12 @@ import torch
 
 from genrec_fast import recipes
 from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
-from genrec_fast.errors import CorruptFileError
-from genrec_fast.model import load
-from genrec_fast.recipe_json import from_json, to_json
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import CorruptFileError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.recipe.card import from_json, to_json
+from genrec_fast.recipe.recommender import load
 from genrec_fast.training import train
-from genrec_fast.types import Batch, Jagged
 from shared.backbone_suite import ITEMS, SIZES, catalog_layout
 from shared.catalogs import sized
 from toy import toy_data

@@ -7,8 +7,9 @@ import torch
 
 from genrec_fast.backbones import SessionsConfig
 from genrec_fast.backbones.sessions import session_begins
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from shared.backbone_suite import ITEMS, EmbeddingSuite
 from shared.backbone_suite import batch_of as untimed
 from shared.catalogs import sized

@@ -5,7 +5,7 @@ import torch
 
 from baselines import hf_t5
 from genrec_fast.backbones import T5Config
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from shared.backbone_suite import SIZES, AutoregressiveSuite, batch_of
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genrec_fast.backbones import TimelineConfig
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from shared.backbone_suite import AutoregressiveSuite, batch_of, catalog_layout
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from genrec_fast.base.batch import Batch, Ranked, Tokens, proven
 from genrec_fast.base.columns import Columns, column
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans, successors
 from genrec_fast.base.query import Options, Query, ask
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.integrations._serve_body import PLAIN
+from genrec_fast.serving.http_body import PLAIN
 
 SHOP = SimpleNamespace(num_items=9, num_inputs=9, may_be_empty=False)
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5)

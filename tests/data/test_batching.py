@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import data
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Evaluation, Interactions
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Jagged
 
 histories = st.lists(st.lists(st.integers(0, 9), max_size=17), min_size=1, max_size=12).filter(
     lambda rows: any(len(row) > 1 for row in rows)

@@ -14,8 +14,8 @@ import zipfile
 import pytest
 
 from genrec_fast import data
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data import download
-from genrec_fast.errors import DataError, InvalidValueError
 
 PAYLOAD = bytes(range(256)) * 2_000  # 512,000 bytes
 SHA = hashlib.sha256(PAYLOAD).hexdigest()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import genrec_fast as gf
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError
 from genrec_fast.data.feature_file import FeatureFile
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 
 
 def saved(path, array, **how):

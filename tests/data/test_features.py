@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genrec_fast import data
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

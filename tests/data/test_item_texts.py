@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data import read_categories, read_item_texts
-from genrec_fast.errors import DataError, InvalidValueError
 
 
 def write(folder, name, text):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import data
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError
 
 
 def test_empty_folder_says_what_was_looked_for(tmp_path):

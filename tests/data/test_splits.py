@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import data
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Evaluation, Interactions
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
 
 
 def make(rows, num_items=10, times=None):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from genrec_fast import data, metrics
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Shop
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
 
 
 @pytest.fixture(scope="module")

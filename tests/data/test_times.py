@@ -9,10 +9,10 @@ import torch
 
 from genrec_fast import data
 from genrec_fast.backbones.sessions import session_begins
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import ask, times_of_events
 from genrec_fast.data import Evaluation, Interactions
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
 
 ROWS = [[0, 1, 2, 3, 4], [5, 6], [7], [], [8, 9, 10, 11]]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
-from genrec_fast.trie import build_trie
 from shared.decoder_suite import users_of
 
 transformers = pytest.importorskip("transformers")

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig, DiverseBeamConfig
 from genrec_fast.decoders.base import Parts
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Jagged
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
 

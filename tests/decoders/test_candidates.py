@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders import RetrieveConfig, score_candidates
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Jagged
 
 
 class Vectors:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig, DiverseBeamConfig
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.trie import build_trie
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import GreedyConfig
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.trie import build_trie
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
 

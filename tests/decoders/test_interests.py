@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders import RetrieveInterestsConfig
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Jagged
 
 
 def search(backbone, batch, k, *, items_per_block=65536, **options):

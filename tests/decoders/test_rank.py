@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from genrec_fast.backbones import HSTUConfig
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders import RankConfig
 from genrec_fast.decoders.rank import with_candidates
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.layouts import InterleaveConfig
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import coded, sized
 
 ITEMS, ACTIONS = 13, 2

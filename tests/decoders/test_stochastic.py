@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import StochasticBeamConfig
 from genrec_fast.decoders.stochastic import seeds_of_rows
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Batch, Jagged
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from genrec_fast.errors import GenrecError
+from genrec_fast.base.errors import GenrecError
 
 from .case import TARGETS, Case, Rng, Target, Unasked
 from .compare import described, fingerprint, plain

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import genrec_fast as gf
-from genrec_fast.errors import GenrecError, UnsupportedError
+from genrec_fast.base.errors import GenrecError, UnsupportedError
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")

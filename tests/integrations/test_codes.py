@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.integrations.hf.codes import CodeTokens, code_tokens, tokens_from_tokenizer
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.hf.codes import CodeTokens, code_tokens, tokens_from_tokenizer
 
 
 def test_contiguous_tokens_follow_the_levels():

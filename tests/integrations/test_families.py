@@ -10,24 +10,24 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
 import transformers
 
-from genrec_fast.integrations.hf.called import CalledModel
-from genrec_fast.integrations.hf.engine import TorchEngine
-from genrec_fast.integrations.hf.generate import choose_engine
-from genrec_fast.integrations.hf.stepped import Stepped
-from genrec_fast.integrations.hf.whole import WholeTexts
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.engine import TorchEngine
+from genrec_fast.hf.generate import choose_engine
+from genrec_fast.hf.stepped import Stepped
+from genrec_fast.hf.whole import WholeTexts
 from genrec_fast.nn.engine.native import NativeEngine
 from integrations.model_types import MODEL_TYPES, THEIRS_DIFFER, VERDICTS, make
 from integrations.models import prefix_function
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore", "default::genrec_fast.errors.SlowPathWarning"),
+    pytest.mark.filterwarnings("ignore", "default::genrec_fast.base.errors.SlowPathWarning"),
 ]
 
 SIZES, OFFSET, BEAMS = (4, 4, 4), 10, 24

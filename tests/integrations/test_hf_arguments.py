@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 
 pytest.importorskip("transformers")
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
@@ -352,7 +352,7 @@ _OTHERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
+@pytest.mark.filterwarnings("ignore::genrec_fast.base.errors.SlowPathWarning")
 @pytest.mark.parametrize("kind", _OTHERS)
 def test_models_that_torch_runs_give_the_beams_of_hugging_face(kind):
     """Learned positions with an offset, ALiBi, windows in every other layer, another encoder-decoder."""

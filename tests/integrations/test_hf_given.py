@@ -8,21 +8,21 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 
 pytest.importorskip("transformers")
 
 import transformers
 
-from genrec_fast.integrations.hf.called import CalledModel
-from genrec_fast.integrations.hf.engine import TorchEngine
-from genrec_fast.integrations.hf.given import check_given, check_settings
-from genrec_fast.integrations.hf.prompts import prompts_of
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.engine import TorchEngine
+from genrec_fast.hf.given import check_given, check_settings
+from genrec_fast.hf.prompts import prompts_of
 from integrations.model_types import make
 from integrations.models import generate, prefix_function
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning"),
+    pytest.mark.filterwarnings("ignore::genrec_fast.base.errors.SlowPathWarning"),
     pytest.mark.filterwarnings("ignore:Unfeasible length constraints"),  # of transformers, which goes on all the same
     pytest.mark.filterwarnings("ignore:.* is deprecated:FutureWarning"),  # of transformers, which peft still calls so
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 pytest.importorskip("transformers")
 
@@ -92,7 +92,7 @@ def test_generate_draws_and_groups(model):
 
 
 def _codes(trie):
-    from genrec_fast.integrations.hf.compiled import _item_codes
+    from genrec_fast.hf.compiled import _item_codes
 
     return _item_codes(trie)
 

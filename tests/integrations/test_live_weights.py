@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import genrec_fast as gf
-from genrec_fast.errors import SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
 import transformers
 
-from genrec_fast.integrations.hf import families
+from genrec_fast.hf import families
 from integrations.models import FAMILIES, generate, make_inputs, make_model, prefix_function
 from integrations.test_hf_generate import SIZES, catalog, tables_of
 from shared.weight_changes import CHANGES

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 pytest.importorskip("transformers")
 
-from genrec_fast.integrations.hf.processor import TrieLogitsProcessor
+from genrec_fast.hf.processor import TrieLogitsProcessor
 
 EOS = 1
 

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import recipes
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.errors import ClosedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli import main
-from genrec_fast.errors import ClosedError, InvalidTypeError, InvalidValueError
-from genrec_fast.integrations._serve_body import _FIELDS
-from genrec_fast.integrations.serve import ServeConfig, create_app
-from genrec_fast.model import Recommender
-from genrec_fast.types import Jagged
+from genrec_fast.recipe.recommender import Recommender
+from genrec_fast.serving.http import ServeConfig, create_app
+from genrec_fast.serving.http_body import _FIELDS
 from toy import toy_recipe
 
 TOKEN = "a word between us"
@@ -412,6 +412,6 @@ def test_wrong_settings_and_what_is_missing(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--port", "70000"]) == 2
     assert "serve: port must be in [0, 65535], got 70000" in capsys.readouterr().err
     assert main(["serve", str(tmp_path / "none")]) == 2
-    code = "import sys; sys.modules['starlette.applications'] = None; import genrec_fast.integrations.serve"
+    code = "import sys; sys.modules['starlette.applications'] = None; import genrec_fast.serving.http"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "UnsupportedError: serve: starlette, uvicorn and prometheus-client must be installed" in done.stderr

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast.backbones import HSTUConfig
-from genrec_fast.catalog import Catalog
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import ActionScoring
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.layouts import InterleaveConfig
-from genrec_fast.types import ActionScoring, Batch, Jagged
 from shared.catalogs import sized
 
 ITEMS, ACTIONS, FEATURES = 20, 2, 3

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import coded
 
 CODES = torch.tensor([[0, 1], [1, 0], [2, 2]])

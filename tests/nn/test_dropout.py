@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.nn.engine import native as native_engine
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
-from genrec_fast.types import Jagged
 
 TOKENS = 40
 

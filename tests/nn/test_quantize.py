@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.estimators import past, rotate_to, sinkhorn_codes
 from genrec_fast.nn.quantize import ResidualQuantizer, VectorQuantizer
 

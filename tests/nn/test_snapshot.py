@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from genrec_fast.errors import UnsupportedError
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.snapshot import Snapshot
 from shared.weight_changes import CHANGES
 

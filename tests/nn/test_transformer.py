@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.engine.modules import Seen
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.transformer import Block

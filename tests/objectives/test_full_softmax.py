@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from genrec_fast.backbones import CausalConfig
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.objectives.full_softmax import BLOCK_ROWS, cross_entropy
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import sized, system_of
 from shared.objective_suite import ObjectiveSuite
 

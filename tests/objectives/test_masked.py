@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.objectives import MaskedItemsConfig
 from genrec_fast.objectives.masked import whole_rows
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
 from shared.objective_suite import ObjectiveSuite
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch, Tokens
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.objectives import MultiTaskConfig
-from genrec_fast.types import Batch, Jagged, Tokens
 from shared.catalogs import system_of
 from shared.objective_suite import ObjectiveSuite
 

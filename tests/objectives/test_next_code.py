@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.objectives.next_code import cross_entropy
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
 from shared.objective_suite import ObjectiveSuite
 

@@ -8,11 +8,11 @@ import torch
 from transformer_stacks import random_weights
 
 import genrec_fast.ops as ops
-from genrec_fast.errors import GenrecError
+from genrec_fast.base.errors import GenrecError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Jagged
 
 CODES = torch.tensor([[0, 1], [1, 0], [1, 2], [0, 1], [3, 3]])
 TRIE = build_trie(CODES, codebook_sizes=(4, 4))

@@ -12,10 +12,10 @@ import torch
 from calls import CALLS, CODES, STACK, TRIE, attempt, call, equal, freed, misaligned, normal, packed_stack, strided
 
 import genrec_fast.ops as ops
-from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 
 SHAPES = {
     "meta": lambda t: t.to("meta"),

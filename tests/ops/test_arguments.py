@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import trie_step
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 
 CODES = torch.tensor([[0, 1], [1, 0], [1, 2], [0, 1]])
 TRIE = build_trie(CODES, codebook_sizes=(2, 3))

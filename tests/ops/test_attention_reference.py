@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops import ALiBi, RelativeTimeBias, T5Bias, jagged_attention
 from genrec_fast.ops.attention_bias import log_time_thresholds, t5_buckets
 from genrec_fast.ops.reference.jagged_attention import dropout_mask, visible

@@ -11,7 +11,7 @@ import pytest
 import torch
 from calls import CALLS, call, equal, freed, misaligned, negated, strided
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._registry import core
 
 BOOK = torch.arange(6.0).view(3, 2)

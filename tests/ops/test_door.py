@@ -31,7 +31,7 @@ from calls import (
 )
 
 import genrec_fast.ops as ops
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.jagged_attention import jagged_attention
 

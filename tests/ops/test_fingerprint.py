@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.reference.fingerprint import fingerprint as twin

@@ -13,7 +13,7 @@ SCRIPT = """
 import os, signal, sys
 import torch
 from genrec_fast.ops.trie_lookup import trie_lookup
-from genrec_fast.trie import build_trie
+from genrec_fast.catalog.trie import build_trie
 
 generator = torch.Generator().manual_seed(0)
 codes = torch.randint(0, 64, (20_000, 3), generator=generator)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.reference.gemm import gemm as twin

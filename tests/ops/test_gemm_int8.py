@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.reference.gemm import gemm as twin
 from genrec_fast.ops.reference.gemm import gemm_pack as pack_twin

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops import ALiBi, RelativeTimeBias, T5Bias, jagged_attention
 from shared.isas import every_isa
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.reference import jagged_products as twins
 from shared.isas import every_isa
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.reference import kmeans_step as reference
 from shared.isas import every_isa

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError, SlowPathWarning, UnsupportedError
 from genrec_fast.ops._registry import define, twins
 
 
@@ -39,7 +39,7 @@ def test_a_twin_refuses_what_its_check_refuses():
         twins["twice_for_tests"](torch.ones(2), 1, False)
 
 
-@pytest.mark.filterwarnings("ignore::genrec_fast.errors.SlowPathWarning")
+@pytest.mark.filterwarnings("ignore::genrec_fast.base.errors.SlowPathWarning")
 def test_a_fake_takes_what_it_names(monkeypatch):
     monkeypatch.delenv("GENREC_FAST_STRICT", raising=False)
     compiled = torch.compile(lambda x: twice(x, 5, False), fullgraph=True, backend="aot_eager")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops._registry import twins
 from genrec_fast.ops.reference.rq_decode import rq_decode as twin
 from genrec_fast.ops.rq_decode import rq_decode

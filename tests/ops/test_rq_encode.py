@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference.rq_encode import half_norms, scores
 from genrec_fast.ops.reference.rq_encode import rq_encode as twin

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import topk_inner_product
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as twin
-from genrec_fast.types import Jagged
 from shared.isas import every_isa
 
 KINDS = ["normal", "integers", "equal", "cancelling", "huge", "tiny", "ascending"]

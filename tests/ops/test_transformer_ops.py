@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_stacks import offsets_of, random_weights
 
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops import transformer
 from genrec_fast.ops.reference import transformer as twin
 from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks, unpack_weights

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_stacks import offsets_of, random_weights
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops import trie_filter
 from genrec_fast.ops.transformer import (
     transformer_cross,
@@ -23,8 +25,6 @@ from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_search import transformer_search
 from genrec_fast.ops.transformer_spec import TransformerSpec
 from genrec_fast.ops.trie_step import trie_step
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Jagged
 from shared.isas import every_isa
 
 VOCABULARY = 60

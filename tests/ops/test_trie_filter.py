@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops._registry import twins
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import trie_step
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 
 module = importlib.import_module("genrec_fast.ops.trie_filter")  # the package has the function under this name
 

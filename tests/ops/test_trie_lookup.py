@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops import _registry
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as twin
 from genrec_fast.ops.trie_lookup import trie_lookup
-from genrec_fast.trie import Trie, build_trie
 
 
 def run_twin(trie: Trie, codes: torch.Tensor) -> torch.Tensor:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.reference import trie_step as reference
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 from shared.isas import every_isa
 
 

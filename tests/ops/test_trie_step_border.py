@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops._registry import twins
 from genrec_fast.ops.trie_filter import trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Jagged
 
 TRIE = build_trie(torch.tensor([[0, 1], [1, 0], [1, 2]]), codebook_sizes=(2, 3))
 GOOD = {

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import genrec_fast as gf
+from genrec_fast.base.batch import Loss
 from genrec_fast.base.objective import Objective
+from genrec_fast.base.protocols import TeacherForced
 from genrec_fast.decoders.base import Parts
-from genrec_fast.types import Loss, TeacherForced
 
 
 @gf.register_config

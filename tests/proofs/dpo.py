@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import genrec_fast as gf
+from genrec_fast.base.batch import Loss
 from genrec_fast.base.columns import column
 from genrec_fast.base.objective import Objective
+from genrec_fast.base.protocols import TeacherForced
 from genrec_fast.base.query import Query
-from genrec_fast.types import Loss, TeacherForced
 from proofs import shop
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import genrec_fast as gf
+from genrec_fast.base.protocols import Session, TreeSession
 from genrec_fast.decoders.beam import Beam
 from genrec_fast.decoders.trie_search import TrieSearch
 from genrec_fast.nn.engine.plan import Plan
-from genrec_fast.types import Session, TreeSession
 from proofs import shop
 from proofs.both import BothConfig
 

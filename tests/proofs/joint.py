@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import genrec_fast as gf
+from genrec_fast.base.batch import Loss
 from genrec_fast.base.objective import Objective
-from genrec_fast.types import Loss, TeacherForced
+from genrec_fast.base.protocols import TeacherForced
 from proofs import shop
 
 

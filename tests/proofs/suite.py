@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import genrec_fast as gf
-from genrec_fast.weights import module_tensors
+from genrec_fast.base.weights import module_tensors
 from proofs import shop
 
 KILLED = """

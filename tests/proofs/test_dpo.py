@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.evaluation import evaluation_batches
 from proofs import dpo, shop
 from proofs.suite import ProofSuite

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 import genrec_fast as gf
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.training.log import read_log
-from genrec_fast.trie import build_trie
 from proofs import shop
 from proofs.suite import ProofSuite
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from genrec_fast import recipes
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import evaluate
-from genrec_fast.model import load
+from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig, RQKMeansConfig
 from genrec_fast.training import train
-from genrec_fast.types import Jagged
 from shared.catalogs import sized
 
 

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Autoregressive, Embedding, TeacherForced
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.engine.native import NativeSession
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Autoregressive, Batch, Embedding, Jagged, TeacherForced
 from shared.catalogs import coded, sized
 
 SIZES = (7, 5, 11)

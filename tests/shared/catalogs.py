@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from genrec_fast.catalog import Catalog
+from genrec_fast.catalog.catalog import Catalog
 
 
 def wide(width):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Batch, Jagged
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from shared.random_model import RandomModel
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from genrec_fast import recipes
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.data import leave_one_out, training_batches
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.evaluation import figure_names
-from genrec_fast.system import System
+from genrec_fast.recipe.system import System
 
 SMALL = {"width": 16, "hidden": 16, "depth_hidden": 16, "num_heads": 2, "num_layers": 1, "qk_dim": 8, "v_dim": 8}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec_fast.types import Batch
+from genrec_fast.base.batch import Batch
 
 
 class RandomModel:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import AtomicConfig
 from shared.tokenizer_suite import TokenizerSuite
 

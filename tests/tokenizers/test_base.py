@@ -6,8 +6,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genrec_fast import tokenizers
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.files import checksum
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.files import checksum
 from genrec_fast.tokenizers import RandomConfig, load
 from genrec_fast.tokenizers.base import Tokenizer
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.tokenizers import collaborative_vectors
 from genrec_fast.tokenizers.co_occurrence import co_occurrence
-from genrec_fast.types import Jagged
 
 
 def blocks(groups=4, size=10, users=200, length=6, seed=0):

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.tokenizers import CollaborativeConfig, spectral_vectors
-from genrec_fast.types import Jagged
 from shared.tokenizer_suite import TokenizerSuite
 
 

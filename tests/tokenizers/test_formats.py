@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_fast import ops
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import (
     PublishedConfig,
     add_dedup_level,

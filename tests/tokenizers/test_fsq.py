@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import FSQConfig
 from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import HierarchicalConfig
 from genrec_fast.tokenizers.clustering.tree import descend, grow
 from shared.catalogs import wide

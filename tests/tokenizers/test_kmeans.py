@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import kmeans
 from genrec_fast.tokenizers.clustering.seeding import plus_plus, restart_empty_codes
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers import OPQConfig, PQConfig, load
 from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite

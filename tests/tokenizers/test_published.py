@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from genrec_fast.errors import DataError, InvalidValueError
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.tokenizers import PublishedConfig
 from shared.tokenizer_suite import TokenizerSuite
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from genrec_fast import config as configs
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.recipe_json import from_json, register_config, to_json
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.recipe.card import from_json, register_config, to_json
 from genrec_fast.recipes import tiger
 from genrec_fast.tokenizers import (
     RQVAE,
@@ -23,7 +24,6 @@ from genrec_fast.tokenizers import (
 )
 from genrec_fast.tokenizers.regularisers import CodedBatch, FitContext, Regulariser
 from genrec_fast.tokenizers.regularisers.base import contrast
-from genrec_fast.types import Jagged
 from shared.catalogs import wide
 
 SMALL = {

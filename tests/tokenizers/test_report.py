@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers import Random, RandomConfig, RQKMeansConfig, report
 from genrec_fast.tokenizers.report import page
 from shared.catalogs import wide

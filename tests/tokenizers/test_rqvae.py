@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops.reference.rq_encode import rq_encode as rq_encode_twin
 from genrec_fast.tokenizers import RQVAE, RQVAEConfig
 from shared.catalogs import wide

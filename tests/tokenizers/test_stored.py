@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genrec_fast import tokenizers
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.files import checksum
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.files import checksum
 from genrec_fast.tokenizers.stored import check_codes, check_sizes, take
 from shared.catalogs import wide
 

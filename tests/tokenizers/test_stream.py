@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast import errors
+from genrec_fast.base import errors
 from genrec_fast.ops.kmeans_step import kmeans_step
 from genrec_fast.ops.reference.rq_encode import rq_encode
 from genrec_fast.tokenizers import RandomConfig, RQKMeansConfig, encode_file, kmeans_step_file

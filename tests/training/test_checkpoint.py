@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from genrec_fast.errors import CorruptFileError
+from genrec_fast.base.errors import CorruptFileError
+from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from genrec_fast.weights import module_tensors, restore_module
 
 
 def trained():

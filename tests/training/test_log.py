@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from genrec_fast.errors import CorruptFileError
+from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.training.log import Log, ProgressBar, read_log
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from genrec_fast.base.errors import CorruptFileError, DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.weights import module_tensors
 from genrec_fast.data import Splits, leave_one_out
-from genrec_fast.errors import CorruptFileError, DivergedError, InvalidTypeError, InvalidValueError
-from genrec_fast.model import load
+from genrec_fast.recipe.recommender import load
 from genrec_fast.training import train
 from genrec_fast.training.log import read_log
-from genrec_fast.weights import module_tensors
 from toy import ToyObjective, toy_data, toy_recipe
 
 KILLED = """

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.data import leave_one_out, num_training_batches
-from genrec_fast.errors import InvalidValueError, UnsupportedError
-from genrec_fast.model import load
+from genrec_fast.recipe.recommender import load
 from genrec_fast.training import train
 from genrec_fast.training.log import read_log
 from genrec_fast.training.processes import Processes
@@ -26,7 +26,7 @@ import torch
 torch.set_num_threads(1)
 from toy import toy_data, toy_recipe
 from genrec_fast.training import loop, train
-from genrec_fast.weights import module_tensors
+from genrec_fast.base.weights import module_tensors
 out, kill_at, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 learn = loop._Training._one_step
 def one_step(self, batch):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from genrec_fast.recipe import TrainConfig
+from genrec_fast.recipe.recipe import TrainConfig
 from genrec_fast.training.schedule import learning_rate
 
 

@@ -6,7 +6,7 @@ import torch
 
 from genrec_fast.data import leave_one_out
 from genrec_fast.objectives import SampledSoftmaxConfig
-from genrec_fast.recipe_json import register_config
+from genrec_fast.recipe.card import register_config
 from genrec_fast.recipes import sasrec
 from genrec_fast.training import train
 from genrec_fast.training.log import StageBar

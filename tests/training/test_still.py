@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from genrec_fast.errors import StillValidationWarning
+from genrec_fast.base.errors import StillValidationWarning
+from genrec_fast.base.files import checksum
 from genrec_fast.evaluation import evaluate
-from genrec_fast.files import checksum
-from genrec_fast.model import Recommender
+from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.training import loop, train
 from genrec_fast.training.checkpoint import Progress, load_checkpoint
 from genrec_fast.training.still import say_if_still

@@ -1,4 +1,4 @@
-"""Backbones: the networks. None knows the catalog; each speaks a protocol of ``genrec_fast.types``."""
+"""Backbones: the networks. None knows the catalog; each speaks a protocol of ``genrec_fast.base.protocols``."""
 
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
@@ -9,7 +9,7 @@ from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
-from genrec_fast.config import register_configs
+from genrec_fast.base.config import register_configs
 
 __all__ = [
     "GRU",

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_heads
-from genrec_fast.config import check_fields
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_heads
+from genrec_fast.base.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_targets, check_length, with_start
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
 from genrec_fast.nn.transformer import Block, init_weights
-from genrec_fast.types import Batch
 
 __all__ = ["Causal", "CausalConfig"]
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import last_states
-from genrec_fast.types import Batch, Jagged
 
 __all__ = ["GRU", "GRUConfig"]
 

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.hstu import HSTULayer, RelativeBias
 from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
 from genrec_fast.nn.transformer import init_weights
-from genrec_fast.types import Batch
 
 __all__ = ["HSTU", "HSTUConfig"]
 

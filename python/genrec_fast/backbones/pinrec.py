@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones.causal import CausalConfig
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_heads
-from genrec_fast.config import check_fields
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_heads
+from genrec_fast.base.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.transformer import init_weights
-from genrec_fast.types import Batch
 
 __all__ = ["PinRec", "PinRecConfig"]
 

@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_heads
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_heads
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import Packing, offsets_of, row_positions, successors
 from genrec_fast.nn.transformer import Block, init_weights
-from genrec_fast.types import Batch
 
 __all__ = ["Sessions", "SessionsConfig"]
 

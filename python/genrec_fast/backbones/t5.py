@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._t5_native import native_t5
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Session
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
-from genrec_fast.types import Batch, Jagged, Session
 
 __all__ = ["T5", "T5Config"]
 

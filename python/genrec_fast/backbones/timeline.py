@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_heads
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_heads
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.protocols import Session
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
 from genrec_fast.nn.packed import Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
-from genrec_fast.types import Batch, Session
 
 __all__ = ["Timeline", "TimelineConfig"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from genrec_fast.base.columns import Columns, column
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.errors import InvalidValueError
 
 __all__ = ["Batch", "Loss", "Question", "Ranked", "Tokens", "proven"]
 

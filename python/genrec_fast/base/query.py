@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Question
+from genrec_fast.base.checks import check_flag, shown, whole_number
 from genrec_fast.base.columns import Columns, column
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.times import looks_like_seconds, whole_times
-from genrec_fast.checks import check_flag, shown, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Asked", "Options", "Query", "ask", "rows_of_items", "times_of_events"]
 

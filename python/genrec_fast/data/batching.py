@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.base.jagged import spans, successors
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged, spans, successors
 from genrec_fast.base.times import whole_times
 from genrec_fast.data.interactions import Evaluation, Interactions, take
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Batch, Jagged
 
 __all__ = ["evaluation_batches", "num_training_batches", "training_batches"]
 

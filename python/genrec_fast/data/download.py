@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from genrec_fast.errors import DataError, InvalidValueError
-from genrec_fast.files import file_checksum, write_text
+from genrec_fast.base.errors import DataError, InvalidValueError
+from genrec_fast.base.files import file_checksum, write_text
 
 __all__ = ["SOURCES", "Source", "fetch", "fetch_file"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.data.readers.lines import fail
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["FeatureFile"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.files import atomic_path
 from genrec_fast.data.readers.lines import read_vectors
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.files import atomic_path
 
 __all__ = ["encode_texts", "read_features", "save_features"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.columns import Columns, column
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans
-from genrec_fast.catalog import Catalog
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import fail, numbered_lines
-from genrec_fast.errors import DataError, InvalidValueError
 
 __all__ = ["ItemTexts", "read_categories", "read_item_texts"]
 

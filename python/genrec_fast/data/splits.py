@@ -7,10 +7,10 @@ from typing import Literal, overload
 
 import torch
 
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.base.times import looks_like_seconds
 from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, take
-from genrec_fast.errors import InvalidValueError
 
 __all__ = ["history_window", "k_core", "leave_one_out", "time_split", "truncate"]
 

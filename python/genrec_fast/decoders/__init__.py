@@ -5,7 +5,7 @@
 candidate.
 """
 
-from genrec_fast.config import register_configs
+from genrec_fast.base.config import register_configs
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig

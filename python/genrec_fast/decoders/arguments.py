@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers, shown, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
+from genrec_fast.base.checks import check_integers, shown, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 
 __all__ = ["check_filter", "check_k", "check_rows"]
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
-from genrec_fast.catalog import Catalog
-from genrec_fast.types import Batch, Jagged, Ranked
+from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["Decoder", "OneStep", "Parts", "Pass", "run"]
 

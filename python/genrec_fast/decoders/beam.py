@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
+from genrec_fast.base.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.search_pass import SearchDecoder
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Embedding
 from genrec_fast.decoders.arguments import check_rows
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.lanes import lane_sum
-from genrec_fast.types import Batch, Embedding, Jagged
 
 __all__ = ["score_candidates", "scores_of_pairs"]
 

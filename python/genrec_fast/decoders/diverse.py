@@ -8,19 +8,19 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import whole_number
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.query import Query
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import whole_number
-from genrec_fast.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.children import Children
 from genrec_fast.decoders.search_pass import SearchDecoder
 from genrec_fast.decoders.trie_search import ordered
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.nn.engine.plan import Found
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.types import Batch
 
 __all__ = ["Diverse", "DiverseBeam", "DiverseBeamConfig"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders.candidates import scores_of_pairs
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
 
 __all__ = ["is_flat", "search_index"]
 

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Interests
 from genrec_fast.base.query import Query
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import nearest
-from genrec_fast.errors import InvalidTypeError
-from genrec_fast.types import Batch, Interests, Jagged, Ranked
 
 __all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "nearest_interests"]
 

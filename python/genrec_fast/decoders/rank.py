@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Ranked, Tokens
+from genrec_fast.base.checks import check_weights
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.base.query import Query
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_weights
-from genrec_fast.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.types import ActionScoring, Batch, Jagged, Ranked, Tokens
 
 __all__ = ["Rank", "RankConfig", "with_candidates"]
 

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Embedding
 from genrec_fast.base.query import Query
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.index import is_flat, search_index
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_inner_product
-from genrec_fast.types import Batch, Embedding, Jagged, Ranked
 
 __all__ = ["Retrieve", "RetrieveConfig", "keep_best", "nearest"]
 

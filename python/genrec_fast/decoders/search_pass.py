@@ -10,15 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.checks import check_flag, shown, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.protocols import Autoregressive, Session
 from genrec_fast.base.query import Query
-from genrec_fast.checks import check_flag, shown, whole_number
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
-from genrec_fast.types import Autoregressive, Batch, Ranked, Session
 
 __all__ = ["SearchDecoder", "SearchPass"]
 

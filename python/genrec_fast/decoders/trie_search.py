@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.base.batch import proven
+from genrec_fast.base.batch import Ranked, proven
+from genrec_fast.base.protocols import Session
 from genrec_fast.decoders.expand import expand_rows
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from genrec_fast.types import Ranked, Session
 
 __all__ = ["BEST", "Best", "Rule", "TrieSearch", "ordered"]
 

@@ -1,1 +1,1 @@
-"""Other people's libraries, made fast or served: each module needs the library that it is named after."""
+"""Names of before 0.2.0, for programs that import them."""

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Jagged, Tokens
+from genrec_fast.base.batch import Batch, Tokens
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["Interleave", "InterleaveConfig"]
 

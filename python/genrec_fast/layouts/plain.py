@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_integers
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.trie import Trie
-from genrec_fast.types import Batch
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_integers
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import Trie
 
 __all__ = ["Plain", "PlainConfig"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 
 __all__ = ["SINKHORN_FLOOR", "Estimator", "past", "rotate_to", "sinkhorn_codes"]
 

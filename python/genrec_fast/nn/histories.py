@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.nn.packed import Packing, Past, offsets_of, row_positions
-from genrec_fast.types import Batch, Jagged
 
 __all__ = ["at_last", "at_targets", "check_length", "with_start"]
 

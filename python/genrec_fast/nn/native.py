@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.nn.stock import change_of_model

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import offsets_of, row_positions
-from genrec_fast.types import Batch, Jagged
 
 __all__ = ["PackedBlock", "appended", "before_targets", "last_states"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.packed import offsets_of, row_positions
 
 __all__ = ["PagePool", "PagedPast"]

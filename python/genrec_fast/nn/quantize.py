@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.estimators import Estimator, past, sinkhorn_codes
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.errors import UnsupportedError
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import unread_parameter
 
 __all__ = ["StackWeights", "check_all_read", "one_value"]

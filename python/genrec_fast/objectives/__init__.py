@@ -1,6 +1,6 @@
 """Objectives: what a backbone is trained to do. ``objective(backbone, batch) -> Loss``."""
 
-from genrec_fast.config import register_configs
+from genrec_fast.base.config import register_configs
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig

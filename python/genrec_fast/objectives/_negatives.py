@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import check_integers
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Draw", "check_counts", "check_targets", "hits_of", "targets_of"]
 

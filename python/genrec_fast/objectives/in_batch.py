@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Loss
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.objective import Objective
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.protocols import Embedding
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import check_counts, check_targets, hits_of, targets_of
-from genrec_fast.types import Batch, Embedding, Loss
 
 __all__ = ["InBatch", "InBatchConfig"]
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Loss
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.objective import Objective
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.protocols import MaskedEmbedding
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.full_softmax import cross_entropy
-from genrec_fast.types import Batch, Jagged, Loss, MaskedEmbedding
 
 __all__ = ["MaskedItems", "MaskedItemsConfig"]
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from genrec_fast.base.batch import Batch, Loss
+from genrec_fast.base.checks import check_weights
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.objective import Objective
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_weights
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import ActionScoring, Batch, Loss
+from genrec_fast.base.protocols import ActionScoring
+from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["MultiTask", "MultiTaskConfig"]
 

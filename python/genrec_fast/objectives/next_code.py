@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genrec_fast.base.batch import Batch, Loss
+from genrec_fast.base.checks import check_integers, check_weights
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.objective import Objective
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import check_integers, check_weights
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Batch, Loss, TeacherForced
+from genrec_fast.base.protocols import TeacherForced
+from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["NextCode", "NextCodeConfig"]
 

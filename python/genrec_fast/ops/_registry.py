@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import genrec_fast._core as _core
-from genrec_fast.errors import SlowPathWarning, UnsupportedError
+from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 
 __all__ = ["core", "define", "differentiable", "twins", "warn_slow_path"]
 

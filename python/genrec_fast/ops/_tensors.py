@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import is_freed, require_room, require_tensors, sequence, shown
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.checks import is_freed, require_room, require_tensors, sequence, shown
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 
 __all__ = [
     "FLOATS",
+    "MAX_INT8_DEPTH",
     "allocate",
     "check_offsets",
     "readable",
@@ -22,6 +23,8 @@ __all__ = [
     "require_matrix",
     "require_offsets",
 ]
+
+MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
 
 FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> RqElement of csrc/ops/rq/rq_encode.h
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import numbers, require_tensors, shown
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import numbers, require_tensors, shown
+from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError
 
 __all__ = ["MAX_CODES", "MAX_LEVELS", "num_levels", "require_levels"]
 

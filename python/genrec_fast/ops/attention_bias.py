@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_flag, real_number, require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import check_flag, real_number, require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["ALiBi", "AttentionBias", "BiasTables", "RelativeTimeBias", "T5Bias", "log_time_thresholds", "t5_buckets"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from genrec_fast.checks import sequence
-from genrec_fast.errors import InvalidTypeError, UnsupportedError, door
+from genrec_fast.base.checks import sequence
+from genrec_fast.base.errors import InvalidTypeError, UnsupportedError, door
 from genrec_fast.ops._registry import core
 
 __all__ = ["fingerprint"]

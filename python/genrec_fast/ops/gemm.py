@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, choice, require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import INT64, choice, require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, require_matrix
+from genrec_fast.ops._tensors import MAX_INT8_DEPTH, allocate, require_matrix
 from genrec_fast.ops.reference.gemm import gemm as _twin
 from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
 
 __all__ = ["gemm", "gemm_pack"]
 
 ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
-MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
 
 
 @door

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import (
+from genrec_fast.base.checks import (
     FLOAT32,
     INT64,
     check_flag,
@@ -20,7 +20,7 @@ from genrec_fast.checks import (
     shown,
     whole_number,
 )
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets
 from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias

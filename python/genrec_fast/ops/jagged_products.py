@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, check_flag, require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import INT64, check_flag, require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
 from genrec_fast.ops.jagged_pack import add_rows, checked_ids, checked_offsets, spread, summed_rows

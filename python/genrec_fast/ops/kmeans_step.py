@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import choice, require_tensors
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import choice, require_tensors
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin

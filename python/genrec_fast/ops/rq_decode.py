@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import INT64, require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import allocate, require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin

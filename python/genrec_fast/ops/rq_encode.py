@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, choice, whole_number
-from genrec_fast.errors import InvalidValueError, UnsupportedError, door
+from genrec_fast.base.checks import INT64, choice, whole_number
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _twin

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, require_room, require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, check_offsets, require_finite, require_matrix, require_offsets
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
-from genrec_fast.types import Jagged
 
 __all__ = ["topk_inner_product"]
 

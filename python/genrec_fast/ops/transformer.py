@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, check_flag, require_tensors, sequence, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import INT64, check_flag, require_tensors, sequence, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops.reference import transformer as reference

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import choice, require_tensors, shown, whole_number
-from genrec_fast.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import choice, require_tensors, shown, whole_number
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.ops._registry import core
-from genrec_fast.ops._tensors import readable
-from genrec_fast.ops.gemm import MAX_INT8_DEPTH
+from genrec_fast.ops._tensors import MAX_INT8_DEPTH, readable
 from genrec_fast.ops.transformer_spec import ACTIVATIONS, TransformerSpec
 
 __all__ = ["PRECISIONS", "PackedStack", "pack_stacks", "require_stack", "unpack_stacks", "unpack_weights"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import (
+from genrec_fast.base.checks import (
     FLOAT32,
     INT64,
     choice,
@@ -19,7 +19,7 @@ from genrec_fast.checks import (
     shown,
     whole_number,
 )
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from genrec_fast.checks import FLOAT32, check_flag, choice, real_number, whole_number
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.checks import FLOAT32, check_flag, choice, real_number, whole_number
+from genrec_fast.base.errors import InvalidValueError
 
 __all__ = ["ACTIVATIONS", "TransformerSpec"]
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import numbers, require_tensors
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import numbers, require_tensors
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops._registry import core
 from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops._trie_arguments import MAX_CODES, MAX_LEVELS, num_levels
 from genrec_fast.ops.trie_offsets import BLOCK_BITS, DELTA_BYTES
-from genrec_fast.types import TrieTensors
 
 __all__ = ["MAX_CODES", "MAX_LEVELS", "TrieParts", "token_dtype", "trie_build", "trie_check"]
 
@@ -23,7 +23,7 @@ MAX_ITEMS = 2**31 - 1  # item ids, rows and nodes are int32
 
 
 class TrieParts(NamedTuple):
-    """What ``trie_build`` gives; the fields of ``genrec_fast.trie.Trie``."""
+    """What ``trie_build`` gives; the fields of ``genrec_fast.catalog.trie.Trie``."""
 
     codebook_sizes: tuple[int, ...]
     num_items: int

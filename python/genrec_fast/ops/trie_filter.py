@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import require_room, require_tensors, shown, whole_number
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import require_room, require_tensors, shown, whole_number
+from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import check_offsets, require_offsets
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.ops.trie_offsets import DELTA_BYTES
-from genrec_fast.types import Jagged, TrieTensors
 
 __all__ = ["CatalogTrie", "TrieFilter", "trie_filter"]
 
@@ -178,7 +179,7 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
 
     Example:
         >>> import torch
-        >>> from genrec_fast.trie import build_trie
+        >>> from genrec_fast.catalog.trie import build_trie
         >>> trie = build_trie(torch.tensor([[0, 1], [0, 2], [3, 1]]))
         >>> trie_filter(trie, allowed=torch.tensor([True, False, True])).bits.tolist()
         [[5]]

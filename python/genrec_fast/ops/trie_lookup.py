@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import require_tensors
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.checks import require_tensors
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
-from genrec_fast.types import TrieTensors
 
 __all__ = ["trie_lookup"]
 

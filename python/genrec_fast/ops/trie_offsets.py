@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import require_tensors
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import TrieTensors
+from genrec_fast.base.checks import require_tensors
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.protocols import TrieTensors
 
 __all__ = [
     "BLOCK_BITS",

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INT64, choice, require_room, require_tensors, whole_number
-from genrec_fast.errors import GenrecError, InvalidTypeError, InvalidValueError, refusal
+from genrec_fast.base.checks import INT64, choice, require_room, require_tensors, whole_number
+from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError, refusal
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import num_levels, require_levels
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
-from genrec_fast.types import Jagged
 
 __all__ = ["TrieStep", "trie_step"]
 
@@ -97,7 +97,7 @@ def trie_step(
 
     Example:
         >>> import torch
-        >>> from genrec_fast.trie import build_trie
+        >>> from genrec_fast.catalog.trie import build_trie
         >>> trie = build_trie(torch.tensor([[0, 1], [0, 2], [3, 1]]))
         >>> start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
         >>> step = trie_step(trie, 0, torch.tensor([[[0.5, 9.0, 9.0, 1.0]]]), *start, num_beams=3)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.recipe import Recipe
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu

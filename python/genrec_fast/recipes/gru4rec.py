@@ -6,7 +6,7 @@ from genrec_fast.backbones import GRUConfig
 from genrec_fast.decoders import RetrieveConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import FullSoftmaxConfig
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
 __all__ = ["gru4rec"]
 

@@ -6,7 +6,7 @@ from genrec_fast.backbones import HSTUConfig
 from genrec_fast.decoders import RankConfig
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.objectives import MultiTaskConfig
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
 __all__ = ["hstu_ranking"]
 

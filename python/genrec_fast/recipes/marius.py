@@ -6,7 +6,7 @@ from genrec_fast.backbones import TimelineConfig
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import NextCodeConfig
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
 __all__ = ["marius"]

@@ -6,7 +6,7 @@ from genrec_fast.backbones import PinRecConfig
 from genrec_fast.decoders import RetrieveInterestsConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import MultiTokenConfig
-from genrec_fast.recipe import BatchingConfig, Recipe, TrainConfig
+from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
 __all__ = ["pinrec"]
 

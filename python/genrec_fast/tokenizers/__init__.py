@@ -1,7 +1,7 @@
 """Tokenizers: how every item of a catalog gets its semantic ID."""
 
-from genrec_fast.config import register_configs
-from genrec_fast.progress import Progress
+from genrec_fast.base.config import register_configs
+from genrec_fast.base.progress import Progress
 from genrec_fast.tokenizers.atomic import Atomic, AtomicConfig
 from genrec_fast.tokenizers.base import Fit, Tokenizer, load
 from genrec_fast.tokenizers.clustering.balance import balanced_assignment

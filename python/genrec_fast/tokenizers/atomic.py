@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from genrec_fast.catalog import Catalog
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 
 __all__ = ["Atomic", "AtomicConfig"]

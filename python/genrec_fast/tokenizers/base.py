@@ -14,18 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.checks import INT64, check_integers, whole_number
-from genrec_fast.config import from_json, to_json
-from genrec_fast.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.files import atomic_path, checksum
-from genrec_fast.progress import Progress
+from genrec_fast.base.checks import INT64, check_integers, whole_number
+from genrec_fast.base.config import from_json, to_json
+from genrec_fast.base.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.files import atomic_path, checksum
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.progress import Progress
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.collisions.reassign import Reassign
 from genrec_fast.tokenizers.collisions.resolution import Resolution
 from genrec_fast.tokenizers.collisions.resolve import resolve
 from genrec_fast.tokenizers.report import report as measure
 from genrec_fast.tokenizers.stored import check_codes, check_sizes
-from genrec_fast.types import Jagged
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import INTEGERS, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
+from genrec_fast.base.checks import INTEGERS, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 
 __all__ = ["check_histories", "co_occurrence", "collaborative_vectors", "spectral_vectors"]
 
@@ -53,7 +53,7 @@ def collaborative_vectors(
         subspace iteration: Halko, Martinsson, Tropp, arXiv:0909.4061, algorithm 4.4.
 
     Example:
-        >>> from genrec_fast.types import Jagged
+        >>> from genrec_fast.base.protocols import Jagged
         >>> vectors = collaborative_vectors(Jagged.from_rows([[0, 1], [2, 3], [0, 1]]), 5, width=2)
         >>> bool(torch.allclose(vectors[0], vectors[1])), float(vectors[4].abs().sum())
         (True, 0.0)

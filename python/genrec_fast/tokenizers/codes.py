@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from genrec_fast.checks import check_integers, numbers, require_tensors, shown
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import check_integers, numbers, require_tensors, shown
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["check_codebook_sizes", "check_codebooks", "check_item_codes"]
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.clustering.tree import grow
 from genrec_fast.tokenizers.co_occurrence import spectral_vectors

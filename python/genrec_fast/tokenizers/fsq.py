@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import DivergedError, InvalidValueError
-from genrec_fast.progress import Progress
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import DivergedError, InvalidValueError
+from genrec_fast.base.progress import Progress
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
+from genrec_fast.base.config import check_fields
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup

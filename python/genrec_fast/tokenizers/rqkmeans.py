@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.catalog import Catalog
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.progress import Progress
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.progress import Progress
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.clustering.balance import Balance
 from genrec_fast.tokenizers.clustering.kmeans import kmeans, squared_length

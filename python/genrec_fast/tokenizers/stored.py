@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 
 __all__ = ["check_codes", "check_sizes", "numbers", "take"]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec_fast.errors import CorruptFileError
-from genrec_fast.files import atomic_path, checksum
+from genrec_fast.base.errors import CorruptFileError
+from genrec_fast.base.files import atomic_path, checksum
 
 __all__ = ["Checkpoint", "Progress", "load_checkpoint", "save_checkpoint"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.weights import module_tensors
 from genrec_fast.data import Dataset
-from genrec_fast.errors import InvalidValueError
 from genrec_fast.ops.fingerprint import fingerprint
-from genrec_fast.recipe import Recipe
-from genrec_fast.recipe_json import to_json
-from genrec_fast.system import System
-from genrec_fast.weights import module_tensors
+from genrec_fast.recipe.card import to_json
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.system import System
 
 __all__ = ["check_identity", "identity"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from genrec_fast.errors import CorruptFileError
-from genrec_fast.files import atomic_path
+from genrec_fast.base.errors import CorruptFileError
+from genrec_fast.base.files import atomic_path
 
 __all__ = ["Log", "ProgressBar", "StageBar", "draw_curves", "read_log"]
 

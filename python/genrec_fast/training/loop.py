@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
-from genrec_fast.errors import DivergedError, InvalidTypeError, InvalidValueError
 from genrec_fast.evaluation import evaluate, figure_names
-from genrec_fast.model import Recommender, usable_device
-from genrec_fast.recipe import Recipe
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.recommender import Recommender, usable_device
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
@@ -33,8 +35,6 @@ from genrec_fast.training.setup import (
     sample_users,
 )
 from genrec_fast.training.still import say_if_still
-from genrec_fast.types import Batch
-from genrec_fast.weights import module_tensors, restore_module
 
 __all__ = ["train"]
 

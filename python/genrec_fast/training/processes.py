@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from genrec_fast.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 
 __all__ = ["Processes"]
 

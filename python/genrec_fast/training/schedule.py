@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from genrec_fast.recipe import TrainConfig
+from genrec_fast.recipe.recipe import TrainConfig
 
 __all__ = ["learning_rate"]
 

@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import CorruptFileError, InvalidValueError
+from genrec_fast.base.files import atomic_path
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.progress import Progress
+from genrec_fast.base.weights import module_tensors, restore_module
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.data import Dataset, Evaluation
-from genrec_fast.errors import CorruptFileError, InvalidValueError
-from genrec_fast.files import atomic_path
-from genrec_fast.progress import Progress
-from genrec_fast.recipe import Recipe, TrainConfig
-from genrec_fast.system import System
-from genrec_fast.weights import module_tensors, restore_module
+from genrec_fast.recipe.recipe import Recipe, TrainConfig
+from genrec_fast.recipe.system import System
 
 __all__ = ["Step", "begin_with", "bf16_pays", "coded_catalog", "make_optimizer", "mix_seed", "sample_users"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from genrec_fast.errors import StillValidationWarning
+from genrec_fast.base.errors import StillValidationWarning
 from genrec_fast.training.checkpoint import Progress
 
 __all__ = ["say_if_still"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrec_fast import data
-from genrec_fast.errors import DataError
+from genrec_fast.base.errors import DataError
 
 
 def write(folder, inter, **beside):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrec_fast import data
-from genrec_fast.errors import DataError, InvalidValueError
+from genrec_fast.base.errors import DataError, InvalidValueError
 
 INTER = """user_id:token\titem_id:token\trating:float\ttimestamp:float
 b\tx\t5\t30

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrec_fast import data
-from genrec_fast.errors import DataError
+from genrec_fast.base.errors import DataError
 
 TSV = "item_id\tslug\tattributes\n2\tgreen tea\tTea\n1\tteapot\tTea | Pots\n3\tnobody's\tx\n"
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import data
-from genrec_fast.errors import DataError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError
 
 polars = pytest.importorskip("polars")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
 from ..case import Case, Rng, target

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from genrec_fast import tokenizers
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import coded, wide
 
 from ..case import Case, Rng, target

@@ -7,8 +7,8 @@ from typing import Any
 
 import genrec_fast as gf
 from genrec_fast import decoders, objectives, recipes
-from genrec_fast.errors import GenrecError, InvalidValueError
-from genrec_fast.recipe_json import from_json, to_json
+from genrec_fast.base.errors import GenrecError, InvalidValueError
+from genrec_fast.recipe.card import from_json, to_json
 
 from ..case import Case, Rng, target
 

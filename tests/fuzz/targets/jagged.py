@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.ops.reference import jagged_pack as twin
 
 from ..case import Case, Rng, Unasked, target

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import genrec_fast as gf
-from genrec_fast.trie import Trie, build_trie
+from genrec_fast.catalog.trie import Trie, build_trie
 
 from ..case import Case, Rng, target
 from ..compare import differs

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genrec_fast import metrics
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.batch import Batch
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.objectives import (
     FullSoftmaxConfig,
     InBatchConfig,
@@ -18,7 +20,6 @@ from genrec_fast.objectives import (
     SampledBCEConfig,
     SampledSoftmaxConfig,
 )
-from genrec_fast.types import Batch, Jagged
 from shared.catalogs import system_of
 
 from ..case import Case, Rng, target

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _kmeans
 from genrec_fast.ops.reference.rq_decode import rq_decode as _decode
 from genrec_fast.ops.reference.rq_encode import rq_encode as _encode
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _topk
-from genrec_fast.types import Jagged
 
 from ..case import Case, Rng, Unasked, target
 

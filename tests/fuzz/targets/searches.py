@@ -13,13 +13,14 @@ from torch import Tensor
 
 import genrec_fast as gf
 from genrec_fast import recipes
-from genrec_fast.catalog import Catalog
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig, DiverseBeamConfig, GreedyConfig, RetrieveConfig, StochasticBeamConfig
 from genrec_fast.decoders.candidates import score_candidates
-from genrec_fast.errors import InvalidTypeError
-from genrec_fast.model import Recommender
-from genrec_fast.trie import build_trie
-from genrec_fast.types import Batch, Jagged, Ranked
+from genrec_fast.recipe.recommender import Recommender
 
 from ..case import Case, Rng, target
 from .measures import Places

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops.reference import transformer as twin
 from genrec_fast.ops.reference.transformer_search import transformer_search as _search_twin
 from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
-from genrec_fast.trie import build_trie
 
 from ..case import Case, Rng, target
 from ..compare import differs

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.errors import InvalidTypeError
+from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.reference import trie_build as build_twin
 from genrec_fast.ops.reference import trie_filter as filter_twin
 from genrec_fast.ops.reference import trie_lookup as lookup_twin
 from genrec_fast.ops.reference import trie_step as step_twin
 from genrec_fast.ops.trie_build import TrieParts
-from genrec_fast.trie import Trie, build_trie
-from genrec_fast.types import Jagged
 
 from ..case import Case, Rng, Unasked, target
 
@@ -205,7 +205,7 @@ def pickled(rng: Rng) -> Case:
     file = Altered(pickle.dumps(trie))
 
     def make(seed: int) -> Trie:
-        from genrec_fast.errors import CorruptFileError, GenrecError
+        from genrec_fast.base.errors import CorruptFileError, GenrecError
 
         raw = file.raw if seed == 0 else file.draw(seed)
         try:
@@ -236,7 +236,7 @@ class Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             return lambda raw: torch.load(io.BytesIO(raw), weights_only=True)
-        if module in ("torch", "torch._utils", "torch.storage", "collections", "genrec_fast.trie"):
+        if module in ("torch", "torch._utils", "torch.storage", "collections", "genrec_fast.catalog.trie"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers import lcrec, recbole, s3rec, tables
 from genrec_fast.data.readers.columns import Columns
 from genrec_fast.data.readers.times import check_time_unit
-from genrec_fast.errors import DataError, InvalidValueError
 
 __all__ = ["FORMATS", "load"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError
 from genrec_fast.data.readers.lines import fail
-from genrec_fast.errors import DataError, InvalidTypeError, InvalidValueError
 
 __all__ = ["Columns", "no_column"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import DataError
+from genrec_fast.base.errors import DataError
 
 __all__ = [
     "PUBLISHED",

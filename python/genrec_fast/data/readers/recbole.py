@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.columns import Columns, no_column
@@ -24,8 +26,6 @@ from genrec_fast.data.readers.lines import (
     read_vectors,
 )
 from genrec_fast.data.readers.times import to_seconds
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.types import Jagged
 
 __all__ = ["LOOKS_FOR", "find", "ordered_events", "read"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
     PUBLISHED,
@@ -19,7 +20,6 @@ from genrec_fast.data.readers.lines import (
     numbered_lines,
     read_vectors,
 )
-from genrec_fast.types import Jagged
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.columns import Columns, no_column
@@ -19,7 +20,6 @@ from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import PUBLISHED, VECTORS, agree, codes_by_number, fail, find_one, read_vectors
 from genrec_fast.data.readers.recbole import ordered_events
 from genrec_fast.data.readers.times import to_seconds
-from genrec_fast.errors import DataError, InvalidValueError, UnsupportedError
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.times import looks_like_seconds
 from genrec_fast.data.readers.lines import fail
-from genrec_fast.errors import InvalidValueError
 
 __all__ = ["TIME_UNITS", "check_time_unit", "to_seconds"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged, offsets_of
+from genrec_fast.base.protocols import TreeSession
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.nn.packed import Packing
-from genrec_fast.types import TreeSession
 
 __all__ = ["Decodes", "ModuleSession", "Seen"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.jagged import offsets_of
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.ops.attention_bias import t5_buckets
@@ -27,7 +27,6 @@ from genrec_fast.ops.transformer import (
 from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer_search import transformer_search
 from genrec_fast.ops.trie_filter import CatalogTrie
-from genrec_fast.types import Jagged
 
 __all__ = ["NativeEngine", "NativeSession", "Prompts"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import TrieFilter
 
 __all__ = ["CodeTokens", "Found", "Plan", "Processor"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops.trie_offsets import row_range
-from genrec_fast.types import TrieTensors
 
 __all__ = ["alive_edges", "allowed_rows", "excluded_rows", "pack_rows"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops.reference.trie_filter import alive_edges
 from genrec_fast.ops.trie_offsets import unpack_offsets
-from genrec_fast.types import TrieTensors
 
 __all__ = ["exp", "fused", "log", "log_sum_exp", "trie_step"]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import FLOAT32, check_dense, real_number, shown, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import FLOAT32, check_dense, real_number, shown, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Balance", "balanced_assignment", "check_balance", "check_epsilon"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.checks import INT64, check_dense, check_flag, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.progress import Progress
+from genrec_fast.base.checks import INT64, check_dense, check_flag, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.progress import Progress
 from genrec_fast.tokenizers.clustering.balance import Balance, balanced_assignment, check_balance
 from genrec_fast.tokenizers.clustering.seeding import plus_plus, random_rows, restart_empty_codes
 

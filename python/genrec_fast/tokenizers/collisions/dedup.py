@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.tokenizers.codes import check_codebook_sizes, check_item_codes
 from genrec_fast.tokenizers.collisions.groups import group_items
 from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.checks import require_tensors, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import require_tensors, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.tokenizers.clustering.balance import check_epsilon
 from genrec_fast.tokenizers.codes import check_codebooks, check_item_codes
 from genrec_fast.tokenizers.collisions.dedup import resolve_by_level

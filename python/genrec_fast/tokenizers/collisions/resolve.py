@@ -7,7 +7,7 @@ from typing import get_args
 
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup, check_dedup, resolve_by_level
 from genrec_fast.tokenizers.collisions.reassign import Reassign, WhenFull, reassign

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.errors import UnsupportedError
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.tokenizers.collisions.room import children, room
 
 __all__ = ["potentials"]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.checks import check_integers
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
 
 __all__ = ["from_faiss", "pack_codes", "to_faiss", "unpack_codes"]

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import DataError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.files import checksum, write_text
+from genrec_fast.base.progress import Progress
 from genrec_fast.data.feature_file import FeatureFile
-from genrec_fast.errors import DataError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.files import checksum, write_text
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_encode import rq_encode
-from genrec_fast.progress import Progress
 from genrec_fast.tokenizers.base import Tokenizer
 
 __all__ = ["encode_file", "kmeans_step_file", "residuals"]

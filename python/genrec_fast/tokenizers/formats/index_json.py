@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from genrec_fast.checks import whole_number
+from genrec_fast.base.checks import whole_number
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.files import write_text
 from genrec_fast.data.readers.lines import codes_by_number
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.files import write_text
 from genrec_fast.tokenizers.codes import check_item_codes
 
 __all__ = ["read_index_json", "write_index_json"]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.checks import check_integers
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["Style", "from_text", "to_text"]
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import shown
-from genrec_fast.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.types import Jagged
+from genrec_fast.base.checks import shown
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 
 __all__ = [
     "CodedBatch",

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.tokenizers.co_occurrence import check_histories, collaborative_vectors
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
@@ -17,7 +18,6 @@ from genrec_fast.tokenizers.regularisers.base import (
     Regulariser,
     contrast,
 )
-from genrec_fast.types import Jagged
 
 __all__ = ["Alignment", "AlignmentConfig", "CoOccurrence", "CoOccurrenceConfig"]
 

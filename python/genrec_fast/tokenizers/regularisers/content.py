@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.checks import check_integers
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.checks import check_integers
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,

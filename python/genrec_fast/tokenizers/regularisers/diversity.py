@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.config import check_fields
+from genrec_fast.base.config import check_fields
 from genrec_fast.tokenizers.clustering.kmeans import kmeans
 from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
 

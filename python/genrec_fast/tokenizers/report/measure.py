@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.checks import check_integers, numbers, whole_number
-from genrec_fast.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.checks import check_integers, numbers, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.tokenizers.codes import check_item_codes
 from genrec_fast.tokenizers.collisions.groups import Groups, group_items
 from genrec_fast.tokenizers.report.page import LevelReport, Report

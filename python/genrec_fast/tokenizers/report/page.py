@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from genrec_fast.errors import InvalidValueError, UnsupportedError
-from genrec_fast.files import atomic_path
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.files import atomic_path
 
 __all__ = ["LevelReport", "Report"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from genrec_fast.config import check_fields
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.config import check_fields
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.estimators import SINKHORN_FLOOR, Estimator
 from genrec_fast.nn.quantize import Distance, check_quantizer
 from genrec_fast.tokenizers.codes import check_codebook_sizes

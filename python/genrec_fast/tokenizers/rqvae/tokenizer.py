@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast import ops
-from genrec_fast.catalog import Catalog
-from genrec_fast.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.rqvae.model import RQVAEModel
 from genrec_fast.tokenizers.rqvae.settings import RQVAESettings

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast import ops
-from genrec_fast.errors import DivergedError
+from genrec_fast.base.errors import DivergedError
+from genrec_fast.base.progress import Progress
 from genrec_fast.nn.quantize import Quantized, VectorQuantizer
-from genrec_fast.progress import Progress
 from genrec_fast.tokenizers.base import Fit
 from genrec_fast.tokenizers.clustering.kmeans import kmeans
 from genrec_fast.tokenizers.clustering.seeding import restart_empty_codes

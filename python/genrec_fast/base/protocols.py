@@ -1,0 +1,218 @@
+"""The words that all parts share: jagged data, batches, results, and the protocols that a backbone can speak.
+
+Shape letters, everywhere: B users, S history length, E jagged total, L levels, K codebook size, V vocabulary,
+W beams, D width, H heads, N items, M training targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from genrec_fast.base.batch import Batch, Loss, Question, Ranked, Tokens
+from genrec_fast.base.jagged import Jagged
+
+__all__ = [
+    "ActionScoring",
+    "Autoregressive",
+    "Batch",
+    "Embedding",
+    "Interests",
+    "Jagged",
+    "Loss",
+    "MaskedEmbedding",
+    "Question",
+    "Ranked",
+    "Resumable",
+    "Session",
+    "TeacherForced",
+    "Tokens",
+    "TreeSession",
+    "TrieTensors",
+]
+
+
+class TrieTensors(Protocol):
+    """What the trie ops read: a few integer tensors (see ``genrec_fast.catalog.trie.Trie`` for their meaning)."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def tokens(self) -> tuple[Tensor, ...]: ...
+    @property
+    def child_bases(self) -> tuple[Tensor, ...]: ...
+    @property
+    def child_deltas(self) -> tuple[Tensor, ...]: ...
+
+
+class Session(Protocol):
+    """Where a search over a network stands: what it has read, and what every beam wrote.
+
+    Sessions do not change: every call gives a new one, and an old one may be extended again (one over transformers'
+    own cache gives its cache away when it is extended; what ``select`` gives is independent of it).
+
+    """
+
+    def scores(self, span: Any = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[B, W, K]`` behind the rows of the last call (W = 1 behind the prompts).
+
+        Args:
+            span: which tokens, int64 ``[K]`` or a slice, for a session over a vocabulary; ``None``: the codes of each
+                row's next level.
+            log_sums: whether the log-sum-exp over the whole vocabulary, ``[B, W]``, is wanted with a span.
+        """
+        ...
+
+    def extend(self, codes: Tensor, parents: Tensor) -> Session:
+        """Every beam by a code (a session over a vocabulary: a token): integers ``[B, W]`` each.
+
+        Args:
+            codes: what is written.
+            parents: the beam of the last call that each one extends. Slots without a live beam carry code 0 and
+                parent 0.
+        """
+        ...
+
+    def select(self, users: Tensor) -> Session:
+        """The session of users int64 ``[m]``, positions in the batch; nothing is encoded again."""
+        ...
+
+    def search(self, trie: Any, plan: Any, paid: Tensor) -> Any:
+        """A whole decode in one call (``nn.engine.plan.Found``); ``None``: the search goes level by level.
+
+        Args:
+            trie: the catalog.
+            plan: what is searched for (``nn.engine.plan.Plan``).
+            paid: float32 ``[B, 1]``: the scores of the beams so far.
+        """
+        return None
+
+
+class TreeSession(Session, Protocol):
+    """A session that reads drafts: rows at different depths in one pass.
+
+    Every row that the calls of a search made has a number: the prompt is row 0 of each user, then call by call, beam
+    by beam. Where rows of a call are at different levels, ``scores`` has the largest codebook's K, -inf behind a
+    level's last code.
+    """
+
+    def extend_tree(self, codes: Tensor, parents: Tensor) -> TreeSession:
+        """Several rows per beam and rows at different depths, each seeing the prompt and its ancestors.
+
+        Args:
+            codes: integers ``[B, W]``.
+            parents: the numbers of the rows that they extend, those of this very call's earlier rows included.
+        """
+        ...
+
+    def select(self, users: Tensor) -> TreeSession: ...
+
+
+@runtime_checkable
+class Autoregressive(Protocol):
+    """A backbone that scores semantic IDs level by level; all beams of a user share what was read of the history."""
+
+    codebook_sizes: tuple[int, ...]
+
+    def prefill(self, batch: Batch) -> Session:
+        """Reads the users' histories once."""
+        ...
+
+
+@runtime_checkable
+class TeacherForced(Protocol):
+    """A backbone that learns semantic IDs level by level; the same backbone searches as an ``Autoregressive``."""
+
+    def level_logits(self, batch: Batch) -> list[Tensor]:
+        """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
+        ...
+
+
+@runtime_checkable
+class ActionScoring(Protocol):
+    """A backbone that says what a user will do with an item: one logit per action."""
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        ...
+
+    def action_logits(self, batch: Batch) -> Tensor:
+        """``[M, A]``, one row per ``batch.tokens.asked``, in its order."""
+        ...
+
+
+class _ItemTable(Protocol):
+    def item_table(self) -> Tensor:
+        """``[N, D]``: what the vectors of users are multiplied with."""
+        ...
+
+
+@runtime_checkable
+class Resumable(_ItemTable, Protocol):
+    """An ``Embedding`` over packed rows that can read new events of a history alone, given what it knew of the past."""
+
+    @property
+    def cache_shapes(self) -> list[tuple[int, int, int]]:
+        """Per layer: heads, channels of a key and of a value."""
+        ...
+
+    @property
+    def first_tokens(self) -> int:
+        """How many tokens stand in front of a row's first event (a start: 1)."""
+        ...
+
+    @property
+    def open_events(self) -> int:
+        """How many last events of a row may still change, as they depend on what comes next (0 or 1)."""
+        ...
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether batches must have timestamps."""
+        ...
+
+    def last_states(self, batch: Batch, past: Any = None) -> Tensor:
+        """``[B, D]``: the state after each row's last token of this pass, 0 where it has none.
+
+        Args:
+            batch: the new events of each row; a row may have none.
+            past: ``nn.packed.Past``, what is known of the rows; a row that it does not know begins here.
+        """
+        ...
+
+    def user_vectors(self, states: Tensor) -> Tensor:
+        """What is multiplied with ``item_table``, from states."""
+        ...
+
+
+@runtime_checkable
+class Embedding(_ItemTable, Protocol):
+    """A backbone that places users and items in one space; a score is an inner product."""
+
+    def embed_targets(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the state that predicts each training target."""
+        ...
+
+    def embed_users(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the state after each whole history."""
+        ...
+
+
+@runtime_checkable
+class Interests(_ItemTable, Protocol):
+    """A backbone that places a user in several places; a score is the largest of their inner products."""
+
+    def embed_interests(self, batch: Batch) -> Tensor:
+        """``[B, I, D]``."""
+        ...
+
+
+@runtime_checkable
+class MaskedEmbedding(_ItemTable, Protocol):
+    """A backbone that predicts hidden items from the rest of their row."""
+
+    def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
+        """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""
+        ...

@@ -1,0 +1,203 @@
+"""What is known of the items: everything else is built from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.files import atomic_path, write_text
+from genrec_fast.catalog.trie import Trie, build_trie
+
+__all__ = ["Catalog"]
+
+_TEXTS = ("item_ids", "titles", "texts", "categories")
+_TENSORS = ("item_codes", "features", "counts")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Catalog:
+    """The items of a shop; ``None`` where something is not known.
+
+    Args:
+        num_items: N; 0: as many as the rest has rows.
+        item_ids: N names the items have outside.
+        titles: N short texts a person can read.
+        texts: N longer ones (brand, description).
+        categories: N lists of words, from the general to the special.
+        features: float ``[N, F]``.
+        item_codes: integer ``[N, L]``, the semantic IDs.
+        codebook_sizes: of the L levels.
+        counts: int64 ``[N]``: how often each item occurs in the training split.
+
+    Raises:
+        InvalidTypeError: a tensor of another kind.
+        InvalidValueError: columns of different lengths, a code outside its codebook.
+
+    Notes:
+        Nothing is changed in place: ``with_codes`` and ``to`` give a new catalog. The trie is built when it is first
+        asked for, and kept.
+    """
+
+    num_items: int = 0
+    item_ids: Sequence[str] | None = None
+    titles: Sequence[str] | None = None
+    texts: Sequence[str] | None = None
+    categories: Sequence[Sequence[str]] | None = None
+    features: Tensor | None = None
+    item_codes: Tensor | None = None
+    codebook_sizes: tuple[int, ...] = ()
+    counts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.codebook_sizes, (tuple, list)):
+            raise InvalidTypeError(f"Catalog: codebook_sizes must be a tuple of int, got {shown(self.codebook_sizes)}")
+        sizes = tuple(whole_number("Catalog", "codebook_sizes", size) for size in self.codebook_sizes)
+        object.__setattr__(self, "codebook_sizes", sizes)
+        count = whole_number("Catalog", "num_items", self.num_items, 0)
+        self._check_tensors()
+        for name in (*_TEXTS, *_TENSORS):
+            column = getattr(self, name)
+            if column is None:
+                continue
+            count = count or len(column)
+            if len(column) != count:
+                raise InvalidValueError(f"Catalog: {name} must have one row per item = {count}, got {len(column)}")
+        if count < 1:
+            raise InvalidValueError("Catalog: num_items must be at least 1, got none")
+        object.__setattr__(self, "num_items", count)
+
+    def _check_tensors(self) -> None:
+        if self.features is not None:
+            if not isinstance(self.features, Tensor) or not self.features.is_floating_point():
+                raise InvalidTypeError(f"Catalog: features must be a float tensor [N, F], got {shown(self.features)}")
+            check_dense("Catalog", "features", self.features)
+            if self.features.dim() != 2 or self.features.shape[1] < 1:
+                raise InvalidValueError(f"Catalog: features must be [N, F], got {list(self.features.shape)}")
+        if self.counts is not None and check_integers("Catalog", "counts", self.counts, "[N]").dim() != 1:
+            raise InvalidValueError(f"Catalog: counts must be [N], got {list(self.counts.shape)}")
+        if self.item_codes is None:
+            return
+        codes, sizes = check_integers("Catalog", "item_codes", self.item_codes, "[N, L]"), self.codebook_sizes
+        if codes.dim() != 2 or codes.shape[0] == 0 or codes.shape[1] != len(sizes):
+            raise InvalidValueError(
+                f"Catalog: item_codes must be [N, {len(sizes)}] with N at least 1, got {list(codes.shape)}"
+            )
+        if codes.device.type != "cpu":  # they were checked where they came from
+            return
+        outside = (codes < 0) | (codes >= torch.tensor(sizes))
+        if bool(outside.any()):
+            item, level = outside.nonzero()[0].tolist()
+            raise InvalidValueError(
+                f"Catalog: item_codes of level {level} must be in [0, {sizes[level]}), "
+                f"got {int(codes[item, level])} for item {item}"
+            )
+
+    @property
+    def feature_dim(self) -> int | None:
+        """F; ``None`` without features."""
+        return None if self.features is None else self.features.shape[1]
+
+    @functools.cached_property
+    def trie(self) -> Trie:
+        """Of the semantic IDs.
+
+        Raises:
+            InvalidValueError: there are none.
+        """
+        if self.item_codes is None:
+            raise InvalidValueError("Catalog: item_codes must be given for a trie, got None")
+        return build_trie(self.item_codes.cpu(), codebook_sizes=self.codebook_sizes).to(self.item_codes.device)
+
+    def with_codes(self, item_codes: Tensor, codebook_sizes: Sequence[int]) -> Catalog:
+        """The same items with other semantic IDs."""
+        return dataclasses.replace(self, item_codes=item_codes, codebook_sizes=tuple(codebook_sizes))
+
+    def with_features(self, features: Tensor | None) -> Catalog:
+        """The same items with other features."""
+        return dataclasses.replace(self, features=features)
+
+    def to(self, device: torch.device | str) -> Catalog:
+        """All tensors on a device; the trie, too, where it was made."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS if getattr(self, name) is not None}
+        if all(moved[name] is getattr(self, name) for name in moved):
+            return self
+        catalog = dataclasses.replace(self, **moved)
+        if "trie" in self.__dict__:
+            catalog.__dict__["trie"] = self.trie.to(device)
+        return catalog
+
+    def save(self, folder: str | Path) -> list[str]:
+        """Writes ``catalog.safetensors``, ``items.json`` and, where it was made, ``trie.safetensors``; their names."""
+        folder = Path(folder)
+        kept = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+        numbers = {"num_items": self.num_items, "codebook_sizes": self.codebook_sizes}
+        with atomic_path(folder / "catalog.safetensors") as temporary:
+            save_file(tensors, temporary, {"catalog": json.dumps(numbers)})
+        texts = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in _TEXTS}
+        write_text(folder / "items.json", json.dumps(texts))
+        names = ["catalog.safetensors", "items.json"]
+        if "trie" in self.__dict__:
+            self.trie.to("cpu").save(folder / "trie.safetensors")
+            names.append("trie.safetensors")
+        return names
+
+    @classmethod
+    def of_trie(cls, trie: Trie) -> Catalog:
+        """Items of which nothing is known but their trie."""
+        catalog = cls(num_items=trie.num_items, codebook_sizes=trie.codebook_sizes)
+        catalog.__dict__["trie"] = trie
+        return catalog
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Catalog:
+        """What ``save`` wrote.
+
+        Raises:
+            CorruptFileError: a file is missing, cut short or altered.
+        """
+        folder = Path(folder)
+        path = folder / "catalog.safetensors"
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                numbers = json.loads((file.metadata() or {})["catalog"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return cls(
+                num_items=numbers["num_items"],
+                codebook_sizes=tuple(numbers["codebook_sizes"]),
+                **tensors,
+                **read_texts(folder / "items.json"),
+            ).with_trie_of(folder)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
+
+    def with_trie_of(self, folder: Path) -> Catalog:
+        """The catalog with the trie of a folder, where one is saved there."""
+        if (folder / "trie.safetensors").exists():
+            self.__dict__["trie"] = Trie.load(folder / "trie.safetensors")
+        return self
+
+
+def read_texts(path: Path) -> dict[str, Any]:
+    """``items.json``.
+
+    Raises:
+        CorruptFileError: it is missing, cut short or altered.
+    """
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8"))
+        return {name: texts.get(name) for name in _TEXTS}
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error

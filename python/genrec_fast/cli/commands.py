@@ -1,0 +1,200 @@
+"""The commands of ``genrec-fast`` that work on a trained model or on features, as functions that tyro reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.data import Dataset, leave_one_out
+from genrec_fast.data import load as load_data
+from genrec_fast.evaluation import evaluate as ask
+from genrec_fast.recipe.recommender import load
+from genrec_fast.serving.action_marks import marked
+
+__all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "recommend", "serve", "set_threads"]
+
+
+MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of torch; ``None``: as it is."""
+    if threads is None:
+        return
+    if not 1 <= threads <= MAX_THREADS:
+        raise InvalidValueError(f"threads must be in [1, {MAX_THREADS}], got {threads}")
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a dataset folder is read: tables and RecBole's files may have columns of any name."""
+
+    user: str | None = None
+    """column of the users, if it has another name than user (RecBole: user_id)"""
+    item: str | None = None
+    """column of the items, if it has another name than item (RecBole: item_id)"""
+    timestamp: str | None = None
+    """column of the times, if it has another name than timestamp"""
+    rating: str | None = None
+    """column of the ratings, if it has another name than rating"""
+    title: str | None = None
+    """column of the titles in the file of items, if it has another name than title"""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """of times that are numbers; told by their size if not given"""
+
+    def load(self, folder: Path, actions: Sequence[str] | None = None) -> Dataset:
+        """``data.load`` with these options."""
+        return load_data(folder, actions=actions, **asdict(self))
+
+
+NO_OPTIONS = DataOptions()
+
+
+def evaluate(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    data: Path,
+    reading: tyro.conf.OmitArgPrefixes[DataOptions] = NO_OPTIONS,
+    split: Literal["test", "validation"] = "test",
+    num_beams: int | None = None,
+    users_per_batch: int = 256,
+    threads: int | None = None,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Asks a trained model every question of a dataset: full ranking, all users, leave one out.
+
+    Args:
+        model: folder of the trained model.
+        data: dataset folder.
+        reading: how it is read.
+        split: which questions.
+        num_beams: the recipe's own if not given.
+        users_per_batch: a matter of memory and speed.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+        json: one JSON object instead of a table.
+    """
+    set_threads(threads)
+    recommender = load(model, device)
+    dataset = reading.load(data, actions=recommender.actions or None)
+    if dataset.interactions.item_ids != recommender.item_ids:
+        raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
+    if num_beams is not None and num_beams < 1:
+        raise InvalidValueError(f"evaluate: num_beams must be at least 1, got {num_beams}")
+    splits = leave_one_out(dataset.interactions)
+    questions = splits.test if split == "test" else splits.validation
+    result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
+    print(dumps(result.to_dict()) if json else result)
+
+
+def recommend(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    history: tuple[str, ...],
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    exclude_seen: bool = False,
+    user: int | None = None,
+    times: tuple[float, ...] | None = None,
+    at: float | None = None,
+    actions: tuple[str, ...] | None = None,
+    num_beams: int | None = None,
+    exact: bool = False,
+    threads: int | None = None,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Prints the k best items for one history.
+
+    Args:
+        model: folder of the trained model.
+        history: item names as in the data, oldest first.
+        k: how many.
+        exclude_seen: nothing that stands in the history.
+        user: who asks, by row of the training data, from 0: for recipes with user tokens (tiger), which read everybody
+            as user 0 if it is not given.
+        times: when each event of the history was, in seconds: for recipes that read times (hstu).
+        at: when the list is to be shown, in seconds; at the last event if not given.
+        actions: what the user did at each event of the history, a 0 or 1 for each of the recipe's actions in their
+            order, such as 11 10 00: for recipes that read actions (hstu_ranking).
+        num_beams: the recipe's own if not given.
+        exact: widen the search until the list is proven to be the best of the catalog.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+        json: one JSON object instead of a table.
+    """
+    set_threads(threads)
+    recommender = load(model, device)
+    numbers = recommender.numbers(history, what="recommend: each item of history")
+    k = min(k, recommender.num_items)  # there are no more results than that
+    if num_beams is not None and num_beams < 1:  # a recipe that scores every item does not look at it
+        raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
+    users = None if user is None else [user]
+    ranked = recommender.recommend(
+        [numbers],
+        k,
+        exclude_seen=exclude_seen,
+        num_beams=num_beams,
+        exact=exact,
+        users=users,
+        timestamps=None if times is None else [list(times)],
+        target_timestamps=None if at is None else [at],
+        actions=marked(recommender, None if actions is None else [actions], [len(numbers)]),
+    )
+    found = [
+        {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
+        for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
+        if item >= 0
+    ]
+    if json:
+        print(dumps({"items": found, "exact": bool(ranked.exact[0])}))
+        return
+    wide = max([len(entry["item"]) for entry in found], default=0)
+    for place, entry in enumerate(found, start=1):
+        print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
+
+
+def serve(
+    model: Annotated[Path, tyro.conf.Positional],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    timeout: float = 10.0,
+    max_waiting: int = 1024,
+    max_running: int = 256,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Answers over HTTP: POST /recommend, GET /health, GET /metrics; needs genrec-fast[serve].
+
+    Where the environment has GENREC_FAST_SWAP_TOKEN, who sends it may POST /swap a folder with another model.
+
+    Args:
+        model: folder of the trained model.
+        host: address to listen at; 0.0.0.0 for all.
+        port: 0 takes a free one.
+        timeout: seconds that a question may take.
+        max_waiting: users that may wait; more are told to come back.
+        max_running: users that are searched at once: a matter of memory.
+        threads: CPU threads; all cores if not given.
+        device: cpu, cuda, ...
+    """
+    from genrec_fast.serving.http import ServeConfig, run
+
+    set_threads(threads)
+    config = ServeConfig(
+        timeout=timeout,
+        max_waiting=max_waiting,
+        max_running=max_running,
+        swap_token=os.environ.get("GENREC_FAST_SWAP_TOKEN") or None,
+    )
+    run(load(model, device), config, host=host, port=port)

@@ -1,0 +1,149 @@
+"""``genrec-fast``: train, evaluate and ask recommenders from the command line.
+
+Every option is derived from the functions and config dataclasses below by tyro; nothing heavy is imported before a
+command is known to need it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from genrec_fast._version import __version__
+from genrec_fast.base.errors import GenrecError
+
+__all__ = ["main"]
+
+PROGRAM = "genrec-fast"
+
+
+def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
+    import tyro
+
+    return tyro.cli(function, prog=f"{PROGRAM} {command}", args=list(arguments), use_underscores=False)
+
+
+def _quickstart(arguments: Sequence[str]) -> None:
+    from genrec_fast import quickstart
+
+    def run(num_users: int = 3000, max_epochs: int = 15, k: int = 10, seed: int = 0) -> None:
+        """Trains on a small made-up shop and shows what came of it; nothing to download.
+
+        Args:
+            num_users: shoppers to learn from.
+            max_epochs: passes over their purchases.
+            k: items to recommend.
+            seed: of the shop, the shoppers and the training.
+        """
+        quickstart.run(num_users=num_users, max_epochs=max_epochs, k=k, seed=seed)
+
+    _tyro(run, "quickstart", arguments)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from genrec_fast.cli import train as cli_train
+
+    cli_train.main(arguments, PROGRAM)
+
+
+def _evaluate(arguments: Sequence[str]) -> None:
+    from genrec_fast.cli import commands
+
+    _tyro(commands.evaluate, "evaluate", arguments)
+
+
+def _recommend(arguments: Sequence[str]) -> None:
+    from genrec_fast.cli import commands
+
+    _tyro(commands.recommend, "recommend", arguments)
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    from genrec_fast.cli import commands
+
+    _tyro(commands.serve, "serve", arguments)
+
+
+def _tokenize(arguments: Sequence[str]) -> None:
+    from genrec_fast.cli import tokenize as cli_tokenize
+
+    cli_tokenize.main(arguments, PROGRAM)
+
+
+def _recipes(arguments: Sequence[str]) -> None:
+    def run(markdown: bool = False) -> None:
+        """Lists what can be trained.
+
+        Args:
+            markdown: the page docs/recipes.md.
+        """
+        from genrec_fast import recipes
+
+        if markdown:
+            from genrec_fast.recipes.page import markdown as page
+
+            print(page(), end="")
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for column in ("recipe", "source", "measured"):
+            table.add_column(column, no_wrap=column == "recipe")
+        for name in recipes.names():
+            recipe = recipes.get(name)
+            table.add_row(name, recipe.source, recipe.measured)
+        Console().print(table)
+
+    _tyro(run, "recipes", arguments)
+
+
+def _env(arguments: Sequence[str]) -> int:
+    from genrec_fast import env
+
+    return env.main(list(arguments))
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
+    "quickstart": ("train on a small made-up shop and look at the result; nothing to download", _quickstart),
+    "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
+    "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
+    "recommend": ("recommend DIR --history ITEM ITEM ... -k 10 [--exclude-seen]", _recommend),
+    "serve": ("serve DIR [--port 8000]: answer over HTTP, many at once (genrec-fast[serve])", _serve),
+    "tokenize": ("tokenize FEATURES.npy|DIR|TEXTS --out DIR [--kind KIND]: semantic IDs, and a report", _tokenize),
+    "recipes": ("what can be trained, its source, what it reached", _recipes),
+    "env": ("versions, instruction set, live kernels", _env),
+}
+
+
+def _help() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<12}{text}" for name, (text, _) in _COMMANDS.items()]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists the options of a command; --version the version."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if it went well, 2 if the caller can mend it, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in _COMMANDS:
+        print(f"{PROGRAM}: unknown command {arguments[0]!r}\n{_help()}", file=sys.stderr)
+        return 2
+    try:
+        return _COMMANDS[arguments[0]][1](arguments[1:]) or 0
+    except (GenrecError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"\n{PROGRAM}: {error or 'stopped'}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

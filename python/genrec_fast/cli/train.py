@@ -1,0 +1,168 @@
+"""``genrec-fast train``: every setting of a recipe as an option, and what a dataset lacks said before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from genrec_fast import recipes
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.files import write_text
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.cli.commands import NO_OPTIONS, DataOptions, set_threads
+from genrec_fast.data import Dataset, leave_one_out
+from genrec_fast.data.readers.lines import PUBLISHED, find_one
+from genrec_fast.evaluation import evaluate
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.tokenizers import PublishedConfig
+from genrec_fast.training import train
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str], program: str) -> None:
+    """Reads the options of the recipe that the first argument names, and trains it."""
+    if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(recipes.names())
+        print(f"usage: {program} train RECIPE --data DIR --out DIR [--part.field VALUE ...]\nrecipes: {known}")
+        print(f"{program} train RECIPE --help lists every setting of that recipe.")
+        if arguments and arguments[0] in ("-h", "--help"):
+            return
+        raise InvalidValueError(f"train: the first argument must be a recipe, got {' '.join(arguments) or 'none'}")
+    recipe = recipes.get(arguments[0])
+    prog = f"{program} train {recipe.name}"
+    _run(recipe, tyro.cli(_options(recipe), prog=prog, args=list(arguments[1:]), use_underscores=False))
+
+
+def _options(recipe: Recipe) -> Any:
+    """A dataclass of the command's own options and every part of ``recipe``, with the recipe's values as defaults."""
+
+    def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
+        annotated = Annotated[kind, tyro.conf.arg(help=text)]
+        return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
+
+    fields = [
+        option("data", Path, "dataset folder"),
+        option(
+            "out", Path, "folder for checkpoint, log, curves and the finished model; resumed if it has a checkpoint"
+        ),
+        ("reading", tyro.conf.OmitArgPrefixes[DataOptions], dataclasses.field(default=NO_OPTIONS)),
+        option("semantic_ids", Path | None, "json of published semantic IDs, in place of the tokenizer", None),
+        option("seed", int, "of the weights, the dropout and the order of the batches", 0),
+        option("threads", int | None, "CPU threads; all cores if not given", None),
+        option("device", str | None, "cpu, cuda, ...; what there is if not given", None),
+        option("resume", bool, "go on from the checkpoint in OUT; --no-resume starts over", True),
+        option("test", bool, "ask all test users at the end and write test.json", True),
+        option("quiet", bool, "no progress", False),
+    ]
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            fields.append((field.name, type(value), dataclasses.field(default=value)))
+    options = dataclasses.make_dataclass("Train", fields, kw_only=True)
+    options.__doc__ = f"Trains the recipe {recipe.name} ({recipe.source})."
+    return options
+
+
+def _run(recipe: Recipe, options: Any) -> None:
+    set_threads(options.threads)
+    parts = {f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)}
+    if options.semantic_ids is not None:
+        if recipe.tokenizer is None:
+            raise InvalidValueError(f"train: semantic_ids must not be given as {recipe.name} uses none")
+        parts["tokenizer"] = PublishedConfig(path=str(options.semantic_ids))
+    if any(part != getattr(recipe, name) for name, part in parts.items()):
+        parts["measured"] = "not yet measured"  # the figure belongs to the recipe as it is published
+    recipe = dataclasses.replace(recipe, **parts)
+    data = options.reading.load(options.data, actions=getattr(recipe.objective, "actions", None) or None)
+    _check(recipe, data, options.data)
+    model = train(
+        recipe,
+        data,
+        seed=options.seed,
+        out=options.out,
+        resume=options.resume,
+        device=options.device,
+        show_progress=not options.quiet,
+    )
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    if options.test and first:
+        result = evaluate(model, leave_one_out(data.interactions).test)
+        write_text(options.out / "test.json", json.dumps(result.to_dict(), indent=2) + "\n")
+        print(f"test, all users of {data.name}:\n{result}")
+
+
+def _coded_by_features(recipe: Recipe) -> bool:
+    """Whether the tokenizer reads feature vectors."""
+    if recipe.tokenizer is None:
+        return False
+    try:
+        recipe.tokenizer.build(Catalog(num_items=1))
+    except InvalidValueError:
+        return True
+    return False
+
+
+def _shows_features(recipe: Recipe) -> bool:
+    """Whether the backbone reads feature vectors."""
+    return bool(getattr(recipe.layout, "use_features", False))
+
+
+def _reads_times(recipe: Recipe) -> bool:
+    """Whether the backbone reads when events were: HSTU by its settings, models of sessions always."""
+    backbone: Any = recipe.backbone
+    if hasattr(backbone, "session_seconds"):
+        return True
+    return getattr(backbone, "bias", "none") in ("time", "both") or getattr(backbone, "times", "none") != "none"
+
+
+def _frugal() -> str:
+    """The recipes that learn from interactions alone."""
+    known = [recipes.get(name) for name in recipes.names()]
+    return ", ".join(
+        recipe.name
+        for recipe in known
+        if not (_coded_by_features(recipe) or _shows_features(recipe) or _reads_times(recipe))
+        and not getattr(recipe.objective, "actions", None)
+    )
+
+
+def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
+    """Says what the dataset lacks for this recipe, and which option gives it.
+
+    Raises:
+        InvalidValueError: no features, or no times, where the recipe reads them.
+    """
+    coded, shown = _coded_by_features(recipe), _shows_features(recipe)
+    if data.features is None and (coded or shown):
+        readers = "tokenizer and network read" if coded and shown else f"{'tokenizer' if coded else 'network'} reads"
+        instead = []
+        if coded:
+            published = find_one(folder, PUBLISHED)
+            instead.append(
+                "--semantic-ids FILE (published ones, or those that "
+                f"'genrec-fast tokenize {folder} --kind collaborative --out IDS' makes of interactions alone: "
+                "IDS/item_codes.json)"
+                if published is None
+                else f"--semantic-ids {published}"
+            )
+        if shown:
+            instead.append("--layout.no-use-features")
+        raise InvalidValueError(
+            f"train: data must have item features for {recipe.name}, whose {readers} them, "
+            f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item), or give "
+            f"{' and '.join(instead)}. Recipes for interactions alone: {_frugal()}"
+        )
+    if data.interactions.timestamps is None and _reads_times(recipe):
+        position = ", or give --backbone.bias position" if getattr(recipe.backbone, "bias", None) == "both" else ""
+        raise InvalidValueError(
+            f"train: data must have times for {recipe.name}, got an order alone in {folder}; write a table with a "
+            f"column of times (timestamp, or another that --timestamp names){position}. "
+            f"Recipes for interactions alone: {_frugal()}"
+        )

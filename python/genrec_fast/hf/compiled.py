@@ -1,0 +1,375 @@
+"""A language model and a catalog as a recommender: prompts in, ranked items out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.checks import INT64, MOST, is_truth, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Session
+from genrec_fast.base.query import Query
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import Trie
+from genrec_fast.decoders.base import run
+from genrec_fast.decoders.beam import Beam, BeamConfig
+from genrec_fast.decoders.trie_search import Rule
+from genrec_fast.hf.adapters import underlying
+from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
+from genrec_fast.hf.engine import Engine
+from genrec_fast.hf.generate import choose_engine
+from genrec_fast.hf.prompts import has_holes
+from genrec_fast.hf.rules import RuleSettings
+from genrec_fast.nn.engine.plan import Plan
+from genrec_fast.ops.trie_offsets import unpack_offsets
+from genrec_fast.recipe.recommender import Recommender
+
+__all__ = ["CompiledRecommender", "compile"]
+
+
+def compile(
+    model: nn.Module,
+    trie: Trie | Catalog,
+    token_offset: int = 0,
+    code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
+    *,
+    engine: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    normalize: str = "all",
+    prefix_tokens: Sequence[int] = (),
+    decoder_start_tokens: Sequence[int] | None = None,
+    reads: str = "tokens",
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+    frozen: bool = False,
+) -> CompiledRecommender:
+    """A model of transformers made a recommender over a catalog, without ``generate``.
+
+    Args:
+        model: with a language model head.
+        trie: the catalog: a trie, or a ``Catalog``, whose names and titles the server then knows.
+        token_offset: see ``trie_beam_search``.
+        code_to_token: see ``trie_beam_search``.
+        engine: see ``trie_beam_search``.
+        dtype: see ``trie_beam_search``.
+        normalize: see ``trie_beam_search``.
+        prefix_tokens: see ``trie_beam_search``.
+        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
+        reads: what ``recommend`` is given: "tokens", whole prompts, or "items", histories of item ids; then a prompt is
+            ``before``, the tokens of each item's codes, oldest item first, and ``after``.
+        before: tokens in front of a history.
+        after: tokens behind it, such as T5's end token.
+        frozen: nobody will change the model any more, so that a call need not look whether anybody has (which reads
+            every weight once). Answers are those of the weights of this moment.
+
+    Raises:
+        InvalidTypeError: not a trie.
+        InvalidValueError: the map does not fit, or an encoder-decoder has no start token.
+        UnsupportedError: engine="native", and it does not run the model.
+
+    Example:
+        ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
+    """
+    catalog = Catalog.of_trie(trie) if isinstance(trie, Trie) else trie
+    if not isinstance(catalog, Catalog):
+        raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
+    model = underlying(model)
+    chosen = choose_engine(model, engine, dtype)
+    catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
+    trie = catalog.trie.to("cpu")
+    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
+    tokens.require("compile", trie, chosen.vocab_size)
+    start: list[int] | None = None
+    if getattr(model.config, "is_encoder_decoder", False):
+        known = getattr(model.config, "decoder_start_token_id", None)
+        if decoder_start_tokens is None and known is None:
+            raise InvalidValueError("compile: decoder_start_tokens must be given: the model's config names none")
+        start = token_ids(
+            "compile", "decoder_start_tokens", [known] if decoder_start_tokens is None else decoder_start_tokens
+        )
+        if not start:
+            raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
+    prefix = token_ids("compile", "prefix_tokens", prefix_tokens)
+    if reads not in ("tokens", "items"):
+        raise InvalidValueError(f"compile: reads must be 'tokens' or 'items', got {reads!r}")
+    histories = None
+    if reads == "items":
+        around = (torch.tensor(token_ids("compile", n, v)).long() for n, v in (("before", before), ("after", after)))
+        histories = _Histories(tokens.encode(_item_codes(trie)), *around)
+    elif len(before) or len(after):
+        raise InvalidValueError("compile: before and after must be empty but for reads='items'")
+    for name, ids in (("prefix_tokens", prefix), ("decoder_start_tokens", start or [])):
+        if ids and max(ids) >= chosen.vocab_size:
+            raise InvalidValueError(f"compile: {name} must be in [0, {chosen.vocab_size}), got {max(ids)}")
+    if not isinstance(frozen, bool):
+        raise InvalidTypeError(f"compile: frozen must be a bool, got {frozen!r:.40}")
+
+    def now() -> Engine:
+        return chosen if frozen else choose_engine(model, engine, dtype)
+
+    plan = Plan((), normalize, tokens=tokens, prefix=tuple(prefix))
+    return CompiledRecommender(catalog, LanguageModel(now, trie.codebook_sizes, plan, start), histories)
+
+
+class _Histories(NamedTuple):
+    """How a history of items becomes a prompt."""
+
+    item_tokens: Tensor
+    before: Tensor
+    after: Tensor
+
+    def prompts(self, histories: Jagged) -> Jagged:
+        size = self.item_tokens.shape[0]
+        items = histories.values
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < size:
+            raise InvalidValueError(
+                f"recommend: histories must hold item ids in [0, {size}), got {int(items.min())} to {int(items.max())}"
+            )
+        rows = [
+            torch.cat([self.before, self.item_tokens[row.long()].flatten(), self.after]) for row in histories.rows()
+        ]
+        return Jagged.from_rows(rows)
+
+
+def _item_codes(trie: Trie) -> Tensor:
+    """int64 ``[N, L]``: the semantic ID of each item, read back from the trie."""
+    nodes, columns = trie.item_rows.long(), []
+    for level in range(trie.num_levels - 1, -1, -1):
+        columns.append(trie.tokens[level].to(torch.int64)[nodes])
+        ends = torch.arange(trie.num_nodes(level) + 1)
+        offsets = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], ends).long()
+        nodes = torch.searchsorted(offsets, nodes, right=True) - 1
+    return torch.stack(columns[::-1], 1)
+
+
+class LanguageModel:
+    """A model of transformers as a backbone: prompts are its histories.
+
+    Args:
+        engine: gives what runs the model, as it is at the moment of the call.
+        codebook_sizes: of the trie.
+        plan: what a search writes.
+        start: an encoder-decoder's first tokens; ``None``: there is no encoder.
+    """
+
+    def __init__(
+        self, engine: Callable[[], Engine], codebook_sizes: tuple[int, ...], plan: Plan, start: list[int] | None
+    ) -> None:
+        self.engine, self.codebook_sizes, self.plan, self.start = engine, codebook_sizes, plan, start
+
+    def prefill(self, batch: Batch) -> Session:
+        """Reads prompts.
+
+        Raises:
+            InvalidValueError: an empty one.
+        """
+        rows = batch.items
+        ends = rows.offsets.tolist()
+        if len(set(ends)) < len(ends):
+            user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
+            raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
+        start = None
+        if self.start is not None:
+            start = Jagged(torch.tensor(self.start * len(rows)), torch.arange(len(rows) + 1) * len(self.start))
+        return self.engine().prefill(rows, start)
+
+
+class Prompts(nn.Module):
+    """The layout in front of a language model: whole prompts as they are, or made of histories of items."""
+
+    def __init__(self, histories: _Histories | None) -> None:
+        super().__init__()
+        self.histories = histories
+
+    def forward(self, batch: Batch) -> Batch:
+        """The batch with prompts as its items."""
+        return batch if self.histories is None else Batch(self.histories.prompts(batch.items))
+
+
+class CompiledRecommender(Recommender):
+    """Made by ``compile``; every call answers with the model as it is then, but for one that was frozen.
+
+    It is asked, batched, served and evaluated as any recommender. Not saved: the model and the trie are.
+    """
+
+    language: LanguageModel
+
+    def __init__(self, catalog: Catalog, language: LanguageModel, histories: _Histories | None) -> None:
+        nn.Module.__init__(self)
+        self.catalog, self.histories, self.language = catalog, histories, language
+        self.layout = Prompts(histories)
+        self.__dict__["backbone"] = language  # the caller's model, which stays as it is
+        self.objective = self.reference = None
+        self.decoder = BeamConfig(num_beams=50, normalize=language.plan.normalize).build()  # type: ignore[arg-type]
+        self.name, self.max_items = "language model", MOST
+        self.actions, self.reads_actions = (), False
+        self._begin_answering()
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model as it is now."""
+        return self.language.engine()
+
+    @property
+    def trie(self) -> Trie:
+        """Of the catalog."""
+        return self.catalog.trie
+
+    @property
+    def device(self) -> torch.device:
+        """Where the search runs, whatever runs the model."""
+        return torch.device("cpu")
+
+    @property
+    def num_inputs(self) -> int:
+        """The items, or the vocabulary."""
+        return self.num_items if self.histories is not None else self.engine.vocab_size
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Where something stands before or after every history."""
+        around = self.histories
+        return around is not None and bool(len(around.before) + len(around.after))
+
+    def to(self, *args: Any, **options: Any) -> CompiledRecommender:
+        """Raises ``UnsupportedError``: move the model and compile it again."""
+        raise UnsupportedError("to: a compiled model stays where it is; move the model and compile it again")
+
+    def save(self, folder: str | Path) -> None:
+        """Raises ``UnsupportedError``: ``model.save_pretrained`` and ``Trie.save`` keep what this was made of."""
+        raise UnsupportedError("save: save the model by its save_pretrained, and the trie by Trie.save or Catalog.save")
+
+    @torch.inference_mode()
+    def recommend(  # type: ignore[override]
+        self,
+        prompts: Jagged | Tensor | Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        num_beams: int | None = None,
+        attention_mask: Tensor | None = None,
+        allowed: Tensor | None = None,
+        exclude: Jagged | None = None,
+        exact: bool = False,
+        seed: int | None = None,
+        num_groups: int = 1,
+        diversity_penalty: float = 0.0,
+    ) -> Ranked:
+        """The k best items behind each prompt.
+
+        Args:
+            prompts: token ids (item ids where ``compile`` was told ``reads="items"``; empty histories are fine if
+                there is something before or after): a list per user, int64 Jagged, or int64 ``[B, S]`` with
+                ``attention_mask``.
+            k: items per user.
+            num_beams: width of the search; ``None``: 50, or k if that is more.
+            attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
+            allowed: bool ``[N]`` or ``[B, N]``: items that may appear.
+            exclude: int64 Jagged of item ids per user that may not.
+            exact: widen until the k items are proven to be the best of the catalog; prompts are read once.
+            seed: see ``trie_beam_search``; needs ``compile(normalize="valid")``.
+            num_groups: see ``trie_beam_search``.
+            diversity_penalty: see ``trie_beam_search``.
+
+        Returns:
+            ``Ranked``: scores are summed log-probabilities, ``exact`` is true where the items are proven the best
+            (never with a seed or groups).
+
+        Raises:
+            InvalidTypeError: prompts of another kind.
+            UnsupportedError: a mask with a hole in it.
+            InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
+        """
+        rows = _to_rows(prompts, attention_mask)
+        k = whole_number("recommend", "k", k, *INT64)
+        width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams, *INT64)
+        if k < 1 or width < k:
+            raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
+        settings = RuleSettings(
+            op="recommend",
+            seed=seed,
+            num_groups=num_groups,
+            diversity_penalty=diversity_penalty,
+            normalize=self.language.plan.normalize,
+        )
+        if num_beams is None:
+            width = -(-width // num_groups) * num_groups
+        batch = self.layout(Batch(rows))
+        query = Query(k=k, num_beams=width, exact=exact, allowed=allowed, exclude=exclude, seed=seed)
+        decoder = _Ruled(BeamConfig(num_beams=width, normalize=settings.normalize), settings)  # type: ignore[arg-type]
+        return run(decoder.begin(self, batch, query))
+
+
+class _Ruled(Beam):
+    """A beam search by the rule of a call."""
+
+    name = "recommend"
+
+    def __init__(self, config: BeamConfig, settings: RuleSettings) -> None:
+        super().__init__(config)
+        self.settings = settings
+
+    @property
+    def no_proof(self) -> str | None:  # type: ignore[override]
+        """Of a sample, or of groups."""
+        return None if self.settings.plain else " with a seed or groups: these items are not the best k"
+
+    def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
+        """Of the settings."""
+        return self.settings.begin(num_beams, batch.items)
+
+
+def _plain(row: Any) -> Any:
+    """A row in which no truth value stands for a number, as torch would have it."""
+    if isinstance(row, (list, tuple)) and any(map(is_truth, row)):
+        raise TypeError("a truth value is no token")
+    return row
+
+
+def _to_rows(prompts: Jagged | Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> Jagged:
+    if isinstance(prompts, Tensor):
+        if prompts.dim() != 2 or prompts.dtype != torch.int64:
+            raise InvalidTypeError(
+                f"recommend: prompts must be int64 [B, S], got {prompts.dtype} {list(prompts.shape)}"
+            )
+        if mask is not None and not isinstance(mask, Tensor):
+            raise InvalidTypeError(f"recommend: attention_mask must be a tensor, got {type(mask).__name__}")
+        if mask is None and prompts.shape[1]:
+            users, longest = prompts.shape
+            return Jagged(prompts.reshape(-1), torch.arange(users + 1) * longest)
+        kept = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.bool()
+        if kept.shape != prompts.shape:
+            raise InvalidValueError(f"recommend: attention_mask must be {list(prompts.shape)}, got {list(kept.shape)}")
+        if has_holes(kept):
+            raise UnsupportedError(
+                "recommend: attention_mask must have no 0 inside a prompt, as models differ in whether it counts: "
+                "take those tokens out"
+            )
+        prompts = Jagged.from_lengths(prompts[kept], kept.sum(1))
+    elif mask is not None:
+        raise InvalidValueError("recommend: attention_mask must be None but for prompts [B, S]")
+    elif not isinstance(prompts, Jagged):
+        try:
+            given = [torch.as_tensor(_plain(row)) for row in prompts]
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InvalidTypeError(f"recommend: prompts must be lists of token ids, got {prompts!r:.60}") from error
+        for user, row in enumerate(given):
+            whole = not (row.is_floating_point() or row.is_complex() or row.dtype == torch.bool)
+            if row.dim() != 1 or (row.numel() and not whole):
+                raise InvalidTypeError(
+                    f"recommend: prompts must be lists of token ids, got {row!r:.60} for user {user}"
+                )
+        prompts = Jagged.from_rows(given)
+    if prompts.values.dtype != torch.int64 or prompts.values.dim() != 1:
+        raise InvalidTypeError(
+            f"recommend: prompts must be int64 [E], got {prompts.values.dtype} {list(prompts.values.shape)}"
+        )
+    return prompts

@@ -1,0 +1,98 @@
+"""What a search needs of a language model, and the form of it that runs any model of transformers by torch."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Protocol
+
+from torch import nn
+
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.protocols import Session
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.session import TransformersSession
+from genrec_fast.hf.stepped import Stepped
+from genrec_fast.hf.trial import Way, way_to_search
+from genrec_fast.hf.whole import WholeTexts
+from genrec_fast.nn.snapshot import Snapshot
+
+__all__ = ["Engine", "TorchEngine"]
+
+
+class Engine(Protocol):
+    """A model that reads prompts; what it begins is extended by tokens."""
+
+    vocab_size: int
+
+    def prefill(self, prompts: Jagged, decoder_prompts: Jagged | None = None, *, encoded: bool = False) -> Session:
+        """Reads prompts: int64 token ids per user, or an encoder's float rows (``encoded``).
+
+        ``decoder_prompts`` holds the decoder's first tokens of an encoder-decoder.
+        """
+        ...
+
+
+# How a model is searched: found out once, and again when its parts have changed.
+_ways: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, Way]] = weakref.WeakKeyDictionary()
+
+
+class TorchEngine:
+    """Any causal or encoder-decoder model of transformers, by its own modules.
+
+    Each prompt is read once and its cache shared out to beams, if that gives what the model itself says of whole texts:
+    a trial with a few tokens shows it, once per model. A state that beams cannot take over, or that depends on padding,
+    is not used: such a model reads prompt and beam whole at every token, which is slow and said once.
+
+    Args:
+        model: a ``PreTrainedModel`` with a language model head.
+
+    Raises:
+        InvalidTypeError: not such a model; the text says what to give for a wrapper.
+        UnsupportedError: a model that does not continue texts from left to right.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = CalledModel(model)
+        self.vocab_size = self.model.vocab_size
+
+    def prefill(
+        self,
+        prompts: Jagged,
+        decoder_prompts: Jagged | None = None,
+        *,
+        encoded: bool = False,
+        kept: Jagged | None = None,
+    ) -> TransformersSession:
+        """See ``Engine``; ``kept`` bool like prompts: False where a prompt of a decoder holds a masked token inside."""
+        if not isinstance(prompts, Jagged):
+            raise InvalidTypeError(f"prefill: prompts must be Jagged, got {type(prompts).__name__}")
+        if len(prompts) and int(prompts.lengths.min()) < 1:
+            raise InvalidValueError("prefill: prompts must have a token each, got an empty one")
+        if self.model.encoder_decoder and decoder_prompts is None:
+            raise InvalidValueError("prefill: this model needs decoder_prompts, got None")
+        for given, decoder in ((None if encoded else prompts, False), (decoder_prompts, True)):
+            if given is not None:
+                self.model.check_tokens(given, decoder=decoder)
+        if decoder_prompts is not None and int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
+            raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
+        return self._way(prompts, decoder_prompts, encoded)(self.model, prompts, decoder_prompts, encoded, kept)
+
+    def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
+        owner = self.model.owner
+        if not len(prompts):
+            return Stepped.begin
+        known = _ways.get(owner)
+        if known is not None and known[0].same_parts(owner):
+            return known[1]
+        way = way_to_search(self.model, prompts, decoder_prompts, encoded)
+        _ways[owner] = (Snapshot(owner), way)
+        if way == WholeTexts.begin:
+            warnings.warn(
+                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
+                "gives the scores of whole texts; so every beam's text is read whole at every token",
+                SlowPathWarning,
+                stacklevel=4,
+            )
+        return way

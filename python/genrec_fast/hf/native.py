@@ -1,0 +1,53 @@
+"""Which engine runs a model of transformers natively."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.hf.adapters import has_adapters, learned_prompt, merged, underlying
+from genrec_fast.hf.families import FAMILIES, pack_weights
+from genrec_fast.hf.stock import attention_functions, check_stock
+from genrec_fast.nn.engine.native import NativeEngine
+from genrec_fast.nn.native import packed_once
+
+__all__ = ["native_engine"]
+
+
+def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> NativeEngine:
+    """The model packed for the native kernels; packed once, and again when anything about it has changed since.
+
+    Args:
+        model: see ``pack_weights``; active adapters of peft are merged into the packed copy, not into the model.
+        dtype: of the packed weights; ``None``: bfloat16 where the model is of that type, else float32.
+
+    Raises:
+        UnsupportedError: the native engine does not run this model, or it is not on the CPU.
+    """
+    model = underlying(model)
+    if learned_prompt(model) is not None:
+        raise UnsupportedError(
+            f"{type(model).__name__}: the native engine reads tokens, and this model has a learned prompt before them"
+        )
+    weight = next(model.parameters(), None)
+    name = "bfloat16" if weight is not None and weight.dtype == torch.bfloat16 else "float32"
+    name = str(dtype or name).removeprefix("torch.")
+    if not has_adapters(model):
+        return packed_once(
+            model,
+            name,
+            lambda: check_stock(model, tuple(FAMILIES)),
+            lambda: pack_weights(model, name),
+            attention_functions(),
+        )
+    whole: list[nn.Module] = []  # merged where it is checked, packed from there
+
+    def check() -> None:
+        whole[:] = [merged(model)]
+        check_stock(whole[0], tuple(FAMILIES))
+
+    def pack() -> torch.Tensor:
+        return pack_weights(whole[0] if whole else merged(model), name)
+
+    return packed_once(model, name, check, pack, attention_functions())

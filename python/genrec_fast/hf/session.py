@@ -1,0 +1,37 @@
+"""A search over a model of transformers, run by its own modules: what its two ways have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from genrec_fast.base.protocols import Session
+from genrec_fast.hf.called import CalledModel
+
+__all__ = ["TransformersSession"]
+
+
+class TransformersSession(Session):
+    """See ``types.Session``, extended by tokens; scores are on the CPU, as the trie is.
+
+    Args:
+        model: to be called.
+        logits: ``[B, W, V]`` behind the rows of the last call, on the model's device.
+    """
+
+    model: CalledModel
+    logits: Tensor
+
+    @abstractmethod
+    def extend(self, codes: Tensor, parents: Tensor) -> TransformersSession:
+        """Every beam by a token: integers ``[B, W]`` each."""
+
+    @abstractmethod
+    def select(self, users: Tensor) -> TransformersSession:
+        """The session of users int64 ``[m]``, independent of this one."""
+
+    def scores(self, span: Tensor | slice | None = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[B, W, K]`` of tokens (``None``: of the whole vocabulary), and their sums if wanted."""
+        tokens = slice(None) if span is None else span if isinstance(span, slice) else span.to(self.logits.device)
+        return self.logits[..., tokens].cpu(), self.logits.logsumexp(-1).cpu() if log_sums else None

@@ -1,0 +1,107 @@
+"""Whether a model's own cache, shared out to beams, gives what the model says of whole texts: found out by trying."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.session import TransformersSession
+from genrec_fast.hf.stepped import Stepped
+from genrec_fast.hf.whole import WholeTexts
+
+__all__ = ["Way", "way_to_search"]
+
+# How a search over a model begins: of the model, prompts, a decoder's prompts, whether rows are encoded, what is kept.
+Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
+
+_SHORTEST, _LONGEST = 8, 64  # tokens of the trial's longer prompt
+# Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
+# float32 and 0.05 in bfloat16, a wrong one not within 0.3.
+_TOLERANCE, _TOLERANCE_OF_HALF = 0.02, 0.2
+# Models that quantize what they compute differ with the texts that are read together: this many times that is noise.
+_NOISE = 5.0
+# What the code of a model raises when its state is not made for beams, or not for one token behind a prompt.
+_NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+_without_masks = functools.partial(Stepped.begin, masked=False)
+
+
+@torch.no_grad()
+def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
+    """The fastest way that gives the logits of ``WholeTexts``.
+
+    Tried with the longest prompt (a short one repeated) and its second half, so that one of two rows is padded, and two
+    steps: one prompt becomes two beams, and beams change places.
+    """
+    if model.cache_name is None:
+        return WholeTexts.begin
+    user = int(prompts.lengths.argmax())
+    longest = prompts[user][:_LONGEST]
+    longest = longest.repeat(-(-_SHORTEST // len(longest)), *[1] * (longest.dim() - 1))
+    rows = Jagged.from_rows([longest, longest[len(longest) // 2 :]], longest.dtype)
+    starts = None
+    if decoder_prompts is not None:
+        starts = Jagged.from_rows([decoder_prompts[user]] * 2)
+    training = model.module.training
+    model.module.eval()  # dropout would draw other units for either
+    try:
+        return _tried(model, rows, starts, encoded)
+    finally:
+        model.module.train(training)
+
+
+def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
+    whole = WholeTexts.begin(model, rows, starts, encoded)
+    steps = _steps(model, whole.logits[:, 0])
+    wanted = _along(whole, steps)
+    together = Jagged.from_rows([rows[0], rows[0].flip(0)], rows.values.dtype)
+    noise = _difference(WholeTexts.begin(model, together, starts, encoded).logits[:1], wanted[0][:1])
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
+    tolerance = max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
+    ways: tuple[Way, ...] = (Stepped.begin,) if model.encoder_decoder else (Stepped.begin, _without_masks)
+    for way in ways:
+        try:
+            got = _along(way(model, rows, starts, encoded, None), steps)
+        except torch.OutOfMemoryError:
+            raise
+        except (UnsupportedError, *_NOT_MADE_FOR_IT):
+            continue
+        if all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True)):
+            return way
+    return WholeTexts.begin
+
+
+def _along(session: TransformersSession, steps: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The logits of a session, and of what steps make of it."""
+    found = [session.logits]
+    for tokens, parents in steps:
+        session = session.extend(tokens, parents)
+        found.append(session.logits)
+    return found
+
+
+def _steps(model: CalledModel, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Tokens and parents of two steps: likely tokens, but none that a model may treat as padding or an end."""
+    logits, config = logits.clone(), model.module.config
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        given: Any = getattr(config, name, None)
+        for token in given if isinstance(given, list) else [given]:
+            if isinstance(token, int) and 0 <= token < logits.shape[1]:
+                logits[:, token] = -torch.inf
+    first = logits.topk(2).indices
+    return [(first, torch.zeros_like(first)), (first.flip(1), torch.tensor([[1, 0]] * 2))]
+
+
+def _difference(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference in standard deviations of a row; inf where it is not a number."""
+    spread = wanted.std(-1, keepdim=True).clamp(min=1e-6)
+    largest = ((got - wanted).abs() / spread).max()
+    return float(largest.nan_to_num(nan=torch.inf, posinf=torch.inf))

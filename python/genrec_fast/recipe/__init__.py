@@ -1,0 +1,1 @@
+"""A published system as a sentence, its parts joined, and what can be asked of them."""

@@ -1,0 +1,136 @@
+"""The parts of one recommender, joined: the only place that knows all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from genrec_fast.base.batch import Batch, Question, Ranked
+from genrec_fast.base.query import Query
+from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import Trie
+from genrec_fast.decoders.base import run
+from genrec_fast.recipe.recipe import Recipe
+
+__all__ = ["System"]
+
+_ANSWERING = threading.Lock()  # over the modes of modules; held for microseconds
+
+
+class System(nn.Module):
+    """Catalog, layout, backbone, objective and decoder of a recipe, and the networks that these bring with them.
+
+    Args:
+        recipe: what the parts are.
+        catalog: of the items, with semantic IDs.
+
+    Attributes:
+        name: of the recipe.
+        max_items: the longest history that is read; of a longer one, its last items.
+        actions: what the actions of events mean, in their order, where the recipe learns some.
+        reads_actions: whether every question must come with the actions of its events.
+        reference: the backbone that a training started from, as it was, where the objective reads one; never saved.
+
+    Notes:
+        Networks are initialised from torch's global generator. A backbone is built from the catalog as its layout shows
+        it: with features where the layout hands them on, and without where it does not; a decoder's parts likewise.
+        What objective and decoder name in ``parts(catalog)`` (a tokenizer that learns, a draft) is trained where its
+        parameters require gradients, and saved and moved with the rest.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
+        super().__init__()
+        self.recipe, self.catalog = recipe, catalog
+        self.layout: nn.Module = recipe.layout.build(catalog)
+        shown = catalog if getattr(self.layout, "feature_dim", None) is not None else catalog.with_features(None)
+        self.backbone: nn.Module = recipe.backbone.build(shown)
+        self.objective: Any = recipe.objective.build(catalog)
+        self.decoder: Any = recipe.decoder.build(catalog)
+        self.reference: Any = None
+        for name, part in (self.objective.parts(catalog) | self.decoder.parts(shown)).items():
+            self.add_module(name, part)
+        self.name, self.max_items = recipe.name, recipe.batching.max_items
+        self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())
+        self.reads_actions: bool = getattr(recipe.layout, "actions", "none") != "none"
+        self._begin_answering()
+
+    def _begin_answering(self) -> None:
+        self._answering = 0  # blocks of answering() that are open, in any thread
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    @property
+    def trie(self) -> Trie | None:
+        """Of the catalog; ``None`` where items are atoms, which no search writes code by code."""
+        return None if self.recipe.tokenizer is None else self.catalog.trie
+
+    @property
+    def num_items(self) -> int:
+        return self.catalog.num_items
+
+    @property
+    def num_inputs(self) -> int:
+        """Histories hold numbers below this: items, or what else the layout reads."""
+        return self.num_items
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an empty history can be asked about."""
+        return False
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return self.catalog.codebook_sizes
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def to(self, *args: Any, **options: Any) -> Any:
+        """As a module's; the catalog goes where the backbone goes."""
+        super().to(*args, **options)
+        self.catalog = self.catalog.to(self.device)
+        return self
+
+    def recode(self, catalog: Catalog) -> None:
+        """Takes a catalog of the same items with other semantic IDs: new layout and trie, the same networks."""
+        self.catalog = catalog.to(self.device)
+        self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
+
+    def keep_reference(self) -> None:
+        """Keeps the backbone as it is now: no part of what is trained or saved."""
+        reference = copy.deepcopy(self.backbone).eval().requires_grad_(False)
+        self.__dict__["reference"] = reference  # not a submodule
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block the modules are in eval mode and nothing is recorded for gradients."""
+        with _ANSWERING:
+            if not self._answering:
+                self._modes = [(module, module.training) for module in self.modules()]
+            self._answering += 1
+            self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            with _ANSWERING:
+                self._answering -= 1
+                if not self._answering:  # the last of several threads: dropout would spoil the others' answers
+                    for module, mode in self._modes:
+                        module.training = mode
+
+    def batch(self, question: Question) -> Batch:
+        """A question as the backbone reads it."""
+        batch = question if isinstance(question, Batch) else Batch.of(question)
+        laid: Batch = self.layout(batch.to(self.device))
+        return laid
+
+    def search(self, question: Question, query: Query) -> Ranked:
+        """The items of some users; call within ``answering()``. Histories are not cut here."""
+        return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))

@@ -1,0 +1,1 @@
+"""Answers for many callers: batches of concurrent questions, histories that go on, HTTP."""
