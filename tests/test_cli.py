@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_ctrl_c_is_code_130(monkeypatch, capsys):
     def stopped(arguments):
         raise KeyboardInterrupt("stopped at step 3 of 9; the same command goes on from there")
 
-    monkeypatch.setitem(__import__("genrec_fast.cli").cli._COMMANDS, "recipes", ("", stopped))
+    monkeypatch.setitem(sys.modules["genrec_fast.cli.main"]._COMMANDS, "recipes", ("", stopped))
     assert main(["recipes"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 

@@ -265,7 +265,7 @@ def test_foreign_files_are_refused(trie_file: Path, tmp_path: Path) -> None:
     entries = json.loads(whole[8:header])
     for key, value, text in [
         ("version", "2", "version must be 1, got '2'"),
-        ("kind", "other", "kind must be 'genrec_fast.catalog.trie', got 'other'"),
+        ("kind", "other", "kind must be 'genrec_fast.trie', got 'other'"),
         ("codebook_sizes", "[300, ", "unreadable metadata"),
         ("codebook_sizes", "[300]", "tensors must be"),
         ("num_items", "x", "unreadable metadata"),
@@ -276,7 +276,7 @@ def test_foreign_files_are_refused(trie_file: Path, tmp_path: Path) -> None:
             Trie.load(trie_file)
     weights = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(3)}, weights)
-    with pytest.raises(CorruptFileError, match=r"no trie: kind must be 'genrec_fast.catalog.trie', got None"):
+    with pytest.raises(CorruptFileError, match=r"no trie: kind must be 'genrec_fast.trie', got None"):
         Trie.load(weights)
     with pytest.raises(FileNotFoundError, match=r"Trie.load: path must name a file, got .*missing"):
         Trie.load(tmp_path / "missing")

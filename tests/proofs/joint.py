@@ -90,8 +90,7 @@ class Joint(Objective):
         system.quantizer.epoch += 1
         if system.quantizer.epoch % 2 == 1:
             return None
-        codes, _, _ = system.quantizer(system.catalog.features)
-        return system.catalog.with_codes(codes, system.codebook_sizes)
+        return system.catalog.with_codes(system.quantizer(system.catalog.features)[0], system.codebook_sizes)
 
 
 def recipe() -> gf.Recipe:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from genrec_fast import config as configs
+from genrec_fast.base import config as configs
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.recipe.card import from_json, register_config, to_json

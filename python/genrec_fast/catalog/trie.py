@@ -41,7 +41,7 @@ from genrec_fast.ops.trie_offsets import children_of, fan_outs, require_packed, 
 
 __all__ = ["Trie", "TrieStats", "build_trie"]
 
-FILE_KIND = "genrec_fast.catalog.trie"
+FILE_KIND = "genrec_fast.trie"
 FILE_VERSION = 1
 
 

@@ -11,6 +11,7 @@ from genrec_fast import tokenizers
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.layouts import PlainConfig
 from shared.catalogs import coded, wide
 
@@ -318,4 +319,4 @@ def plain_layout(rng: Rng) -> Case:
 def plain_build(rng: Rng) -> Case:
     codes, sizes = _catalog(rng)
     args = {"item_codes": codes, "codebook_sizes": sizes, "features": rng.normal(len(codes), 3) if rng.flip() else None}
-    return Case(lambda **given: PlainConfig().build(**given).num_items, args, None)
+    return Case(lambda **given: PlainConfig().build(Catalog(**given)).num_items, args, None)

@@ -13,6 +13,7 @@ from genrec_fast import metrics
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives import (
     FullSoftmaxConfig,
     InBatchConfig,
@@ -266,18 +267,13 @@ def _sampled(kind: Any, choices: dict[str, tuple[Any, ...]]) -> Any:
         rows, targets = _histories(rng, items)
         states, table = rng.normal(len(targets), width), rng.normal(items, width)
         args = {"targets": targets} | {name: rng.choice(values) for name, values in choices.items()}
-        objective = kind(**{name: args[name] for name in choices}).build()
-        if hasattr(objective, "see"):
-            objective.see(torch.ones(items))
 
         def call(targets: Any, **settings: Any) -> bool:
             if not isinstance(targets, Tensor) or targets.shape != rows.values.shape:
                 raise InvalidTypeError("not a batch")
-            made = kind(**settings).build()
-            if hasattr(made, "prepare"):
-                made.prepare(torch.ones(items, dtype=torch.int64))
+            made = kind(**settings).build(Catalog(counts=torch.ones(items, dtype=torch.int64)))
             torch.manual_seed(0)
-            loss = made(Places(states, table), Batch(rows, targets=targets))
+            loss = made(system_of(Places(states, table)), Batch(rows, targets=targets))
             return bool(loss.value.isfinite()) and loss.count > 0
 
         return Case(call, args, None, refuses=True)
