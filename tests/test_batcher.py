@@ -18,8 +18,8 @@ from genrec_fast.base.errors import ClosedError, InvalidTypeError, InvalidValueE
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders import DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
-from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.recipe.batcher import Batcher
+from genrec_fast.recipe.recommender import Recommender
 from toy import toy_recipe
 
 ITEMS = 60

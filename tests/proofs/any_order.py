@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import genrec_fast as gf
+from genrec_fast.base.batch import Loss
 from genrec_fast.base.columns import column
 from genrec_fast.base.objective import Objective
-from genrec_fast.types import Loss
 
 HIDDEN = -1
 

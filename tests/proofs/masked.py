@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import genrec_fast as gf
+from genrec_fast.base.protocols import Session
 from genrec_fast.nn.histories import check_length
-from genrec_fast.types import Session
 from proofs import shop
 from proofs.any_order import HIDDEN, AnyOrderConfig
 

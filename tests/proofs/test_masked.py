@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 import genrec_fast as gf
-from genrec_fast.errors import InvalidValueError
-from genrec_fast.trie import build_trie
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.trie import build_trie
 from proofs import shop
 from proofs.any_order import HIDDEN, AnyOrderConfig
 from proofs.masked import Masked, MaskedConfig
