@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.base.batch import Batch, Ranked, Tokens, proven
+from genrec_fast.base.batch import Batch, Question, Ranked, Tokens, proven
 from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans, successors
@@ -177,4 +177,5 @@ def test_a_kind_with_columns_of_its_own():
     assert type(chosen) is Weighed
     places = [batch.target_codes[:, 0].tolist().index(code) for code in chosen.target_codes[:, 0].tolist()]
     assert chosen.weights.tolist() == places
-    assert Batch.of(ask(10, [[1, 2]], 3, {})[0]).items.rows()[0].tolist() == [1, 2]
+    question = Question(batch.items, users=batch.users)
+    assert Batch.of(question).users is batch.users
