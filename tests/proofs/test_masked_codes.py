@@ -12,7 +12,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.trie import build_trie
 from proofs import shop
 from proofs.any_order import HIDDEN, AnyOrderConfig
-from proofs.masked import Masked, MaskedConfig
+from proofs.masked_codes import Masked, MaskedConfig
 from proofs.suite import ProofSuite
 from shared.backbone_suite import SIZES, SearchedSuite, batch_of
 from shared.catalogs import system_of
@@ -80,7 +80,7 @@ class TestBackbone(SearchedSuite):
 
 
 class TestMasked(ProofSuite):
-    name, kill_at = "masked", 15
+    name, kill_at = "masked_codes", 15
 
     def test_objectives_say_what_they_need(self):
         with pytest.raises(InvalidValueError, match="objective AnyOrder needs MaskedCodes; backbone T5 gives Autoreg"):
