@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.base.batch import Batch, Ranked, Tokens, proven
+from genrec_fast.base.batch import Batch, Question, Ranked, Tokens, proven
 from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans, successors
@@ -159,3 +159,23 @@ def test_a_column_of_ones_own():
 
     one = Weighted(Jagged.from_rows([[1, 2], [3]]), weights=torch.tensor([0.5, 1.5, 2.5]))
     assert one.select(torch.tensor([1, 0])).weights.tolist() == [2.5, 0.5, 1.5]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(Batch):
+    weights: torch.Tensor | None = column("target")
+
+
+def test_a_kind_with_columns_of_its_own():
+    """It has the columns of the other kind, the very tensors, and its own go where their axis goes."""
+    batch = batch_of([[1, 2, 3], [4], [5, 6]])
+    asked = batch.target_codes.shape[0]
+    weighed = Weighed.of(batch, weights=torch.arange(asked))
+    for field in dataclasses.fields(batch):
+        assert getattr(weighed, field.name) is getattr(batch, field.name)
+    chosen = weighed.select(torch.tensor([2, 0]))
+    assert type(chosen) is Weighed
+    places = [batch.target_codes[:, 0].tolist().index(code) for code in chosen.target_codes[:, 0].tolist()]
+    assert chosen.weights.tolist() == places
+    question = Question(batch.items, users=batch.users)
+    assert Batch.of(question).users is batch.users

@@ -82,6 +82,5 @@ class DPO(Objective):
 
 def recipe() -> gf.Recipe:
     """To be trained with ``start=``, a model of the shop's recipe."""
-    first = shop.recipe()
-    train = dataclasses.replace(first.train, learning_rate=1e-3)
-    return dataclasses.replace(first, name="dpo", source="arXiv:2305.18290", objective=DPOConfig(), train=train)
+    first = shop.changed(shop.recipe(), learning_rate=1e-3)
+    return dataclasses.replace(first, name="dpo", source="arXiv:2305.18290", objective=DPOConfig())

@@ -94,6 +94,5 @@ class Joint(Objective):
 
 
 def recipe() -> gf.Recipe:
-    first = shop.recipe()
-    train = dataclasses.replace(first.train, epochs=5, evaluate_every=5)
-    return dataclasses.replace(first, name="joint", source="arXiv:2409.05546", objective=JointConfig(), train=train)
+    first = shop.changed(shop.recipe(), epochs=5, evaluate_every=5)
+    return dataclasses.replace(first, name="joint", source="arXiv:2409.05546", objective=JointConfig())

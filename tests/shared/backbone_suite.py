@@ -151,7 +151,9 @@ class ThroughTrees:
         return None
 
 
-class AutoregressiveSuite(BackboneSuite):
+class SearchedSuite(BackboneSuite):
+    """Of a backbone that is searched, by whatever session, and learns code after code."""
+
     def outputs(self, backbone, batch: Batch) -> list[torch.Tensor]:
         return [backbone.prefill(batch).scores()[0]]
 
@@ -181,6 +183,45 @@ class AutoregressiveSuite(BackboneSuite):
             session = session.extend(codes, parents)
             logits, _ = session.scores()
             torch.testing.assert_close(logits[:, 0], forced[level], rtol=1e-4, atol=1e-5)
+
+    def test_beams_follow_their_parents(self):
+        """Beam w of a wide search equals the same prefix searched alone, whatever slot its parent had."""
+        layout, backbone = self.parts()
+        batch = layout(batch_of([4, 2]))
+        generator = torch.Generator().manual_seed(5)
+        session = backbone.prefill(batch)
+        prefixes = torch.empty(2, 1, 0, dtype=torch.int64)
+        width = 1
+        for level in range(1, len(SIZES)):
+            codes = torch.randint(SIZES[level - 1], (2, 4), generator=generator, dtype=torch.int32)
+            parents = torch.randint(width, (2, 4), generator=generator, dtype=torch.int32)
+            kept = prefixes.gather(1, parents.long()[..., None].expand(-1, -1, level - 1))
+            prefixes = torch.cat([kept, codes.long()[..., None]], 2)
+            session, width = session.extend(codes, parents), 4
+        logits, _ = session.scores()
+        for beam in range(4):
+            codes = torch.cat([prefixes[:, beam], torch.zeros(2, 1, dtype=torch.int64)], 1)
+            forced = backbone.level_logits(dataclasses.replace(batch, target_codes=codes))
+            torch.testing.assert_close(logits[:, beam], forced[-1], rtol=1e-4, atol=1e-5)
+
+    def test_a_state_can_be_used_twice(self):
+        layout, backbone = self.parts()
+        session = backbone.prefill(layout(batch_of([4, 2])))
+        codes, parents = torch.tensor([[1, 2], [0, 3]], dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
+        once, again = (session.extend(codes, parents).scores()[0] for _ in range(2))
+        assert torch.equal(once, again)
+
+    def test_users_go_on_alone(self):
+        layout, backbone = self.parts()
+        session = backbone.prefill(layout(batch_of([4, 0, 2])))
+        codes, parents, users = torch.tensor([[1, 2]] * 3), torch.zeros(3, 2, dtype=torch.int32), torch.tensor([2, 0])
+        together, some = session.extend(codes, parents).scores()[0], session.select(users)
+        alone = some.extend(codes[users], parents[users]).scores()[0]
+        torch.testing.assert_close(alone, together[users], rtol=0, atol=1e-5)
+
+
+class AutoregressiveSuite(SearchedSuite):
+    """Of one that the native engine runs, too, and whose sessions read trees."""
 
     def test_the_native_engine_gives_what_the_modules_give(self):
         layout, backbone = self.parts()
@@ -213,33 +254,6 @@ class AutoregressiveSuite(BackboneSuite):
         with torch.no_grad():
             for ours, theirs in zip(run()[1], modules, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-
-    def test_beams_follow_their_parents(self):
-        """Beam w of a wide search equals the same prefix searched alone, whatever slot its parent had."""
-        layout, backbone = self.parts()
-        batch = layout(batch_of([4, 2]))
-        generator = torch.Generator().manual_seed(5)
-        session = backbone.prefill(batch)
-        prefixes = torch.empty(2, 1, 0, dtype=torch.int64)
-        width = 1
-        for level in range(1, len(SIZES)):
-            codes = torch.randint(SIZES[level - 1], (2, 4), generator=generator, dtype=torch.int32)
-            parents = torch.randint(width, (2, 4), generator=generator, dtype=torch.int32)
-            kept = prefixes.gather(1, parents.long()[..., None].expand(-1, -1, level - 1))
-            prefixes = torch.cat([kept, codes.long()[..., None]], 2)
-            session, width = session.extend(codes, parents), 4
-        logits, _ = session.scores()
-        for beam in range(4):
-            codes = torch.cat([prefixes[:, beam], torch.zeros(2, 1, dtype=torch.int64)], 1)
-            forced = backbone.level_logits(dataclasses.replace(batch, target_codes=codes))
-            torch.testing.assert_close(logits[:, beam], forced[-1], rtol=1e-4, atol=1e-5)
-
-    def test_a_state_can_be_used_twice(self):
-        layout, backbone = self.parts()
-        session = backbone.prefill(layout(batch_of([4, 2])))
-        codes, parents = torch.tensor([[1, 2], [0, 3]], dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
-        once, again = (session.extend(codes, parents).scores()[0] for _ in range(2))
-        assert torch.equal(once, again)
 
     @pytest.mark.parametrize("native", [False, True])
     def test_a_tree_has_the_scores_of_its_rows_level_by_level(self, native):

@@ -37,7 +37,7 @@ class SearchPass:
     histories are not read again. A search that keeps every row prunes nothing, so this ends.
 
     Args:
-        session: behind the histories.
+        session: behind the histories; ``None`` where there is no user.
         users: B.
         trie: the catalog.
         query: checked.
@@ -49,7 +49,7 @@ class SearchPass:
 
     def __init__(
         self,
-        session: Session,
+        session: Session | None,
         users: int,
         trie: CatalogTrie,
         query: Query,
@@ -119,6 +119,7 @@ class SearchPass:
             return
         self._users, num_beams, widths = self._waiting.popleft()
         query, session = self.query, self._root
+        assert session is not None
         if query.exact:
             query, session = query.select(self._users), session.select(self._users)
         keep = None
@@ -202,7 +203,7 @@ class SearchDecoder(Decoder):
         plan = dataclasses.replace(
             getattr(backbone, "plan", Plan(num_beams)), normalize=getattr(self.config, "normalize", "valid")
         )
-        session = self.prefill(system, batch)
+        session = self.prefill(system, batch) if len(batch) else None
         return SearchPass(session, len(batch), trie, query, num_beams, widths, plan, rule)
 
     def _widths(self, settled: Any, users: int, levels: int) -> tuple[tuple[int, ...], Tensor | None]:

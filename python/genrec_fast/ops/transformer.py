@@ -413,8 +413,6 @@ def _step_cpu(
 ) -> tuple[Tensor, Tensor]:
     own = allocate("transformer_step", "kept", num_layers, rows.shape[0], kept)
     hidden = torch.empty(rows.shape)
-    if parts is not None and not parts.numel():  # no row has an ancestor, and an empty tensor no address
-        parts, ancestors = ancestors.new_full((1, len(rows)), -1), ancestors.new_zeros(1, len(rows))
     core.transformer_step(
         rows=rows,
         weights=weights,
