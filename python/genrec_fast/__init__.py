@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         T5Config,
         TimelineConfig,
     )
-    from genrec_fast.base.batch import Batch, Ranked
+    from genrec_fast.base.batch import Batch, Loss, Question, Ranked
     from genrec_fast.base.errors import (
         ClosedError,
         CorruptFileError,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from genrec_fast.base.jagged import Jagged
+    from genrec_fast.base.objective import Objective
+    from genrec_fast.base.protocols import Session
+    from genrec_fast.base.query import Query
     from genrec_fast.catalog.catalog import Catalog
     from genrec_fast.catalog.trie import Trie, build_trie
     from genrec_fast.decoders import (
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
         RetrieveInterestsConfig,
         StochasticBeamConfig,
     )
+    from genrec_fast.decoders.base import Decoder
     from genrec_fast.evaluation import Evaluated, evaluate
     from genrec_fast.layouts import InterleaveConfig, PlainConfig
     from genrec_fast.objectives import (
@@ -103,6 +107,7 @@ __all__ = [
     "ContrastiveConfig",
     "CorruptFileError",
     "DataError",
+    "Decoder",
     "DivergedError",
     "DiverseBeamConfig",
     "DiversityConfig",
@@ -120,15 +125,19 @@ __all__ = [
     "InvalidValueError",
     "Jagged",
     "KuaiFormerConfig",
+    "Loss",
     "MaskedItemsConfig",
     "MultiTaskConfig",
     "MultiTokenConfig",
     "NextCodeConfig",
     "OPQConfig",
+    "Objective",
     "PQConfig",
     "PinRecConfig",
     "PlainConfig",
     "PublishedConfig",
+    "Query",
+    "Question",
     "QueueFullError",
     "RQKMeansConfig",
     "RQVAEConfig",
@@ -141,6 +150,7 @@ __all__ = [
     "RetrieveInterestsConfig",
     "SampledBCEConfig",
     "SampledSoftmaxConfig",
+    "Session",
     "SessionsConfig",
     "SlowPathWarning",
     "StillValidationWarning",
@@ -235,6 +245,12 @@ _HOMES = {
     "train": "genrec_fast.training",
     "Trie": "genrec_fast.catalog.trie",
     "build_trie": "genrec_fast.catalog.trie",
+    "Decoder": "genrec_fast.decoders.base",
+    "Loss": "genrec_fast.base.batch",
+    "Objective": "genrec_fast.base.objective",
+    "Query": "genrec_fast.base.query",
+    "Question": "genrec_fast.base.batch",
+    "Session": "genrec_fast.base.protocols",
     "Batch": "genrec_fast.base.batch",
     "Catalog": "genrec_fast.catalog.catalog",
     "Jagged": "genrec_fast.base.jagged",

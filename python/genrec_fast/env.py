@@ -75,7 +75,7 @@ def collect() -> Environment:
     Example:
         >>> from genrec_fast.env import collect
         >>> collect().versions["genrec-fast"]
-        '0.1.0'
+        '0.2.0'
     """
     isa, usable, names, problem = _compiled_module()
     gpus = (

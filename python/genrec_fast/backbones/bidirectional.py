@@ -47,8 +47,8 @@ class BidirectionalConfig:
 class Bidirectional(nn.Module):
     """Item embeddings, learned positions from the start of the row, blocks in which every token sees its whole row.
 
-    A user is asked by a masked item behind the history: its state is the user's. Speaks ``types.MaskedEmbedding``,
-    and ``types.Embedding``, where each target costs a row of its own: the items before it and a mask.
+    A user is asked by a masked item behind the history: its state is the user's. Speaks ``MaskedEmbedding``,
+    and ``Embedding``, where each target costs a row of its own: the items before it and a mask.
 
     Source: BERT4Rec (arXiv:1904.06690).
     """

@@ -46,7 +46,7 @@ class CausalConfig:
 class Causal(nn.Module):
     """Item embeddings, learned positions counted from the start of the history, pre-norm causal blocks.
 
-    Speaks ``types.Embedding`` and ``types.Resumable``. An empty history has the state of a start vector that stands in
+    Speaks ``Embedding`` and ``Resumable``. An empty history has the state of a start vector that stands in
     front of every one.
 
     Source: SASRec (arXiv:1808.09781).

@@ -45,7 +45,7 @@ class GRU(nn.Module):
     Rows are read side by side, event by event, without padding: all first events, all second ones, ... An empty
     history has the state of a network that has read nothing.
 
-    Speaks ``types.Embedding``.
+    Speaks ``Embedding``.
 
     Source: GRU4Rec (arXiv:1511.06939); constrained embeddings: arXiv:1706.03847.
     """

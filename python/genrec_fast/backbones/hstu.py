@@ -91,7 +91,7 @@ class HSTUConfig:
 class HSTU(nn.Module):
     """Item embeddings and what stands beside them, ``HSTULayer`` after layer, over packed rows: nothing is padded.
 
-    Speaks ``types.Embedding``, ``types.Resumable`` and, with ``num_actions``, ``types.ActionScoring``. Reads
+    Speaks ``Embedding``, ``Resumable`` and, with ``num_actions``, ``ActionScoring``. Reads
     ``batch.tokens`` where a layout made a stream (contexts, items with actions, candidates), else the items alone. A
     row without tokens has the state 0: nothing is known of it.
 

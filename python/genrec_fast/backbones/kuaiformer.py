@@ -62,7 +62,7 @@ class KuaiFormer(nn.Module):
     queries stand behind the history and see it, and each other backwards; their states are the user's interests. A
     target is predicted by the interest that lies nearest to it, an item's score is that of its best interest.
 
-    Speaks ``types.Interests``, and ``types.Embedding``, where a user is the last query alone (which sees the others)
+    Speaks ``Interests``, and ``Embedding``, where a user is the last query alone (which sees the others)
     and each target costs a row of its own: train with ``targets="last"``.
 
     Source: KuaiFormer (arXiv:2411.10057), sections 3.2 to 3.4.

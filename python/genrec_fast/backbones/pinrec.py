@@ -41,7 +41,7 @@ class PinRecConfig:
 class PinRec(nn.Module):
     """``Causal``, and a head that makes I tokens of each state: ``token_i = state + MLP([state; offset_i])``.
 
-    Token i stands for the i-th item to come. Speaks ``types.Embedding`` with its first token, ``types.Interests`` with
+    Token i stands for the i-th item to come. Speaks ``Embedding`` with its first token, ``Interests`` with
     all of them, and ``embed_tokens``, which ``objectives.MultiToken`` trains.
 
     Source: PinRec (arXiv:2504.10507): the head and its condition, several tokens of one state.

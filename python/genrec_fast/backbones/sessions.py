@@ -51,7 +51,7 @@ class Sessions(nn.Module):
     session stands one more, whose state is the session's. In front of both stands a start, which predicts the first
     session. So no target is predicted with the help of another item of its own session.
 
-    Reads ``batch.timestamps``. Speaks ``types.Embedding``.
+    Reads ``batch.timestamps``. Speaks ``Embedding``.
 
     Source: "pooled": SessionRec (arXiv:2502.10157); "token": TBGRecall (arXiv:2508.11977).
     """

@@ -83,7 +83,7 @@ class _Layer(nn.Module):
 class T5(nn.Module):
     """Encoder-decoder over code tokens: [user token] codes of the history, item by item -> codes of the next item.
 
-    Speaks ``types.Autoregressive``. The encoder runs once per user; its keys and values are shared by all beams. The
+    Speaks ``Autoregressive``. The encoder runs once per user; its keys and values are shared by all beams. The
     softmax of a level runs over that level's codes alone, in training and in the search (a T5 over one vocabulary
     would spend part of its probability on tokens that cannot stand there). Training asks for the last position of each
     history (``targets="last"``).

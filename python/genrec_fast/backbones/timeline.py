@@ -51,7 +51,7 @@ class Timeline(nn.Module):
 
     At every position the state seeds the depth transformer, whose position 0 is that state and whose position l is
     the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
-    ``types.Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
+    ``Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
     Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores agree
     to rounding (``nn.native``); the weights are packed once, and again when anything has changed.
 

@@ -13,7 +13,7 @@ __all__ = ["TransformersSession"]
 
 
 class TransformersSession(Session):
-    """See ``types.Session``, extended by tokens; scores are on the CPU, as the trie is.
+    """See ``Session``, extended by tokens; scores are on the CPU, as the trie is.
 
     Args:
         model: to be called.

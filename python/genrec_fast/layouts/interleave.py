@@ -41,7 +41,7 @@ class InterleaveConfig:
 
 
 class Interleave(nn.Module):
-    """Makes the stream that ``types.Tokens`` describes.
+    """Makes the stream that ``Tokens`` describes.
 
     ::
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
@@ -54,6 +55,8 @@ class System(nn.Module):
         self.decoder: Any = recipe.decoder.build(catalog)
         self.reference: Any = None
         for name, part in (self.objective.parts(catalog) | self.decoder.parts(shown)).items():
+            if hasattr(self, name):
+                raise InvalidValueError(f"System: parts must have names of their own, got {name!r}")
             self.add_module(name, part)
         self.name, self.max_items = recipe.name, recipe.batching.max_items
         self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())

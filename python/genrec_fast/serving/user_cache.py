@@ -50,7 +50,7 @@ class UserCache:
     anew each time.
 
     Args:
-        model: its backbone must be a ``types.Resumable`` (``HSTU``, ``Causal``).
+        model: its backbone must be a ``Resumable`` (``HSTU``, ``Causal``).
         num_pages: pages in the pool.
         page_size: events on a page.
         evict: where pages run out, forget the users that were asked for longest ago; else that is an error.

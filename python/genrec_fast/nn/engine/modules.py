@@ -72,7 +72,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class ModuleSession(TreeSession):
-    """A search over torch's modules (``types.TreeSession``).
+    """A search over torch's modules (``TreeSession``).
 
     Args:
         model: what runs it.

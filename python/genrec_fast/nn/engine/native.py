@@ -219,7 +219,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class NativeSession:
-    """A search over a ``NativeEngine`` (``types.TreeSession``).
+    """A search over a ``NativeEngine`` (``TreeSession``).
 
     Args:
         engine: what runs it.
