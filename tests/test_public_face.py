@@ -86,6 +86,7 @@ def test_the_public_list():
         "__version__",
         "build_trie",
         "data",
+        "errors",
         "evaluate",
         "hf",
         "load",

@@ -166,6 +166,7 @@ __all__ = [
     "__version__",
     "build_trie",
     "data",
+    "errors",
     "evaluate",
     "hf",
     "load",
@@ -177,8 +178,7 @@ __all__ = [
     "train",
 ]
 
-_MODULES = frozenset({"data", "metrics", "ops", "recipes", "tokenizers"})
-_ELSEWHERE = {"hf": "genrec_fast.hf"}
+_MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
@@ -262,8 +262,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"genrec_fast.{name}")
-    if name in _ELSEWHERE:
-        return importlib.import_module(_ELSEWHERE[name])
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
