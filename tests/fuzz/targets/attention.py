@@ -94,6 +94,7 @@ def _right(keep_graph: bool = False, **given: Any) -> Tensor:
             for t in bias.tables(q.shape[1], max(size or 0, longest, 1), cross=cross)
         ]
     alpha, scale = given.get("alpha"), given.get("attn_scale")
+    scale = scale if scale is None or isinstance(scale, Tensor) else float(scale)
     whole = {name: int(given.get(name, 1 if name == "target_group_size" else 0)) for name in LIMITS}
     out, _ = _twin(
         *(value(given[name]) for name in "qkv"),

@@ -13,7 +13,6 @@ from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.layouts import PlainConfig
-from shared.catalogs import coded, wide
 
 from ..case import Case, Rng, target
 from .tries import Altered, _seeds, scratch
@@ -217,7 +216,7 @@ def _fitted(rng: Rng) -> Any:
         lambda: tokenizers.RandomConfig(codebook_sizes=(4, 4)),
         tokenizers.AtomicConfig,
     )
-    made = rng.choice(kinds)().build(wide(4))
+    made = rng.choice(kinds)().build(_wide(4))
     made.fit(rng.normal(12, 4), num_items=12, seed=rng.randint(0, 9))
     return made
 
@@ -239,7 +238,7 @@ def fit(rng: Rng) -> Case:
     }
 
     def call(**given: Any) -> Any:
-        made = config.build(wide(4))
+        made = config.build(_wide(4))
         made.fit(**given)
         return made.item_codes.shape[0]
 
@@ -292,7 +291,7 @@ def read_index_json(rng: Rng) -> Case:
 @target("Plain", gentle=True, share=0.3)
 def plain_layout(rng: Rng) -> Case:
     codes, sizes = _catalog(rng)
-    layout = PlainConfig(use_valid_codes=rng.flip()).build(coded(codes, sizes))
+    layout = PlainConfig(use_valid_codes=rng.flip()).build(_coded(codes, sizes))
     lengths = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
     offsets = rng.offsets(lengths, torch.int64)
     values = rng.whole(0, len(codes), sum(lengths))
@@ -320,3 +319,11 @@ def plain_build(rng: Rng) -> Case:
     codes, sizes = _catalog(rng)
     args = {"item_codes": codes, "codebook_sizes": sizes, "features": rng.normal(len(codes), 3) if rng.flip() else None}
     return Case(lambda **given: PlainConfig().build(Catalog(**given)).num_items, args, None)
+
+
+def _wide(width: int) -> Catalog:
+    return Catalog(num_items=1, features=torch.zeros(1, width))
+
+
+def _coded(codes: Any, sizes: Any) -> Catalog:
+    return Catalog(item_codes=codes, codebook_sizes=sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from genrec_fast.objectives import (
     SampledBCEConfig,
     SampledSoftmaxConfig,
 )
-from shared.catalogs import system_of
 
 from ..case import Case, Rng, target
 from ..compare import differs
@@ -215,7 +215,7 @@ def full_softmax(rng: Rng) -> Case:
         if not isinstance(targets, Tensor) or targets.shape != rows.values.shape:
             raise InvalidTypeError("not a batch")
         objective = FullSoftmaxConfig(label_smoothing=label_smoothing).build()
-        return float(objective(system_of(Places(states, table)), Batch(rows, targets=targets)).value)
+        return float(objective(SimpleNamespace(backbone=Places(states, table)), Batch(rows, targets=targets)).value)
 
     def right(targets: Tensor, label_smoothing: float) -> float:
         wanted = targets[targets >= 0]
@@ -246,7 +246,7 @@ def next_code(rng: Rng) -> Case:
             raise InvalidTypeError("not a batch")
         settings = NextCodeConfig(level_weights=level_weights, label_smoothing=label_smoothing)
         batch = Batch(Jagged.from_rows([[0]]), target_codes=target_codes)
-        return float(settings.build()(system_of(Levels(logits)), batch).value)
+        return float(settings.build()(SimpleNamespace(backbone=Levels(logits)), batch).value)
 
     def right(target_codes: Tensor, level_weights: Any, label_smoothing: float) -> float:
         weights = [float(w) for w in level_weights] or [1.0] * len(sizes)
@@ -273,7 +273,7 @@ def _sampled(kind: Any, choices: dict[str, tuple[Any, ...]]) -> Any:
                 raise InvalidTypeError("not a batch")
             made = kind(**settings).build(Catalog(counts=torch.ones(items, dtype=torch.int64)))
             torch.manual_seed(0)
-            loss = made(system_of(Places(states, table)), Batch(rows, targets=targets))
+            loss = made(SimpleNamespace(backbone=Places(states, table)), Batch(rows, targets=targets))
             return bool(loss.value.isfinite()) and loss.count > 0
 
         return Case(call, args, None, refuses=True)

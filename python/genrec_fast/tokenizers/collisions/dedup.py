@@ -66,8 +66,9 @@ def add_dedup_level(
         >>> codes.tolist(), sizes
         ([[7, 0], [3, 0], [7, 1]], (8, 2))
     """
-    check_item_codes("add_dedup_level", item_codes, check_codebook_sizes("add_dedup_level", codebook_sizes))
-    return resolve_by_level(item_codes, codebook_sizes, dedup)[:2]
+    sizes = check_codebook_sizes("add_dedup_level", codebook_sizes)
+    check_item_codes("add_dedup_level", item_codes, sizes)
+    return resolve_by_level(item_codes, sizes, dedup)[:2]
 
 
 def resolve_by_level(item_codes: Tensor, codebook_sizes: tuple[int, ...], dedup: Dedup) -> Resolved:
