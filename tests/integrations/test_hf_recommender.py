@@ -1,0 +1,97 @@
+"""A model of transformers is a recommender like any other: batched, served, evaluated, proven."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+
+import genrec_fast as gf
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.data import Evaluation
+from genrec_fast.serving.http import create_app
+from integrations.models import make_model as make
+
+ITEMS, OFFSET = 40, 3
+CODES = torch.stack([torch.arange(ITEMS) // 8, torch.arange(ITEMS) % 8], 1)
+NAMES = [f"thing {i}" for i in range(ITEMS)]
+CATALOG = gf.Catalog(item_codes=CODES, codebook_sizes=(8, 8), item_ids=NAMES, titles=[n.title() for n in NAMES])
+HISTORIES = [[3, 14, 15], [9], [2, 6, 5, 35], [8, 9]]
+
+
+@pytest.fixture(scope="module", params=["t5", "qwen2"])
+def compiled(request):
+    return gf.hf.compile(make(request.param), CATALOG, token_offset=OFFSET, reads="items", after=(1,))
+
+
+def test_it_is_a_recommender(compiled):
+    assert isinstance(compiled, gf.Recommender)
+    assert compiled.num_items == ITEMS
+    assert compiled.title(3) == "Thing 3"
+    assert compiled.numbers(["thing 7"]) == [7]
+    with pytest.raises(UnsupportedError, match="save: save the model by its save_pretrained"):
+        compiled.save("nowhere")
+    with pytest.raises(UnsupportedError, match="move the model and compile it again"):
+        compiled.to("cpu")
+
+
+def test_a_batcher_gives_what_each_caller_would_get_alone(compiled):
+    alone = [compiled.recommend([history], 5, num_beams=8) for history in HISTORIES]
+    with compiled.batcher() as batcher, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda history: batcher.recommend([history], 5, num_beams=8), HISTORIES))
+        proven = batcher.recommend([HISTORIES[0]], 5, num_beams=5, exact=True)
+        filtered = batcher.recommend([HISTORIES[0]], 5, exclude_seen=True)
+    for one, other in zip(alone, answers, strict=True):
+        assert torch.equal(one.items, other.items)
+        torch.testing.assert_close(one.scores, other.scores)
+    assert proven.exact.all()
+    assert not set(filtered.items[0].tolist()) & set(HISTORIES[0])
+
+
+def test_exact_widens_to_the_best_of_the_whole_catalog(compiled):
+    found = compiled.recommend(HISTORIES, 5, num_beams=5, exact=True)
+    everything = compiled.recommend(HISTORIES, 5, num_beams=ITEMS)
+    assert found.exact.all()
+    assert torch.equal(found.items, everything.items)
+    torch.testing.assert_close(found.scores, everything.scores)
+    with pytest.raises(
+        InvalidValueError, match="exact must be False with a seed or groups"
+    ):
+        compiled.recommend(HISTORIES, 4, num_beams=8, num_groups=2, exact=True)
+
+
+def test_it_is_evaluated(compiled):
+    rows = gf.Jagged.from_rows(HISTORIES)
+    best = compiled.recommend(rows, 10).items
+    asked = Evaluation(rows, best[:, 0], torch.arange(len(rows)))
+    result = gf.evaluate(compiled, asked)
+    assert result.recall == {5: 1.0, 10: 1.0}
+    assert result.ndcg[10] == 1.0
+
+
+def test_it_is_served_by_the_names_of_the_catalog(compiled):
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(compiled)), base_url="http://here") as c:
+            return await c.post("/recommend", json={"histories": [["thing 3", "thing 14", "thing 15"]], "k": 3})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 200, answer.text
+    expected = compiled.recommend([HISTORIES[0]], 3).items[0].tolist()
+    (row,) = answer.json()["results"]
+    assert [entry["item"] for entry in row["items"]] == [NAMES[item] for item in expected]
+
+
+def test_a_history_may_be_empty_where_something_stands_around_it(compiled):
+    with compiled.batcher() as batcher:
+        assert batcher.recommend([[]], 3).items.min() >= 0
+    bare = gf.hf.compile(make("qwen2"), CATALOG, token_offset=OFFSET, reads="items")
+    with bare.batcher() as batcher, pytest.raises(InvalidValueError, match="histories must not be empty"):
+        batcher.recommend([[]], 3)
+
+
+def test_a_user_cache_says_that_prompts_are_no_histories_of_events(compiled):
+    with pytest.raises(UnsupportedError, match="model must have a backbone whose state goes on"):
+        gf.UserCache(compiled)
