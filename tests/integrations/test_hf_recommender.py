@@ -57,9 +57,7 @@ def test_exact_widens_to_the_best_of_the_whole_catalog(compiled):
     assert found.exact.all()
     assert torch.equal(found.items, everything.items)
     torch.testing.assert_close(found.scores, everything.scores)
-    with pytest.raises(
-        InvalidValueError, match="exact must be False with a seed or groups"
-    ):
+    with pytest.raises(InvalidValueError, match="exact must be False with a seed or groups"):
         compiled.recommend(HISTORIES, 4, num_beams=8, num_groups=2, exact=True)
 
 
