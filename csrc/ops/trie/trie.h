@@ -1,7 +1,7 @@
-// A trie as the ops see it: raw pointers into the tensors of genrec_fast.catalog.trie.Trie, whose contents were checked once,
-// when that was made; its shape is checked by every call (trie_shape.h), and every index bounded where it is used.
-// Level l has num_nodes nodes (level 0: the root) and num_edges edges, numbered in sorted order; edge e carries the
-// code tokens[e] and is node e of level l + 1. The edges of the last level are the rows.
+// A trie as the ops see it: raw pointers into the tensors of genrec_fast.catalog.trie.Trie, whose contents were checked
+// once, when that was made; its shape is checked by every call (trie_shape.h), and every index bounded where it is
+// used. Level l has num_nodes nodes (level 0: the root) and num_edges edges, numbered in sorted order; edge e carries
+// the code tokens[e] and is node e of level l + 1. The edges of the last level are the rows.
 //
 // Plain data and `static inline` functions only: this header is also included by per-ISA files, where a member
 // function would leave a weak symbol that the linker may pick for every processor.
