@@ -31,8 +31,8 @@ void register_transformer_search(pybind11::module_& m) {
     args.embedding = given.in<float>("embedding", "E D");
     args.embedding_width = given.size('D');
     args.embedding_scale = static_cast<float>(given.real("embedding_scale"));
-    args.positions = given.maybe<float>("positions", "P D");
-    args.num_positions = given.size('P');
+    args.positions = given.maybe<float>("positions", "X D");
+    args.num_positions = given.size('X');
     args.first = {given.maybe<float>("first_table", "E F"), nullptr, given.size('E'), given.size('F')};
     args.valid_only = given.flag("valid_only");
     args.own_codes = given.flag("own_codes");

@@ -94,8 +94,14 @@ std::string Label::text() const {
 }
 
 std::int64_t Tensor::elements(int first) const {
+  constexpr std::int64_t most = std::int64_t{1} << 47;  // what a process of 64 bits can address
   std::int64_t product = 1;
-  for (int d = first; d < dims; ++d) product *= sizes[d];
+  for (int d = first; d < dims; ++d)
+    if (sizes[d] == 0) return 0;
+  for (int d = first; d < dims; ++d) {
+    check(product <= most / sizes[d], "tensor: its dimensions must hold at most 2^47 elements, got ", text());
+    product *= sizes[d];
+  }
   return product;
 }
 
