@@ -159,6 +159,8 @@ class Search {
       for (std::int64_t c = 0; c < width_; ++c) to[c] = args_.embedding[token * width_ + c] * args_.embedding_scale;
       if (args_.positions) {
         const std::int64_t* ends = args_.cache.offsets + row / beams_;
+        check(ends[0] >= 0 && ends[1] >= ends[0], op, ": offsets must not decrease from 0, got ", ends[0], " and ",
+              ends[1]);
         const std::int64_t place = ends[1] - ends[0] + before;
         check(place >= 0 && place < args_.num_positions, op, ": positions must have a row for every place, got ",
               args_.num_positions, " for place ", place);
