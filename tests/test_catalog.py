@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -75,3 +77,32 @@ def test_a_saved_catalog_comes_back(tmp_path):
     write_text(tmp_path / "items.json", "[]")
     with pytest.raises(CorruptFileError, match=r"items\.json is missing, cut short or altered"):
         Catalog.load(tmp_path)
+
+
+def test_a_trie_that_another_catalog_left_behind_is_not_taken(tmp_path):
+    catalog = Catalog(item_codes=CODES, codebook_sizes=(3, 3))
+    _ = catalog.trie
+    catalog.save(tmp_path)
+    other = catalog.with_codes(CODES.flip(0), (3, 3))
+    other.save(tmp_path)  # its own trie was not made
+    again = Catalog.load(tmp_path)
+    assert again.trie.lookup(CODES).tolist() == other.trie.lookup(CODES).tolist()
+    _ = other.trie
+    other.save(tmp_path)
+    catalog.trie.save(tmp_path / "trie.safetensors")
+    with pytest.raises(CorruptFileError, match=r"trie\.safetensors must be this catalog's, got another file"):
+        Catalog.load(tmp_path)
+
+
+def test_a_catalog_of_a_trie_alone_is_saved_and_comes_back(tmp_path):
+    trie = Catalog(item_codes=CODES, codebook_sizes=(3, 3)).trie
+    catalog = Catalog.of_trie(trie)
+    assert catalog.to("cpu").trie is trie
+    catalog.save(tmp_path)
+    assert Catalog.load(tmp_path).trie.lookup(CODES).tolist() == trie.lookup(CODES).tolist()
+
+
+def test_names_follow_the_catalog():
+    catalog = Catalog(num_items=2)
+    assert catalog.numbers == {"0": 0, "1": 1}
+    assert dataclasses.replace(catalog, item_ids=["b", "a"]).numbers == {"b": 0, "a": 1}

@@ -143,6 +143,9 @@ def test_names_and_titles(model):
     assert model.title(torch.tensor(3)) == "Title 3"
     model.catalog = dataclasses.replace(model.catalog, titles=None)
     assert model.title(3) == "thing 3"
+    model.catalog = dataclasses.replace(model.catalog, item_ids=[f"new {i}" for i in range(30)])
+    assert model.numbers(["new 7"]) == [7]  # names are the catalog's, not remembered
+    assert model.title(3) == "new 3"
     for item, text in ((-1, "-1, which stands behind a user's last result"), (30, "30"), (-30, "-30")):
         with pytest.raises(InvalidValueError, match=rf"title must be asked for an item id in \[0, 30\), got {text}$"):
             model.title(item)

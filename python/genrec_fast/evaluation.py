@@ -17,6 +17,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.base.query import Query
 from genrec_fast.data import Evaluation, evaluation_batches
+from genrec_fast.decoders.base import run
 from genrec_fast.decoders.rank import with_candidates
 from genrec_fast.recipe.recommender import Recommender
 
@@ -106,6 +107,7 @@ def evaluate(
     items, targets, exact = [], [], []
     asks = predicts_actions(model)
     logits, labels = [], []
+    query = Query(k=max(ks), num_beams=num_beams)
     start = time.perf_counter()
     with model.answering():
         for batch in batches:
@@ -117,10 +119,10 @@ def evaluate(
                     raise InvalidValueError("evaluate: evaluation must have actions for a model of actions, got None")
                 labels.append(batch.target_actions[batch.target_positions])
                 laid = model.batch(question)
-                ranked = model.decoder.search(model.backbone, laid, model.trie, max(ks), num_beams=num_beams)
+                ranked = run(model.decoder.begin(model, laid, query.to(model.device)))
                 logits.append(_action_logits(model, laid, targets[-1].to(model.device)).cpu())
             else:
-                ranked = model.search(question, Query(k=max(ks), num_beams=num_beams))
+                ranked = model.search(question, query)
             items.append(ranked.items.cpu())
             exact.append(ranked.exact.cpu())
     seconds = time.perf_counter() - start

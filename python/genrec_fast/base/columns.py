@@ -31,6 +31,7 @@ def column(axis: Axis, *, default: Any = None, kw_only: bool = True) -> Any:
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"axis": axis})
 
 
+@dataclasses.dataclass(frozen=True)
 class Columns:
     """A frozen dataclass of columns; ``None`` where one is not there.
 
@@ -51,7 +52,7 @@ class Columns:
                 found[name] = value.to(device)
             elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
                 found[name] = tuple(part.to(device) for part in value)
-        return dataclasses.replace(self, **found)  # type: ignore[type-var]
+        return dataclasses.replace(self, **found)
 
     def select(self: T, users: Tensor) -> T:
         """Some users: int64 ``[m]`` positions, in any order."""
@@ -69,7 +70,7 @@ class Columns:
                 found[name] = self._targets(value, at["event"])
             elif axis == "made":
                 found[name] = None
-        return dataclasses.replace(self, **found)  # type: ignore[type-var]
+        return dataclasses.replace(self, **found)
 
     def slice(self: T, begin: int, end: int, of: int | None = None) -> T:
         """Users ``begin`` to ``end``, or to the last one; ``of``: how many there are, for columns that cannot tell."""
@@ -92,7 +93,7 @@ class Columns:
                 found[name] = self._targets(value, at.values)
             elif axis == "made":
                 found[name] = None
-        return dataclasses.replace(self, **found)  # type: ignore[type-var]
+        return dataclasses.replace(self, **found)
 
     @classmethod
     def of(cls: type[T], other: Columns, **own: Any) -> T:
@@ -118,11 +119,11 @@ class Columns:
                 found[name] = torch.cat(values)
             elif axis == "target":
                 found[name] = tuple(map(torch.cat, zip(*values, strict=True)))
-        return dataclasses.replace(parts[0], **found)  # type: ignore[type-var]
+        return dataclasses.replace(parts[0], **found)
 
     def _columns(self) -> list[tuple[str, str, Any]]:
         """Name, axis and value of every column that is there."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)
         named = [(field.name, field.metadata.get("axis", "shared"), getattr(self, field.name)) for field in fields]
         return [
             (name, axis if isinstance(value, (Tensor, Jagged, tuple, Columns)) else "shared", value)
@@ -132,7 +133,7 @@ class Columns:
 
     def _targets(self, value: Any, events: Tensor) -> Any:
         """The rows of a column of targets that belong to some events."""
-        targets: Tensor = getattr(self, "targets")  # noqa: B009 - of those that have targets
+        targets: Tensor = vars(self)["targets"]  # who has columns of targets has these
         asked = targets >= 0
         number = asked.cumsum(0) - 1
         at = number[events][asked[events]]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.base.files import atomic_path, write_text
+from genrec_fast.base.files import atomic_path, file_checksum, write_text
 from genrec_fast.catalog.trie import Trie, build_trie
 
 __all__ = ["Catalog"]
@@ -110,6 +110,16 @@ class Catalog:
         return None if self.features is None else self.features.shape[1]
 
     @functools.cached_property
+    def names(self) -> Sequence[str]:
+        """``item_ids``; without them, each item's number as text."""
+        return [str(number) for number in range(self.num_items)] if self.item_ids is None else self.item_ids
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """Item id of each name."""
+        return {name: number for number, name in enumerate(self.names)}
+
+    @functools.cached_property
     def trie(self) -> Trie:
         """Of the semantic IDs.
 
@@ -131,27 +141,32 @@ class Catalog:
     def to(self, device: torch.device | str) -> Catalog:
         """All tensors on a device; the trie, too, where it was made."""
         moved = {name: getattr(self, name).to(device) for name in _TENSORS if getattr(self, name) is not None}
-        if all(moved[name] is getattr(self, name) for name in moved):
+        trie = self.trie.to(device) if "trie" in self.__dict__ else None
+        if trie is self.__dict__.get("trie") and all(moved[name] is getattr(self, name) for name in moved):
             return self
         catalog = dataclasses.replace(self, **moved)
-        if "trie" in self.__dict__:
-            catalog.__dict__["trie"] = self.trie.to(device)
+        if trie is not None:
+            catalog.__dict__["trie"] = trie
         return catalog
 
     def save(self, folder: str | Path) -> list[str]:
-        """Writes ``catalog.safetensors``, ``items.json`` and, where it was made, ``trie.safetensors``; their names."""
+        """Writes ``items.json``, ``trie.safetensors`` (where it was made) and ``catalog.safetensors``; their names.
+
+        The last one carries the checksum of the trie, so that a trie of another catalog is not taken for this one's.
+        """
         folder = Path(folder)
         kept = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-        numbers = {"num_items": self.num_items, "codebook_sizes": self.codebook_sizes}
-        with atomic_path(folder / "catalog.safetensors") as temporary:
-            save_file(tensors, temporary, {"catalog": json.dumps(numbers)})
         texts = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in _TEXTS}
         write_text(folder / "items.json", json.dumps(texts))
-        names = ["catalog.safetensors", "items.json"]
+        names, checksum = ["catalog.safetensors", "items.json"], None
         if "trie" in self.__dict__:
             self.trie.to("cpu").save(folder / "trie.safetensors")
             names.append("trie.safetensors")
+            checksum = file_checksum(folder / "trie.safetensors")
+        numbers = {"num_items": self.num_items, "codebook_sizes": self.codebook_sizes, "trie": checksum}
+        with atomic_path(folder / "catalog.safetensors") as temporary:
+            save_file(tensors, temporary, {"catalog": json.dumps(numbers)})
         return names
 
     @classmethod
@@ -174,19 +189,22 @@ class Catalog:
             with safe_open(path, framework="pt", device="cpu") as file:
                 numbers = json.loads((file.metadata() or {})["catalog"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return cls(
+            catalog = cls(
                 num_items=numbers["num_items"],
                 codebook_sizes=tuple(numbers["codebook_sizes"]),
                 **tensors,
                 **read_texts(folder / "items.json"),
-            ).with_trie_of(folder)
+            )
+            checksum = numbers["trie"]
+            if checksum is not None and file_checksum(folder / "trie.safetensors") != checksum:
+                raise CorruptFileError(f"load: {folder / 'trie.safetensors'} must be this catalog's, got another file")
+            return catalog if checksum is None else catalog.with_trie_of(folder)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
 
     def with_trie_of(self, folder: Path) -> Catalog:
-        """The catalog with the trie of a folder, where one is saved there."""
-        if (folder / "trie.safetensors").exists():
-            self.__dict__["trie"] = Trie.load(folder / "trie.safetensors")
+        """Itself, with the trie that was saved beside it."""
+        self.__dict__["trie"] = Trie.load(folder / "trie.safetensors")
         return self
 
 

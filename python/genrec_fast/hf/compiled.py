@@ -117,7 +117,9 @@ def compile(
         return chosen if frozen else choose_engine(model, engine, dtype)
 
     plan = Plan((), normalize, tokens=tokens, prefix=tuple(prefix))
-    return CompiledRecommender(catalog, LanguageModel(now, trie.codebook_sizes, plan, start), histories)
+    return CompiledRecommender(
+        catalog, LanguageModel(now, chosen.vocab_size, trie.codebook_sizes, plan, start), histories
+    )
 
 
 class _Histories(NamedTuple):
@@ -155,16 +157,23 @@ class LanguageModel:
     """A model of transformers as a backbone: prompts are its histories.
 
     Args:
-        engine: gives what runs the model, as it is at the moment of the call.
+        engine: gives what runs the model, as it is at the moment of the call: it looks at every weight.
+        vocab_size: V.
         codebook_sizes: of the trie.
         plan: what a search writes.
         start: an encoder-decoder's first tokens; ``None``: there is no encoder.
     """
 
     def __init__(
-        self, engine: Callable[[], Engine], codebook_sizes: tuple[int, ...], plan: Plan, start: list[int] | None
+        self,
+        engine: Callable[[], Engine],
+        vocab_size: int,
+        codebook_sizes: tuple[int, ...],
+        plan: Plan,
+        start: list[int] | None,
     ) -> None:
-        self.engine, self.codebook_sizes, self.plan, self.start = engine, codebook_sizes, plan, start
+        self.engine, self.vocab_size, self.codebook_sizes = engine, vocab_size, codebook_sizes
+        self.plan, self.start = plan, start
 
     def prefill(self, batch: Batch) -> Session:
         """Reads prompts.
@@ -232,7 +241,7 @@ class CompiledRecommender(Recommender):
     @property
     def num_inputs(self) -> int:
         """The items, or the vocabulary."""
-        return self.num_items if self.histories is not None else self.engine.vocab_size
+        return self.num_items if self.histories is not None else self.language.vocab_size
 
     @property
     def may_be_empty(self) -> bool:

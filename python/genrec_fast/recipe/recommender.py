@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import operator
 from collections.abc import Sequence
@@ -56,16 +55,7 @@ class Recommender(System):
     @property
     def item_ids(self) -> Sequence[str]:
         """N names the items have outside; their numbers as text where the catalog has none."""
-        return self._names
-
-    @functools.cached_property
-    def _names(self) -> Sequence[str]:
-        names = self.catalog.item_ids
-        return [str(number) for number in range(self.num_items)] if names is None else names
-
-    @functools.cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.item_ids)}
+        return self.catalog.names
 
     @property
     def titles(self) -> Sequence[str] | None:
@@ -77,13 +67,14 @@ class Recommender(System):
         Raises:
             InvalidValueError: a name that is not in the catalog.
         """
+        known = self.catalog.numbers
         for name in item_ids:
-            if name not in self._numbers:
+            if name not in known:
                 raise InvalidValueError(
                     f"{what} must be one of the catalog's {self.num_items} names "
                     f"(such as {self.item_ids[0]!r}), got {name!r:.80}"
                 )
-        return [self._numbers[name] for name in item_ids]
+        return [known[name] for name in item_ids]
 
     def title(self, item: int) -> str:
         """Title of an item, "" where it has none; its outside name where there are no titles at all.

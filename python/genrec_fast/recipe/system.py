@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
@@ -101,7 +101,13 @@ class System(nn.Module):
         return self
 
     def recode(self, catalog: Catalog) -> None:
-        """Takes a catalog of the same items with other semantic IDs: new layout and trie, the same networks."""
+        """Takes a catalog of the same items with other semantic IDs: new layout and trie, the same networks.
+
+        Raises:
+            UnsupportedError: a layout that learns: its weights would be lost.
+        """
+        if next(self.layout.parameters(), None) is not None:
+            raise UnsupportedError("System: layout must have no parameters where semantic IDs change")
         self.catalog = catalog.to(self.device)
         self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
 

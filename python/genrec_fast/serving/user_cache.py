@@ -213,13 +213,15 @@ class UserCache:
         """Drops every state that earlier weights have made; histories stay."""
         if self._frozen:
             return
+        layout = self.model.layout  # another one where the catalog has other semantic IDs
         if self._seen is not None:
             snapshot, mark = self._seen
-            if snapshot.same_parts(self._parts) and snapshot.mark() == mark:
+            if layout is self._parts[0] and snapshot.same_parts(self._parts) and snapshot.mark() == mark:
                 return
             for entry in self._entries.values():
                 self.pool.give_back(entry.pages)
                 entry.pages, entry.known, entry.state = [], 0, None
+        self._parts = nn.ModuleList([layout, self.model.backbone])
         snapshot = Snapshot(self._parts)
         self._seen = (snapshot, snapshot.mark())
 

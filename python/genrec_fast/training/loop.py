@@ -250,8 +250,9 @@ class _Training:
         rate = learning_rate(settings, state.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        batch = self.model.batch(batch)
         with torch.no_grad():
-            batch = self.model.objective.prepare(self.model, self.model.batch(batch))
+            batch = self.model.objective.prepare(self.model, batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, count, self.figures = self.module(batch)
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
