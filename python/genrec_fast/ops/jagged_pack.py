@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import INT64, numbers, require_tensors, sequence, shown, whole_number
+from genrec_fast.base.checks import INT64, MOST_BYTES, numbers, require_tensors, sequence, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
@@ -44,6 +44,8 @@ def _values(op: str, name: str, values: Any, dims: int, shape: str, device: torc
     checked: Tensor = values
     if checked.dim() < dims:
         raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(checked.shape)}")
+    if not torch.compiler.is_compiling() and math.prod(checked.shape[1:]) > MOST_BYTES:
+        raise InvalidValueError(f"{op}: {name} must have rows that can be addressed, got {list(checked.shape)}")
     if device is not None and checked.device != device:
         raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {checked.device}")
     return checked

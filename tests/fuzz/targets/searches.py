@@ -272,7 +272,12 @@ def recommend(rng: Rng) -> Case:
                 return f"user {user}: {len(shown)} items of {int(keep[user].sum())}"
         return None if not bool(found.scores.isnan().any()) else "NaN scores"
 
-    return Case(model.recommend, args, right, judge)
+    def call(num_beams: Any, **given: Any) -> Ranked:
+        if isinstance(num_beams, list):  # a number per level is legal, and tested elsewhere
+            raise InvalidTypeError("a list")
+        return model.recommend(num_beams=num_beams, **given)
+
+    return Case(call, args, right, judge)
 
 
 @target("gf.load", gentle=True, share=0.03, calls=24)
