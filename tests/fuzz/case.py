@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import genrec_fast
+
 from .compare import differs
+
+PACKAGE = f"{Path(genrec_fast.__file__).parent}/"  # what begins so is ours; a checkout may have the same name
 
 
 class Rng(random.Random):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .case import TARGETS
+from .case import PACKAGE, TARGETS
 from .worker import PHASES, Count, Fault, Worker, quiet
 
 EXAMPLES = 2  # of each group of faults, per child
@@ -288,6 +288,6 @@ def _origin(said: str) -> str:
         if line.strip().startswith("#") and "csrc/" in line:
             return line.split("csrc/")[-1].split()[0]
     for line in said.splitlines():
-        if 'File "' in line and ("genrec_fast/" in line or "fuzz/targets" in line):
-            return line.strip().removeprefix("File ").replace('"', "").split("genrec_fast/")[-1]
+        if 'File "' in line and (PACKAGE in line or "fuzz/targets" in line):
+            return line.strip().removeprefix("File ").replace('"', "").removeprefix(PACKAGE)
     return "an unknown place"

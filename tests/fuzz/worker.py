@@ -12,7 +12,7 @@ from typing import Any
 
 from genrec_fast.base.errors import GenrecError
 
-from .case import TARGETS, Case, Rng, Target, Unasked
+from .case import PACKAGE, TARGETS, Case, Rng, Target, Unasked
 from .compare import described, fingerprint, plain
 from .mutate import REFUSE, SAME, WILD, mutated
 
@@ -181,8 +181,8 @@ def _general(how: str) -> str:
 def _place(error: BaseException) -> str:
     """The innermost line of this library, and of what it called."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "genrec_fast/" in f.filename]
-    text = [f"{f.filename.split('genrec_fast/')[-1]}:{f.lineno}" for f in ours[-1:]]
+    ours = [f for f in frames if f.filename.startswith(PACKAGE)]
+    text = [f"{f.filename.removeprefix(PACKAGE)}:{f.lineno}" for f in ours[-1:]]
     if not ours or frames[-1] is not ours[-1]:
         text.append(f"{'/'.join(frames[-1].filename.split('/')[-2:])}:{frames[-1].lineno}")
     return " > ".join(text)

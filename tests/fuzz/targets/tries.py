@@ -23,7 +23,7 @@ from genrec_fast.ops.reference import trie_lookup as lookup_twin
 from genrec_fast.ops.reference import trie_step as step_twin
 from genrec_fast.ops.trie_build import TrieParts
 
-from ..case import Case, Rng, Unasked, target
+from ..case import PACKAGE, Case, Rng, Unasked, target
 
 FIELDS = TrieParts._fields
 SIZES = (1, 2, 3, 5, 9, 9, 17, 40, 300)
@@ -215,7 +215,7 @@ def pickled(rng: Rng) -> Case:
         except Exception as error:
             trace, ours = error.__traceback__, False
             while trace is not None:
-                ours = ours or "genrec_fast/" in trace.tb_frame.f_code.co_filename
+                ours = ours or trace.tb_frame.f_code.co_filename.startswith(PACKAGE)
                 trace = trace.tb_next
             if ours:
                 raise
