@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -113,6 +115,18 @@ def test_published_ids_take_the_place_of_the_tokenizer(shop, tmp_path, capsys):
     small = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
     assert main([*run, *small, "--semantic-ids", str(tmp_path / "ids" / "item_codes.json")]) == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["tokenizer"]["kind"] == "Published"
+
+
+@pytest.mark.parametrize("command", [["recipes"], ["recipes", "--markdown"], ["env"], ["--help"], ["train", "--help"]])
+def test_a_reader_that_is_gone_ends_a_command_silently(command):
+    """As ``genrec-fast ... | head -1``: 141 is what a shell says of SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "genrec_fast.cli", *command], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_features_that_are_none_are_named(tmp_path, capsys):

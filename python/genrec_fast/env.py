@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from genrec_fast._version import __version__
-from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.base.errors import UnsupportedError, install_hint
 
 __all__ = ["Environment", "collect", "main"]
 
@@ -170,7 +170,7 @@ def _lines(environment: Environment) -> list[str]:
     }
     lines += section("kernels", kernels)
     lines[-1:] = [f"  {NEVER_ON_GPU}", ""]
-    return lines + section("optional extras (pip install 'genrec-fast[NAME]')", environment.extras)[:-1]
+    return lines + section(f"optional extras: {install_hint('NAME')}", environment.extras)[:-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

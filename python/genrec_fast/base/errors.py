@@ -24,6 +24,7 @@ __all__ = [
     "TimedOutError",
     "UnsupportedError",
     "door",
+    "install_hint",
     "refusal",
 ]
 
@@ -96,6 +97,11 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
             raise refusal(function.__name__, error) from error
 
     return guarded
+
+
+def install_hint(extra: str) -> str:
+    """How an optional extra is installed: by its name, and in a clone, where the name may not be known to any index."""
+    return f"pip install 'genrec-fast[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
 def refusal(op: str, error: BaseException) -> UnsupportedError:

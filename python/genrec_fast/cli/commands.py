@@ -17,9 +17,8 @@ from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.data import load as load_data
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.recipe.recommender import load
-from genrec_fast.serving.action_marks import marked
 
-__all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "recommend", "serve", "set_threads"]
+__all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "serve", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -95,72 +94,6 @@ def evaluate(
     questions = splits.test if split == "test" else splits.validation
     result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
     print(dumps(result.to_dict()) if json else result)
-
-
-def recommend(
-    model: Annotated[Path, tyro.conf.Positional],
-    *,
-    history: tuple[str, ...],
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
-    exclude_seen: bool = False,
-    user: int | None = None,
-    times: tuple[float, ...] | None = None,
-    at: float | None = None,
-    actions: tuple[str, ...] | None = None,
-    num_beams: int | None = None,
-    exact: bool = False,
-    threads: int | None = None,
-    device: str = "cpu",
-    json: bool = False,
-) -> None:
-    """Prints the k best items for one history.
-
-    Args:
-        model: folder of the trained model.
-        history: item names as in the data, oldest first.
-        k: how many.
-        exclude_seen: nothing that stands in the history.
-        user: who asks, by row of the training data, from 0: for recipes with user tokens (tiger), which read everybody
-            as user 0 if it is not given.
-        times: when each event of the history was, in seconds: for recipes that read times (hstu).
-        at: when the list is to be shown, in seconds; at the last event if not given.
-        actions: what the user did at each event of the history, a 0 or 1 for each of the recipe's actions in their
-            order, such as 11 10 00: for recipes that read actions (hstu_ranking).
-        num_beams: the recipe's own if not given.
-        exact: widen the search until the list is proven to be the best of the catalog.
-        threads: CPU threads; all cores if not given.
-        device: cpu, cuda, ...
-        json: one JSON object instead of a table.
-    """
-    set_threads(threads)
-    recommender = load(model, device)
-    numbers = recommender.numbers(history, what="recommend: each item of history")
-    k = min(k, recommender.num_items)  # there are no more results than that
-    if num_beams is not None and num_beams < 1:  # a recipe that scores every item does not look at it
-        raise InvalidValueError(f"recommend: num_beams must be at least 1, got {num_beams}")
-    users = None if user is None else [user]
-    ranked = recommender.recommend(
-        [numbers],
-        k,
-        exclude_seen=exclude_seen,
-        num_beams=num_beams,
-        exact=exact,
-        users=users,
-        timestamps=None if times is None else [list(times)],
-        target_timestamps=None if at is None else [at],
-        actions=marked(recommender, None if actions is None else [actions], [len(numbers)]),
-    )
-    found = [
-        {"item": recommender.item_ids[item], "score": score, "title": recommender.title(item)}
-        for item, score in zip(ranked.items[0].tolist(), ranked.scores[0].tolist(), strict=True)
-        if item >= 0
-    ]
-    if json:
-        print(dumps({"items": found, "exact": bool(ranked.exact[0])}))
-        return
-    wide = max([len(entry["item"]) for entry in found], default=0)
-    for place, entry in enumerate(found, start=1):
-        print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")
 
 
 def serve(

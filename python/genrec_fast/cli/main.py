@@ -36,7 +36,9 @@ def _quickstart(arguments: Sequence[str]) -> None:
             k: items to recommend.
             seed: of the shop, the shoppers and the training.
         """
-        quickstart.run(num_users=num_users, max_epochs=max_epochs, k=k, seed=seed)
+        from genrec_fast.cli.pipe import PipedConsole
+
+        quickstart.run(num_users=num_users, max_epochs=max_epochs, k=k, seed=seed, console=PipedConsole())
 
     _tyro(run, "quickstart", arguments)
 
@@ -54,9 +56,9 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
 
 def _recommend(arguments: Sequence[str]) -> None:
-    from genrec_fast.cli import commands
+    from genrec_fast.cli import recommend as cli_recommend
 
-    _tyro(commands.recommend, "recommend", arguments)
+    _tyro(cli_recommend.recommend, "recommend", arguments)
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -85,8 +87,9 @@ def _recipes(arguments: Sequence[str]) -> None:
 
             print(page(), end="")
             return
-        from rich.console import Console
         from rich.table import Table
+
+        from genrec_fast.cli.pipe import PipedConsole
 
         table = Table(box=None, pad_edge=False)
         for column in ("recipe", "source", "measured"):
@@ -94,7 +97,7 @@ def _recipes(arguments: Sequence[str]) -> None:
         for name in recipes.names():
             recipe = recipes.get(name)
             table.add_row(name, recipe.source, recipe.measured)
-        Console().print(table)
+        PipedConsole().print(table)
 
     _tyro(run, "recipes", arguments)
 
@@ -124,8 +127,19 @@ def _help() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if it went well, 2 if the caller can mend it, 130 after Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Runs one command; 0 if it went well, 2 if the caller can mend it, 130 after Ctrl-C, 141 if its reader is gone."""
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()  # while a closed pipe can still be told from a fault
+    except BrokenPipeError:
+        from genrec_fast.cli.pipe import leave_quietly
+
+        return leave_quietly()
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0 if arguments else 2
@@ -137,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _COMMANDS[arguments[0]][1](arguments[1:]) or 0
+    except BrokenPipeError:
+        raise
     except (GenrecError, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

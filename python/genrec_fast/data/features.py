@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.base.files import atomic_path
 from genrec_fast.data.readers.lines import read_vectors
 
@@ -87,8 +87,7 @@ def encode_texts(
         library = importlib.import_module("sentence_transformers")
     except ImportError as error:
         raise UnsupportedError(
-            "encode_texts: encoding texts needs sentence-transformers, which is not installed; "
-            "pip install 'genrec-fast[text]'"
+            f"encode_texts: encoding texts needs sentence-transformers, which is not installed; {install_hint('text')}"
         ) from error
     model = library.SentenceTransformer(str(folder.resolve()), device=device, local_files_only=True)
     vectors = model.encode(

@@ -26,6 +26,7 @@ from genrec_fast.base.errors import (
     QueueFullError,
     TimedOutError,
     UnsupportedError,
+    install_hint,
 )
 from genrec_fast.recipe.batcher import Batcher
 from genrec_fast.recipe.recommender import Recommender, load
@@ -40,7 +41,7 @@ try:
     from starlette.routing import Route
 except ImportError as error:
     raise UnsupportedError(
-        f"serve: starlette, uvicorn and prometheus-client must be installed (pip install 'genrec-fast[serve]'), {error}"
+        f"serve: starlette, uvicorn and prometheus-client must be installed, got {error}; {install_hint('serve')}"
     ) from error
 
 __all__ = ["ServeConfig", "Server", "create_app", "run"]
@@ -337,7 +338,7 @@ def run(model: Recommender, config: ServeConfig, *, host: str, port: int) -> Non
     try:
         import uvicorn
     except ImportError as error:
-        raise UnsupportedError("serve: uvicorn must be installed (pip install 'genrec-fast[serve]')") from error
+        raise UnsupportedError(f"serve: uvicorn must be installed; {install_hint('serve')}") from error
     if not 0 <= port < 1 << 16:
         raise InvalidValueError(f"serve: port must be in [0, 65535], got {port}")
     app = create_app(model, config)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers.actions import read_actions
 from genrec_fast.data.readers.columns import Columns, no_column
@@ -208,7 +208,7 @@ def _polars(path: Path) -> Any:
         return importlib.import_module("polars")
     except ImportError as error:
         raise UnsupportedError(
-            f"data.load: reading {path} needs polars, which is not installed; pip install 'genrec-fast[tables]'"
+            f"data.load: reading {path} needs polars, which is not installed; {install_hint('tables')}"
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.checks import check_integers
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
 
 __all__ = ["from_faiss", "pack_codes", "to_faiss", "unpack_codes"]
@@ -166,7 +166,5 @@ def _faiss(op: str) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise UnsupportedError(
-            f"{op}: needs faiss, which is not installed; pip install 'genrec-fast[tokenize]'"
-        ) from error
+        raise UnsupportedError(f"{op}: needs faiss, which is not installed; {install_hint('tokenize')}") from error
     return faiss

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.base.files import atomic_path
 
 __all__ = ["LevelReport", "Report"]
@@ -189,7 +189,7 @@ def _draw(report: Report, path: str | os.PathLike[str]) -> None:
         raise InvalidValueError(f"save_picture: path must end in {', '.join(_ENDINGS)}, got {target.name!r}")
     if find_spec("matplotlib") is None:
         raise UnsupportedError(
-            "save_picture: pictures need matplotlib, which is not installed; pip install 'genrec-fast[plot]'"
+            f"save_picture: pictures need matplotlib, which is not installed; {install_hint('plot')}"
         )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
