@@ -93,6 +93,7 @@ def test_the_public_list():
         "metrics",
         "ops",
         "recipes",
+        "recommend_many",
         "register_config",
         "tokenizers",
         "train",

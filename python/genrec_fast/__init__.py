@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from genrec_fast.recipe.card import register_config
     from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
     from genrec_fast.recipe.recommender import Recommender, load
+    from genrec_fast.serving.bulk import recommend_many
     from genrec_fast.serving.user_cache import UserCache
     from genrec_fast.tokenizers import (
         AlignmentConfig,
@@ -173,6 +174,7 @@ __all__ = [
     "metrics",
     "ops",
     "recipes",
+    "recommend_many",
     "register_config",
     "tokenizers",
     "train",
@@ -255,6 +257,7 @@ _HOMES = {
     "Catalog": "genrec_fast.catalog.catalog",
     "Jagged": "genrec_fast.base.jagged",
     "Ranked": "genrec_fast.base.batch",
+    "recommend_many": "genrec_fast.serving.bulk",
     "UserCache": "genrec_fast.serving.user_cache",
 }
 

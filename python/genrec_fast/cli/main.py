@@ -55,10 +55,15 @@ def _evaluate(arguments: Sequence[str]) -> None:
     _tyro(commands.evaluate, "evaluate", arguments)
 
 
-def _recommend(arguments: Sequence[str]) -> None:
+def _recommend(arguments: Sequence[str]) -> int | None:
+    from genrec_fast.cli import recommend_many
+
+    if recommend_many.is_asked_for(arguments):
+        return recommend_many.main(arguments, PROGRAM)
     from genrec_fast.cli import recommend as cli_recommend
 
     _tyro(cli_recommend.recommend, "recommend", arguments)
+    return None
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -112,7 +117,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "quickstart": ("train on a small made-up shop and look at the result; nothing to download", _quickstart),
     "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
     "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
-    "recommend": ("recommend DIR --history ITEM ITEM ... -k 10 [--exclude-seen]", _recommend),
+    "recommend": (
+        "recommend DIR --history ITEM ITEM ... -k 10, or many users: --input FILE --output FILE",
+        _recommend,
+    ),
     "serve": ("serve DIR [--port 8000]: answer over HTTP, many at once (genrec-fast[serve])", _serve),
     "tokenize": ("tokenize FEATURES.npy|DIR|TEXTS --out DIR [--kind KIND]: semantic IDs, and a report", _tokenize),
     "recipes": ("what can be trained, its source, what it reached", _recipes),

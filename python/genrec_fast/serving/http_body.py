@@ -17,9 +17,9 @@ from genrec_fast.base.query import Options
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.action_marks import marked
 
-__all__ = ["PLAIN", "Limits", "answer_of", "question_of"]
+__all__ = ["FIELDS", "PLAIN", "Limits", "answer_of", "question_of"]
 
-_FIELDS = ("histories", "k", *Options.__annotations__, "timeout", "history_ids", "allowed_ids", "exclude_ids")
+FIELDS = ("histories", "k", *Options.__annotations__, "timeout", "history_ids", "allowed_ids", "exclude_ids")
 
 
 class Limits(Protocol):
@@ -45,9 +45,9 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
         InvalidTypeError: a field of another type.
         InvalidValueError: an unknown field or item, a value that is not allowed.
     """
-    unknown = [name for name in body if name not in _FIELDS]
+    unknown = [name for name in body if name not in FIELDS]
     if unknown:
-        raise InvalidValueError(f"recommend: fields must be of {', '.join(_FIELDS)}, got {unknown[0]!r:.80}")
+        raise InvalidValueError(f"recommend: fields must be of {', '.join(FIELDS)}, got {unknown[0]!r:.80}")
     given = {name: value for name, value in body.items() if value is not None}
     name, read = _either("histories", "history_ids", given)
     if name not in given:

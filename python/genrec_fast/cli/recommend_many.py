@@ -1,0 +1,99 @@
+"""``genrec-fast recommend DIR --input FILE --output FILE``: many users at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from genrec_fast.base.checks import whole_number
+from genrec_fast.cli.commands import set_threads
+from genrec_fast.recipe.recommender import load
+from genrec_fast.serving.bulk_run import BulkConfig, Outcome, recommend_file
+
+__all__ = ["is_asked_for", "main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendMany:
+    """Answers a file of users: JSON lines (also .gz) or Parquet, a history each; one answer a line, in their order.
+
+    Run again after any end, it goes on where it was. Exit status: 0, 1 if lines have no answer, 2 if nothing was done.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """folder of the trained model"""
+    input: str
+    """users: .jsonl, .jsonl.gz, .parquet, or - for JSON lines of the standard input"""
+    output: str
+    """answers: the same endings, or - for the standard output"""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """how many items, where a line does not say"""
+    exclude_seen: bool = False
+    """nothing that stands in the history, where a line does not say"""
+    num_beams: int | None = None
+    """the recipe's own if not given, where a line does not say"""
+    exact: bool = False
+    """widen the search until each list is proven to be the best of the catalog, where a line does not say"""
+    strict: bool = False
+    """stop at the first line that is wrong, instead of writing its error in place of its answer"""
+    resume: bool = True
+    """go on with an unfinished run of the same command; --no-resume starts over"""
+    users_per_batch: int = 256
+    """users searched at once: a matter of memory and speed"""
+    threads: int | None = None
+    """CPU threads; all cores if not given"""
+    device: str = "cpu"
+    """cpu, cuda, ..."""
+    quiet: bool = False
+    """no progress and no figures"""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Fields of lines that do not have them."""
+        given = {"k": self.k, "exclude_seen": self.exclude_seen, "exact": self.exact}
+        return given if self.num_beams is None else {**given, "num_beams": self.num_beams}
+
+
+def is_asked_for(arguments: Sequence[str]) -> bool:
+    """Whether ``recommend`` is to read a file."""
+    return any(argument.partition("=")[0] in ("--input", "--output") for argument in arguments)
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """Runs the command: 0, or 1 if lines have no answer."""
+    if {"-h", "--help"} & set(arguments):
+        arguments = ["--help"]
+    command = tyro.cli(RecommendMany, prog=f"{program} recommend", args=list(arguments), use_underscores=False)
+    whole_number("recommend", "k", command.k)
+    if command.num_beams is not None:
+        whole_number("recommend", "num_beams", command.num_beams)
+    set_threads(command.threads)
+    config = BulkConfig(
+        users_per_batch=whole_number("recommend", "users_per_batch", command.users_per_batch),
+        strict=command.strict,
+        resume=command.resume,
+        show=not command.quiet,
+    )
+    model = load(command.model, command.device)
+    return _report(recommend_file(model, command.input, command.output, command.defaults, config), command)
+
+
+def _report(outcome: Outcome, command: RecommendMany) -> int:
+    tally = outcome.tally
+    if not command.quiet:
+        before = tally.lines - outcome.lines
+        pace = outcome.lines / max(outcome.seconds, 1e-9)
+        print(
+            f"{outcome.lines:,} users in {outcome.seconds:.1f} s, {pace:,.0f} a second"
+            + (f", after {before:,} before" if before else "")
+            + ("" if command.output == "-" else f": {command.output}"),
+            file=sys.stderr,
+        )
+    if tally.failed:
+        print(f"{tally.failed:,} of {tally.lines:,} lines have no answer; {tally.first_error}", file=sys.stderr)
+    return 1 if tally.failed else 0
