@@ -158,7 +158,9 @@ class Table:
         try:
             import polars
         except ImportError as error:
-            raise UnsupportedError(f"recommend: polars must be installed for Parquet ({install_hint('tables')})") from error
+            raise UnsupportedError(
+                f"recommend: polars must be installed for Parquet ({install_hint('tables')}), {error}"
+            ) from error
         self._path, self._polars = path, polars
         try:
             self.schema: dict[str, Any] = dict(polars.scan_parquet(path).collect_schema())
