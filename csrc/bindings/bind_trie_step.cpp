@@ -23,11 +23,11 @@ void register_trie_step(pybind11::module_& m) {
     args.filter = row_filter(given);
     TrieStepOutputs out{};
     out.scores = given.out<float>("out", "B M");
-    out.codes = given.out<std::int32_t>("picked", "3 B M");
+    out.codes = given.out<std::int32_t>("codes", "B M");
+    out.parents = given.out<std::int32_t>("parents", "B M");
+    out.nodes = given.out<std::int32_t>("reached", "B M");
     out.bound = given.out<float>("bound", "B");
     args.num_beams = given.size('M');
-    out.parents = out.codes + args.users * args.num_beams;
-    out.nodes = out.parents + args.users * args.num_beams;
     const int threads = given.threads();
     const auto unlocked = given.release();
     trie_step(args, out, threads);

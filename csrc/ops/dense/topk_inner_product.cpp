@@ -122,7 +122,7 @@ void scan_part(const TopkArgs& args, std::int64_t first_query, std::int64_t last
                std::int64_t last, TopkEntry* found, std::int64_t* counts) {
   const std::int64_t count = last_query - first_query, depth = args.depth;
   const std::int64_t width = GENREC_DISPATCH(topk_panel_width()), padded = (count + width - 1) / width * width;
-  const std::int64_t capacity = std::min(2 * args.k + 64, std::max(args.k, last - first) + 1);
+  const std::int64_t capacity = std::min(2 * args.k + 16, std::max(args.k, last - first) + 1);
   const Memory panels(padded * depth * 4), thresholds(padded * 4);
   const Memory entries(count * capacity * static_cast<std::int64_t>(sizeof(TopkEntry)));
   std::vector<TopkQuery> queries(static_cast<std::size_t>(count));

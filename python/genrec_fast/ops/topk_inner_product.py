@@ -9,7 +9,7 @@ from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import allocate, check_offsets, require_finite, require_matrix, require_offsets
+from genrec_fast.ops._tensors import check_offsets, require_finite, require_matrix, require_offsets
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
 
 __all__ = ["topk_inner_product"]
@@ -92,8 +92,12 @@ def topk_inner_product(
             )
         allowed = allowed if allowed.dim() == 2 else allowed[None]
     ids, offsets = _excluded(op, exclude, count, num_items, queries.device)
-    found = _op(queries.detach(), table.detach(), k, None if bias is None else bias.detach(), allowed, ids, offsets)
-    return found[0], found[1]
+    # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
+    direct = type(queries) is type(table) is Tensor and queries.is_cpu and not torch.compiler.is_compiling()
+    scores, found = (_cpu if direct else _op)(
+        queries.detach(), table.detach(), k, None if bias is None else bias.detach(), allowed, ids, offsets
+    )
+    return scores, found
 
 
 def _excluded(
@@ -133,9 +137,8 @@ def _cpu(
     require_room("topk_inner_product", "ids", (queries.shape[0], k), 8)  # before a look at so many queries
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
-    count, most = queries.shape[0], max(1, min(k, table.shape[0]))
-    scores = allocate("topk_inner_product", "scores", count, most)
-    ids = allocate("topk_inner_product", "ids", count, most, dtype=torch.int64)
+    shape = queries.shape[0], max(1, min(k, table.shape[0]))
+    scores, ids = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int64)
     core.topk_inner_product(
         queries=queries.float(),
         table=table.float(),
@@ -147,9 +150,9 @@ def _cpu(
         ids=ids,
         num_threads=torch.get_num_threads(),
     )
-    if k > most:
-        scores = torch.nn.functional.pad(scores, (0, k - most), value=-torch.inf)
-        ids = torch.nn.functional.pad(ids, (0, k - most), value=-1)
+    if k > shape[1]:
+        scores = torch.nn.functional.pad(scores, (0, k - shape[1]), value=-torch.inf)
+        ids = torch.nn.functional.pad(ids, (0, k - shape[1]), value=-1)
     return scores, ids
 
 

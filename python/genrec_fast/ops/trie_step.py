@@ -117,33 +117,22 @@ def trie_step(
         if not direct:
             require_levels("trie_step", trie)
             require_tensors("trie_step", trie.tokens[0].device, logits=logits, nodes=nodes, scores=scores)
+            _require_beams(logits, nodes, scores)
         if not 0 <= level < levels:
             raise InvalidValueError(f"trie_step: level must be in [0, {levels}), got {level}")
-        if logits.dtype not in _FLOATS:
-            raise InvalidTypeError(f"trie_step: logits must be float32, bfloat16 or float16, got {_describe(logits)}")
         size = trie.codebook_sizes[level]
         given = logits.shape
         if len(given) != 3 or given[2] != size:
+            _require_floats(logits)
             raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(given)}")
-        shape = given[:2]
-        users, beams = shape
-        if nodes.dtype != torch.int32:
-            raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
-        if scores.dtype != torch.float32:
-            raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
-        if nodes.shape != shape:
-            raise InvalidValueError(f"trie_step: nodes must be [{users}, {beams}] like logits, got {list(nodes.shape)}")
-        if scores.shape != shape:
-            raise InvalidValueError(
-                f"trie_step: scores must be [{users}, {beams}] like logits, got {list(scores.shape)}"
-            )
+        users, beams, _ = given
         if beams * size >= 1 << 32:
             raise InvalidValueError(f"trie_step: W * K must be below 2^32, got {beams} * {size}")
         if type(normalize) is not str or normalize not in _NORMALIZE:
             choice("trie_step", "normalize", normalize, _NORMALIZE)
         if log_sums is not None:
             require_tensors("trie_step", trie.tokens[0].device, log_sums=log_sums)
-            if log_sums.dtype != torch.float32 or log_sums.shape != shape:
+            if log_sums.dtype != torch.float32 or log_sums.shape != given[:2]:
                 raise InvalidValueError(
                     f"trie_step: log_sums must be float32 [{users}, {beams}] like logits, got {_describe(log_sums)}"
                 )
@@ -168,7 +157,7 @@ def trie_step(
                 raise InvalidValueError(
                     f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
                 )
-        best, picked, bound = (_cpu if direct else _op)(
+        found = (_cpu if direct else _op)(
             logits,
             nodes,
             scores,
@@ -180,16 +169,35 @@ def trie_step(
             log_sums,
             *masks,
         )
-        codes, parents, reached = picked.unbind()
-        return TrieStep(best, codes, parents, reached, bound)
+        return TrieStep._make(found)
     except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
-        # Something else than a trie lacks these fields, and a sparse or nested tensor has no size or address for torch:
-        # which of them it was is only looked at now.
+        # The kernel refuses beams of a wrong kind, something else than a trie lacks these fields, and a sparse or nested
+        # tensor has no size or address for torch: which of them it was is only looked at now.
+        if not isinstance(error, GenrecError):
+            num_levels("trie_step", trie)
+            require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
+        if isinstance(logits, Tensor) and isinstance(nodes, Tensor) and isinstance(scores, Tensor):
+            _require_beams(logits, nodes, scores)
         if isinstance(error, GenrecError):
             raise
-        num_levels("trie_step", trie)
-        require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
         raise refusal("trie_step", error) from error
+
+
+def _require_floats(logits: Tensor) -> None:
+    if logits.dtype not in _FLOATS:
+        raise InvalidTypeError(f"trie_step: logits must be float32, bfloat16 or float16, got {_describe(logits)}")
+
+
+def _require_beams(logits: Tensor, nodes: Tensor, scores: Tensor) -> None:
+    _require_floats(logits)
+    if nodes.dtype != torch.int32:
+        raise InvalidTypeError(f"trie_step: nodes must be int32 [B, W], got {_describe(nodes)}")
+    if scores.dtype != torch.float32:
+        raise InvalidTypeError(f"trie_step: scores must be float32 [B, W], got {_describe(scores)}")
+    for name, tensor in (("nodes", nodes), ("scores", scores)):
+        if tensor.shape != logits.shape[:2]:
+            shape = list(logits.shape[:2])
+            raise InvalidValueError(f"trie_step: {name} must be {shape} like logits, got {list(tensor.shape)}")
 
 
 def _describe(tensor: Tensor) -> str:
@@ -205,8 +213,7 @@ class _Levels(NamedTuple):
     child_deltas: tuple[Tensor, ...]
 
 
-# scores [B, num_beams]; codes, parents, nodes as [3, B, num_beams] (an allocation costs 1 us); bound [B]
-_Outputs = tuple[Tensor, Tensor, Tensor]
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # as in TrieStep
 
 
 def _cpu(
@@ -226,7 +233,7 @@ def _cpu(
 ) -> _Outputs:
     users = scores.shape[0]
     if users * num_beams > _MANY:
-        require_room("trie_step", "nodes", (3, users, num_beams))
+        require_room("trie_step", "nodes", (4, users, num_beams))
     out = _outputs(scores, nodes, num_beams)
     # Without names, unlike the other ops: called once per level of every search.
     core.trie_step(
@@ -260,8 +267,7 @@ def _twin(
     **filters: Tensor | None,
 ) -> _Outputs:
     levels = _Levels((0,) * len(tokens), tuple(tokens), tuple(child_bases), tuple(child_deltas))
-    best, *picked, bound = _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, **filters)
-    return best, torch.stack(picked), bound
+    return _reference(levels, 0, logits, nodes, scores, num_beams, valid_only, **filters)
 
 
 def _check(
@@ -285,18 +291,18 @@ def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
 
 
 def _outputs(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
-    users = scores.shape[0]
-    return (
-        scores.new_empty((users, num_beams)),
-        nodes.new_empty((3, users, num_beams)),
-        scores.new_empty(users),
-    )
+    shape = scores.shape[0], num_beams
+    if scores.shape == shape == nodes.shape and scores.is_contiguous() and nodes.is_contiguous():
+        best, codes = torch.empty_like(scores), torch.empty_like(nodes)  # 0.4 us less than by a shape, each
+    else:
+        best, codes = scores.new_empty(shape), nodes.new_empty(shape)
+    return best, codes, torch.empty_like(codes), torch.empty_like(codes), scores.new_empty(shape[0])
 
 
 _op = define(
     "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
     " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? log_sums, Tensor? bits, Tensor? ranks,"
-    " Tensor? excluded, Tensor? excluded_offsets) -> (Tensor scores, Tensor picked, Tensor bound)",
+    " Tensor? excluded, Tensor? excluded_offsets) -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
     kernels={"cpu": _cpu},
     twin=_twin,
     fake=_outputs,
