@@ -171,8 +171,8 @@ def trie_step(
         )
         return TrieStep._make(found)
     except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
-        # The kernel refuses beams of a wrong kind, something else than a trie lacks these fields, and a sparse or nested
-        # tensor has no size or address for torch: which of them it was is only looked at now.
+        # The kernel refuses beams of a wrong kind, something else than a trie lacks these fields, and a sparse or
+        # nested tensor has no size or address for torch: which of them it was is only looked at now.
         if not isinstance(error, GenrecError):
             num_levels("trie_step", trie)
             require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
@@ -302,7 +302,8 @@ def _outputs(scores: Tensor, nodes: Tensor, num_beams: int) -> _Outputs:
 _op = define(
     "trie_step(Tensor logits, Tensor nodes, Tensor scores, Tensor[] tokens, Tensor[] child_bases,"
     " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? log_sums, Tensor? bits, Tensor? ranks,"
-    " Tensor? excluded, Tensor? excluded_offsets) -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
+    " Tensor? excluded, Tensor? excluded_offsets)"
+    " -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
     kernels={"cpu": _cpu},
     twin=_twin,
     fake=_outputs,
