@@ -15,13 +15,17 @@ __all__ = [
     "CorruptFileError",
     "DataError",
     "DivergedError",
+    "FolderInUseError",
     "GenrecError",
     "InvalidTypeError",
     "InvalidValueError",
+    "MissingFolderError",
     "QueueFullError",
     "SlowPathWarning",
     "StillValidationWarning",
+    "StorageError",
     "TimedOutError",
+    "UnlockedFolderWarning",
     "UnsupportedError",
     "door",
     "install_hint",
@@ -60,6 +64,21 @@ class CorruptFileError(GenrecError, ValueError):
     """A file written by this library was cut short, altered, or comes from an unknown version."""
 
 
+class StorageError(GenrecError, OSError):
+    """A file could not be written (disk full, read-only, gone); what was there before is still whole.
+
+    ``errno`` is the operating system's number, or ``None``.
+    """
+
+
+class MissingFolderError(StorageError, FileNotFoundError):
+    """A folder to write to is not there, or no longer."""
+
+
+class FolderInUseError(GenrecError, RuntimeError):
+    """Another process writes to this folder; the message says which, and on which machine."""
+
+
 class QueueFullError(GenrecError, RuntimeError):
     """A batcher has as many questions waiting as it may; ask again later, or elsewhere."""
 
@@ -74,6 +93,10 @@ class ClosedError(GenrecError, RuntimeError):
 
 class SlowPathWarning(UserWarning):
     """A plain torch twin runs in place of a compiled kernel; the message names the remedy."""
+
+
+class UnlockedFolderWarning(UserWarning):
+    """The file system of a folder has no locks: nothing but a look before each write keeps two trainings apart."""
 
 
 class StillValidationWarning(UserWarning):

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.base.files import atomic_path, file_checksum, write_text
+from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
 from genrec_fast.catalog.trie import Trie, build_trie
 
 __all__ = ["Catalog"]
@@ -152,21 +151,31 @@ class Catalog:
     def save(self, folder: str | Path) -> list[str]:
         """Writes ``items.json``, ``trie.safetensors`` (where it was made) and ``catalog.safetensors``; their names.
 
-        The last one carries the checksum of the trie, so that a trie of another catalog is not taken for this one's.
+        The last one carries the checksums of the others and its own, so that a trie of another catalog is not taken
+        for this one's.
+
+        Raises:
+            StorageError: a file cannot be written.
         """
         folder = Path(folder)
         kept = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
         texts = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in _TEXTS}
         write_text(folder / "items.json", json.dumps(texts))
-        names, checksum = ["catalog.safetensors", "items.json"], None
+        names, trie = ["catalog.safetensors", "items.json"], None
         if "trie" in self.__dict__:
             self.trie.to("cpu").save(folder / "trie.safetensors")
             names.append("trie.safetensors")
-            checksum = file_checksum(folder / "trie.safetensors")
-        numbers = {"num_items": self.num_items, "codebook_sizes": self.codebook_sizes, "trie": checksum}
-        with atomic_path(folder / "catalog.safetensors") as temporary:
-            save_file(tensors, temporary, {"catalog": json.dumps(numbers)})
+            trie = file_checksum(folder / "trie.safetensors")
+        numbers = {
+            "num_items": self.num_items,
+            "codebook_sizes": self.codebook_sizes,
+            "trie": trie,
+            "items": file_checksum(folder / "items.json"),
+        }
+        metadata = {"catalog": json.dumps(numbers)}
+        metadata["checksum"] = checksum(metadata, tensors)
+        save_tensors(folder / "catalog.safetensors", tensors, metadata)
         return names
 
     @classmethod
@@ -186,19 +195,27 @@ class Catalog:
         folder = Path(folder)
         path = folder / "catalog.safetensors"
         try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                numbers = json.loads((file.metadata() or {})["catalog"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata, tensors = read_tensors(path)
+            stored = metadata.pop("checksum", None)  # absent in files of before
+            if stored is not None and stored != (computed := checksum(metadata, tensors)):
+                raise CorruptFileError(f"load: {path} is cut short or altered: its checksum must be {computed}")
+            numbers = json.loads(metadata["catalog"])
+            if unknown := tensors.keys() - set(_TENSORS):
+                raise CorruptFileError(f"load: {path} must hold no tensors but {_TENSORS}, got {min(unknown)!r:.80}")
+            columns: dict[str, Any] = {**tensors, **read_texts(folder / "items.json")}
+            if numbers.get("items", "") not in ("", file_checksum(folder / "items.json")):
+                raise CorruptFileError(f"load: {folder / 'items.json'} must be this catalog's, got another file")
             catalog = cls(
                 num_items=numbers["num_items"],
                 codebook_sizes=tuple(numbers["codebook_sizes"]),
-                **tensors,
-                **read_texts(folder / "items.json"),
+                **columns,
             )
-            checksum = numbers["trie"]
-            if checksum is not None and file_checksum(folder / "trie.safetensors") != checksum:
+            trie = numbers["trie"]
+            if trie is not None and file_checksum(folder / "trie.safetensors") != trie:
                 raise CorruptFileError(f"load: {folder / 'trie.safetensors'} must be this catalog's, got another file")
-            return catalog if checksum is None else catalog.with_trie_of(folder)
+            return catalog if trie is None else catalog.with_trie_of(folder)
+        except CorruptFileError:
+            raise
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
 
@@ -216,6 +233,11 @@ def read_texts(path: Path) -> dict[str, Any]:
     """
     try:
         texts = json.loads(path.read_text(encoding="utf-8"))
-        return {name: texts.get(name) for name in _TEXTS}
+        columns = {name: texts.get(name) for name in _TEXTS}
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
+    for name, column in columns.items():
+        kind = list if name == "categories" else str
+        if column is not None and not (isinstance(column, list) and all(isinstance(text, kind) for text in column)):
+            raise CorruptFileError(f"load: {path}: {name} must be a list of {kind.__name__}, got {column!r:.80}")
+    return columns

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast.base.checks import (
@@ -32,7 +31,7 @@ from genrec_fast.base.checks import (
     whole_number,
 )
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError, door
-from genrec_fast.base.files import atomic_path, checksum
+from genrec_fast.base.files import checksum, save_tensors
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.stats import TrieStats
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
@@ -307,8 +306,7 @@ class Trie:
         }
         tensors = dict(here._named_tensors())
         metadata["checksum"] = checksum(metadata, tensors)
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        save_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Trie:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from typing_extensions import Unpack
 
 from genrec_fast.base.batch import Ranked
 from genrec_fast.base.checks import whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.files import atomic_path, file_checksum, write_text
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.lock import FolderLock
 from genrec_fast.base.query import Options, ask
-from genrec_fast.base.weights import module_tensors, restore_module
+from genrec_fast.base.weights import restore_module
 from genrec_fast.catalog.catalog import Catalog, read_texts
 from genrec_fast.recipe.batcher import Batcher
-from genrec_fast.recipe.card import from_json, to_json
+from genrec_fast.recipe.limits import within
+from genrec_fast.recipe.saved import CARD, Files, card_bytes, read_files, write_model
 from genrec_fast.recipe.system import System
 
 __all__ = ["Recommender", "load", "usable_device"]
 
-FORMAT = "genrec_fast.recommender"
-VERSION = 2
+SAVE_SECONDS = 60.0  # to wait for another model that is being saved in the same folder
 
 
 def usable_device(op: str, device: torch.device | str) -> torch.device:
@@ -133,28 +129,26 @@ class Recommender(System):
         return Batcher(self, **settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``recipe.json``, ``weights.safetensors`` and the catalog (``Catalog.save``).
+        """Saves the model in ``folder``: the card ``recipe.json``, and beside it the weights and the catalog.
 
-        Every file is whole or not there; ``recipe.json`` comes last and carries the others' checksums.
+        A model that is there already is replaced by one rename, when all files of the new one are on disk: who loads
+        the folder, and what a killed process leaves, is the old model or the new one.
+
+        Raises:
+            FolderInUseError: a training writes to the folder, or another model was being saved there for a minute.
+            StorageError: the disk is full or read-only; the old model is whole.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         _ = self.trie  # made, so that it is saved, too
-        names = self.catalog.save(folder)
-        with atomic_path(folder / "weights.safetensors") as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in module_tensors(self).items()}, temporary)
-        names.append("weights.safetensors")
-        card = {
-            "format": FORMAT,
-            "version": VERSION,
-            "recipe": to_json(self.recipe),
-            "sha256": {name: file_checksum(folder / name) for name in names},
-        }
-        write_text(folder / "recipe.json", json.dumps(card, indent=2) + "\n")
+        with FolderLock(folder, "save", wait_s=SAVE_SECONDS):
+            write_model(self, folder)
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
-    """Reads a folder that ``Recommender.save`` (or ``train``) wrote.
+    """Reads a folder that ``Recommender.save`` (or ``train``) wrote; every byte of it is checked.
+
+    A card may come from anywhere: it names nothing outside its folder, and a network larger than its weights is
+    refused before memory is taken.
 
     Raises:
         CorruptFileError: a file is missing, cut short, altered, or of an unknown version.
@@ -162,58 +156,36 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
     """
     device = usable_device("load", device)
     folder = Path(folder)
-    path = folder / "recipe.json"
-    card = _json(path)
-    version = card.get("version") if isinstance(card, dict) and card.get("format") == FORMAT else None
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise CorruptFileError(f"load: {path} must be a recommender's card of version 1 to {VERSION}")
-    recipe = from_json(card.get("recipe"), str(path))
-    first = version == 1
-    _check_files(folder, card, ("weights.safetensors", "items.json", *(() if first else ("catalog.safetensors",))))
-    tensors = _tensors(folder / "weights.safetensors")
-    catalog = _first_version(folder, card, tensors) if first else Catalog.load(folder)
-    model = Recommender(recipe, catalog)
-    restore_module(model, tensors, str(folder / "weights.safetensors"))
+    while True:
+        card = card_bytes(folder)
+        try:
+            model = _read(folder, card)
+        except CorruptFileError:
+            if card_bytes(folder) == card:
+                raise
+            # else another model was saved meanwhile, and took the files away
+        else:
+            model.to(device)
+            return model
+
+
+def _read(folder: Path, card: bytes) -> Recommender:
+    files = read_files(folder, card)
+    where = str(folder / CARD)
+    with within(files.weights, files.num_bytes, where):
+        catalog = _first_version(files) if files.first else Catalog.load(files.place)
+        try:
+            model = Recommender(files.recipe, catalog)
+        except (InvalidTypeError, InvalidValueError) as error:
+            raise CorruptFileError(f"load: {where} and its files must fit each other, got: {error}") from error
+    restore_module(model, files.weights, str(files.place / "weights.safetensors"))
     model.eval()
-    model.to(device)
     return model
 
 
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        raise CorruptFileError(f"load: {path.parent} must hold a trained model, but {path.name} is missing")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"load: {path} is cut short or altered ({error})") from error
-
-
-def _check_files(folder: Path, card: dict[str, Any], needed: Sequence[str]) -> None:
-    """Every file of the card is there and as it was written."""
-    sums = card.get("sha256")
-    if not isinstance(sums, dict):
-        raise CorruptFileError(f"load: {folder / 'recipe.json'} lacks or misstates a key ('sha256')")
-    for name in needed:
-        if name not in sums:
-            raise CorruptFileError(f"load: {folder / 'recipe.json'} must hold the checksum of {name}, got none")
-    for name, checksum in sums.items():
-        if not (folder / name).is_file():
-            raise CorruptFileError(f"load: {folder} must hold a trained model, but {name} is missing")
-        if file_checksum(folder / name) != checksum:
-            raise CorruptFileError(f"load: {folder / name} is cut short or altered: its checksum is not recipe.json's")
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CorruptFileError(f"load: {path} is missing, cut short or altered ({error})") from error
-
-
-def _first_version(folder: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> Catalog:
-    """The catalog of a folder of version 1, which kept it among the layout's weights; takes it out of ``tensors``."""
-    path = folder / "recipe.json"
+def _first_version(files: Files) -> Catalog:
+    """The catalog of a folder of version 1, which kept it among the layout's weights; takes it out of ``weights``."""
+    card, tensors, path = files.card, files.weights, files.place / CARD
     try:
         sizes, num_items = tuple(int(size) for size in card["codebook_sizes"]), int(card["num_items"])
         width = None if card["feature_dim"] is None else int(card["feature_dim"])
@@ -225,8 +197,8 @@ def _first_version(folder: Path, card: dict[str, Any], tensors: dict[str, Tensor
     if own["item_codes"] is None and len(sizes) == 1 and sizes[0] == num_items:  # items are atoms
         own["item_codes"] = torch.arange(num_items, dtype=torch.int32)[:, None]
     try:
-        known: dict[str, Any] = {**own, **read_texts(folder / "items.json")}
+        known: dict[str, Any] = {**own, **read_texts(files.place / "items.json")}
         catalog = Catalog(num_items=num_items, codebook_sizes=sizes, **known)
     except (InvalidTypeError, InvalidValueError) as error:
         raise CorruptFileError(f"load: {path} and its files must fit each other, got: {error}") from error
-    return catalog.with_trie_of(folder) if "trie.safetensors" in card["sha256"] else catalog
+    return catalog.with_trie_of(files.place) if "trie.safetensors" in card["sha256"] else catalog

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec_fast.base.checks import INT64, check_integers, whole_number
 from genrec_fast.base.config import from_json, to_json
 from genrec_fast.base.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.files import atomic_path, checksum
+from genrec_fast.base.files import checksum, save_tensors
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
@@ -185,8 +184,7 @@ class Tokenizer:
         if self.resolution is not None:
             metadata["resolution"] = json.dumps(to_json(self.resolution, "save"))
         metadata["checksum"] = checksum(metadata, tensors)
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        save_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

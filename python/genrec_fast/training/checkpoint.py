@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from genrec_fast.base.errors import CorruptFileError
-from genrec_fast.base.files import atomic_path, checksum
+from genrec_fast.base.files import checksum, read_tensors, save_tensors
 
 __all__ = ["Checkpoint", "Progress", "load_checkpoint", "save_checkpoint"]
 
@@ -68,8 +67,7 @@ def save_checkpoint(
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "progress": json.dumps(dataclasses.asdict(progress))}
     metadata["checksum"] = checksum(metadata, contiguous)
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata)
+    save_tensors(path, contiguous, metadata)
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CorruptFileError: cut short, altered, or of an unknown version.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata, tensors = read_tensors(path)
     except SafetensorError as error:
         raise CorruptFileError(f"load_checkpoint: {path} is cut short or altered ({error})") from error
     if metadata.get("format") != FORMAT or metadata.get("version") not in ("1", str(VERSION)):
