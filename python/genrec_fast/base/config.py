@@ -107,31 +107,36 @@ def register_configs(names: Mapping[str, Any]) -> None:
             register_config(value)  # type: ignore[type-var]
 
 
-def to_json(config: Any, op: str = "to_json", *, full_names: bool = False) -> dict[str, Any]:
+def to_json(config: Any, op: str = "to_json", *, full_names: bool = False, absent: bool = True) -> dict[str, Any]:
     """The fields of a config as JSON has them; a config inside it carries its type's name as ``kind``.
 
     Args:
         config: a dataclass instance; it need not be registered itself.
         op: for messages.
         full_names: kinds end in "Config", as in files of tokenizers.
+        absent: also the fields that have the value which they have where a file lacks them.
 
     Raises:
         InvalidTypeError: a config inside it of a type that is not registered.
     """
-    fields = dataclasses.fields(config)
-    return {field.name: _encode(getattr(config, field.name), field.name, op, full_names) for field in fields}
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if absent or "absent" not in field.metadata or value != field.metadata["absent"]:
+            found[field.name] = _encode(value, field.name, op, full_names, absent)
+    return found
 
 
-def _encode(value: Any, where: str, op: str, full_names: bool) -> Any:
+def _encode(value: Any, where: str, op: str, full_names: bool, absent: bool) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
-        return [_encode(part, where, op, full_names) for part in value]
+        return [_encode(part, where, op, full_names, absent) for part in value]
     name = type(value).__name__
     short = name.removesuffix("Config")
     if _registered.get(short) is not type(value):
         raise InvalidTypeError(f"{op}: {where} must be of a registered config type, got {name}")
-    return {"kind": name if full_names else short} | to_json(value, op, full_names=full_names)
+    return {"kind": name if full_names else short} | to_json(value, op, full_names=full_names, absent=absent)
 
 
 def from_json(kind: type, values: Any, where: str, *, defaults: bool = False) -> Any:

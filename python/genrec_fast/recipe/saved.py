@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from genrec_fast.base.config import to_json as written
 from genrec_fast.base.errors import CorruptFileError, StorageError
 from genrec_fast.base.files import (
     file_checksum,
@@ -71,11 +72,16 @@ def write_model(model: System, folder: Path, *, run: str = "") -> None:
         card |= {"run": run} if run else {}
         card["sha256"] = {name: file_checksum(place / name) for name in names}
         card |= {"files": part} if part else {}
-        card["checksum"] = json_checksum(card)
+        card["checksum"] = _checksum(card, model.recipe)
         write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
     finally:
         with contextlib.suppress(StorageError):  # what is left behind is in nobody's way, and the next one removes it
             _remove_strays(folder, _known_card(folder))
+
+
+def _checksum(card: dict[str, Any], recipe: Recipe) -> str:
+    """Over what a card means: settings that came later than a file do not count where they change nothing."""
+    return json_checksum(card | {"recipe": written(recipe, absent=False)})
 
 
 def remove_model(folder: Path) -> None:
@@ -167,8 +173,10 @@ def read_files(folder: Path, card_text: bytes) -> Files:
     place = _place(folder, card)
     num_bytes = _check_files(path, place, card)
     # Last, so that what is wrong with a card of another program is said by its name; absent in folders of before.
-    if (stored := card.pop("checksum", None)) is not None and stored != json_checksum(card):
-        raise CorruptFileError(f"load: {path} is cut short or altered: its checksum must be {json_checksum(card)}")
+    if (stored := card.pop("checksum", None)) is not None and stored != (found := _checksum(card, recipe)):
+        raise CorruptFileError(
+            f"load: {path} is cut short or altered: its checksum must be {stored!r:.80}, got {found}"
+        )
     try:
         _, weights = read_tensors(place / WEIGHTS)
     except (SafetensorError, OSError) as error:
