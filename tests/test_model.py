@@ -87,15 +87,15 @@ def test_eval_mode_during_the_search_and_the_old_modes_afterwards(model, monkeyp
 @pytest.mark.parametrize(
     ("histories", "error", "message"),
     [
-        ([[1], []], InvalidValueError, "histories must not be empty, but row 1 is"),
+        ([[1], []], InvalidValueError, "histories must not be empty, but row 1 is: this model learned no start"),
         ([], InvalidValueError, "histories must have at least one row, got none"),
         ([[30]], InvalidValueError, r"histories must hold item ids in \[0, 30\), got 30"),
         ([[-1]], InvalidValueError, r"histories must hold item ids in \[0, 30\), got -1"),
         ([1, 2], InvalidTypeError, r"histories must be lists of item ids .* got \[1, 2\]"),
         (
-            [["thing 1"]],
-            InvalidTypeError,
-            r"histories must be lists of .* got \[\['thing 1'\]\]; Recommender\.numbers\(\) turns names into ids",
+            [["thing 1", "thing 30"]],
+            InvalidValueError,
+            r"each item of histories must be one of the catalog's 30 names \(such as 'thing 0'\), got 'thing 30'",
         ),
         ([[1.5]], InvalidTypeError, r"histories must be lists of item ids .* got \[\[1\.5\]\]"),
         ([[True]], InvalidTypeError, r"histories must be lists of item ids"),
@@ -258,14 +258,6 @@ def test_one_thread_does_not_end_the_eval_mode_of_another(model):
         thread.join()  # the first to come is the first to go
         assert not model.backbone.training
     assert model.backbone.training
-
-
-@pytest.mark.parametrize("exclude", [[[1]], Jagged.from_rows([[1.0]], dtype=torch.float32)])
-def test_filters_of_the_wrong_kind_are_named(model, exclude):
-    with pytest.raises(InvalidTypeError, match="recommend: exclude must be int64 Jagged"):
-        model.recommend([[1]], 2, exclude=exclude, exclude_seen=True)
-    with pytest.raises(InvalidTypeError, match="recommend: allowed must be a bool tensor, got list"):
-        model.recommend([[1]], 2, allowed=[True])
 
 
 def test_users_reach_a_recipe_with_user_tokens_also_from_the_command_line(tmp_path, capsys):

@@ -135,7 +135,7 @@ def test_rows(rows, other):
 
 
 def test_every_option_can_be_asked_over_http():
-    assert set(PLAIN) | {"num_beams", "allowed", "exclude", "actions"} == set(Options.__annotations__)
+    assert set(PLAIN) | {"num_beams", "allowed", "candidates", "exclude", "actions"} == set(Options.__annotations__)
 
 
 def test_options_are_checked_at_the_door():

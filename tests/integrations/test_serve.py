@@ -23,7 +23,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli import main
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.http import ServeConfig, create_app
-from genrec_fast.serving.http_body import _FIELDS
+from genrec_fast.serving.http_body import FIELDS
 from toy import toy_recipe
 
 TOKEN = "a word between us"
@@ -172,7 +172,7 @@ def test_actions_come_over_http():
 
 def test_an_empty_allowed_list_leaves_nothing(app):
     answer = ask(app, "POST", "/recommend", json={"history_ids": [[1]], "k": 3, "allowed": []})
-    assert answer.json()["results"] == [{"items": [], "exact": True, "bound": None}]
+    assert answer.json()["results"] == [{"items": [], "exact": True, "bound": None, "basis": "history", "skipped": 0}]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_an_empty_allowed_list_leaves_nothing(app):
         ({}, "histories must be given"),
         ({"histories": "thing 1"}, "histories must be a list, got 'thing 1'"),
         ({"histories": []}, "histories must have at least one row"),
-        ({"histories": [[]]}, "histories must not be empty"),
+        ({"histories": [[]]}, "histories must not be empty, but row 0 is: this model learned no start"),
         ({"histories": None}, "histories must be given (or history_ids), got none"),
         ({"histories": [["thing 60"]]}, "each item of histories must be one of the catalog's 60 names"),
         ({"histories": [["\ud800"]]}, "each item of histories must be one of the catalog's 60 names"),
@@ -235,7 +235,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=8,
 )
-FIELDS = st.sampled_from([*_FIELDS])
+FIELDS = st.sampled_from([*FIELDS])
 
 
 @settings(max_examples=25)

@@ -57,6 +57,8 @@ class Sessions(nn.Module):
     """
 
     reads_times = True
+    learns_start = True
+    """the start predicts the first session: an empty history has a state of its own"""
 
     def __init__(self, config: SessionsConfig, num_items: int) -> None:
         super().__init__()

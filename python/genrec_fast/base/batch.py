@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,7 +12,11 @@ from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["Batch", "Loss", "Question", "Ranked", "Tokens", "proven"]
+__all__ = ["BASES", "Batch", "Loss", "Question", "Ranked", "Tokens", "proven"]
+
+BASES = ("history", "start", "popular")
+"""what an answer can be based on: the user's history; the state that the model learned for histories that are empty;
+or, where it learned none, how often items occur in the training data"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Question(Columns):
         candidates: int64 values ``[T]``: items to be scored for each user, B rows; ``None``: none.
         candidate_timestamps: int64 ``[T]``: when each candidate is asked for; ``None``: after the last event.
         contexts: int64 ``[B, C]``: ids of the contextual tokens (who the user is).
+        skipped: int64 ``[B]``: how many items of each history the catalog does not have; they are left out.
     """
 
     items: Jagged = field(metadata={"axis": "user"})
@@ -72,6 +78,7 @@ class Question(Columns):
     candidates: Jagged | None = column("user")
     candidate_timestamps: Tensor | None = column("candidate")
     contexts: Tensor | None = column("user")
+    skipped: Tensor | None = column("user")
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class Ranked(Columns):
         scores: float32 ``[B, k]``: summed log-probabilities (natural log) or inner products; -inf behind the last.
         exact: bool ``[B]``: true where the k items are proven to be the best of the whole catalog under ``scores``.
         bound: float32 ``[B]``: no item outside the beams scores higher than this (-inf: nothing was pruned).
+        basis: int64 ``[B]``: places in ``BASES``: what each answer is based on; ``None`` from a decoder, which cannot
+            know.
+        skipped: int64 ``[B]``: how many items of each history the catalog does not have, and were left out; likewise.
     """
 
     spines: ClassVar[dict[str, str]] = {"event": "items"}
@@ -131,13 +141,22 @@ class Ranked(Columns):
     scores: Tensor = field(metadata={"axis": "user"})
     exact: Tensor = field(metadata={"axis": "user"})
     bound: Tensor = field(metadata={"axis": "user"})
+    basis: Tensor | None = column("user")
+    skipped: Tensor | None = column("user")
+
+    @property
+    def based_on(self) -> list[str]:
+        """Per user one of ``BASES``: "history", "start" or "popular"."""
+        return ["history"] * len(self) if self.basis is None else [BASES[place] for place in self.basis.tolist()]
 
     def first(self, k: int) -> Ranked:
         """The k best of each user, with their own certificate: ``proven``."""
         if k >= self.items.shape[1]:
             return self
         scores = self.scores[:, :k]
-        return Ranked(self.items[:, :k], self.codes[:, :k], scores, proven(scores, self.bound), self.bound)
+        return dataclasses.replace(
+            self, items=self.items[:, :k], codes=self.codes[:, :k], scores=scores, exact=proven(scores, self.bound)
+        )
 
 
 def proven(scores: Tensor, bound: Tensor) -> Tensor:

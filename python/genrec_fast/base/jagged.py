@@ -141,6 +141,12 @@ class Jagged:
         at = self.last_positions(count)
         return Jagged(self.values[at.values], at.offsets)
 
+    def kept(self, keep: Tensor) -> Jagged:
+        """The values where bool ``keep [E]`` is true, in rows that may be shorter, or empty."""
+        if bool(keep.all()):
+            return self
+        return Jagged(self.values[keep], offsets_of(keep.long())[self.offsets])
+
     def followed_by(self, other: Jagged) -> Jagged:
         """Row b, then row b of the other."""
         lengths = self.lengths + other.lengths

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Question
-from genrec_fast.base.checks import check_flag, shown, whole_number
+from genrec_fast.base.checks import check_flag, choice, shown, whole_number
 from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.items import ItemNames, Items, mask_of
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.times import looks_like_seconds, whole_times
 
-__all__ = ["Asked", "Options", "Query", "ask", "rows_of_items", "times_of_events"]
+__all__ = ["Asked", "Options", "Query", "ask", "excluded_rows", "only_these", "skips", "times_of_events"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Query(Columns):
             the decoder's own.
         exact: widen the search until the k items are proven to be the best of the catalog.
         allowed: bool ``[N]`` or ``[B, N]``: nothing else is recommended; ``None``: everything may be.
+        candidates: int64 item ids of B rows: nothing else is recommended; ``None``: everything may be. Decoders do not
+            read it: ``filtered`` makes it a part of ``allowed`` for as many users as are searched at once.
         exclude: int64 item ids of B rows that are not recommended; ``None``: none.
         seed: of decoders that draw; ``None``: their own.
     """
@@ -40,18 +43,34 @@ class Query(Columns):
     num_beams: int | tuple[int, ...] | Tensor | None = column("user")
     exact: bool = column("shared", default=False)
     allowed: Tensor | None = column("filter")
+    candidates: Jagged | None = column("user")
     exclude: Jagged | None = column("user")
     seed: int | None = column("shared")
+
+    def filtered(self, num_items: int) -> Query:
+        """The same with ``candidates`` in ``allowed``, bool ``[B, N]``."""
+        if self.candidates is None:
+            return self
+        allowed = mask_of(self.candidates, num_items)
+        if self.allowed is not None:
+            allowed &= self.allowed.to(allowed.device)
+        return dataclasses.replace(self, candidates=None, allowed=allowed)
 
 
 class Options(TypedDict, total=False):
     """What may be asked beside histories and k. B users, N items; E events.
 
+    An item is its name (a text) or its id (a whole number).
+
     ``num_beams``: width of the search; an int, a sequence of one per level, or int64 ``[B]``; default: the decoder's.
     ``exact``: widen the search until the k items are proven to be the best of the catalog.
-    ``allowed``: bool ``[N]`` or ``[B, N]``: nothing else is recommended.
-    ``exclude``: int64 Jagged of item ids per user that are not recommended.
+    ``allowed``: nothing else is recommended: items for everybody (a list, set or array), as many such lists as users,
+    one for each, or a mask, bool ``[N]`` or ``[B, N]``.
+    ``candidates``: what is to be ranked, in the same forms; with ``allowed``, what is in both.
+    ``exclude``: what is not recommended, in the same forms.
     ``exclude_seen``: do not recommend what stands in the (whole) history.
+    ``unknown``: items that the catalog does not have are an error ("refuse", the default), or left out wherever they
+    stand ("skip"): of a history with their times and actions; ``Ranked.skipped`` counts those.
     ``users``: who asks, by row of the training data, ``[B]``: for recipes with user tokens (``tiger``), which read
     everybody as user 0 without it.
     ``timestamps``: when each event of the histories was, not decreasing, in seconds: for backbones that read times; as
@@ -64,9 +83,11 @@ class Options(TypedDict, total=False):
 
     num_beams: int | Sequence[int] | Tensor | None
     exact: bool
-    allowed: Tensor | None
-    exclude: Jagged | None
+    allowed: Tensor | Jagged | Iterable[Any] | None
+    candidates: Tensor | Jagged | Iterable[Any] | None
+    exclude: Tensor | Jagged | Iterable[Any] | None
     exclude_seen: bool
+    unknown: Literal["refuse", "skip"]
     users: Sequence[int] | Tensor | None
     timestamps: Jagged | Sequence[Sequence[float]] | None
     target_timestamps: Sequence[float] | Tensor | None
@@ -74,87 +95,123 @@ class Options(TypedDict, total=False):
     seed: int | None
 
 
-class Asked(Protocol):
+class Asked(ItemNames, Protocol):
     """What a question is checked against: a ``System``."""
 
-    @property
-    def num_items(self) -> int: ...
     @property
     def num_inputs(self) -> int: ...
     @property
     def may_be_empty(self) -> bool: ...
+    @property
+    def knows_popular(self) -> bool: ...
 
 
 def ask(
-    asked: Asked, histories: Jagged | Sequence[Sequence[int]], k: int, options: Options, op: str = "recommend"
+    asked: Asked,
+    histories: Jagged | Iterable[Iterable[int | str]],
+    k: int,
+    options: Options,
+    op: str = "recommend",
 ) -> tuple[Question, Query]:
     """What ``Recommender.recommend`` was given, checked; ``exclude_seen`` becomes ``exclude``.
 
     Raises:
         InvalidTypeError: an option that there is not; histories or filters of the wrong kind.
-        InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
+        InvalidValueError: an empty history that nothing can be said about, an item that the catalog does not have, a
+            filter that does not fit.
     """
     for name in options:
         if name not in Options.__annotations__:
             raise InvalidTypeError(f"{op}: options are {', '.join(Options.__annotations__)}, got {name}")
     num_items = asked.num_items
-    rows = rows_of_items(op, "histories", histories, asked.num_inputs)
-    if len(rows) == 0:
+    items = Items(op, asked, skips(op, options.get("unknown", "refuse")))
+    given = items.rows("histories", histories, None if asked.num_inputs == num_items else asked.num_inputs)
+    if len(given) == 0:
         raise InvalidValueError(f"{op}: histories must have at least one row, got none")
-    empty = (rows.lengths == 0).nonzero()
-    if empty.numel() and not asked.may_be_empty:
-        raise InvalidValueError(f"{op}: histories must not be empty, but row {int(empty[0])} is")
-    exclude = _excluded(op, options.get("exclude"), rows, num_items)
+    times, now = times_of_events(op, given, options.get("timestamps"), options.get("target_timestamps"))
+    actions = _actions(op, options.get("actions"), given)
+    known = given.values >= 0
+    rows = given.kept(known)
+    times, actions = (None if part is None else part[known] for part in (times, actions))
+    _check_empty(op, asked, rows, given)
+    exclude = excluded_rows(items, options.get("exclude"), len(rows))
     if check_flag(op, "exclude_seen", options.get("exclude_seen", False)):
-        rows_of_items(op, "histories", rows, num_items)  # of whatever they hold, it must be items
+        Items(op, asked).rows("histories", rows)  # of whatever they hold, it must be items
         exclude = rows if exclude is None else exclude.followed_by(rows)
+    allowed, candidates = only_these(items, options, len(rows))
     seed = options.get("seed")
     query = Query(
         k=whole_number(op, "k", k),
         num_beams=_widths(op, options.get("num_beams"), len(rows)),
         exact=check_flag(op, "exact", options.get("exact", False)),
-        allowed=_allowed(op, options.get("allowed"), len(rows), num_items),
+        allowed=allowed,
+        candidates=candidates,
         exclude=exclude,
         seed=None if seed is None else whole_number(op, "seed", seed, 0),
     )
-    times, now = times_of_events(op, rows, options.get("timestamps"), options.get("target_timestamps"))
+    if times is None and not rows.values.numel():
+        times = rows.values  # the times of no event
     if times is not None and now is None:
-        now = times[rows.offsets[1:] - 1]
+        now, some = rows.offsets.new_zeros(len(rows)), rows.lengths > 0
+        now[some] = times[rows.offsets[1:][some] - 1]
     question = Question(
         rows,
         users=_users(op, options.get("users"), len(rows)),
         timestamps=times,
         target_timestamps=None if times is None or now is None else successors(times, now, rows.offsets),
-        actions=_actions(op, options.get("actions"), rows),
+        actions=actions,
+        skipped=given.lengths - rows.lengths,
     )
     return question, query
 
 
-def rows_of_items(op: str, name: str, rows: Any, num_items: int) -> Jagged:
-    """Checked rows of item ids, int64; rows may be empty, and there may be none.
+def skips(op: str, unknown: Any) -> bool:
+    """Whether the option ``unknown`` says that items are skipped.
 
     Raises:
-        InvalidTypeError: not lists of whole numbers.
-        InvalidValueError: an item outside ``[0, num_items)``.
+        InvalidValueError: it is neither "refuse" nor "skip".
     """
-    if not isinstance(rows, Jagged):
-        if not _are_rows_of_ids(rows):
-            raise InvalidTypeError(
-                f"{op}: {name} must be lists of item ids (whole numbers, one list per user), "
-                f"got {rows!r:.80}; Recommender.numbers() turns names into ids"
-            )
-        try:
-            rows = Jagged.from_rows(rows)
-        except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
-            raise InvalidValueError(f"{op}: {name} must hold item ids in [0, {num_items}), got {rows!r:.80}") from error
-    values = rows.values
-    if values.dtype != torch.int64 or values.dim() != 1:
-        raise InvalidTypeError(f"{op}: {name} must be int64 [E], got {values.dtype} {list(values.shape)}")
-    outside = (values < 0) | (values >= num_items)
-    if bool(outside.any()):
-        raise InvalidValueError(f"{op}: {name} must hold item ids in [0, {num_items}), got {int(values[outside][0])}")
-    checked: Jagged = rows
-    return checked
+    return choice(op, "unknown", unknown, ("refuse", "skip")) == "skip"
+
+
+def _check_empty(op: str, asked: Asked, rows: Jagged, given: Jagged) -> None:
+    empty = (rows.lengths == 0).nonzero()
+    if empty.numel() and not asked.may_be_empty and not asked.knows_popular:
+        row = int(empty[0])
+        how = ", once unknown items are skipped" if int(given.lengths[row]) else ""
+        raise InvalidValueError(
+            f"{op}: histories must not be empty, but row {row} is{how}: this model learned no start of histories, "
+            "and its catalog has no counts of items (Catalog.counts) to tell the popular ones by"
+        )
+
+
+def only_these(items: Items, options: Options, users: int) -> tuple[Tensor | None, Jagged | None]:
+    """What ``allowed`` and ``candidates`` leave: bool ``[N]`` or ``[B, N]``, and int64 ids of B rows; both hold."""
+    mask: Tensor | None = None
+    rows: Jagged | None = None
+    for name, given in (("allowed", options.get("allowed")), ("candidates", options.get("candidates"))):
+        if given is None:
+            continue
+        chosen = items.chosen(name, given, users)
+        if isinstance(chosen, Jagged) and rows is None:
+            rows = chosen
+        else:
+            other = mask_of(chosen, items.names.num_items)
+            mask = other if mask is None else mask & other
+    return mask, rows
+
+
+def excluded_rows(items: Items, exclude: Any, users: int) -> Jagged | None:
+    """``exclude`` as int64 ids of B rows."""
+    if exclude is None:
+        return None
+    chosen = items.chosen("exclude", exclude, users)
+    if isinstance(chosen, Jagged):
+        return chosen
+    if chosen.dim() == 2:
+        return Jagged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
+    ids = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
+    return Jagged.from_lengths(ids.repeat(users), torch.full((users,), ids.shape[0], dtype=torch.int64))
 
 
 def times_of_events(
@@ -209,32 +266,6 @@ def _widths(op: str, num_beams: Any, users: int) -> int | tuple[int, ...] | Tens
     return whole_number(op, "num_beams", num_beams)
 
 
-def _allowed(op: str, allowed: Any, users: int, num_items: int) -> Tensor | None:
-    if allowed is None:
-        return None
-    if not isinstance(allowed, Tensor):
-        raise InvalidTypeError(f"{op}: allowed must be a bool tensor, got {type(allowed).__name__}")
-    if allowed.dtype != torch.bool:
-        raise InvalidTypeError(f"{op}: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
-    if tuple(allowed.shape) not in ((num_items,), (users, num_items)):
-        raise InvalidValueError(
-            f"{op}: allowed must be [{num_items}] or [{users}, {num_items}], got {list(allowed.shape)}"
-        )
-    return allowed
-
-
-def _excluded(op: str, exclude: Jagged | None, rows: Jagged, num_items: int) -> Jagged | None:
-    if exclude is None:
-        return None
-    if not (isinstance(exclude, Jagged) and exclude.values.dtype == torch.int64):
-        what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
-        raise InvalidTypeError(f"{op}: exclude must be int64 Jagged (Jagged.from_rows(lists)), got {what}")
-    if len(exclude) != len(rows):
-        raise InvalidValueError(f"{op}: exclude must have {len(rows)} rows, got {len(exclude)}")
-    rows_of_items(op, "exclude", exclude, num_items)  # -1 would be the last item
-    return exclude
-
-
 def _users(op: str, users: Any, count: int) -> Tensor:
     try:
         who = torch.zeros(count, dtype=torch.int64) if users is None else torch.as_tensor(users)
@@ -254,21 +285,3 @@ def _actions(op: str, actions: Any, rows: Jagged) -> Tensor | None:
     if not torch.equal(actions.offsets, rows.offsets):
         raise InvalidValueError(f"{op}: actions must have rows as long as the histories', got other lengths")
     return actions.values
-
-
-def _are_rows_of_ids(histories: object) -> bool:
-    """One list, tensor or array of whole numbers per user."""
-    if isinstance(histories, (str, bytes)) or not isinstance(histories, (Sequence, Tensor, np.ndarray)):
-        return False
-    for row in histories:
-        if isinstance(row, (Tensor, np.ndarray)):
-            if row.ndim != 1 or str(row.dtype).rpartition(".")[2].rstrip("0123456789") not in ("int", "uint"):
-                return False
-        # bool is an int to Python, and a float would be cut: both are mistakes here.
-        elif (
-            isinstance(row, (str, bytes))
-            or not isinstance(row, Sequence)
-            or any(isinstance(item, bool) or not isinstance(item, (int, np.integer)) for item in row)
-        ):
-            return False
-    return True

@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
+from genrec_fast.catalog.find import Finder, Found
 from genrec_fast.catalog.trie import Trie, build_trie
 
 __all__ = ["Catalog"]
@@ -117,6 +118,45 @@ class Catalog:
     def numbers(self) -> dict[str, int]:
         """Item id of each name."""
         return {name: number for number, name in enumerate(self.names)}
+
+    def find(self, text: str, k: int = 10) -> Found:
+        """Items that a text may mean: by name, by title, by words of a title, or with a typing error.
+
+        Args:
+            text: what somebody typed.
+            k: how many are listed at most.
+
+        Returns:
+            ``Found``; its ``item`` is the one that is meant, where there is no doubt.
+
+        Raises:
+            InvalidTypeError: no text, or k is no whole number.
+            InvalidValueError: k below 1.
+
+        Example:
+            ``print(catalog.find("star wars clone"))``
+        """
+        if not isinstance(text, str):
+            raise InvalidTypeError(f"find: text must be a text, got {shown(text)}")
+        return self._finder(text, whole_number("find", "k", k))
+
+    @functools.cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.names, self.titles, self.numbers)
+
+    @functools.cached_property
+    def by_popularity(self) -> tuple[Tensor, Tensor]:
+        """Item ids int64 ``[N]``, the most frequent first, and float32 ``[N]``: the log of each item's share.
+
+        Every item counts once more than it occurs, so that none has a share of 0. Both are on the CPU.
+
+        Raises:
+            InvalidValueError: nothing is known of how often items occur.
+        """
+        if self.counts is None:
+            raise InvalidValueError("Catalog: counts must be given to tell what is popular, got None")
+        counts = self.counts.cpu().double() + 1
+        return torch.argsort(counts, descending=True, stable=True), (counts / counts.sum()).log().float()
 
     @functools.cached_property
     def trie(self) -> Trie:

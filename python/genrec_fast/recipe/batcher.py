@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from genrec_fast.base.errors import (
 )
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Options, Query, ask
+from genrec_fast.recipe.basis import based
 from genrec_fast.recipe.requests import Group, Request, Row
 from genrec_fast.recipe.system import System
 
@@ -130,7 +131,7 @@ class Batcher:
 
     def submit(
         self,
-        histories: Jagged | Sequence[Sequence[int]],
+        histories: Jagged | Iterable[Iterable[int | str]],
         k: int = 10,
         *,
         timeout: float | None = None,
@@ -165,21 +166,27 @@ class Batcher:
         rows = [
             Row(request, row, question.slice(row, row + 1), query.slice(row, row + 1, of=count)) for row in range(count)
         ]
+        known = not self.model.may_be_empty  # what is popular needs no search
+        bare = [row for row in rows if known and not row.question.items.values.numel()]
+        searched = [row for row in rows if not known or row.question.items.values.numel()]
         with self._changed:
             if self._closed:
                 raise ClosedError("batcher: the batcher must be open to be asked, got a closed one")
-            if len(self._waiting) + count > self.max_waiting:
+            more, waiting = len(searched), len(self._waiting)
+            if waiting + more > self.max_waiting:
                 raise QueueFullError(
-                    f"batcher: at most max_waiting = {self.max_waiting} users may wait, got {count} more than the "
-                    f"{len(self._waiting)} that do"
+                    f"batcher: at most max_waiting = {self.max_waiting} users may wait, got {more} more than the "
+                    f"{waiting} that do"
                 )
-            self._waiting.extend(rows)
+            self._waiting.extend(searched)
             self._changed.notify()
+        for row in bare:
+            request.answer(row.index, self.model.answer(row.question, row.query))
         return request.future
 
     def recommend(
         self,
-        histories: Jagged | Sequence[Sequence[int]],
+        histories: Jagged | Iterable[Iterable[int | str]],
         k: int = 10,
         *,
         timeout: float | None = None,
@@ -317,7 +324,7 @@ class Batcher:
             self._on_group(len(group.rows))
         self._searched += len(group.rows)
         batch = self.model.batch(Question.cat([row.question for row in group.rows]))
-        query = joined([row.query for row in group.rows]).to(self.model.device)
+        query = joined([row.query.filtered(self.model.num_items) for row in group.rows]).to(self.model.device)
         group.search = self.model.decoder.begin(self.model, batch, query)
 
     def _advance(self, group: Group) -> None:
@@ -336,7 +343,8 @@ class Batcher:
                 self._groups = [other for other in self._groups if other is not group]
         for place in sorted(places):
             row = group.rows[place]
-            row.request.answer(row.index, found.slice(place, place + 1).first(row.query.k))
+            own = found.slice(place, place + 1).first(row.query.k)
+            row.request.answer(row.index, based(own, row.question, self.model.may_be_empty))
 
 
 def _check_timeout(timeout: float | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from typing_extensions import Unpack
@@ -18,12 +18,13 @@ from genrec_fast.base.lock import FolderLock
 from genrec_fast.base.query import Options, ask
 from genrec_fast.base.weights import restore_module
 from genrec_fast.catalog.catalog import Catalog, read_texts
+from genrec_fast.catalog.find import Found
 from genrec_fast.recipe.batcher import Batcher
 from genrec_fast.recipe.limits import within
 from genrec_fast.recipe.saved import CARD, Files, card_bytes, read_files, write_model
 from genrec_fast.recipe.system import System
 
-__all__ = ["Recommender", "load", "usable_device"]
+__all__ = ["NamedItem", "Recommender", "load", "usable_device"]
 
 SAVE_SECONDS = 60.0  # to wait for another model that is being saved in the same folder
 
@@ -45,6 +46,17 @@ def usable_device(op: str, device: torch.device | str) -> torch.device:
     return place
 
 
+class NamedItem(NamedTuple):
+    """An item of an answer."""
+
+    item: str
+    """its name"""
+    id: int
+    score: float
+    title: str
+    """"" where it has none; its name where the catalog has no titles"""
+
+
 class Recommender(System):
     """Everything that turns histories into ranked items; see ``System`` for its parts."""
 
@@ -56,6 +68,21 @@ class Recommender(System):
     @property
     def titles(self) -> Sequence[str] | None:
         return self.catalog.titles
+
+    def find_items(self, text: str, k: int = 10) -> Found:
+        """Items that a text may mean, by name, title, part of a title or with a typing error: ``Catalog.find``."""
+        return self.catalog.find(text, k)
+
+    def named(self, ranked: Ranked) -> list[list[NamedItem]]:
+        """An answer in words: per user the items, best first; the -1 behind a user's last result are left out."""
+        return [
+            [
+                NamedItem(self.item_ids[item], item, score, self.title(item))
+                for item, score in zip(items, scores, strict=True)
+                if item >= 0
+            ]
+            for items, scores in zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True)
+        ]
 
     def numbers(self, item_ids: Sequence[str], *, what: str = "Recommender: item") -> list[int]:
         """Outside names -> item ids; ``what`` says in an error whose names they are.
@@ -92,7 +119,7 @@ class Recommender(System):
 
     def recommend(
         self,
-        histories: Jagged | Sequence[Sequence[int]],
+        histories: Jagged | Iterable[Iterable[int | str]],
         k: int = 10,
         *,
         users_per_batch: int = 256,
@@ -101,19 +128,21 @@ class Recommender(System):
         """The k best items for each history.
 
         Args:
-            histories: item ids, oldest first: one list per user, or int64 Jagged. No row may be empty. Only the last
-                ``recipe.batching.max_items`` of each are read.
+            histories: items, oldest first: one list of names and ids per user, or int64 Jagged of ids. Only the last
+                ``recipe.batching.max_items`` of each are read. Who has none gets what the model learned of the start
+                of histories or, where it learned nothing of it, the popular items: ``Ranked.based_on`` says which.
             k: how many items.
             users_per_batch: users searched at once: a matter of memory and speed, not of the result.
-            options: ``num_beams``, ``exact``, ``allowed``, ``exclude``, ``exclude_seen``, ``users``, ``timestamps``,
-                ``target_timestamps``, ``actions``, ``seed``; see ``base.query.Options``.
+            options: ``num_beams``, ``exact``, ``allowed``, ``candidates``, ``exclude``, ``exclude_seen``, ``unknown``,
+                ``users``, ``timestamps``, ``target_timestamps``, ``actions``, ``seed``; see ``base.query.Options``.
 
         Returns:
-            Ranked, B rows; -1 behind a user's last result.
+            Ranked, B rows; -1 behind a user's last result. ``named`` gives it in words.
 
         Raises:
             InvalidTypeError: histories or filters of the wrong kind, an option that there is not.
-            InvalidValueError: an empty history, an item outside the catalog, a filter that does not fit.
+            InvalidValueError: an item that the catalog does not have, a filter that does not fit, an empty history
+                where the catalog has no counts of items.
         """
         size = whole_number("recommend", "users_per_batch", users_per_batch)
         question, query = ask(self, histories, k, options)
@@ -121,7 +150,7 @@ class Recommender(System):
         with self.answering():
             for begin in range(0, len(question), size):
                 some = question.slice(begin, begin + size).last(self.max_items)
-                parts.append(self.search(some, query.slice(begin, begin + size, of=len(question))).to("cpu"))
+                parts.append(self.answer(some, query.slice(begin, begin + size, of=len(question))))
         return Ranked.cat(parts)
 
     def batcher(self, **settings: Any) -> Batcher:

@@ -71,7 +71,8 @@ class Row:
         query, question = self.query, self.question
         beams = tuple(query.num_beams.tolist()) if isinstance(query.num_beams, Tensor) else query.num_beams
         # How far an exact search must widen depends on k.
-        shape = (query.allowed is None, question.timestamps is None, question.actions is None, query.seed)
+        everything = query.allowed is None and query.candidates is None
+        shape = (everything, question.timestamps is None, question.actions is None, query.seed)
         exact = query.exact and query.k
         return (shape, beams, exact) if by_level else (shape, query.k, query.exact, query.exclude is None)
 

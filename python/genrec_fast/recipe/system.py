@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
+from genrec_fast.recipe.basis import based, popular
 from genrec_fast.recipe.recipe import Recipe
 
 __all__ = ["System"]
@@ -83,8 +84,18 @@ class System(nn.Module):
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether an empty history can be asked about."""
-        return False
+        """Whether the network has a state for an empty history that it learned something about."""
+        return bool(getattr(self.backbone, "learns_start", False))
+
+    @property
+    def knows_popular(self) -> bool:
+        """Whether it can tell what is popular: to users without a history that it has no state for."""
+        return self.catalog.counts is not None
+
+    @property
+    def item_numbers(self) -> Mapping[str, int]:
+        """Item id of each name."""
+        return self.catalog.numbers
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -142,4 +153,20 @@ class System(nn.Module):
 
     def search(self, question: Question, query: Query) -> Ranked:
         """The items of some users; call within ``answering()``. Histories are not cut here."""
+        query = query.filtered(self.num_items)
         return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))
+
+    def answer(self, question: Question, query: Query) -> Ranked:
+        """``search``, on the CPU, and for users without a history the popular items where the network learned no start.
+
+        Each answer says what it is based on.
+        """
+        bare = question.items.lengths == 0
+        if self.may_be_empty or not bool(bare.any()):
+            return based(self.search(question, query).to("cpu"), question, self.may_be_empty)
+        without, others = bare.nonzero().squeeze(1), (~bare).nonzero().squeeze(1)
+        found = popular(self.catalog, query.select(without), without.shape[0], self.decoder.by_level)
+        if others.numel():
+            searched = self.search(question.select(others), query.select(others)).to("cpu")
+            found = Ranked.cat([found, searched]).select(torch.cat([without, others]).argsort())
+        return based(found, question, False)

@@ -30,7 +30,7 @@ def marked(system: System, rows: Sequence[Sequence[object]] | None, lengths: Seq
     """
     names = system.actions
     if rows is None:
-        if system.reads_actions:
+        if system.reads_actions and any(lengths):
             raise InvalidValueError(
                 f"recommend: actions must be given as {system.name} reads them ({', '.join(names)}), got None"
             )

@@ -6,20 +6,24 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from genrec_fast.base.batch import Ranked
 from genrec_fast.base.checks import whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.query import Options
+from genrec_fast.base.items import Items
+from genrec_fast.base.query import Options, skips
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.action_marks import marked
 
 __all__ = ["FIELDS", "PLAIN", "Limits", "answer_of", "question_of"]
 
-FIELDS = ("histories", "k", *Options.__annotations__, "timeout", "history_ids", "allowed_ids", "exclude_ids")
+_IDS = {
+    "histories": "history_ids",
+    "allowed": "allowed_ids",
+    "candidates": "candidate_ids",
+    "exclude": "exclude_ids",
+}
+"""fields of names, and those that hold ids in their place"""
+FIELDS = ("histories", "k", *Options.__annotations__, "timeout", *_IDS.values())
 
 
 class Limits(Protocol):
@@ -38,8 +42,8 @@ class Limits(Protocol):
 def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> dict[str, Any]:
     """The arguments of ``Batcher.submit``.
 
-    Items are named by their outside names in ``histories``, ``allowed`` and ``exclude``; a number is the name with
-    these digits, never an id. Ids stand in ``history_ids``, ``allowed_ids`` and ``exclude_ids`` in their place.
+    Items are named by their outside names in ``histories``, ``allowed``, ``candidates`` and ``exclude``; a number is
+    the name with these digits, never an id. Ids stand in ``history_ids``, ``allowed_ids``, ... in their place.
 
     Raises:
         InvalidTypeError: a field of another type.
@@ -49,10 +53,11 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
     if unknown:
         raise InvalidValueError(f"recommend: fields must be of {', '.join(FIELDS)}, got {unknown[0]!r:.80}")
     given = {name: value for name, value in body.items() if value is not None}
-    name, read = _either("histories", "history_ids", given)
+    items = Items("recommend", model, skips("recommend", given.get("unknown", "refuse")))
+    name = _field("histories", given)
     if name not in given:
         raise InvalidValueError("recommend: histories must be given (or history_ids), got none")
-    histories = [read(name, row, model) for row in _list(name, given[name])]
+    histories = [_read(name, row, items) for row in _list(name, given[name])]
     if len(histories) > limits.max_users:
         raise InvalidValueError(f"recommend: {name} must be at most {limits.max_users}, got {len(histories)}")
     arguments: dict[str, Any] = {"histories": histories, "k": 10}
@@ -62,12 +67,12 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
             if arguments[name] > most:
                 raise InvalidValueError(f"recommend: {name} must be at most {most}, got {given[name]}")
     arguments["k"] = min(arguments["k"], model.num_items)  # there are no more results than that
-    name, read = _either("allowed", "allowed_ids", given)
-    if name in given:
-        arguments["allowed"] = _mask(read(name, given[name], model), model)
-    name, read = _either("exclude", "exclude_ids", given)
-    if name in given:
-        arguments["exclude"] = Jagged.from_rows([read(name, row, model) for row in _list(name, given[name])])
+    for option in ("allowed", "candidates", "exclude"):
+        name = _field(option, given)
+        if name in given:
+            row = _list(name, given[name])
+            each = any(isinstance(part, list) for part in row)
+            arguments[option] = [_read(name, part, items) for part in row] if each else _read(name, row, items)
     arguments |= {name: read(name, given[name]) for name, read in PLAIN.items() if name in given}
     marks = [_list("actions", row) for row in _list("actions", given["actions"])] if "actions" in given else None
     arguments["actions"] = marked(model, marks, [len(history) for history in histories])
@@ -79,17 +84,23 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
 
 def answer_of(ranked: Ranked, model: Recommender) -> list[dict[str, Any]]:
     """One object for each history; ``bound`` is ``null`` where nothing was pruned."""
-    results = []
-    for items, scores, exact, bound in zip(
-        ranked.items.tolist(), ranked.scores.tolist(), ranked.exact.tolist(), ranked.bound.tolist(), strict=True
-    ):
-        found = [
-            {"item": model.item_ids[item], "id": item, "score": score, "title": model.title(item)}
-            for item, score in zip(items, scores, strict=True)
-            if item >= 0
-        ]
-        results.append({"items": found, "exact": exact, "bound": bound if math.isfinite(bound) else None})
-    return results
+    return [
+        {
+            "items": [entry._asdict() for entry in items],
+            "exact": exact,
+            "bound": bound if math.isfinite(bound) else None,
+            "basis": basis,
+            "skipped": skipped,
+        }
+        for items, exact, bound, basis, skipped in zip(
+            model.named(ranked),
+            ranked.exact.tolist(),
+            ranked.bound.tolist(),
+            ranked.based_on,
+            [0] * len(ranked) if ranked.skipped is None else ranked.skipped.tolist(),
+            strict=True,
+        )
+    ]
 
 
 def _list(name: str, value: object) -> list[Any]:
@@ -98,9 +109,11 @@ def _list(name: str, value: object) -> list[Any]:
     return value
 
 
-def _whole(name: str, value: object) -> int:
+def _whole(name: str, value: object, any_size: bool = False) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"recommend: {name} must hold whole numbers, got {value!r:.80}")
+    if any_size:
+        return value if abs(value) < 1 << 63 else -1
     if not 0 <= value < 1 << 63:
         raise InvalidValueError(f"recommend: {name} must hold whole numbers in [0, 2^63), got {value!s:.80}")
     return value
@@ -114,44 +127,28 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _either(
-    named: str, numbered: str, given: Mapping[str, Any]
-) -> tuple[str, Callable[[str, object, Recommender], list[int]]]:
-    """The field that names items, or the one that holds their ids, and how it is read."""
-    if numbered not in given:
-        return named, _names
-    if named in given:
+def _field(named: str, given: Mapping[str, Any]) -> str:
+    """The field that is given: the one that names items, or the one that holds their ids."""
+    numbered = _IDS[named]
+    if named in given and numbered in given:
         raise InvalidValueError(f"recommend: {named} must not be given beside {numbered}, got both")
-    return numbered, _ids
+    return numbered if numbered in given else named
 
 
-def _names(field: str, row: object, model: Recommender) -> list[int]:
-    """Item ids of one list of names; a number is the name with these digits."""
+def _read(field: str, row: object, items: Items) -> list[int]:
+    """Item ids of one list of names, where a number is the name with these digits, or of ids; -1: to be skipped."""
+    if field in _IDS.values():
+        numbers = [_whole(field, item, items.skip) for item in _list(field, row)]
+        return items.rows(field, [numbers]).values.tolist()
     words = []
     for item in _list(field, row):
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise InvalidTypeError(f"recommend: {field} must hold names, texts or whole numbers, got {item!r:.80}")
         words.append(str(item))
     try:
-        return model.numbers(words, what=f"recommend: each item of {field}")
+        return items.rows(field, [words]).values.tolist()
     except InvalidValueError as error:
-        ids = "history_ids" if field == "histories" else f"{field}_ids"
-        raise InvalidValueError(f"{error}; item ids have a field of their own, {ids}") from error
-
-
-def _ids(field: str, row: object, model: Recommender) -> list[int]:
-    """One list of item ids."""
-    numbers = [_whole(field, item) for item in _list(field, row)]
-    for number in numbers:
-        if number >= model.num_items:
-            raise InvalidValueError(f"recommend: {field} must hold item ids in [0, {model.num_items}), got {number}")
-    return numbers
-
-
-def _mask(items: list[int], model: Recommender) -> Tensor:
-    mask = torch.zeros(model.num_items, dtype=torch.bool)
-    mask[torch.tensor(items, dtype=torch.int64)] = True
-    return mask
+        raise InvalidValueError(f"{error}; item ids have a field of their own, {_IDS[field]}") from error
 
 
 def _flag(name: str, value: object) -> bool:
@@ -165,6 +162,7 @@ def _flag(name: str, value: object) -> bool:
 PLAIN: dict[str, Callable[[str, Any], Any]] = {
     "exact": _flag,
     "exclude_seen": _flag,
+    "unknown": lambda name, value: value,  # read before
     "users": lambda name, value: [_whole(name, user) for user in _list(name, value)],
     "timestamps": lambda name, value: [[_number(name, at) for at in _list(name, row)] for row in _list(name, value)],
     "target_timestamps": lambda name, value: [_number(name, at) for at in _list(name, value)],

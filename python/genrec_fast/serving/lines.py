@@ -20,6 +20,8 @@ _OF_ONE = {
     "times": "timestamps",
     "at": "target_timestamps",
     "actions": "actions",
+    "candidates": "candidates",
+    "candidate_ids": "candidate_ids",
     "exclude": "exclude",
     "exclude_ids": "exclude_ids",
 }

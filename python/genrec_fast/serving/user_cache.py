@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.protocols import Resumable
-from genrec_fast.base.query import Query, rows_of_items, times_of_events
+from genrec_fast.base.query import Query, times_of_events
 from genrec_fast.decoders.retrieve import Retrieve
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.nn.snapshot import Snapshot
@@ -235,7 +236,7 @@ class UserCache:
     ) -> tuple[list[_Entry], Tensor | None]:
         """Each user's entry with its new events and the old pages, not yet stored; int64 times of the questions."""
         op = "UserCache"
-        rows = rows_of_items(op, "items", items, self.model.num_items)
+        rows = Items(op, self.model).rows("items", items)
         if len(rows) != len(users):
             raise InvalidValueError(f"{op}: items must have one row for each of {len(users)} users, got {len(rows)}")
         reads = self.backbone.reads_times
