@@ -165,6 +165,8 @@ def table_schema(id_type: Any = None) -> dict[str, Any]:
         "items": polars.List(polars.Struct(item)),
         "exact": polars.Boolean,
         "bound": polars.Float64,
+        "basis": polars.String,
+        "skipped": polars.Int64,
         "line": polars.Int64,
         "error": polars.String,
     }

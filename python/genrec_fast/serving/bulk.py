@@ -61,8 +61,8 @@ def recommend_many(
         defaults: more fields for questions that do not have them: ``exclude_seen=True``, ``num_beams=100``, ...
 
     Yields:
-        An answer for each question: ``{"items": [{"item", "id", "score", "title"}, ...], "exact", "bound"}`` as over
-        HTTP, with the question's ``id`` and ``user`` in front where it has some.
+        An answer for each question: ``{"items": [{"item", "id", "score", "title"}, ...], "exact", ...}`` as over HTTP,
+        with the question's ``id`` and ``user`` in front where it has some.
 
     Raises:
         InvalidTypeError: a question or a field of another type; the message has the question's number.

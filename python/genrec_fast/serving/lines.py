@@ -25,6 +25,7 @@ _OF_ONE = {
     "exclude": "exclude",
     "exclude_ids": "exclude_ids",
 }
+_LISTS = ("candidates", "candidate_ids", "exclude", "exclude_ids")  # of one user; in a body also for everybody
 _OF_ALL = tuple(name for name in FIELDS if name not in _OF_ONE.values() and name != "timeout")
 _LINE = ("id", *_OF_ONE, *_OF_ALL)
 
@@ -53,6 +54,9 @@ def checked_line(line: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
             "recommend: user must be a row of the training data, a whole number from 0 (a name of your own goes into "
             f"id), got {given['user']!r:.80}"
         )
+    for name in _LISTS:
+        if name in given and not isinstance(given[name], list):
+            raise InvalidTypeError(f"recommend: {name} must be a list, got {given[name]!r:.80}")
     return {**defaults, **given}
 
 
