@@ -15,7 +15,7 @@ from genrec_fast.data.synthetic import Shop
 pytest.importorskip("polars")
 
 FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
-ALONE = ["bert4rec", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce"]
+ALONE = ["bert4rec", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 
 

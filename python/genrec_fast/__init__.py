@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SessionsConfig,
         T5Config,
         TimelineConfig,
+        TransitionsConfig,
     )
     from genrec_fast.base.batch import Batch, Loss, Question, Ranked
     from genrec_fast.base.errors import (
@@ -56,12 +57,14 @@ if TYPE_CHECKING:
         RankConfig,
         RetrieveConfig,
         RetrieveInterestsConfig,
+        ScanConfig,
         StochasticBeamConfig,
     )
     from genrec_fast.decoders.base import Decoder
     from genrec_fast.evaluation import Evaluated, evaluate
     from genrec_fast.layouts import InterleaveConfig, PlainConfig
     from genrec_fast.objectives import (
+        CountingConfig,
         FullSoftmaxConfig,
         InBatchConfig,
         MaskedItemsConfig,
@@ -111,6 +114,7 @@ __all__ = [
     "CollaborativeConfig",
     "ContrastiveConfig",
     "CorruptFileError",
+    "CountingConfig",
     "DataError",
     "Decoder",
     "DivergedError",
@@ -157,6 +161,7 @@ __all__ = [
     "RetrieveInterestsConfig",
     "SampledBCEConfig",
     "SampledSoftmaxConfig",
+    "ScanConfig",
     "Session",
     "SessionsConfig",
     "SlowPathWarning",
@@ -168,6 +173,7 @@ __all__ = [
     "TimedOutError",
     "TimelineConfig",
     "TrainConfig",
+    "TransitionsConfig",
     "Trie",
     "UnlockedFolderWarning",
     "UnsupportedError",
@@ -199,6 +205,7 @@ _HOMES = {
     "PinRecConfig": "genrec_fast.backbones",
     "T5Config": "genrec_fast.backbones",
     "TimelineConfig": "genrec_fast.backbones",
+    "TransitionsConfig": "genrec_fast.backbones",
     "Batcher": "genrec_fast.recipe.batcher",
     "BeamConfig": "genrec_fast.decoders",
     "DiverseBeamConfig": "genrec_fast.decoders",
@@ -206,6 +213,7 @@ _HOMES = {
     "RankConfig": "genrec_fast.decoders",
     "RetrieveConfig": "genrec_fast.decoders",
     "RetrieveInterestsConfig": "genrec_fast.decoders",
+    "ScanConfig": "genrec_fast.decoders",
     "StochasticBeamConfig": "genrec_fast.decoders",
     "ClosedError": "genrec_fast.base.errors",
     "CorruptFileError": "genrec_fast.base.errors",
@@ -229,6 +237,7 @@ _HOMES = {
     "PlainConfig": "genrec_fast.layouts",
     "Recommender": "genrec_fast.recipe.recommender",
     "load": "genrec_fast.recipe.recommender",
+    "CountingConfig": "genrec_fast.objectives",
     "FullSoftmaxConfig": "genrec_fast.objectives",
     "InBatchConfig": "genrec_fast.objectives",
     "MaskedItemsConfig": "genrec_fast.objectives",

@@ -37,6 +37,7 @@ def test_the_registry():
         "sessionrec",
         "tbgrecall",
         "tiger",
+        "transitions",
     ]
     assert recipes.get("tiger") == recipes.tiger()
     known = ", ".join(recipes.names())

@@ -9,6 +9,7 @@ from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
+from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
 from genrec_fast.base.config import register_configs
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "T5Config",
     "Timeline",
     "TimelineConfig",
+    "Transitions",
+    "TransitionsConfig",
 ]
 
 register_configs(globals())

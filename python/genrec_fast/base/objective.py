@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from genrec_fast.base.batch import Batch, Loss
+from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.base.jagged import Jagged
 
 __all__ = ["Objective"]
 
@@ -21,11 +23,13 @@ class Objective(ABC):
         needs: the protocol that the system's backbone must speak.
         metric: the figure of a validation by which the best weights are kept; "-" in front: the smaller the better.
         reads_reference: whether ``system.reference`` must be there: the backbone that training starts from, as it was.
+        at_once: whether training is one call of ``learn`` in place of steps.
     """
 
     needs: ClassVar[type]
     metric: ClassVar[str] = "ndcg@10"
     reads_reference: ClassVar[bool] = False
+    at_once: ClassVar[bool] = False
 
     def parts(self, catalog: Any) -> dict[str, nn.Module]:
         """Networks that are trained and saved beside the backbone, by the name they have in the system."""
@@ -47,3 +51,7 @@ class Objective(ABC):
     def after_epoch(self, system: Any) -> Any:
         """A ``Catalog`` of the same items with other semantic IDs to go on with; ``None``: as they are."""
         return None
+
+    def learn(self, system: Any, histories: Jagged) -> None:
+        """All of a training, for objectives that learn ``at_once``: ``histories`` are those of the training split."""
+        raise UnsupportedError(f"{type(self).__name__}: this objective learns by steps, so learn() has nothing to do")

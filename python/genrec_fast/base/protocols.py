@@ -17,8 +17,10 @@ __all__ = [
     "ActionScoring",
     "Autoregressive",
     "Batch",
+    "Counted",
     "Embedding",
     "Interests",
+    "ItemScores",
     "Jagged",
     "Loss",
     "MaskedEmbedding",
@@ -215,4 +217,24 @@ class MaskedEmbedding(_ItemTable, Protocol):
 
     def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
         """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""
+        ...
+
+
+@runtime_checkable
+class ItemScores(Protocol):
+    """A backbone that scores every item by itself, not by vectors that a search could compare."""
+
+    num_items: int
+
+    def score_items(self, batch: Batch) -> Tensor:
+        """Float ``[B, N]``, the caller's to change: the higher, the likelier comes the item next."""
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A backbone that learns by counting."""
+
+    def count(self, histories: Jagged) -> None:
+        """Adds what these histories tell, in place."""
         ...

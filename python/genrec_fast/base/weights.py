@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.errors import CorruptFileError
 
-__all__ = ["module_tensors", "restore_module"]
+__all__ = ["Growing", "module_tensors", "restore_module"]
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A module with tensors whose sizes depend on what it has learned."""
+
+    def make_room(self, tensors: dict[str, Tensor]) -> None:
+        """Gives its own tensors the shapes of saved ones, by the names they have in the module."""
+        ...
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -27,6 +38,10 @@ def restore_module(module: nn.Module, tensors: dict[str, Tensor], where: str) ->
     Raises:
         CorruptFileError: a tensor is missing, unknown, or has another shape or dtype.
     """
+    for path, part in module.named_modules():
+        if isinstance(part, Growing):
+            start = path and f"{path}."
+            part.make_room({name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
     own = module_tensors(module)
     for name in own.keys() | tensors.keys():
         if name not in tensors or name not in own:

@@ -2,7 +2,7 @@
 
 ``beam`` and ``greedy`` write semantic IDs over a trie, ``stochastic`` draws them and ``diverse`` spreads them;
 ``retrieve`` compares embeddings, ``interests`` several of them per user; ``rank`` asks what the user would do with each
-candidate.
+candidate; ``scan`` looks at scores of every item.
 """
 
 from genrec_fast.base.config import register_configs
@@ -13,6 +13,7 @@ from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.rank import Rank, RankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
+from genrec_fast.decoders.scan import Scan, ScanConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "RetrieveConfig",
     "RetrieveInterests",
     "RetrieveInterestsConfig",
+    "Scan",
+    "ScanConfig",
     "StochasticBeam",
     "StochasticBeamConfig",
     "score_candidates",

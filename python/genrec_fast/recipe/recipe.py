@@ -12,8 +12,10 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import (
     ActionScoring,
     Autoregressive,
+    Counted,
     Embedding,
     Interests,
+    ItemScores,
     MaskedEmbedding,
     TeacherForced,
 )
@@ -148,6 +150,11 @@ class Recipe:
     def __post_init__(self) -> None:
         self.check()
 
+    @property
+    def at_once(self) -> bool:
+        """Whether training is one call of the objective's ``learn``, without steps."""
+        return bool(getattr(_built(self.objective), "at_once", False))
+
     def check(self) -> None:
         """Raises where two parts do not fit; called at construction."""
         check_fields(self)
@@ -200,7 +207,7 @@ def _gives(made: type) -> list[str]:
     return [protocol.__name__ for protocol in _PROTOCOLS if _speaks(made, protocol)]
 
 
-_PROTOCOLS = (Autoregressive, TeacherForced, ActionScoring, Embedding, Interests, MaskedEmbedding)
+_PROTOCOLS = (Autoregressive, TeacherForced, ActionScoring, Embedding, Interests, MaskedEmbedding, ItemScores, Counted)
 
 
 def _short(part: Any) -> str:

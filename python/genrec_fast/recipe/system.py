@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -103,7 +104,7 @@ class System(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        return next(itertools.chain(self.backbone.parameters(), self.backbone.buffers())).device
 
     def to(self, *args: Any, **options: Any) -> Any:
         """As a module's; the catalog goes where the backbone goes."""

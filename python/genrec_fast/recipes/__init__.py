@@ -16,6 +16,7 @@ from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.sessionrec import sessionrec
 from genrec_fast.recipes.tbgrecall import tbgrecall
 from genrec_fast.recipes.tiger import tiger
+from genrec_fast.recipes.transitions import transitions
 
 __all__ = [
     "bert4rec",
@@ -32,6 +33,7 @@ __all__ = [
     "sessionrec",
     "tbgrecall",
     "tiger",
+    "transitions",
 ]
 
 _ALL = (
@@ -47,6 +49,7 @@ _ALL = (
     sessionrec,
     tbgrecall,
     tiger,
+    transitions,
 )
 _RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 

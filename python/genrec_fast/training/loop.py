@@ -19,6 +19,7 @@ from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batche
 from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.recommender import Recommender, usable_device
+from genrec_fast.training.at_once import train_at_once
 from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
@@ -91,6 +92,9 @@ def train(
     if device is not None:
         usable_device("train", device)
     with torch.random.fork_rng(devices=[]), Interrupts() as stop:
+        if recipe.at_once:
+            folder = None if out is None else Path(out)
+            return train_at_once(recipe, data, seed=seed, out=folder, splits=splits, device=device, start=start)
         return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop, start).run()
 
 
