@@ -25,12 +25,9 @@ def test_folder_with_something_else_lists_it(tmp_path):
         data.load(tmp_path)
 
 
-def test_missing_folder_or_a_file_instead(tmp_path):
-    with pytest.raises(DataError, match=r"data.load: folder must be an existing folder, got .*nowhere"):
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"data.load: source must be an existing folder or file, got .*nowhere"):
         data.load(tmp_path / "nowhere")
-    (tmp_path / "a.txt").write_text("1 2")
-    with pytest.raises(DataError, match="folder must be an existing folder"):
-        data.load(tmp_path / "a.txt")
 
 
 def test_format_is_detected_and_can_be_forced(tmp_path):
@@ -68,7 +65,11 @@ def test_options_of_another_format_are_refused(tmp_path):
         ({"title": 3}, InvalidTypeError, "title must be the name of a column, got 3"),
         ({"user": "item_id"}, InvalidValueError, "must be different columns, got item_id, item_id, timestamp, rating"),
         ({"item": "u", "rating": "u"}, InvalidValueError, "must be different columns, got user_id, u, timestamp, u"),
-        ({"title": "name"}, InvalidValueError, r"title must be None, as .* has no \*.item file"),
+        (
+            {"title": "name"},
+            InvalidValueError,
+            r"title must be None or a column of .*x.inter, as .* has no file of items",
+        ),
     ],
 )
 def test_names_that_are_no_columns(tmp_path, options, error, message):

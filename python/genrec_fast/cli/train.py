@@ -17,7 +17,7 @@ from genrec_fast.base.files import write_text
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli.commands import NO_OPTIONS, DataOptions, set_threads
 from genrec_fast.data import Dataset, leave_one_out
-from genrec_fast.data.readers.lines import PUBLISHED, find_one
+from genrec_fast.data.readers.semantic_ids import find_published
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.tokenizers import PublishedConfig
@@ -144,7 +144,7 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
         readers = "tokenizer and network read" if coded and shown else f"{'tokenizer' if coded else 'network'} reads"
         instead = []
         if coded:
-            published = find_one(folder, PUBLISHED)
+            published = find_published(folder if folder.is_dir() else folder.parent)
             instead.append(
                 "--semantic-ids FILE (published ones, or those that "
                 f"'genrec-fast tokenize {folder} --kind collaborative --out IDS' makes of interactions alone: "

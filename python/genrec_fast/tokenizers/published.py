@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import DataError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.data.readers.lines import codes_by_number
+from genrec_fast.data.readers.semantic_ids import codes_by_number
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup

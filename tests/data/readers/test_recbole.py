@@ -77,22 +77,22 @@ def test_without_times_the_file_is_the_order(tmp_path):
 @pytest.mark.parametrize(
     ("inter", "message"),
     [
-        ("user_id:token\titem_id:token\na\tx\nb\n", "ml.inter:3: must have 2 tab-separated fields, got 1"),
+        ("user_id:token\titem_id:token\na\tx\nb\n", "ml.inter:3: must have 2 cells as the header, got 1"),
         ("user_id\titem_id:token\na\tx\n", r"ml.inter:1: a column of the header must be name:type .* got 'user_id'"),
         ("user_id:text\titem_id:token\na\tx\n", r"with type token\|token_seq\|float\|float_seq, got 'user_id:text'"),
-        ("user_id:token\tuser_id:token\na\tx\n", "got 'user_id:token'"),
+        ("user_id:token\tuser_id:token\na\tx\n", "columns must have names of their own, got user_id:token"),
         (
             "user_id:token\tproduct:token\na\tx\n",
             r"ml.inter:1: must have a column item_id, got user_id, product; item \(--item\) names another",
         ),
-        ("user_id:token\titem_id:token\n", "ml.inter: has a header but no lines"),
+        ("user_id:token\titem_id:token\n", "ml.inter: has no lines"),
         (
             "user_id:token\titem_id:token\ttimestamp:float\na\tx\t1\na\ty\tsoon\n",
-            "ml.inter:3: timestamp must be a finite number, got 'soon'",
+            "ml.inter:3: column timestamp must be a finite number, got 'soon'",
         ),
         (
             "user_id:token\titem_id:token\ttimestamp:float\na\tx\tnan\n",
-            "ml.inter:2: timestamp must be a finite number, got 'nan'",
+            "ml.inter:2: column timestamp must be a finite number, got 'nan'",
         ),
         ("", "ml.inter: the file is empty"),
         ("user_id:token\titem_id:token\na\tx\n\ty\n", "ml.inter:3: column user_id must not be empty"),
@@ -113,7 +113,7 @@ def test_malformed_interactions(tmp_path, inter, message):
             "ml.item:4: item 'y' stands on several lines|ml.inter:5: item 'z' is not in ml.item",
         ),
         (ITEM.replace("z\tZ", "q\tZ"), "ml.inter:5: item 'z' is not in ml.item"),
-        (ITEM + "short\n", "ml.item:6: must have 4 tab-separated fields, got 1"),
+        (ITEM + "short\n", "ml.item:6: must have 4 cells as the header, got 1"),
         (ITEM + "\tNobody\t\t\n", "ml.item:6: column item_id must not be empty"),
     ],
 )
@@ -134,7 +134,7 @@ def test_blank_lines_and_quotes_mean_nothing(tmp_path):
     assert dataset.interactions.item_ids == ['5" y', '"x']
     assert named(dataset) == [['"x'], ['5" y']]
     write(tmp_path, "\n\nuser_id:token\titem_id:token\n\na\n")
-    with pytest.raises(DataError, match=r"ml.inter:5: must have 2 tab-separated fields, got 1"):
+    with pytest.raises(DataError, match=r"ml.inter:5: must have 2 cells as the header, got 1"):
         data.load(tmp_path)
 
 

@@ -4,17 +4,15 @@ import csv
 import datetime
 import io
 import re
-import sys
 
 import numpy as np
+import polars
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast import data
-from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError
-
-polars = pytest.importorskip("polars")
+from genrec_fast.base.errors import DataError, InvalidValueError
 
 CSV = "user,item,timestamp,rating\nb,007,30,5\na,y,20,2\nb,y,10,4\nb,z,10,1\na,007,10.5,5\n"
 
@@ -107,7 +105,9 @@ def test_an_item_without_a_title_has_an_empty_one(tmp_path, titles):
 def test_without_a_column_of_titles_there_are_none(tmp_path):
     for dataset in write_both(tmp_path, {"item": ["p", "q", "r"], "brand": ["Alba", None, "Birk"]}):
         assert dataset.titles is None
-    with pytest.raises(InvalidValueError, match=r"title must be None, as .* has no items.csv or items.parquet"):
+    with pytest.raises(
+        InvalidValueError, match=r"title must be None or a column of .*interactions.csv, as .* has no file"
+    ):
         data.load(tmp_path, title="brand")
     (tmp_path / "items.csv").write_text("item\np\nq\nr\n")
     with pytest.raises(DataError, match=r"items.csv:1: must have a column name, got item; title \(--title\) names"):
@@ -315,12 +315,3 @@ def test_rating_asked_for_but_absent(tmp_path):
     (tmp_path / "interactions.csv").write_text("user,item\na,x\n")
     with pytest.raises(InvalidValueError, match=r"min_rating must be None, as .*interactions.csv has no column rating"):
         data.load(tmp_path, min_rating=1)
-
-
-def test_missing_extra_names_the_command(tmp_path, monkeypatch):
-    (tmp_path / "interactions.csv").write_text(CSV)
-    monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(
-        UnsupportedError, match=r"needs polars, which is not installed; pip install 'genrec-fast\[tables\]'"
-    ):
-        data.load(tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["read_actions"]
+__all__ = ["columns_of", "read_actions"]
 
 _COMPARE = {
     ">=": operator.ge,
@@ -21,6 +21,16 @@ _COMPARE = {
     "<": operator.lt,
 }
 _RULE = re.compile(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+
+
+def columns_of(actions: Sequence[str]) -> list[str]:
+    """The columns that the rules read.
+
+    Raises:
+        InvalidTypeError: actions are not texts.
+        InvalidValueError: a rule that is none, or that stands there twice.
+    """
+    return [name for name, _, _ in _parsed(actions)]
 
 
 def read_actions(actions: Sequence[str], numbers: Callable[[str], Sequence[float] | np.ndarray]) -> np.ndarray:
@@ -34,11 +44,20 @@ def read_actions(actions: Sequence[str], numbers: Callable[[str], Sequence[float
         InvalidTypeError: actions are not texts.
         InvalidValueError: a rule that is none, or that stands there twice.
     """
+    columns = [
+        _COMPARE[comparison](np.asarray(numbers(name), dtype=np.float64), limit)
+        for name, comparison, limit in _parsed(actions)
+    ]
+    return np.stack(columns, 1)
+
+
+def _parsed(actions: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Column, comparison and limit of each rule."""
     if isinstance(actions, str) or not all(isinstance(rule, str) for rule in actions):
         raise InvalidTypeError(f"data.load: actions must be a list of rules such as 'rating>=4', got {actions!r:.80}")
     if not actions or len(set(actions)) < len(actions):
         raise InvalidValueError(f"data.load: actions must be different rules, at least one, got {list(actions)!r:.80}")
-    columns = []
+    rules = []
     for rule in actions:
         parts = _RULE.fullmatch(rule)
         try:
@@ -47,5 +66,5 @@ def read_actions(actions: Sequence[str], numbers: Callable[[str], Sequence[float
             limit = None
         if parts is None or limit is None:
             raise InvalidValueError(f"data.load: actions must be rules such as 'rating>=4', got {rule!r:.80}")
-        columns.append(_COMPARE[parts[2]](np.asarray(numbers(parts[1]), dtype=np.float64), limit))
-    return np.stack(columns, 1)
+        rules.append((parts[1], parts[2], limit))
+    return rules

@@ -9,10 +9,8 @@ import torch
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
-    PUBLISHED,
     VECTORS,
     agree,
-    codes_by_number,
     contiguous,
     fail,
     find_one,
@@ -20,15 +18,17 @@ from genrec_fast.data.readers.lines import (
     read_json,
     read_vectors,
 )
+from genrec_fast.data.readers.semantic_ids import codes_by_number, find_published
 
-__all__ = ["LOOKS_FOR", "find", "read"]
+__all__ = ["LOOKS_FOR", "find", "read", "read_texts"]
 
 LOOKS_FOR = "*.inter.json ({user: [item, ...]}; beside it *.index.json and *.item.json)"
 
 
-def find(folder: Path) -> Path | None:
+def find(folder: Path) -> list[Path]:
     """The file of interactions, if this folder has this format."""
-    return find_one(folder, ("*.inter.json",))
+    found = find_one(folder, ("*.inter.json",))
+    return [] if found is None else [found]
 
 
 def read(folder: Path, path: Path) -> Dataset:
@@ -56,7 +56,7 @@ def read(folder: Path, path: Path) -> Dataset:
     if (texts := find_one(folder, ("*.item.json",))) is not None:
         titles, attributes = _read_items(texts)
         counts[texts] = len(titles)
-    if (published := find_one(folder, PUBLISHED[1:])) is not None:
+    if (published := find_published(folder)) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
     if (vectors := find_one(folder, (*VECTORS, "*emb*.npy"))) is not None:
@@ -84,23 +84,37 @@ def read(folder: Path, path: Path) -> Dataset:
 
 
 def _read_items(path: Path) -> tuple[list[str], list[str]]:
-    """``{item: {"title": ..., other texts}}``; what is not the title becomes the attributes."""
-    rows: dict[int, dict[str, object]] = {}
-    for name, fields in read_json(path).items():
+    """Titles and attributes of all items, which are numbered from 0."""
+    texts = read_texts(path)
+    rows: dict[int, tuple[str, str]] = {}
+    for name, row in texts.items():
         item = integer(path, None, name, "an item number", 0)
         if item in rows:
             raise fail(path, None, f"item {item} stands there twice")
-        fields = {} if fields is None else fields
-        if not isinstance(fields, dict):
-            raise fail(path, None, f"item {name!r} must be an object of texts, got {type(fields).__name__}")
-        rows[item] = known = {key: value for key, value in fields.items() if not _is_missing(value)}
-        if not isinstance(known.get("title", ""), str):
-            raise fail(path, None, f"item {name!r}: title must be a text, got {type(known['title']).__name__}")
+        rows[item] = row
     ordered = [rows[i] for i in range(contiguous(path, rows, 0))]
     if not ordered:
         raise fail(path, None, "holds no items")
-    titles = [str(fields.get("title", "")) for fields in ordered]
-    return titles, [" | ".join(_flat(value) for key, value in f.items() if key != "title") for f in ordered]
+    return [title for title, _ in ordered], [more for _, more in ordered]
+
+
+def read_texts(path: Path) -> dict[str, tuple[str, str]]:
+    """``{item: {"title": ..., other texts}}`` as title and attributes of each key; what is not the title is these.
+
+    Raises:
+        DataError: not such a file.
+    """
+    rows: dict[str, tuple[str, str]] = {}
+    for name, fields in read_json(path).items():
+        fields = {} if fields is None else fields
+        if not isinstance(fields, dict):
+            raise fail(path, None, f"item {name!r} must be an object of texts, got {type(fields).__name__}")
+        known = {key: value for key, value in fields.items() if not _is_missing(value)}
+        title = known.pop("title", "")
+        if not isinstance(title, str):
+            raise fail(path, None, f"item {name!r}: title must be a text, got {type(title).__name__}")
+        rows[name] = title, " | ".join(map(_flat, known.values()))
+    return rows
 
 
 def _is_missing(value: object) -> bool:

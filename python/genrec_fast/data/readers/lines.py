@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,13 +16,10 @@ from torch import Tensor
 from genrec_fast.base.errors import DataError
 
 __all__ = [
-    "PUBLISHED",
     "VECTORS",
     "contiguous",
     "fail",
     "find_one",
-    "index_names",
-    "item_codes",
     "numbered_lines",
     "read_json",
     "read_text",
@@ -32,11 +28,6 @@ __all__ = [
 
 VECTORS = ("item_embeddings.*npy", "item_embeddings*.npy")
 """Names of files of vectors: the usual one, with a type or without, before any other."""
-
-PUBLISHED = ("semantic_ids*.json", "*.index.json")
-"""Names of files of semantic IDs: of most formats, of LC-Rec's and LETTER's."""
-
-_CODE = re.compile(r"<?[A-Za-z]*_?(\d{1,9})>?", re.ASCII)
 
 
 def fail(path: Path, line: int | None, reason: str) -> DataError:
@@ -94,11 +85,6 @@ def find_one(folder: Path, patterns: Iterable[str]) -> Path | None:
         if found:
             return found[0]
     return None
-
-
-def index_names(names: Iterable[str]) -> dict[str, int]:
-    """Names to ids, in order of first appearance."""
-    return {name: index for index, name in enumerate(dict.fromkeys(names))}
 
 
 def contiguous(path: Path, keys: Iterable[int], first: int) -> int:
@@ -170,43 +156,6 @@ def read_vectors(path: Path) -> Tensor:
     if not bool(finite.all()):
         raise fail(path, None, f"row {int((~finite).nonzero()[0])} holds a value that is not finite in float32")
     return vectors
-
-
-def item_codes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Published semantic IDs: ``{"item": ["<a_183>", "<b_70>", ...]}`` or ``{"item": [183, 70, ...]}``.
-
-    Raises:
-        DataError: not such a file, or IDs of different lengths.
-    """
-    codes: dict[str, tuple[int, ...]] = {}
-    levels = 0
-    for item, tokens in read_json(path).items():
-        if not isinstance(tokens, list) or not tokens:
-            raise fail(path, None, f"item {item!r} must have a list of codes, got {tokens!r}")
-        codes[item] = row = tuple(_code(path, item, token) for token in tokens)
-        levels = levels or len(row)
-        if len(row) != levels:
-            raise fail(path, None, f"item {item!r} has {len(row)} codes, the items before it have {levels}")
-    if not codes:
-        raise fail(path, None, "holds no items")
-    return codes
-
-
-def _code(path: Path, item: str, token: object) -> int:
-    if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 1_000_000_000:
-        return token
-    match = _CODE.fullmatch(token) if isinstance(token, str) else None
-    if match is None:
-        raise fail(path, None, f"item {item!r}: a code must look like <a_183> or be an integer from 0, got {token!r}")
-    return int(match[1])
-
-
-def codes_by_number(path: Path, first: int) -> Tensor:
-    """int32 ``[items, L]`` from a file whose keys are ``first, first + 1, ...``."""
-    codes = item_codes(path)
-    numbers = {integer(path, None, name, "an item number", first): row for name, row in codes.items()}
-    count = contiguous(path, numbers, first)
-    return torch.tensor([numbers[first + i] for i in range(count)], dtype=torch.int32)
 
 
 def integer(path: Path, line: int | None, token: str, what: str, low: int) -> int:

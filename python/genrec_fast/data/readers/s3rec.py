@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import torch
@@ -9,10 +10,8 @@ import torch
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.lines import (
-    PUBLISHED,
     VECTORS,
     agree,
-    codes_by_number,
     contiguous,
     fail,
     find_one,
@@ -20,15 +19,17 @@ from genrec_fast.data.readers.lines import (
     numbered_lines,
     read_vectors,
 )
+from genrec_fast.data.readers.semantic_ids import codes_by_number, find_published
 
 __all__ = ["LOOKS_FOR", "find", "read"]
 
 LOOKS_FOR = "interactions.txt, or a single *.txt (lines `user item item ...`)"
 
 
-def find(folder: Path) -> Path | None:
+def find(folder: Path) -> list[Path]:
     """The file of interactions, if this folder has this format."""
-    return find_one(folder, ("interactions.txt", "*.txt"))
+    found = find_one(folder, ("interactions.txt", "*.txt"))
+    return [] if found is None else [found]
 
 
 def read(folder: Path, path: Path) -> Dataset:
@@ -38,7 +39,7 @@ def read(folder: Path, path: Path) -> Dataset:
         DataError: a malformed line or file, or files that disagree about the items.
     """
     users: dict[str, int] = {}
-    values: list[int] = []
+    values = array("q")  # 8 bytes an event
     lengths: list[int] = []
     last_line: list[int] = []  # line of each user, to name it when an item turns out not to exist
     for number, line in enumerate(numbered_lines(path), 1):
@@ -63,12 +64,12 @@ def read(folder: Path, path: Path) -> Dataset:
     if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
-    if (published := find_one(folder, PUBLISHED[:1])) is not None:
+    if (published := find_published(folder)) is not None:
         item_codes = codes_by_number(published, first=0)
         counts[published] = len(item_codes)
     num_items = agree(counts)
 
-    items = torch.tensor(values, dtype=torch.int64)
+    items = torch.frombuffer(values, dtype=torch.int64).clone() if values else torch.empty(0, dtype=torch.int64)
     if num_items is None:  # nothing says which items exist: those that were touched
         names, items = torch.unique(items, return_inverse=True)
         item_ids = [str(name) for name in names.tolist()]

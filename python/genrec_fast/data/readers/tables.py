@@ -1,259 +1,154 @@
-"""CSV and Parquet with named columns, one event a line, read by polars (optional extra ``tables``)."""
+"""Tables of named columns, one event a line: CSV, Parquet, JSON lines, and the published sets that are such tables."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError, install_hint
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.interactions import Dataset
-from genrec_fast.data.readers.actions import read_actions
-from genrec_fast.data.readers.columns import Columns, no_column
-from genrec_fast.data.readers.csv_rows import csv_rows
-from genrec_fast.data.readers.lines import PUBLISHED, VECTORS, agree, codes_by_number, fail, find_one, read_vectors
-from genrec_fast.data.readers.recbole import ordered_events
-from genrec_fast.data.readers.times import to_seconds
+from genrec_fast.data.readers.events import Events, layout_of, read_events
+from genrec_fast.data.readers.items import Items, list_items, look_up
+from genrec_fast.data.readers.known import DESCRIPTIONS, EVENTS, LAYOUTS, Layout, fitting, is_table, plain_name
+from genrec_fast.data.readers.lcrec import read_texts
+from genrec_fast.data.readers.lines import VECTORS, agree, find_one, read_vectors
+from genrec_fast.data.readers.open import open_table
+from genrec_fast.data.readers.options import Reading
+from genrec_fast.data.readers.semantic_ids import PUBLISHED, find_published, keys_of_items, published_codes
+from genrec_fast.data.readers.table import Table
 
-__all__ = ["LOOKS_FOR", "find", "read"]
-
-_CHUNK = 1 << 16  # rows whose cells are Python objects at a time
+__all__ = ["LOOKS_FOR", "dataset_of", "find", "read"]
 
 LOOKS_FOR = (
-    "interactions.csv or interactions.parquet, or a single such file beside items.* (columns user, item, timestamp)"
+    "interactions.csv, .tsv, .parquet or .jsonl, packed by gzip or not, a published set by the names of its files "
+    "(ratings.csv, ratings.dat, u.data, ...), or a single such file beside items.* (columns user, item, timestamp)"
 )
+_ITEMS = ("items.parquet", "items.csv", "items.tsv", "items.jsonl", "items.json", "items.csv.gz", "items.jsonl.gz")
+_NO_EVENTS = ("items.*", "*.item.json", "*.user.json", "*.inter.json", *PUBLISHED)
 
 
-def find(folder: Path) -> Path | None:
-    """The file of interactions, if this folder has this format."""
-    named = find_one(folder, ("interactions.parquet", "interactions.csv"))
-    if named is not None:
-        return named
-    others = [
-        path
-        for pattern in ("*.parquet", "*.csv")
-        for path in sorted(folder.glob(pattern))
-        if path.is_file() and path.stem != "items"
-    ]
-    return others[0] if len(others) == 1 else None
+def find(folder: Path) -> list[Path]:
+    """The files of interactions, if this folder has this format."""
+    for place in (folder, folder / "data"):  # the second: KuaiRec and KuaiRand
+        if not place.is_dir():
+            continue
+        paths = [path for path in sorted(place.iterdir()) if path.is_file() and is_table(path)]
+        for pattern in EVENTS:
+            if found := fitting(paths, pattern):
+                return found if pattern.startswith("log_") else [_only(place, pattern, found)]
+        others = [path for path in paths if not any(fitting([path], pattern) for pattern in _NO_EVENTS)]
+        plain = [path for path in others if path.suffix in (".csv", ".parquet")]
+        if len(plain) == 1 and not any(fitting(plain, one.files) for one in DESCRIPTIONS):
+            return plain
+        told = [path for path in others if _holds_events(path)]
+        if len(told) == 1:
+            return told
+    return []
 
 
-def read(
-    folder: Path,
-    path: Path,
-    *,
-    columns: Columns,
-    time_unit: str | None = None,
-    min_rating: float | None = None,
-    actions: Sequence[str] | None = None,
-) -> Dataset:
-    """Reads events and, beside them, ``items.csv`` or ``items.parquet``, vectors and semantic IDs in its order.
+def _only(folder: Path, pattern: str, found: list[Path]) -> Path:
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"{folder}: {pattern} must fit one file, got {names}; give the path of one of them")
+    return found[0]
+
+
+def _holds_events(path: Path) -> bool:
+    """Whether a file is a table with the columns of a known kind of events."""
+    if any(fitting([path], one.files) for one in DESCRIPTIONS):
+        return False
+    try:
+        layout = layout_of(table := open_table(path), Reading())
+    except DataError:
+        return False
+    return layout is not None and {layout.timestamp, layout.rating, layout.title} & set(table.names) != set()
+
+
+def read(folder: Path, paths: Sequence[Path], reading: Reading) -> Dataset:
+    """Reads events and, beside them, a file of items, vectors and semantic IDs in its order.
 
     Timestamps are numbers (see ``to_seconds``), dates or ISO times; they become seconds since 1970, UTC. A title that
     is missing is "".
 
     Raises:
         DataError: a malformed line or file, or files that disagree about the items.
-        InvalidValueError: min_rating without a column of ratings, a unit of times that are dates or not there, or a
-            column of titles without a file of items.
-        UnsupportedError: polars is not installed.
+        InvalidValueError: min_rating without a column of ratings, a unit of times that are dates or not there.
     """
-    polars = _polars(path)
-    events = _read(polars, path)
-    user, item, timestamp, rating = columns.of_events("user", "item")
-    title = columns.title or "title"
-    users, names = events.texts(user, "user"), events.texts(item, "item")
-    times = None
-    if columns.timestamp is not None or timestamp in events.columns:
-        times = events.times(timestamp, time_unit)
-    elif time_unit is not None:
-        raise InvalidValueError(f"data.load: time_unit must be None, as {path} has no column timestamp")
-    if columns.rating is not None:
-        events.column(rating, "rating")
-    kept = np.arange(len(users))
-    if min_rating is not None:
-        if rating not in events.columns:
-            raise InvalidValueError(f"data.load: min_rating must be None, as {path} has no column {rating}")
-        kept = np.flatnonzero(events.numbers(rating) >= min_rating)
-        if not kept.size:
-            raise InvalidValueError(f"data.load: min_rating must leave some events, got {min_rating} which leaves none")
+    tables = [open_table(path, reading) for path in paths]
+    layout = layout_of(tables[0], reading)
+    if layout is None:  # a column is missing: said in the words of the plain layout
+        named = dict(reading.given())
+        user, item = named.get("user", LAYOUTS[0].user), named.get("item", LAYOUTS[0].item)
+        layout = Layout(user, item, reading.timestamp or "timestamp", reading.rating or "rating")
+    layout.check()
+    beside = paths[0].parent
+    described = find_one(beside, _ITEMS)
+    items = None
+    if described is not None and described not in paths:
+        table = open_table(described, Reading(encoding=reading.encoding))
+        item = next((name for name in (layout.item, "item") if name in table.names), layout.item)
+        table.check_column(item, "item")
+        title = reading.title or next((name for name in ("title", "name") if name in table.names), None)
+        if title is not None:
+            table.check_column(title, "title")
+        items = list_items(table, item, title, [name for name in table.names if name not in (item, title)])
+    name = plain_name(paths[0]).partition(".")[0] if folder.is_file() else folder.name
+    return dataset_of(name, beside, tables, layout, reading, items)
 
-    counts: dict[Path, int] = {}
-    titles = attributes = features = item_codes = None
-    described = find_one(folder, ("items.parquet", "items.csv"))
-    if described is not None:
-        items = _read(polars, described)
-        item_ids = items.texts(item, "item")
-        known = {name: i for i, name in enumerate(item_ids)}
-        for i, name in enumerate(item_ids):
-            if known[name] != i:
-                raise fail(described, items.line(i), f"item {name!r} stands on several lines")
-        for i, name in enumerate(names):
-            if name not in known:
-                raise fail(path, events.line(i), f"item {name!r} is not in {described.name}")
-        counts[described] = len(item_ids)
-        if columns.title is not None or "title" in items.columns:
-            titles = items.texts(title, "title", may_be_empty=True)
-        others = [name for name in items.columns if name not in (item, title)]
-        attributes = [" | ".join(row) for row in zip(*map(items.words, others), strict=True)] or None
-    else:
-        if columns.title is not None:
-            raise InvalidValueError(f"data.load: title must be None, as {folder} has no items.csv or items.parquet")
-        item_ids = list(dict.fromkeys(names[i] for i in kept))
-        known = {name: i for i, name in enumerate(item_ids)}
-        counts[path] = len(item_ids)
+
+def dataset_of(
+    name: str, folder: Path, tables: Sequence[Table], layout: Layout, reading: Reading, items: Items | None
+) -> Dataset:
+    """Events of some tables, with what stands about the items in ``items``, in the events or beside them."""
+    told = items is None and layout.title is not None
+    told = told and (reading.title is not None or layout.title in tables[0].names)
+    if told and layout.title not in tables[0].names:
+        raise InvalidValueError(
+            f"data.load: title must be None or a column of {tables[0].path}, as {folder} has no file of items "
+            f"(items.csv or items.parquet, *.item), got {layout.title!r}"
+        )
+    events = read_events(tables, layout, reading, with_titles=told)
+    lists = items is not None
+    if items is None and not told:
+        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and is_table(path)]
+        items = look_up(paths, tables[0].path, reading.item, events.item_ids, folder)
+    if items is None and not told and (texts := find_one(folder, ("*.item.json",))) is not None:
+        items = _numbered(texts, events.item_ids)
+    titles = events.titles if items is None else items.titles
+    attributes = None if items is None else items.attributes
+    item_ids, numbers = events.item_ids, events.items
+    if lists and items is not None:
+        item_ids, numbers = items.item_ids, _listed(events, items)
+
+    counts = {items.path if lists and items is not None else tables[0].path: len(item_ids)}
+    features = item_codes = None
     if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
         counts[vectors] = len(features)
-    if (published := find_one(folder, PUBLISHED[:1])) is not None:
-        item_codes = codes_by_number(published, first=0)
-        counts[published] = len(item_codes)
     agree(counts)
-
-    def numbers(name: str) -> np.ndarray:
-        return events.numbers(rating, "rating") if name == "rating" else events.numbers(name)
-
-    interactions = ordered_events(
-        [users[i] for i in kept],
-        np.fromiter((known[names[i]] for i in kept), dtype=np.int64, count=len(kept)),
-        None if times is None else times[kept],
-        item_ids,
-        actions,
-        None if actions is None else read_actions(actions, numbers)[kept],
-    )
-    return Dataset(folder.name, interactions, titles, attributes, features, item_codes)
+    if (published := find_published(folder)) is not None:
+        item_codes = published_codes(published, item_ids)
+    interactions = events.interactions(numbers, item_ids, reading.actions or ())
+    return Dataset(name, interactions, titles, attributes, features, item_codes)
 
 
-@dataclass(frozen=True)
-class _Table:
-    polars: Any
-    path: Path
-    columns: dict[str, Any]
-    lines: np.ndarray | None
-    """of each row; ``None``: Parquet has none"""
-
-    def line(self, row: int) -> int | None:
-        return None if self.lines is None else int(self.lines[row])
-
-    def fail(self, row: int, reason: str) -> DataError:
-        """A complaint about a row, by its line or, in Parquet, its number from 0."""
-        return fail(self.path, self.line(row), reason if self.lines is not None else f"{reason} (row {row})")
-
-    def column(self, name: str, option: str | None = None) -> Any:
-        if name not in self.columns:
-            raise no_column(self.path, None if self.lines is None else 1, name, self.columns, option)
-        return self.columns[name]
-
-    def words(self, name: str) -> list[str]:
-        """A column as texts, "" where there is nothing."""
-        column, polars = self.columns[name], self.polars
-        if column.dtype.is_float():  # how pandas writes what is missing
-            column = column.fill_nan(None)
-        words: list[str] = column.cast(polars.String, strict=False).fill_null("").to_list()
-        return words
-
-    def texts(self, name: str, option: str, *, may_be_empty: bool = False) -> list[str]:
-        column, polars = self.column(name, option), self.polars
-        if column.dtype.is_nested() or column.dtype == polars.Binary or column.dtype == polars.Object:
-            raise fail(self.path, None, f"column {name} must hold texts or numbers, got {column.dtype}")
-        texts = self.words(name)
-        if not may_be_empty and "" in texts:
-            row = texts.index("")
-            raise self.fail(row, f"column {name} must not be empty")
-        return texts
-
-    def numbers(self, name: str, option: str | None = None) -> np.ndarray:
-        column, polars = self.column(name, option), self.polars
-        if column.dtype.is_nested():
-            raise fail(self.path, None, f"column {name} must hold numbers, got {column.dtype}")
-        values: np.ndarray = column.cast(polars.Float64, strict=False).fill_null(float("nan")).to_numpy()
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            row = int(bad[0])
-            raise self.fail(row, f"column {name} must be a finite number, got {column[row]!r}")
-        return values
-
-    def times(self, name: str, unit: str | None) -> np.ndarray:
-        """Seconds since 1970 of numbers, dates or ISO times."""
-        column, polars = self.column(name, "timestamp"), self.polars
-        words = column.dtype == polars.String and bool(column[:1].cast(polars.Float64, strict=False).null_count())
-        if not words and not column.dtype.is_temporal():
-            return to_seconds(self.path, self.numbers(name), unit, self.line)
-        if unit is not None:
-            raise InvalidValueError(f"data.load: time_unit must be None, as {name} of {self.path} holds dates")
-        if words:
-            return np.array([self._moment(row, name, text) for row, text in enumerate(column.to_list())])
-        if column.dtype not in (polars.Date, polars.Datetime):
-            raise fail(self.path, None, f"column {name} must hold numbers, dates or moments, got {column.dtype}")
-        moments = column.cast(polars.Datetime("us"), strict=False).dt.timestamp("us").cast(polars.Float64) / 1e6
-        return dataclasses.replace(self, columns={name: moments}).numbers(name)
-
-    def _moment(self, row: int, name: str, text: str) -> float:
-        """Seconds since 1970 of an ISO date or time; one without a zone is taken as UTC."""
-        try:
-            moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 knows no Z
-            return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
-        except (ValueError, OverflowError) as error:
-            raise self.fail(row, f"column {name} must be a number or an ISO time, got {text!r}") from error
+def _numbered(path: Path, item_ids: Sequence[str]) -> Items:
+    """LC-Rec's texts of items, "" where it has none."""
+    texts = read_texts(path)
+    keys = keys_of_items(path, texts, item_ids)
+    rows = [texts.get(key, ("", "")) for key in keys]
+    return Items(path, list(item_ids), [title for title, _ in rows], [more for _, more in rows])
 
 
-def _polars(path: Path) -> Any:
-    try:
-        return importlib.import_module("polars")
-    except ImportError as error:
-        raise UnsupportedError(
-            f"data.load: reading {path} needs polars, which is not installed; {install_hint('tables')}"
-        ) from error
-
-
-def _read(polars: Any, path: Path) -> _Table:
-    return _read_csv(polars, path) if path.suffix == ".csv" else _read_parquet(polars, path)
-
-
-def _read_csv(polars: Any, path: Path) -> _Table:
-    """All cells as texts: names such as 007 stay what they are. Rows of empty cells are blank lines, too."""
-    rows = csv_rows(path)
-    first, header = next(rows, (1, []))
-    named = [name for name in header if name]  # spreadsheets write cells beyond the last column, pandas its index
-    if len(set(named)) < len(named):
-        raise fail(path, first, f"columns must have names of their own, got {', '.join(header)}")
-    parts: dict[str, list[Any]] = {name: [] for name in named}
-    columns: list[list[str]] = [[] for _ in header]
-    numbers: list[int] = []
-
-    def pack() -> None:
-        for name, column in zip(header, columns, strict=True):
-            if name:
-                parts[name].append(polars.Series(name, column, dtype=polars.String))
-            column.clear()
-
-    # Cell by cell: rows that are kept, if only for a while, make Python's garbage collector most of the work.
-    for number, cells in rows:
-        if any(cells):
-            numbers.append(number)
-            for column, cell in zip(columns, cells, strict=True):
-                column.append(cell)
-            if len(numbers) % _CHUNK == 0:
-                pack()
-    pack()
-    if not numbers:
-        raise fail(path, None, "has no lines")
-    return _Table(polars, path, {name: polars.concat(part) for name, part in parts.items()}, np.array(numbers))
-
-
-def _read_parquet(polars: Any, path: Path) -> _Table:
-    broken = (polars.exceptions.PolarsError, polars.exceptions.PanicException, OSError, ValueError, OverflowError)
-    try:
-        frame = polars.read_parquet(path, use_pyarrow=False)
-    except broken as error:
-        reason = " ".join(str(error).split())[:200]
-        raise fail(path, None, f"polars cannot read it: {reason}") from error
-    if not frame.height:
-        raise fail(path, None, "has no lines")
-    return _Table(polars, path, dict(zip(frame.columns, frame.get_columns(), strict=True)), None)
+def _listed(events: Events, items: Items) -> np.ndarray:
+    """The number of each event's item in the list of items."""
+    known = {name: number for number, name in enumerate(items.item_ids)}
+    numbers = np.array([known.get(name, -1) for name in events.item_ids], dtype=np.int32)[events.items]
+    strange = np.flatnonzero(numbers < 0)
+    if strange.size:
+        event = int(strange[0])
+        name = events.item_ids[events.items[event]]
+        raise events.fail(event, f"item {name!r} is not in {items.path.name}")
+    return numbers

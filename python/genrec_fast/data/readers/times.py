@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.times import looks_like_seconds
-from genrec_fast.data.readers.lines import fail
 
 __all__ = ["TIME_UNITS", "check_time_unit", "to_seconds"]
 
@@ -28,7 +27,9 @@ def check_time_unit(unit: str | None) -> None:
         raise InvalidValueError(f"data.load: time_unit must be one of {', '.join(TIME_UNITS)}, got {unit!r:.40}")
 
 
-def to_seconds(path: Path, times: np.ndarray, unit: str | None, line_of: Callable[[int], int | None]) -> np.ndarray:
+def to_seconds(
+    path: Path, times: np.ndarray, unit: str | None, complain: Callable[[int, str], DataError]
+) -> np.ndarray:
     """Finite float64 ``[E]`` in ``unit`` to seconds.
 
     Args:
@@ -36,7 +37,7 @@ def to_seconds(path: Path, times: np.ndarray, unit: str | None, line_of: Callabl
         times: as they stand in the file.
         unit: ``None``: told by the size of the numbers, as moments between 1990 and 2100 look different in every unit;
             numbers that are no such moments in any unit (a count of days, say) are left as they are.
-        line_of: the line of a row.
+        complain: makes the error about a row.
 
     Raises:
         DataError: moments in several units.
@@ -52,9 +53,8 @@ def to_seconds(path: Path, times: np.ndarray, unit: str | None, line_of: Callabl
         (most, usual, _), (second, other, where) = seen[0], seen[1]
         if second:
             row = int(np.flatnonzero(where)[0])
-            raise fail(
-                path,
-                line_of(row),
+            raise complain(
+                row,
                 f"times must be of one unit, but {times[row]:.0f} looks like {other} and {most} others like {usual}; "
                 "time_unit (--time-unit) says which it is",
             )

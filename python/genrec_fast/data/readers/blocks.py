@@ -1,0 +1,99 @@
+"""A file of lines in blocks: unpacked, as UTF-8, cut at line ends. What is held is a block, however large the file."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.data.readers.lines import fail
+
+__all__ = ["Block", "blocks", "check_encoding", "usual_encoding"]
+
+_SIZE = 1 << 24
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some lines of a file."""
+
+    text: bytes
+    """UTF-8; every line of it ends with a line feed"""
+    line: int
+    """number of its first line in the file, from 1"""
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Raises unless Python knows the encoding, or it is ``None``."""
+    if encoding is None:
+        return
+    try:
+        codecs.lookup(encoding)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"data.load: encoding (--encoding) must be one that Python knows, such as latin-1, got {encoding!r:.40}"
+        ) from error
+
+
+def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterator[Block]:
+    """All lines of a file, packed by gzip or not, without a byte order mark.
+
+    Args:
+        path: the file.
+        encoding: ``None``: UTF-8.
+        size: bytes of a block; a longer line makes a longer block.
+
+    Raises:
+        DataError: unreadable, cut short, or of another encoding (naming the line).
+    """
+    decoder = codecs.getincrementaldecoder(encoding or "utf-8-sig")()
+    line, rest = 1, b""
+    try:
+        with _open(path) as file:
+            while True:
+                raw = file.read(size)
+                try:
+                    text = rest + decoder.decode(raw, final=not raw).encode()
+                except UnicodeDecodeError as error:
+                    bad, before = error.object[error.start], error.object[: error.start]
+                    raise fail(
+                        path,
+                        line + rest.count(b"\n") + before.count(b"\n"),
+                        f"not {'UTF-8' if encoding is None else encoding}: byte 0x{bad:02x}; "
+                        "encoding (--encoding latin-1) names another",
+                    ) from error
+                end = text.rfind(b"\n") + 1
+                if not raw:  # the last line may lack its end
+                    if text:
+                        yield Block(text if end == len(text) else text + b"\n", line)
+                    return
+                if end:
+                    yield Block(text[:end], line)
+                    line += text.count(b"\n", 0, end)
+                rest = text[end:]
+    except (OSError, EOFError, zlib.error) as error:
+        raise fail(path, None, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def usual_encoding(path: Path) -> str:
+    """UTF-8 where the (small) file is that, else latin-1: what the older MovieLens files are written in."""
+    try:
+        with _open(path) as file:
+            file.read().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    except (OSError, EOFError, zlib.error) as error:
+        raise fail(path, None, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return "utf-8-sig"
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    return gzip.open(path, "rb") if packed else path.open("rb")
