@@ -7,8 +7,8 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.data.readers.lines import fail
@@ -93,7 +93,7 @@ def usual_encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
     return gzip.open(path, "rb") if packed else path.open("rb")

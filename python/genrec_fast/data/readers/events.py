@@ -37,7 +37,8 @@ class _Names:
         found = texts.unique(maintain_order=True)
         known = [self.numbers.setdefault(name, len(self.numbers)) for name in found.to_list()]
         numbers = texts.replace_strict(found, pl.Series(known, dtype=pl.Int32), return_dtype=pl.Int32)
-        return numbers.to_numpy()
+        ids: np.ndarray = numbers.to_numpy()
+        return ids
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ class Events:
     def interactions(self, items: np.ndarray, item_ids: list[str], action_names: Sequence[str]) -> Interactions:
         """One row per user, each sorted by time; ties keep their order. ``items`` are into ``item_ids``."""
         users, times = self.users, self.times
-        order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+        keys = {"users": users} if times is None else {"users": users, "times": times}
+        frame = pl.DataFrame(keys).select(pl.arg_sort_by(*keys, maintain_order=True))  # half of numpy's time
+        order = frame.to_series().to_numpy()
         lengths = torch.from_numpy(np.bincount(users, minlength=len(self.user_ids)))
         return Interactions(
             Jagged.from_lengths(torch.from_numpy(items[order].astype(np.int64)), lengths),

@@ -79,7 +79,8 @@ class Table:
             raise fail(self.path, None, f"column {name} must hold texts or numbers, got {column.dtype}")
         if column.dtype.is_float():  # how pandas writes what is missing
             column = column.fill_nan(None)
-        return column.cast(pl.String, strict=False).fill_null("")
+        texts: polars.Series = column.cast(pl.String, strict=False).fill_null("")
+        return texts
 
     def keys(self, part: Part, name: str) -> polars.Series:
         """A column of texts of which none is empty.

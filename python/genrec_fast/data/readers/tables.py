@@ -145,7 +145,7 @@ def _numbered(path: Path, item_ids: Sequence[str]) -> Items:
 def _listed(events: Events, items: Items) -> np.ndarray:
     """The number of each event's item in the list of items."""
     known = {name: number for number, name in enumerate(items.item_ids)}
-    numbers = np.array([known.get(name, -1) for name in events.item_ids], dtype=np.int32)[events.items]
+    numbers: np.ndarray = np.array([known.get(name, -1) for name in events.item_ids], dtype=np.int32)[events.items]
     strange = np.flatnonzero(numbers < 0)
     if strange.size:
         event = int(strange[0])
