@@ -7,12 +7,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from genrec_fast import recipes
 from genrec_fast.cli import main
 from genrec_fast.data.synthetic import Shop
-
-pytest.importorskip("polars")
+from genrec_fast.recipe.recommender import load
 
 FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
 ALONE = ["bert4rec", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
@@ -55,12 +55,12 @@ def test_every_recipe_learns_from_interactions_alone_or_says_what_it_lacks(alone
         return
     assert f"Recipes for interactions alone: {', '.join(ALONE)}\n" in error
     for text in {
-        "marius": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE", "--layout.no-use-features"),
+        "marius": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE"),
         "tiger": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE"),
         "hstu": ("must have times", "--timestamp", "--backbone.bias position"),
     }.get(name, ("must have times", "--timestamp")):
         assert text in error
-    assert ("--layout" in error, "--backbone" in error) == (name == "marius", name == "hstu")
+    assert ("--backbone" in error) == (name == "hstu")
 
 
 def test_what_the_message_names_works(alone, capsys):
@@ -72,14 +72,17 @@ def test_what_the_message_names_works(alone, capsys):
     assert main([*command.replace("--out IDS", f"--out {ids}").split(), *options]) == 0
     codes = ["--semantic-ids", str(ids / "item_codes.json")]
     capsys.readouterr()
-    assert train("marius", alone, *MARIUS, *codes) == 2
-    error = capsys.readouterr().err
-    assert "whose network reads them" in error and "--layout.no-use-features" in error and "--semantic" not in error
-    assert train("marius", alone, *MARIUS, *codes, "--layout.no-use-features") == 0
+    assert train("marius", alone, *MARIUS, *codes) == 0
+    assert "item features: none, and marius does without them (--layout.no-use-features)" in capsys.readouterr().out
     assert train("hstu", alone, "--backbone.bias", "position", "--out", str(alone.parent / "hstu")) == 0
     (alone / "semantic_ids.json").write_text((ids / "item_codes.json").read_text())
-    assert train("tiger", alone) == 2
-    assert f"or give --semantic-ids {alone / 'semantic_ids.json'}. Recipes" in capsys.readouterr().err
+    assert train("tiger", alone, "--no-published-ids") == 2
+    assert "or give neither --no-published-ids nor settings of the tokenizer, as" in capsys.readouterr().err
+    published = ["--backbone.num-layers", "1", "--out", str(alone.parent / "published")]
+    assert train("tiger", alone, *published) == 0
+    assert "semantic IDs: those beside the data, in place of the tokenizer" in capsys.readouterr().out
+    model = load(alone.parent / "published")
+    assert torch.equal(model.catalog.item_codes, torch.from_numpy(np.load(ids / "item_codes.npy")))
 
 
 def test_features_beside_the_interactions_are_enough(alone, shop):

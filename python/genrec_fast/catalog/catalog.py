@@ -18,7 +18,7 @@ from genrec_fast.base.checks import check_dense, check_integers, shown, whole_nu
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
 from genrec_fast.catalog.find import Finder, Found
-from genrec_fast.catalog.trie import Trie, build_trie
+from genrec_fast.catalog.trie import Trie, build_trie, levels_of
 
 __all__ = ["Catalog"]
 
@@ -103,6 +103,14 @@ class Catalog:
                 f"Catalog: item_codes of level {level} must be in [0, {sizes[level]}), "
                 f"got {int(codes[item, level])} for item {item}"
             )
+
+    def __repr__(self) -> str:
+        known = [name for name in ("titles", "texts", "categories", "counts") if getattr(self, name) is not None]
+        if self.features is not None:
+            known.append(f"{self.feature_dim} features")
+        if self.codebook_sizes:
+            known.append(f"semantic IDs of {levels_of(self.codebook_sizes)}")
+        return f"Catalog({self.num_items:,} items" + "".join(f", {what}" for what in known) + ")"
 
     @property
     def feature_dim(self) -> int | None:

@@ -44,6 +44,14 @@ FILE_KIND = "genrec_fast.trie"
 FILE_VERSION = 1
 
 
+def levels_of(sizes: Sequence[int]) -> str:
+    """Sizes of codebooks in a few words."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} levels of {sizes[0]:,} codes"
+    shown = ", ".join(f"{size:,}" for size in sizes[:8])
+    return f"{len(sizes)} levels of {shown}{', ...' if len(sizes) > 8 else ''} codes"
+
+
 @dataclass(frozen=True, eq=False)
 class Trie:
     """A catalog's semantic IDs, ready to be searched. Made by ``build_trie`` or ``Trie.load``.
@@ -125,9 +133,9 @@ class Trie:
             self._check()
 
     def __repr__(self) -> str:
+        sizes = self.codebook_sizes if self.num_levels <= 8 else levels_of(self.codebook_sizes)
         return (
-            f"Trie(num_items={self.num_items}, num_rows={self.num_rows}, codebook_sizes={self.codebook_sizes}, "
-            f"device={self.device})"
+            f"Trie(num_items={self.num_items}, num_rows={self.num_rows}, codebook_sizes={sizes}, device={self.device})"
         )
 
     @property

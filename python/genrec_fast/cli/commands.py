@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +11,11 @@ import torch
 import tyro
 
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.data import Dataset, leave_one_out
-from genrec_fast.data import load as load_data
+from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
 from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.recipe.recommender import load
 
-__all__ = ["NO_OPTIONS", "DataOptions", "evaluate", "serve", "set_threads"]
+__all__ = ["evaluate", "serve", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -33,31 +30,6 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How a dataset folder is read: tables and RecBole's files may have columns of any name."""
-
-    user: str | None = None
-    """column of the users, if it has another name than user (RecBole: user_id)"""
-    item: str | None = None
-    """column of the items, if it has another name than item (RecBole: item_id)"""
-    timestamp: str | None = None
-    """column of the times, if it has another name than timestamp"""
-    rating: str | None = None
-    """column of the ratings, if it has another name than rating"""
-    title: str | None = None
-    """column of the titles in the file of items, if it has another name than title"""
-    time_unit: Literal["s", "ms", "us", "ns"] | None = None
-    """of times that are numbers; told by their size if not given"""
-
-    def load(self, folder: Path, actions: Sequence[str] | None = None) -> Dataset:
-        """``data.load`` with these options."""
-        return load_data(folder, actions=actions, **asdict(self))
-
-
-NO_OPTIONS = DataOptions()
-
-
 def evaluate(
     model: Annotated[Path, tyro.conf.Positional],
     *,
@@ -70,11 +42,11 @@ def evaluate(
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """Asks a trained model every question of a dataset: full ranking, all users, leave one out.
+    """Asks a trained model every question of a dataset: full ranking, all users.
 
     Args:
         model: folder of the trained model.
-        data: dataset folder.
+        data: dataset folder, or its file of interactions.
         reading: how it is read.
         split: which questions.
         num_beams: the recipe's own if not given.
@@ -90,7 +62,7 @@ def evaluate(
         raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
     if num_beams is not None and num_beams < 1:
         raise InvalidValueError(f"evaluate: num_beams must be at least 1, got {num_beams}")
-    splits = leave_one_out(dataset.interactions)
+    splits = reading.splits(dataset)
     questions = splits.test if split == "test" else splits.validation
     result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
     print(dumps(result.to_dict()) if json else result)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.cli.commands import NO_OPTIONS, DataOptions, set_threads
+from genrec_fast.cli.commands import set_threads
+from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
 from genrec_fast.cli.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         categories=options.categories,
         device=options.device,
         show_progress=show,
-        reading=dataclasses.asdict(options.reading) if options.reading != NO_OPTIONS else None,
+        reading=options.reading,
     )
     with StageBar(show) as bar:
         said = tokenize(source, options.out, options.tokenizer, seed=options.seed, progress=bar)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,9 @@ from genrec_fast.base.files import atomic_path, write_text
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.data import encode_texts, leave_one_out, load, read_categories, read_features, read_item_texts
+from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
+from genrec_fast.data import encode_texts, read_categories, read_features, read_item_texts
+from genrec_fast.data.readers import is_dataset_file
 
 __all__ = ["Source", "kinds", "read_source", "tokenize"]
 
@@ -64,12 +66,12 @@ def read_source(
     categories: Path | None = None,
     device: str | None = None,
     show_progress: bool = False,
-    reading: Mapping[str, Any] | None = None,
+    reading: DataOptions = NO_OPTIONS,
 ) -> Source:
     """Reads a .npy of features, a dataset folder, or a file of item texts.
 
     A dataset folder without features gives its items' titles and attributes to ``encoder``, if there is one;
-    ``reading`` are options of ``data.load`` for it.
+    ``reading`` says how such a folder is read and divided.
 
     Raises:
         DataError: a malformed file, naming it.
@@ -78,14 +80,15 @@ def read_source(
     """
     histories = found = features = None
     texts: list[str] | None = None
-    if reading is not None and not source.is_dir():
-        given = ", ".join(name for name, value in reading.items() if value is not None)
-        raise InvalidValueError(f"tokenize: {given} must not be given for {source}, which is no dataset folder")
-    if source.is_dir():
-        data = load(source, **(reading or {}))
-        features, count, histories = data.features, data.num_items, leave_one_out(data.interactions).train.items
+    given = ", ".join(reading.given())
+    is_dataset = source.is_dir() or (is_dataset_file(source) and (bool(given) or source.suffix not in _TEXTS))
+    if given and not is_dataset:
+        raise InvalidValueError(f"tokenize: {given} must not be given for {source}, which is no dataset")
+    if is_dataset:
+        dataset = reading.load(source)
+        features, count, histories = dataset.features, dataset.num_items, reading.splits(dataset).train.items
         if features is None and encoder is not None:
-            described = [part for part in (data.titles, data.attributes) if part is not None]
+            described = [part for part in (dataset.titles, dataset.attributes) if part is not None]
             if not described:
                 raise DataError(f"tokenize: {source} must hold features or texts of the items, got neither")
             texts = [" ".join(parts) for parts in zip(*described, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,9 @@ from genrec_fast import recipes
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.files import write_text
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.cli.commands import NO_OPTIONS, DataOptions, set_threads
-from genrec_fast.data import Dataset, leave_one_out
-from genrec_fast.data.readers.semantic_ids import find_published
+from genrec_fast.cli.commands import set_threads
+from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
+from genrec_fast.data import Dataset
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.tokenizers import PublishedConfig
@@ -48,12 +49,13 @@ def _options(recipe: Recipe) -> Any:
         return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
 
     fields = [
-        option("data", Path, "dataset folder"),
+        option("data", Path, "dataset folder, or its file of interactions"),
         option(
             "out", Path, "folder for checkpoint, log, curves and the finished model; resumed if it has a checkpoint"
         ),
         ("reading", tyro.conf.OmitArgPrefixes[DataOptions], dataclasses.field(default=NO_OPTIONS)),
         option("semantic_ids", Path | None, "json of published semantic IDs, in place of the tokenizer", None),
+        option("published_ids", bool, "use semantic IDs beside the data; --no-published-ids makes new ones", True),
         option("seed", int, "of the weights, the dropout and the order of the batches", 0),
         option("threads", int | None, "CPU threads; all cores if not given", None),
         option("device", str | None, "cpu, cuda, ...; what there is if not given", None),
@@ -70,32 +72,55 @@ def _options(recipe: Recipe) -> Any:
     return options
 
 
-def _run(recipe: Recipe, options: Any) -> None:
+def _run(published: Recipe, options: Any) -> None:
+    recipe = published
     set_threads(options.threads)
     parts = {f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if hasattr(options, f.name)}
     if options.semantic_ids is not None:
         if recipe.tokenizer is None:
             raise InvalidValueError(f"train: semantic_ids must not be given as {recipe.name} uses none")
         parts["tokenizer"] = PublishedConfig(path=str(options.semantic_ids))
-    if any(part != getattr(recipe, name) for name, part in parts.items()):
-        parts["measured"] = "not yet measured"  # the figure belongs to the recipe as it is published
-    recipe = dataclasses.replace(recipe, **parts)
-    data = options.reading.load(options.data, actions=getattr(recipe.objective, "actions", None) or None)
+    data = options.reading.load(options.data, actions=getattr(parts["objective"], "actions", None) or None)
+    _say(str(data))
+    own = parts.get("tokenizer") == recipe.tokenizer  # no setting of it was given
+    if data.item_codes is not None and recipe.tokenizer is not None and own and options.published_ids:
+        parts["tokenizer"] = PublishedConfig()
+        _say("semantic IDs: those beside the data, in place of the tokenizer; --no-published-ids makes new ones")
+    recipe = _frugal_layout(dataclasses.replace(recipe, **parts), data)
+    if recipe != published:
+        recipe = dataclasses.replace(recipe, measured="not yet measured")  # the figure is of the recipe as published
     _check(recipe, data, options.data)
+    splits = options.reading.splits(data)
     model = train(
         recipe,
         data,
         seed=options.seed,
         out=options.out,
         resume=options.resume,
+        splits=splits,
         device=options.device,
         show_progress=not options.quiet,
     )
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if options.test and first:
-        result = evaluate(model, leave_one_out(data.interactions).test)
+        result = evaluate(model, splits.test)
         write_text(options.out / "test.json", json.dumps(result.to_dict(), indent=2) + "\n")
         print(f"test, all users of {data.name}:\n{result}")
+
+
+def _say(text: str) -> None:
+    """Prints once, however many processes train."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def _frugal_layout(recipe: Recipe, data: Dataset) -> Recipe:
+    """The recipe, without the features that its network alone reads where the data has none."""
+    if data.features is not None or not _shows_features(recipe) or _coded_by_features(recipe):
+        return recipe
+    _say(f"item features: none, and {recipe.name} does without them (--layout.no-use-features)")
+    layout: Any = recipe.layout
+    return dataclasses.replace(recipe, layout=dataclasses.replace(layout, use_features=False))
 
 
 def _coded_by_features(recipe: Recipe) -> bool:
@@ -139,25 +164,19 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
     Raises:
         InvalidValueError: no features, or no times, where the recipe reads them.
     """
-    coded, shown = _coded_by_features(recipe), _shows_features(recipe)
-    if data.features is None and (coded or shown):
-        readers = "tokenizer and network read" if coded and shown else f"{'tokenizer' if coded else 'network'} reads"
-        instead = []
-        if coded:
-            published = find_published(folder if folder.is_dir() else folder.parent)
-            instead.append(
-                "--semantic-ids FILE (published ones, or those that "
-                f"'genrec-fast tokenize {folder} --kind collaborative --out IDS' makes of interactions alone: "
-                "IDS/item_codes.json)"
-                if published is None
-                else f"--semantic-ids {published}"
-            )
-        if shown:
-            instead.append("--layout.no-use-features")
+    if data.features is None and _coded_by_features(recipe):
+        readers = "tokenizer and network read" if _shows_features(recipe) else "tokenizer reads"
+        instead = (
+            "--semantic-ids FILE (published ones, or those that "
+            f"'genrec-fast tokenize {folder} --kind collaborative --out IDS' makes of interactions alone: "
+            "IDS/item_codes.json)"
+            if data.item_codes is None
+            else "neither --no-published-ids nor settings of the tokenizer, as there are semantic IDs"
+        )
         raise InvalidValueError(
             f"train: data must have item features for {recipe.name}, whose {readers} them, "
             f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item), or give "
-            f"{' and '.join(instead)}. Recipes for interactions alone: {_frugal()}"
+            f"{instead}. Recipes for interactions alone: {_frugal()}"
         )
     if data.interactions.timestamps is None and _reads_times(recipe):
         position = ", or give --backbone.bias position" if getattr(recipe.backbone, "bias", None) == "both" else ""

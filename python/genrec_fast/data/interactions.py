@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,6 +15,7 @@ from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.trie import levels_of
 
 __all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
 
@@ -21,6 +23,41 @@ __all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
 def take(column: Tensor | None, at: Tensor) -> Tensor | None:
     """``column[at]``, where there is such a column."""
     return None if column is None else column[at]
+
+
+def _span(times: Tensor) -> str:
+    """From when to when: dates where the times are moments, else numbers."""
+    if not times.numel():
+        return "no times"
+    low, high = (float(time) for time in torch.aminmax(times))
+    if low < 1e8 or high > 1e11:  # not after 1973: seconds since something else
+        return f"times {low:.10g} to {high:.10g}"
+    first, last = (
+        datetime.datetime.fromtimestamp(time, datetime.timezone.utc).strftime("%Y-%m-%d") for time in (low, high)
+    )
+    return f"{first} to {last}"
+
+
+def _usual(counts: Tensor) -> str:
+    """Least, middle and most."""
+    if not counts.numel():
+        return "0"
+    least, most = (int(count) for count in torch.aminmax(counts))
+    return f"{least:,}" if least == most else f"{least:,} to {most:,} (median {int(counts.median()):,})"
+
+
+def _texts(texts: list[str] | None) -> str:
+    if texts is None:
+        return "none"
+    missing = sum(not text for text in texts)
+    first = next((text for text in texts if text), "")
+    shown = first if len(first) <= 50 else f"{first[:47]}..."
+    return f"such as {shown!r}" + (f"; {missing:,} items have none" if missing else "") if first else "all empty"
+
+
+def _codes(codes: Tensor) -> str:
+    shared = len(codes) - len(torch.unique(codes, dim=0))
+    return levels_of((codes.amax(0) + 1).tolist()) + (f"; {shared:,} beyond the first of theirs" if shared else "")
 
 
 @dataclass(frozen=True)
@@ -94,6 +131,14 @@ class Interactions:
                 f"got {given}"
             )
 
+    def __repr__(self) -> str:
+        times = "" if self.timestamps is None else f", {_span(self.timestamps)}"
+        actions = f", actions: {', '.join(self.action_names)}" if self.action_names else ""
+        return (
+            f"Interactions({self.num_users:,} users, {self.num_items:,} items, {self.num_events:,} events"
+            f"{times}{actions})"
+        )
+
     @property
     def num_users(self) -> int:
         return len(self.items)
@@ -158,6 +203,25 @@ class Dataset:
                 raise InvalidValueError(
                     f"Dataset: {name} must have one row for each of the {self.num_items} items, got {len(value)}"
                 )
+
+    def __repr__(self) -> str:
+        events = self.interactions
+        lengths, counts = events.items.lengths, torch.bincount(events.items.values, minlength=self.num_items)
+        rows = [
+            ("users", f"{self.num_users:,}, each {_usual(lengths)} events"),
+            ("items", f"{self.num_items:,}, each in {_usual(counts)} events"),
+            ("events", f"{events.num_events:,}" + (", in an order without times" if events.timestamps is None else "")),
+        ]
+        if events.timestamps is not None and events.num_events:
+            rows.append(("times", _span(events.timestamps)))
+        if events.action_names:
+            rows.append(("actions", ", ".join(events.action_names)))
+        for name, texts in (("titles", self.titles), ("attributes", self.attributes)):
+            rows.append((name, _texts(texts)))
+        features = self.features
+        rows.append(("features", "none" if features is None else f"{features.shape[1]} numbers an item"))
+        rows.append(("semantic IDs", "none" if self.item_codes is None else _codes(self.item_codes)))
+        return "\n".join([f"Dataset {self.name}", *(f"  {name:<13}{text}" for name, text in rows)])
 
     @property
     def num_items(self) -> int:
@@ -233,6 +297,9 @@ class Evaluation(Columns):
                 f"Evaluation: histories, targets and users must be equally many, "
                 f"got {len(self.histories)}, {self.targets.numel()} and {self.users.numel()}"
             )
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.histories):,} questions, histories of {_usual(self.histories.lengths)} events)"
 
     def head(self, count: int) -> Evaluation:
         """The first ``count`` questions."""

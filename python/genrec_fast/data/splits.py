@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Literal, overload
 
@@ -35,8 +36,8 @@ def leave_one_out(interactions: Interactions) -> Splits:
 
 def time_split(
     interactions: Interactions,
-    validation_from: float,
-    test_from: float,
+    validation_from: float | str,
+    test_from: float | str,
     *,
     targets: Literal["first", "every"] = "first",
 ) -> Splits:
@@ -46,8 +47,9 @@ def time_split(
 
     Args:
         interactions: with timestamps.
-        validation_from: in the unit of the timestamps: seconds, after ``load``.
-        test_from: not before ``validation_from``.
+        validation_from: in the unit of the timestamps: seconds, after ``load``; or a text: a date or time such as
+            "2014-06-01" (UTC where it has no zone), a share of the events such as "80%", or seconds.
+        test_from: likewise; not before ``validation_from``.
         targets: "first": each user's first event in a period is the question (one row per user). "every": each event
             is one, its history everything before it (memory grows with the square of a user's activity).
 
@@ -55,11 +57,14 @@ def time_split(
         Splits. Events without any history before them are not asked. Users without training events keep an empty row.
 
     Raises:
-        InvalidValueError: no timestamps, test_from before validation_from, or limits in another unit than the times.
+        InvalidValueError: no timestamps, test_from before validation_from, limits in another unit than the times, or a
+            text that is no limit.
     """
     times = interactions.timestamps
     if times is None:
         raise InvalidValueError("time_split: interactions must have timestamps, got None")
+    validation_from = _limit("validation_from", validation_from, times)
+    test_from = _limit("test_from", test_from, times)
     for name, limit in (("validation_from", validation_from), ("test_from", test_from)):
         large = math.isfinite(limit) and not looks_like_seconds(limit)
         if large and times.numel() and looks_like_seconds(latest := float(times.abs().max())):
@@ -88,6 +93,33 @@ def time_split(
 
     train = interactions.cut(offsets[:-1], validation - offsets[:-1])
     return Splits(train, ask(validation, test), ask(test, offsets[1:]))
+
+
+def _limit(name: str, limit: float | str, times: torch.Tensor) -> float:
+    """A limit as seconds. A share is the time of the event that stands there when all are in order."""
+    if not isinstance(limit, str):
+        return limit
+    text = limit.strip()
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1])
+            if 0 <= share <= 100 and times.numel():
+                return float(times.sort().values[min(int(times.numel() * share / 100), times.numel() - 1)])
+        elif text.replace(".", "", 1).isdigit():
+            return float(text)
+        else:
+            moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+            return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise _no_limit(name, limit) from error
+    raise _no_limit(name, limit)
+
+
+def _no_limit(name: str, limit: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"time_split: {name} must be a date or time such as 2014-06-01, a share of the events such as 80%, or seconds, "
+        f"got {limit!r:.40}"
+    )
 
 
 @overload

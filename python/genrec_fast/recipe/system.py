@@ -16,12 +16,19 @@ from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.trie import Trie
+from genrec_fast.catalog.trie import Trie, levels_of
 from genrec_fast.decoders.base import run
 from genrec_fast.recipe.basis import based, popular
 from genrec_fast.recipe.recipe import Recipe
 
 __all__ = ["System"]
+
+
+def _short(config: object) -> str:
+    """A config's name and settings, as many as a line holds."""
+    text = repr(config).replace("Config(", "(", 1)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
 
 _ANSWERING = threading.Lock()  # over the modes of modules; held for microseconds
 
@@ -64,6 +71,20 @@ class System(nn.Module):
         self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())
         self.reads_actions: bool = getattr(recipe.layout, "actions", "none") != "none"
         self._begin_answering()
+
+    def __repr__(self) -> str:
+        """What matters, on a screen; the modules are ``backbone`` and ``layout``."""
+        parameters = list(self.parameters())
+        kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+        codes = "items are atoms" if self.recipe.tokenizer is None else levels_of(self.codebook_sizes)
+        rows = [
+            ("items", f"{self.num_items:,}, {'with' if self.catalog.titles is not None else 'without'} titles"),
+            ("semantic IDs", codes),
+            ("reads", f"the last {self.max_items} items of a history"),
+            ("weights", f"{sum(p.numel() for p in parameters):,} parameters, {', '.join(kinds)}, {self.device}"),
+        ]
+        rows += [(name, _short(getattr(self.recipe, name))) for name in ("layout", "backbone", "objective", "decoder")]
+        return "\n".join([f"{type(self).__name__} {self.name}", *(f"  {name:<13}{text}" for name, text in rows)])
 
     def _begin_answering(self) -> None:
         self._answering = 0  # blocks of answering() that are open, in any thread

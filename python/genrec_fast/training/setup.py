@@ -56,7 +56,7 @@ def coded_catalog(
     ``path`` is taken; ``codes`` is a catalog whose semantic IDs are taken in any case.
     """
     counts = torch.bincount(histories.values, minlength=data.num_items)
-    catalog = dataclasses.replace(data.catalog, counts=counts, item_codes=None, codebook_sizes=())
+    catalog = dataclasses.replace(data.catalog, counts=counts)
     if codes is not None and codes.item_codes is not None:
         return catalog.with_codes(codes.item_codes.cpu(), codes.codebook_sizes)
     if recipe.tokenizer is None:

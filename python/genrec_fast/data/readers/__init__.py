@@ -11,10 +11,11 @@ from typing_extensions import Unpack
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers import lcrec, recbole, s3rec, tables
+from genrec_fast.data.readers.known import is_table
 from genrec_fast.data.readers.options import Options, Reading
 from genrec_fast.data.splits import k_core
 
-__all__ = ["FORMATS", "load"]
+__all__ = ["FORMATS", "is_dataset_file", "load"]
 
 # In the order they are tried: the more telling file name first.
 FORMATS = {"recbole": recbole, "lcrec": lcrec, "table": tables, "s3rec": s3rec}
@@ -102,3 +103,8 @@ def _kind_of(path: Path, format: str | None, reading: Reading) -> str:
     if reading.columns is not None or reading.separator is not None:
         return "table"
     return next((kind for ending, kind in _ENDINGS.items() if path.name.endswith(ending)), "table")
+
+
+def is_dataset_file(path: Path) -> bool:
+    """Whether a file is one of interactions, by its name."""
+    return path.is_file() and (is_table(path) or path.name.endswith(tuple(_ENDINGS)))

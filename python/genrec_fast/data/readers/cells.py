@@ -64,12 +64,12 @@ def open_cells(
 
 
 def _separator(path: Path, first: str) -> str:
-    """Commas in a .csv, tabs in a .tsv; else the first of the usual ones that the first line has."""
+    """Tabs in a .tsv, commas in a .csv that has some; else what the first line has, or has most of."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if ".tsv" in suffixes or ".inter" in suffixes or ".item" in suffixes:
-        return "\t"
-    usual = (",", ";", "\t", "|") if ".csv" in suffixes else ("::", "\t", ",", "|", ";")
-    return next((one for one in usual if one in first), ",")
+    if ".tsv" in suffixes or (".csv" in suffixes and "," in first):
+        return "\t" if ".tsv" in suffixes else ","
+    usual = ("\t",) if ".csv" in suffixes else ("::", "\t")
+    return next((one for one in usual if one in first), max((",", ";", "|"), key=first.count))
 
 
 class _Form:

@@ -107,7 +107,7 @@ def _described(table: Table, key: str, description: Description, wanted: Collect
             if item not in unknown:  # of several lines, the first
                 continue
             unknown.remove(item)
-            titles[item] = named[row].strip() if title else ""
+            titles[item] = " ".join(named[row].split()) if title else ""  # captions run over lines
             said = (_said(cells[row], name) for name, cells in columns.items())
             attributes[item] = " | ".join(filter(None, said))
     return Items(

@@ -90,21 +90,23 @@ def published_codes(path: Path, item_ids: Sequence[str]) -> Tensor:
 def keys_of_items(path: Path, keys: Collection[str], item_ids: Sequence[str]) -> Sequence[str]:
     """The key in LC-Rec's or LETTER's file ``path`` of each item.
 
-    It is the item's number, where a ``*.item2id`` beside the file says the numbers (lines ``name <tab> number``); the
-    item's name, where the keys are names; else the item's row, from 0.
+    Of ``*.index.json`` and ``*.item.json`` it is the item's number, where a ``*.item2id`` beside the file says the
+    numbers (lines ``name <tab> number``), or the item's name, where the keys are the names. Else it is the item's row,
+    from 0, unless no key is a number.
 
     Raises:
-        DataError: as many keys as items are needed and are not there, or an item without a number.
+        DataError: keys and items do not fit, or an item without a number.
     """
-    stem = path.name.removesuffix(".json").removesuffix(".index").removesuffix(".item")
-    table = find_one(path.parent, (f"{stem}.item2id", "*.item2id"))
+    stem, _, kind = path.name.removesuffix(".json").rpartition(".")
+    theirs = kind in ("index", "item")
+    table = find_one(path.parent, (f"{stem}.item2id", "*.item2id")) if theirs else None
     if table is not None:
         numbers = _read_numbers(table)
         strange = next((name for name in item_ids if name not in numbers), None)
         if strange is not None:
             raise fail(table, None, f"item {strange!r} of the interactions is not there")
         return [numbers[name] for name in item_ids]
-    if set(item_ids) == set(keys) or not any(key.isdigit() for key in keys):
+    if (theirs and set(item_ids) == set(keys)) or not any(key.isdigit() for key in keys):
         return item_ids
     rows = {integer(path, None, name, "an item number", 0): name for name in keys}
     if contiguous(path, rows, 0) != len(item_ids):

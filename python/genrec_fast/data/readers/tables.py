@@ -112,7 +112,7 @@ def dataset_of(
     events = read_events(tables, layout, reading, with_titles=told)
     lists = items is not None
     if items is None and not told:
-        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and is_table(path)]
+        paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
         items = look_up(paths, tables[0].path, reading.item, events.item_ids, folder)
     if items is None and not told and (texts := find_one(folder, ("*.item.json",))) is not None:
         items = _numbered(texts, events.item_ids)
