@@ -25,8 +25,20 @@ void register_transformer(pybind11::module_& m) {
     args.rows = given.in<float>("rows", "R D");
     args.num_rows = given.size('R');
     args.weights = transformer_weights(given);
-    args.cache = transformer_cache(given, true);
+    args.offsets = given.in<std::int64_t>("offsets", "B+1");
     args.num_users = given.size('B');
+    args.cache.offsets = given.in<std::int64_t>("cache_offsets", "B+1");
+    args.cache.values = given.out<float>("cache", "C");
+    args.cache.num_floats = given.size('C');
+    const auto past = given.all<float>("past", "c");
+    check(past.count() == 0 || past.count() == args.num_users, "transformer_prefill: past must hold a cache for each of ",
+          args.num_users, " users, got ", past.count());
+    if (past.count())
+      args.past = {past.data.data(), past.elements.data(), given.in<std::int64_t>("past_rows", "B"),
+                   given.in<std::int64_t>("past_used", "B")};
+    else
+      check(given.is_none("past_rows") && given.is_none("past_used"),
+            "transformer_prefill: past_rows and past_used must be None without past, got a tensor");
     args.tables = transformer_tables(given);
     args.cross = transformer_cross_cache(given);
     args.first = transformer_first_table(given);

@@ -36,6 +36,7 @@ def packed_stack(**changes):
 STACK = packed_stack()
 _, CACHE = ops.transformer_prefill(STACK, normal(5, 12), OFFSETS)
 _, KEPT = ops.transformer_step(STACK, normal(4, 12), OFFSETS, CACHE, [], torch.zeros(0, 4, dtype=torch.int32))
+_, PAST = ops.transformer_prefill(STACK, normal(3, 12), torch.tensor([0, 3]))
 NODES, ANCESTORS = torch.zeros(2, 1, dtype=torch.int32), torch.tensor([[0, 1, 2, 3]], dtype=torch.int32)
 BOOKS = [normal(3, 4), normal(5, 4, seed=1)]
 
@@ -69,7 +70,8 @@ CALLS = {
     | {"kind": "silu", "causal": True, "max_seq_len": 7, "alpha": 0.3, "attn_scale": normal(5), "seed": 3}
     | {"num_targets": torch.tensor([1, 0]), "target_group_size": 1, "contextual_seq_len": 1, "max_attn_len": 2}
     | {"min_full_attn_seq_len": 1, "dropout_p": 0.1, "kv_offsets": OFFSETS},
-    "transformer_prefill": {"stack": STACK, "rows": normal(5, 12), "offsets": OFFSETS, "only_last": True},
+    "transformer_prefill": {"stack": STACK, "rows": normal(5, 12), "offsets": OFFSETS, "only_last": True}
+    | {"past": [PAST, PAST], "past_rows": torch.tensor([3, 3]), "past_used": torch.tensor([2, 3])},
     "transformer_first": {"stack": STACK, "rows": normal(5, 12)},
     "transformer_step": {"stack": STACK, "rows": normal(4, 12), "offsets": OFFSETS, "cache": CACHE, "chain": [KEPT]}
     | {"ancestors": ANCESTORS},

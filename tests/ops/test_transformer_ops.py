@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +159,115 @@ def test_every_instruction_set_agrees_with_the_twin(case):
         for ours, theirs in zip(run(case, KERNEL, weights, 0), run(case, TWIN, weights, 0), strict=True):
             scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
             torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5 * scale)
+
+
+@settings(max_examples=60)
+@given(
+    case=cases(),
+    precision=st.sampled_from(["float32", "bfloat16", "int8"]),
+    threads=st.sampled_from([1, 2]),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40)), min_size=4, max_size=4),
+    last=st.booleans(),
+)
+def test_rows_behind_a_past_have_the_bits_of_all_rows_read_at_once(case, precision, threads, cuts, last):
+    """Each user's past is a cache of his own: of his first rows, and of others behind them that are rolled back."""
+    for _ in every_isa():
+        weights = pack_stacks([(case.spec, case.weights)], precision)
+        (stack,), _, _ = unpack_stacks(weights)
+        spec, generator = case.spec, torch.Generator().manual_seed(5)
+        reach = 2 * max(case.lengths) + 50
+        tables = dict.fromkeys(("rotary", "distance", "cross", "cross_offsets"))
+        angles = torch.randn(reach, spec.rotary_width // 2, generator=generator)
+        if spec.rotary_width:
+            tables["rotary"] = torch.cat([angles.cos(), angles.sin()], 1)
+        if case.relative:
+            tables["distance"] = torch.randn(spec.num_heads, 2 * reach - 1, generator=generator)
+        lengths = case.lengths
+        encoded = torch.randn(2 * sum(lengths), spec.cross_width or 1, generator=generator)
+        alone = [{} for _ in lengths]
+        if spec.cross_width:
+            tables["cross_offsets"] = offsets_of([2 * length for length in lengths])
+            tables["cross"] = transformer.transformer_cross(stack, encoded, tables["cross_offsets"])
+            for user, part in enumerate(encoded.split([2 * length for length in lengths])):
+                ends = offsets_of([2 * lengths[user]])
+                alone[user] = {"cross": transformer.transformer_cross(stack, part, ends), "cross_offsets": ends}
+        prompts = [torch.randn(length, spec.width, generator=generator) for length in lengths]
+        whole, cache = transformer.transformer_prefill(
+            stack, torch.cat(prompts), offsets_of(lengths), only_last=last, **tables
+        )
+        past, used, held = [], [], []
+        for user, (share, more) in enumerate(cuts[: len(lengths)]):
+            used.append(min(int(share * lengths[user]), lengths[user] - 1))
+            held.append(used[-1] + more if used[-1] else 0)
+            if not used[-1]:
+                past.append(torch.empty(0))
+                continue
+            other = torch.cat([prompts[user][: used[-1]], torch.randn(more, spec.width, generator=generator)])
+            own = {**tables, **alone[user]}
+            past.append(transformer.transformer_prefill(stack, other, offsets_of([held[-1]]), **own)[1])
+        new = [row[count:] for row, count in zip(prompts, used, strict=True)]
+        given = (torch.cat(new), offsets_of([len(row) for row in new]))
+        known = {"past": past, "past_rows": torch.tensor(held), "past_used": torch.tensor(used)}
+        torch.set_num_threads(threads)
+        try:
+            hidden, joined = transformer.transformer_prefill(stack, *given, only_last=last, **tables, **known)
+        finally:
+            torch.set_num_threads(1)
+        ends = [0, *itertools.accumulate(lengths)]
+        kept = range(len(lengths)) if last else [
+            at for user, count in enumerate(used) for at in range(ends[user] + count, ends[user + 1])
+        ]  # fmt: skip
+        assert torch.equal(hidden, whole[list(kept)])
+        # the padding of a cache is not defined: seen through a step
+        rows = torch.randn(2 * len(lengths), spec.width, generator=generator)
+        none = torch.empty(0, len(rows), dtype=torch.int32)
+        steps = [
+            transformer.transformer_step(stack, rows, offsets_of(lengths), found, [], none, **tables)[0]
+            for found in (cache, joined)
+        ]
+        assert torch.equal(*steps)
+        if precision == "float32":
+            theirs, copied = twin.transformer_prefill(
+                stack.weights, *given, *_tables({"first_table": None, "tokens": None, **tables}),
+                stack.number, spec.num_layers, last, *known.values(),
+            )  # fmt: skip
+            torch.testing.assert_close(hidden, theirs, rtol=0, atol=5e-5 * max(1.0, theirs.abs().max().item()))
+            assert copied.shape == joined.shape
+
+
+def test_a_past_that_does_not_fit_is_named():
+    case = small()
+    (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
+    rotary, offsets, rows = torch.randn(64, 12), offsets_of([2, 1]), torch.randn(3, 24)
+    _, past = transformer.transformer_prefill(stack, torch.randn(5, 24), offsets_of([5]), rotary=rotary)
+
+    def read(past=(past, torch.empty(0)), held=(5, 0), used=(4, 0), stack=stack):
+        counts = {
+            name: None if value is None else torch.tensor(value)
+            for name, value in {"past_rows": held, "past_used": used}.items()
+        }
+        return transformer.transformer_prefill(stack, rows, offsets, rotary=rotary, past=past, **counts)
+
+    assert read()[0].shape == (2, 24)
+    for change, error, text in (
+        ({"past": [past]}, InvalidValueError, "past must hold a cache for each of 2 users, got 1"),
+        ({"past": ()}, InvalidValueError, "past_rows and past_used must be None without past"),
+        ({"past": [past, None]}, InvalidTypeError, r"past\[1\] must be a tensor, got NoneType"),
+        ({"past": [past.double(), past]}, InvalidTypeError, r"past\[0\] must be float32 \[floats\], got torch.float64"),
+        ({"past": [past[:-1], past]}, InvalidValueError, r"past\[0\] must hold \d+ floats for 5 rows of this stack"),
+        ({"held": None}, InvalidTypeError, "past_rows must be a tensor, got NoneType"),
+        ({"used": [4]}, InvalidValueError, r"past_used must be int64 \[2\], got torch.int64 \[1\]"),
+        ({"used": [6, 0]}, InvalidValueError, r"past_used must be in \[0, past_rows\].*got 6 of 5 for user 0"),
+        ({"used": [4, 1]}, InvalidValueError, r"past_used must be in \[0, past_rows\].*got 1 of 0 for user 1"),
+        ({"used": [4, -1]}, InvalidValueError, "past_used must be|offsets must give every user"),
+        ({"used": [1 << 62, 1 << 62]}, InvalidValueError, "offsets must be below"),
+    ):
+        with pytest.raises(error, match=f"transformer_prefill: .*{text}|transformer_prefill: {text}"):
+            read(**change)
+    bidirectional = small(causal=False)
+    (stack,), _, _ = unpack_stacks(pack_stacks([(bidirectional.spec, bidirectional.weights)]))
+    with pytest.raises(InvalidValueError, match="past must be empty where rows see those behind them"):
+        read(stack=stack)
 
 
 @st.composite
@@ -470,7 +580,7 @@ def test_ops_are_registered_whole():
     )
     torch.library.opcheck(
         torch.ops.genrec_fast.transformer_prefill.default,
-        (stack.weights, rows, offsets, *tables, 0, 2, True),
+        (stack.weights, rows, offsets, *tables, 0, 2, True, [], None, None),
         test_utils=("test_schema", "test_faketensor"),
     )
 

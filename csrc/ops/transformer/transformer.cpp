@@ -45,14 +45,15 @@ namespace {
 void prefill_users(const TransformerPrefill& args, const Call& call, std::int64_t first_user, std::int64_t last_user,
                    int threads, const Scratches& scratches, std::int64_t first_scratch, std::int64_t chunk) {
   const TransformerStack& stack = call.read.stack;
-  const std::int64_t* offsets = args.cache.offsets;
+  const std::int64_t* offsets = args.offsets;
   TransformerRows rows = call.rows(args.cache, args.cross);
+  rows.row_offsets = offsets, rows.past = args.past.values ? &args.past : nullptr;
   rows.first_row = offsets[first_user], rows.num_rows = offsets[last_user] - rows.first_row;
   std::vector<std::int32_t> user_of, positions;
   for (std::int64_t user = first_user; user < last_user; ++user)
     for (std::int64_t i = 0; i < offsets[user + 1] - offsets[user]; ++i) {
       user_of.push_back(static_cast<std::int32_t>(user));
-      positions.push_back(static_cast<std::int32_t>(i));
+      positions.push_back(static_cast<std::int32_t>((rows.past ? args.past.used[user] : 0) + i));
     }
   rows.users = user_of.data(), rows.positions = positions.data();
   const Memory memory(rows.num_rows * (rows.x_stride + rows.qkv_stride) * 4 + read_beyond);
@@ -97,6 +98,25 @@ void prefill_users(const TransformerPrefill& args, const Call& call, std::int64_
   });
 }
 
+// What was read before fits the stack, and with the new rows makes up the cache.
+void check_past(const char* op, const TransformerPrefill& args, const TransformerStack& stack) {
+  const TransformerPast& past = args.past;
+  for (std::int64_t user = 0; user < args.num_users; ++user) {
+    const std::int64_t used = past.values ? past.used[user] : 0, rows = past.values ? past.rows[user] : 0;
+    check(0 <= used && used <= rows && rows < std::int64_t{1} << 31, op,
+          ": past_used must be in [0, past_rows], and those below 2^31, got ", used, " of ", rows, " for user ", user);
+    const std::int64_t all = args.cache.offsets[user + 1] - args.cache.offsets[user];
+    check(all == used + args.offsets[user + 1] - args.offsets[user], op,
+          ": cache_offsets must count the rows of past_used and the new ones, got ", all, " for user ", user);
+    if (used == 0) continue;
+    check(stack.causal, op, ": past must be empty where rows see those behind them: stack ", args.weights.stack,
+          " is not causal");
+    const std::int64_t ends[] = {0, rows}, floats = stack.num_layers * cells_of(stack, ends, 1).back();
+    check(past.floats[user] == floats, op, ": past[", user, "] must hold ", floats, " floats for ", rows,
+          " rows of this stack, got ", past.floats[user]);
+  }
+}
+
 }  // namespace
 
 void transformer_prefill(const TransformerPrefill& args) {
@@ -104,8 +124,10 @@ void transformer_prefill(const TransformerPrefill& args) {
   const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, 0);
   const std::int64_t users = args.num_users;
   if (users == 0) return;
-  const std::int64_t* offsets = args.cache.offsets;
+  const std::int64_t* offsets = args.offsets;
+  check_prompts(op, "offsets", offsets, users);
   check_end(op, offsets, users, args.num_rows);
+  check_past(op, args, call.read.stack);
   check_first(op, call.read.stack, args.first, offsets[users]);
   const std::int64_t chunk = chunk_of(offsets[users], args.num_threads, call.sizes);
   const Scratches scratches(call.read.stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), 0,

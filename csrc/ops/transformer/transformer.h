@@ -88,14 +88,22 @@ struct TransformerFirst {
   std::int64_t num_tokens, width;
 };
 
+// What was read of each user before: a cache of that user alone, the first rows of which stand before the new ones.
+struct TransformerPast {
+  const float* const* values;                 // [num_users]; null: no user has one
+  const std::int64_t *floats, *rows, *used;  // [num_users]: of each cache; the first `used` of its rows count
+};
+
 struct TransformerPrefill {
   TransformerWeights weights;
-  const float* rows;      // [E, width]
-  std::int64_t num_rows;  // E
+  const float* rows;            // [E, width]
+  std::int64_t num_rows;        // E
+  const std::int64_t* offsets;  // [num_users + 1] of the rows
   TransformerFirst first;
   std::int64_t num_users;
   TransformerTables tables;
-  TransformerCache cache;  // written; its offsets are the prompts'
+  TransformerPast past;
+  TransformerCache cache;  // written; its offsets count what stands before the rows, too
   TransformerCache cross;  // read
   bool only_last;          // hidden [num_users, width] of each prompt's last row; else [E, width]
   float* hidden;
@@ -154,6 +162,8 @@ struct TransformerRows {
   const std::int64_t *cells, *cross_cells;  // by user: where its keys begin within a layer
   std::int64_t layer_floats, cross_layer_floats;
   const std::int32_t *users, *positions;  // [num_rows]
+  const std::int64_t* row_offsets;        // of prompts: where each user's rows begin in the call
+  const TransformerPast* past;            // of prompts; null: none
   float *x, *qkv;                         // [num_rows][x_stride], [num_rows][qkv_stride]
   std::int64_t x_stride, qkv_stride;
   std::int64_t num_rows;

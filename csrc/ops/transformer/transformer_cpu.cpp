@@ -270,9 +270,12 @@ void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int6
 void transformer_pack(const TransformerRows& rows, std::int64_t layer, std::int64_t user, std::int64_t head,
                       const TransformerScratch& scratch) {
   const TransformerStack& stack = *rows.stack;
-  const float* keys = rows.qkv + (rows.cache.offsets[user] - rows.first_row) * rows.qkv_stride +
+  const float* keys = rows.qkv + (rows.row_offsets[user] - rows.first_row) * rows.qkv_stride +
                       (stack.num_heads + head) * stack.head_width;
-  keep_head(rows, false, layer, user, head, keys, rows.qkv_stride, scratch);
+  if (rows.past && rows.past->used[user])
+    join_head(rows, layer, user, head, keys, rows.qkv_stride, scratch);
+  else
+    keep_head(rows, false, layer, user, head, keys, rows.qkv_stride, scratch);
 }
 
 // Keys and values of one user's encoder rows in one layer; `pairs` [keys of the user][pair_stride] is working memory,

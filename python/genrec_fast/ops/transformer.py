@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, check_flag, require_tensors, sequence, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.jagged import offsets_of
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops.reference import transformer as reference
@@ -40,8 +41,13 @@ def transformer_prefill(
     first_table: Tensor | None = None,
     tokens: Tensor | None = None,
     only_last: bool = True,
+    past: Sequence[Tensor] = (),
+    past_rows: Tensor | None = None,
+    past_used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Reads every user's prompt through all layers (``ops.transformer_spec.TransformerSpec`` has the formula).
+
+    With ``past`` the rows of a user are those behind what was read before, which is not read again.
 
     Args:
         stack: from ``unpack_stacks``.
@@ -55,10 +61,14 @@ def transformer_prefill(
             ``None``: the first layer is made here.
         tokens: int64 ``[E]``, which of the table's rows they are; with ``first_table`` alone.
         only_last: of the last layer compute what the last row of each prompt needs.
+        past: for each user a cache of that user alone (empty: none, where ``past_used`` is 0); ``()``: nobody has one.
+            Tables by position count the rows used of it.
+        past_rows: int64 ``[B]``: the rows of each cache; with ``past`` alone.
+        past_used: int64 ``[B]``: how many of them, from the first, stand before the new rows.
 
     Returns:
         hidden float32 ``[B, D]`` (``[E, D]`` without ``only_last``) after the last norm, and the cache: float32
-        ``[floats]``, keys and values of every layer as ``transformer_step`` reads them.
+        ``[floats]``, keys and values of every layer as ``transformer_step`` reads them, those used of the past first.
 
     Raises:
         InvalidTypeError: a dtype is wrong.
@@ -66,8 +76,9 @@ def transformer_prefill(
         UnsupportedError: the block was packed for what this instruction set lacks.
 
     Notes:
-        2 flops per weight and row, attention's beside; weights are read once per 96 rows. One fork and join per part
-        of a layer. Deterministic; the same bits for any number of threads. Not differentiable.
+        2 flops per weight and row, attention's beside; weights are read once per 96 rows, a past is copied once. One
+        fork and join per part of a layer. Deterministic; the same bits for any number of threads, and for rows behind
+        a past as for all rows read at once. Not differentiable.
 
     Source: Vaswani et al. (arXiv:1706.03762); the panels are those of ``gemm``.
     """
@@ -76,7 +87,8 @@ def transformer_prefill(
     _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
     last = check_flag(op, "only_last", only_last)
-    hidden, cache = _prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, last)
+    known = _past(op, stack, offsets, past, past_rows, past_used)
+    hidden, cache = _prefill(*tensors, first_table, tokens, stack.number, stack.spec.num_layers, last, *known)
     return hidden, cache
 
 
@@ -278,6 +290,32 @@ def transformer_head(
     return logits, sums
 
 
+def _past(
+    op: str, stack: PackedStack, offsets: Tensor, past: Sequence[Tensor], rows: Tensor | None, used: Tensor | None
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    caches = list(sequence(op, "past", past))
+    if not caches:
+        if rows is not None or used is not None:
+            raise InvalidValueError(f"{op}: past_rows and past_used must be None without past, got a tensor")
+        return [], None, None
+    users, device = offsets.numel() - 1, stack.weights.device
+    require_tensors(op, device, past_rows=rows, past_used=used, **{f"past[{i}]": c for i, c in enumerate(caches)})
+    if len(caches) != users:
+        raise InvalidValueError(f"{op}: past must hold a cache for each of {users} users, got {len(caches)}")
+    for name, tensor in (("past_rows", rows), ("past_used", used)):
+        assert tensor is not None  # seen by require_tensors
+        if tensor.dtype != torch.int64 or tensor.shape != (users,):
+            raise InvalidValueError(
+                f"{op}: {name} must be int64 [{users}], got {tensor.dtype} {list(tensor.shape)}"
+            )
+    for index, cache in enumerate(caches):
+        if cache.dtype != torch.float32 or cache.dim() != 1:
+            raise InvalidTypeError(
+                f"{op}: past[{index}] must be float32 [floats], got {cache.dtype} {list(cache.shape)}"
+            )
+    return caches, rows, used
+
+
 def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **tables: Tensor | None) -> None:
     require_stack(op, stack)
     if op not in ("transformer_first", "transformer_head"):
@@ -357,15 +395,26 @@ def _prefill_cpu(
     stack: int,
     num_layers: int,
     only_last: bool,
+    past: Sequence[Tensor] = (),
+    past_rows: Tensor | None = None,
+    past_used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    cache = allocate("transformer_prefill", "cache", _cache_floats(weights, stack, rows.shape, offsets))
+    ends, shape = offsets, rows.shape
+    if past_used is not None:
+        ends = offsets + offsets_of(past_used)
+        shape = torch.Size([int(ends[-1]), rows.shape[1]])
+    cache = allocate("transformer_prefill", "cache", _cache_floats(weights, stack, shape, ends))
     hidden = torch.empty(offsets.numel() - 1 if only_last else rows.shape[0], rows.shape[1])
     core.transformer_prefill(
         rows=rows,
         weights=weights,
         stack=stack,
         offsets=offsets,
+        cache_offsets=ends,
         cache=cache,
+        past=list(past),
+        past_rows=past_rows,
+        past_used=past_used,
         rotary=rotary,
         distance=distance,
         cross=cross,
@@ -472,7 +521,8 @@ _prefill = direct(
     _prefill_cpu,
     define(
         f"transformer_prefill(Tensor weights, Tensor rows, Tensor offsets, {_TABLES}, "
-        "int stack, int num_layers, bool only_last) -> (Tensor hidden, Tensor cache)",
+        "int stack, int num_layers, bool only_last, Tensor[] past, Tensor? past_rows, Tensor? past_used) "
+        "-> (Tensor hidden, Tensor cache)",
         kernels={"cpu": _prefill_cpu},
         twin=reference.transformer_prefill,
         fake=lambda rows, offsets, only_last: (

@@ -157,8 +157,17 @@ def prefill(rng: Rng) -> Case:
         "offsets": rng.offsets(lengths, torch.int64),
         "only_last": rng.flip(),
     }
-    args |= tables_of(rng, stack, lengths, 8)
+    args |= tables_of(rng, stack, lengths, 16)
     _first(rng, stack, args)
+    if stack.spec.causal and not stack.spec.cross_width and lengths and rng.flip():
+        held = [rng.randint(1, 6) for _ in lengths]
+        own = {name: args[name] for name in ("rotary", "distance") if name in args}
+        args["past"] = [
+            ops.transformer_prefill(stack, rng.normal(rows, stack.spec.width), torch.tensor([0, rows]), **own)[1]
+            for rows in held
+        ]
+        args["past_rows"] = torch.tensor(held)
+        args["past_used"] = torch.tensor([rng.randint(0, rows) for rows in held])
 
     def right(**given: Any) -> Any:
         stack = given["stack"]
@@ -171,6 +180,9 @@ def prefill(rng: Rng) -> Case:
             stack.number,
             stack.spec.num_layers,
             given["only_last"],
+            given.get("past", ()),
+            given.get("past_rows"),
+            given.get("past_used"),
         )[0]
 
     def judge(found: Any, expected: Any, given: dict[str, Any]) -> str | None:

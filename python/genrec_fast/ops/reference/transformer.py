@@ -6,7 +6,8 @@ bfloat16 in pairs, seen as float32, where the weights are not float32 and the in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -163,25 +164,36 @@ def transformer_prefill(
     stack: int,
     num_layers: int,
     only_last: bool,
+    past: Sequence[Tensor] = (),
+    past_rows: Tensor | None = None,
+    past_used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each prompt by itself, through every layer."""
     layers = _Layers(weights, stack)
-    spec, ends = layers.spec, layers.cells(offsets)
+    users = offsets.numel() - 1
+    used = [0] * users if past_used is None else past_used.tolist()
+    held = [0] * users if past_rows is None else past_rows.tolist()
+    spec = layers.spec
+    ends = layers.cells(offsets + torch.tensor([0, *itertools.accumulate(used)], device=offsets.device))
     cache = rows.new_empty(spec.num_layers, ends[-1])
     hidden = []
-    for user in range(offsets.numel() - 1):
+    for user in range(users):
         mine = slice(int(offsets[user]), int(offsets[user + 1]))
         x, known = rows[mine], _looked_up(first_table, tokens, mine)
-        at = torch.arange(x.shape[0], device=x.device)
-        seen = (at <= at[:, None]) if spec.causal else None
+        keys_at = torch.arange(used[user] + x.shape[0], device=x.device)
+        at = keys_at[used[user] :]
+        seen = (keys_at <= at[:, None]) if spec.causal else None
         if spec.window:
-            near = at > at[:, None] - spec.window
+            near = keys_at > at[:, None] - spec.window
             seen = near if seen is None else seen & near
         for layer in range(spec.num_layers):
             place = f"layers.{layer}"
             q, k, v = layers.queries_keys_values(place, x, None if rotary is None else rotary[at], known)
+            if used[user]:
+                before = layers.kept(past[user].view(spec.num_layers, -1)[layer], held[user])
+                k, v = (torch.cat([part[: used[user]], new]) for part, new in zip(before, (k, v), strict=True))
             layers.keep(k, v, cache[layer, ends[user] : ends[user + 1]])
-            mixed = layers.attended(q, k, v, seen, _bias(distance, at, at))
+            mixed = layers.attended(q, k, v, seen, _bias(distance, at, keys_at))
             x = layers.cross(layer, x + layers.linear(f"{place}.attended", mixed), user, cross, cross_offsets)
             x = layers.feed_forward(place, x)
         hidden.append(layers.norm("last_norm", x[-1:] if only_last else x))
