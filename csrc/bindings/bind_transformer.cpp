@@ -31,8 +31,8 @@ void register_transformer(pybind11::module_& m) {
     args.cache.values = given.out<float>("cache", "C");
     args.cache.num_floats = given.size('C');
     const auto past = given.all<float>("past", "c");
-    check(past.count() == 0 || past.count() == args.num_users, "transformer_prefill: past must hold a cache for each of ",
-          args.num_users, " users, got ", past.count());
+    check(past.count() == 0 || past.count() == args.num_users,
+          "transformer_prefill: past must hold a cache for each of ", args.num_users, " users, got ", past.count());
     if (past.count())
       args.past = {past.data.data(), past.elements.data(), given.in<std::int64_t>("past_rows", "B"),
                    given.in<std::int64_t>("past_used", "B")};

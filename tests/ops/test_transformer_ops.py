@@ -241,7 +241,9 @@ def test_a_past_that_does_not_fit_is_named():
     rotary, offsets, rows = torch.randn(64, 12), offsets_of([2, 1]), torch.randn(3, 24)
     _, past = transformer.transformer_prefill(stack, torch.randn(5, 24), offsets_of([5]), rotary=rotary)
 
-    def read(past=(past, torch.empty(0)), held=(5, 0), used=(4, 0), stack=stack):
+    fits = [past, torch.empty(0)]
+
+    def read(past=fits, held=(5, 0), used=(4, 0), stack=stack):
         counts = {
             name: None if value is None else torch.tensor(value)
             for name, value in {"past_rows": held, "past_used": used}.items()

@@ -90,7 +90,7 @@ struct TransformerFirst {
 
 // What was read of each user before: a cache of that user alone, the first rows of which stand before the new ones.
 struct TransformerPast {
-  const float* const* values;                 // [num_users]; null: no user has one
+  const float* const* values;                // [num_users]; null: no user has one
   const std::int64_t *floats, *rows, *used;  // [num_users]: of each cache; the first `used` of its rows count
 };
 

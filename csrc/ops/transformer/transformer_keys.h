@@ -141,8 +141,8 @@ template <class Element>
 static inline Known<Element> known_before(const TransformerRows& rows, std::int64_t layer, std::int64_t user,
                                           std::int64_t head) {
   const std::int64_t count = rows.past->rows[user], width = rows.stack->head_width;
-  const float* cell = rows.past->values[user] +
-                      (layer * rows.stack->num_kv_heads + head) * head_cell<Element>(count, width);
+  const float* cell =
+      rows.past->values[user] + (layer * rows.stack->num_kv_heads + head) * head_cell<Element>(count, width);
   Element* keys = reinterpret_cast<Element*>(const_cast<float*>(cell));
   return {keys, keys + key_elements<Element>(count, width), count};
 }

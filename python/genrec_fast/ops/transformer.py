@@ -305,9 +305,7 @@ def _past(
     for name, tensor in (("past_rows", rows), ("past_used", used)):
         assert tensor is not None  # seen by require_tensors
         if tensor.dtype != torch.int64 or tensor.shape != (users,):
-            raise InvalidValueError(
-                f"{op}: {name} must be int64 [{users}], got {tensor.dtype} {list(tensor.shape)}"
-            )
+            raise InvalidValueError(f"{op}: {name} must be int64 [{users}], got {tensor.dtype} {list(tensor.shape)}")
     for index, cache in enumerate(caches):
         if cache.dtype != torch.float32 or cache.dim() != 1:
             raise InvalidTypeError(

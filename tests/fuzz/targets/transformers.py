@@ -95,7 +95,7 @@ def tables_of(rng: Rng, stack: PackedStack, lengths: list[int], reach: int) -> d
 def _judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
     """Rounding, where values stay of a size that float32 sums keep."""
     big = 0.0
-    for value in [*given.values(), *given.get("chain", ())]:
+    for value in [*given.values(), *given.get("chain", ()), *given.get("past", ())]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             big = max(big, float(value.detach().abs().nan_to_num(torch.inf, torch.inf).max()))
     scale = given.get("embedding_scale", 1.0)
