@@ -6,7 +6,8 @@ W beams, D width, H heads, N items, M training targets.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,13 +18,16 @@ __all__ = [
     "ActionScoring",
     "Autoregressive",
     "Batch",
+    "Continuable",
     "Counted",
     "Embedding",
     "Interests",
     "ItemScores",
     "Jagged",
+    "KeptPrompt",
     "Loss",
     "MaskedEmbedding",
+    "PromptReader",
     "Question",
     "Ranked",
     "Resumable",
@@ -119,6 +123,52 @@ class Autoregressive(Protocol):
 
     def prefill(self, batch: Batch) -> Session:
         """Reads the users' histories once."""
+        ...
+
+
+class KeptPrompt(NamedTuple):
+    """What is kept of a user's prompt.
+
+    Args:
+        tokens: int64 ``[S]``.
+        session: of this user alone, behind them; never extended itself (``select`` gives one for that).
+    """
+
+    tokens: Tensor
+    session: Session
+
+
+class PromptReader(Protocol):
+    """A language model with the weights of one moment."""
+
+    @property
+    def version(self) -> object:
+        """One and the same object as long as what was kept may be used: the weights are what they were."""
+        ...
+
+    def read(self, prompts: Jagged, kept: Sequence[KeptPrompt | None]) -> tuple[Session, list[KeptPrompt]]:
+        """The session behind prompts, of which only what is not kept is read, and what is now to be kept.
+
+        Args:
+            prompts: int64 token ids of B users, none empty.
+            kept: of each of them, by a reader of the same version.
+        """
+        ...
+
+
+@runtime_checkable
+class Continuable(Autoregressive, Protocol):
+    """A language model that reads from left to right: what it made of a prompt serves any that begins like it."""
+
+    plan: Any
+    """what a search writes (``nn.engine.plan.Plan``)"""
+
+    def reader(self, *, frozen: bool = False) -> PromptReader:
+        """What reads prompts now; ``frozen``: the weights are not looked at.
+
+        Raises:
+            UnsupportedError: a model of which nothing can be kept; weights that cannot be looked at.
+        """
         ...
 
 

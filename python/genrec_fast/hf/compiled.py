@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.checks import INT64, MOST, is_truth, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.protocols import Session
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
@@ -25,6 +23,7 @@ from genrec_fast.hf.adapters import underlying
 from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.hf.engine import Engine
 from genrec_fast.hf.generate import choose_engine
+from genrec_fast.hf.language_model import LanguageModel
 from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
 from genrec_fast.nn.engine.plan import Plan
@@ -117,9 +116,8 @@ def compile(
         return chosen if frozen else choose_engine(model, engine, dtype)
 
     plan = Plan((), normalize, tokens=tokens, prefix=tuple(prefix))
-    return CompiledRecommender(
-        catalog, LanguageModel(now, chosen.vocab_size, trie.codebook_sizes, plan, start), histories
-    )
+    language = LanguageModel(now, chosen.vocab_size, trie.codebook_sizes, plan, start, model, frozen)
+    return CompiledRecommender(catalog, language, histories)
 
 
 class _Histories(NamedTuple):
@@ -151,45 +149,6 @@ def _item_codes(trie: Trie) -> Tensor:
         offsets = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], ends).long()
         nodes = torch.searchsorted(offsets, nodes, right=True) - 1
     return torch.stack(columns[::-1], 1)
-
-
-class LanguageModel:
-    """A model of transformers as a backbone: prompts are its histories.
-
-    Args:
-        engine: gives what runs the model, as it is at the moment of the call: it looks at every weight.
-        vocab_size: V.
-        codebook_sizes: of the trie.
-        plan: what a search writes.
-        start: an encoder-decoder's first tokens; ``None``: there is no encoder.
-    """
-
-    def __init__(
-        self,
-        engine: Callable[[], Engine],
-        vocab_size: int,
-        codebook_sizes: tuple[int, ...],
-        plan: Plan,
-        start: list[int] | None,
-    ) -> None:
-        self.engine, self.vocab_size, self.codebook_sizes = engine, vocab_size, codebook_sizes
-        self.plan, self.start = plan, start
-
-    def prefill(self, batch: Batch) -> Session:
-        """Reads prompts.
-
-        Raises:
-            InvalidValueError: an empty one.
-        """
-        rows = batch.items
-        ends = rows.offsets.tolist()
-        if len(set(ends)) < len(ends):
-            user = next(user for user, (begin, end) in enumerate(itertools.pairwise(ends)) if begin == end)
-            raise InvalidValueError(f"recommend: prompts must have a token each, but user {user} has none")
-        start = None
-        if self.start is not None:
-            start = Jagged(torch.tensor(self.start * len(rows)), torch.arange(len(rows) + 1) * len(self.start))
-        return self.engine().prefill(rows, start)
 
 
 class Prompts(nn.Module):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.session import TransformersSession
+from genrec_fast.hf.several import Several
 from genrec_fast.hf.stepped import Stepped
-from genrec_fast.hf.trial import Way, way_to_search
+from genrec_fast.hf.trial import Way, can_be_continued, way_to_search
 from genrec_fast.hf.whole import WholeTexts
 from genrec_fast.nn.snapshot import Snapshot
 
@@ -36,6 +38,8 @@ class Engine(Protocol):
 
 # How a model is searched: found out once, and again when its parts have changed.
 _ways: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, Way]] = weakref.WeakKeyDictionary()
+# And whether its prompts can be read on.
+_resumes: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, bool]] = weakref.WeakKeyDictionary()
 
 
 class TorchEngine:
@@ -78,6 +82,41 @@ class TorchEngine:
         if decoder_prompts is not None and int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
             raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
         return self._way(prompts, decoder_prompts, encoded)(self.model, prompts, decoder_prompts, encoded, kept)
+
+    def resume(self, prompts: Jagged, known: Sequence[tuple[TransformersSession, int] | None]) -> Several:
+        """Reads a decoder's prompts, each by itself, behind what is known of them.
+
+        Args:
+            prompts: int64 token ids per user, whole, none empty.
+            known: for each user a session of this user alone that ``resume`` made, and how many of its first tokens
+                the prompt begins with, fewer than all of the prompt's.
+
+        Raises:
+            UnsupportedError: a model that cannot go on behind a part of a prompt.
+        """
+        self.check_resumes(prompts.values)
+        self.model.check_tokens(prompts)
+        found = []
+        for tokens, old in zip(prompts.rows(), known, strict=True):
+            before = None
+            if old is not None:
+                assert isinstance(old[0], Several)
+                before = old[0].users[0], old[1]
+            found.append(Stepped.alone(self.model, tokens, before))
+        return Several(self.model, found)
+
+    def check_resumes(self, tokens: Tensor) -> None:
+        """Raises ``UnsupportedError`` for a model that ``resume`` would misread; tried once per model."""
+        owner = self.model.owner
+        known = _resumes.get(owner)
+        if known is None or not known[0].same_parts(owner):
+            can = not self.model.encoder_decoder and can_be_continued(self.model, tokens)
+            known = _resumes[owner] = (Snapshot(owner), can)
+        if not known[1]:
+            raise UnsupportedError(
+                f"TorchEngine: {type(self.model.module).__name__} keeps no keys and values that can be rolled back to "
+                "a part of a prompt and read on with the logits of the whole prompt"
+            )
 
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
         owner = self.model.owner

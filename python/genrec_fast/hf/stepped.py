@@ -13,7 +13,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.session import TransformersSession
 
-__all__ = ["Stepped", "left_padded"]
+__all__ = ["Stepped", "forked", "left_padded", "rolls_back"]
 
 
 class Stepped(TransformersSession):
@@ -54,6 +54,28 @@ class Stepped(TransformersSession):
         rows = rows.to(model.dtype) if encoded else model.encode(rows, mask)
         return cls(model, model.encoded(rows, mask), None, masked)._read(decoder_prompts.padded().to(device), 1)
 
+    @classmethod
+    def alone(cls, model: CalledModel, tokens: Tensor, known: tuple[Stepped, int] | None = None) -> Stepped:
+        """Reads one decoder's prompt int64 ``[S]`` into a cache that can be rolled back.
+
+        Args:
+            model: to be called.
+            tokens: at least one of them is read.
+            known: such a session, which stays as it is, and how many of its first tokens the prompt begins with.
+        """
+        from transformers import DynamicCache
+
+        cache, used = DynamicCache(), 0  # without a config: every layer keeps every token, whatever its window
+        if known is not None:
+            before, used = known
+            assert before.mask is not None
+            cache, surplus = forked(before.cache), before.mask.shape[1] - used
+            if surplus:
+                cache.crop(-surplus)
+        session = cls(model, {}, torch.ones(1, len(tokens), dtype=torch.int64, device=model.device), masked=True)
+        session.cache = cache
+        return session._read(tokens[used:].unsqueeze(0).to(model.device), 1)
+
     def extend(self, codes: Tensor, parents: Tensor) -> Stepped:
         """Every beam by a token: integers ``[B, W]`` each.
 
@@ -72,7 +94,7 @@ class Stepped(TransformersSession):
 
     def select(self, users: Tensor) -> Stepped:
         """The session of users int64 ``[m]``, with a cache of its own."""
-        beams, chosen = self.logits.shape[1], self._with(copy.deepcopy(self.cache))
+        beams, chosen = self.logits.shape[1], self._with(forked(self.cache))
         chosen._reorder((users.unsqueeze(1) * beams + torch.arange(beams, device=users.device)).flatten(), False)
         chosen.logits = self.logits[users.to(self.logits.device)]
         return chosen
@@ -111,6 +133,22 @@ class Stepped(TransformersSession):
             )
         self.logits = logits.view(-1, beams, logits.shape[-1])
         return self
+
+
+def rolls_back(cache: Any) -> bool:
+    """Whether a cache holds keys and values by token, and nothing else."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def forked(cache: Any) -> Any:
+    """A cache that can be extended, cropped and reordered, and leaves the given one as it is."""
+    if not rolls_back(cache):
+        return copy.deepcopy(cache)
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]  # they never write to a tensor in place
+    return other
 
 
 def _mask(lengths: Tensor) -> Tensor:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.session import TransformersSession
-from genrec_fast.hf.stepped import Stepped
+from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["Way", "way_to_search"]
+__all__ = ["Way", "can_be_continued", "way_to_search"]
 
 # How a search over a model begins: of the model, prompts, a decoder's prompts, whether rows are encoded, what is kept.
 Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
@@ -58,14 +58,57 @@ def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged |
         model.module.train(training)
 
 
+@torch.no_grad()
+def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
+    """Whether a prompt rolled back and read on, several tokens at once, gives the logits of ``WholeTexts``.
+
+    Args:
+        model: a decoder.
+        tokens: int64 ``[S]`` that it knows; repeated if they are few.
+    """
+    if model.cache_name is None or any(map(_turns_by_length, model.module.modules())):
+        return False
+    tokens = tokens.repeat(-(-2 * _SHORTEST // len(tokens)))[:_LONGEST]
+    half = len(tokens) // 2
+    training = model.module.training
+    model.module.eval()
+    try:
+        rows = Jagged.from_rows([tokens])
+        whole = WholeTexts.begin(model, rows, None, False)
+        steps = [(codes[:1], parents[:1]) for codes, parents in _steps(model, whole.logits[:, 0].repeat(2, 1))]
+        wanted, tolerance = _along(whole, steps), _tolerance(model, rows[0], None, False, whole.logits)
+        before = Stepped.alone(model, torch.cat([tokens[:half], tokens[:half].flip(0)]))
+        if not rolls_back(before.cache):
+            return False
+        got = _along(Stepped.alone(model, tokens, (before, half)).select(torch.tensor([0])), steps)
+    except torch.OutOfMemoryError:
+        raise
+    except (UnsupportedError, *_NOT_MADE_FOR_IT):
+        return False
+    finally:
+        model.module.train(training)
+    return all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True))
+
+
+def _turns_by_length(module: nn.Module) -> bool:
+    """Whether a longer text turns the keys of its first tokens in another way than a short one does."""
+    kinds: Any = getattr(module, "rope_type", None)
+    return any(kind in ("dynamic", "longrope") for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
+
+
+def _tolerance(model: CalledModel, row: Tensor, starts: Jagged | None, encoded: bool, wanted: Tensor) -> float:
+    """How far logits may differ: by more than the same row differs when read beside another one."""
+    together = Jagged.from_rows([row, row.flip(0)], row.dtype)
+    noise = _difference(WholeTexts.begin(model, together, starts, encoded).logits[:1], wanted[:1])
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
+    return max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
+
+
 def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
     whole = WholeTexts.begin(model, rows, starts, encoded)
     steps = _steps(model, whole.logits[:, 0])
     wanted = _along(whole, steps)
-    together = Jagged.from_rows([rows[0], rows[0].flip(0)], rows.values.dtype)
-    noise = _difference(WholeTexts.begin(model, together, starts, encoded).logits[:1], wanted[0][:1])
-    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
-    tolerance = max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
+    tolerance = _tolerance(model, rows[0], starts, encoded, wanted[0])
     ways: tuple[Way, ...] = (Stepped.begin,) if model.encoder_decoder else (Stepped.begin, _without_masks)
     for way in ways:
         try:

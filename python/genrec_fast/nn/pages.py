@@ -10,40 +10,22 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.packed import offsets_of, row_positions
 
-__all__ = ["PagePool", "PagedPast"]
+__all__ = ["PagePool", "PagedPast", "Pages"]
 
 
-class PagePool:
-    """Room for keys, values and times of ``num_pages * page_size`` tokens, given out by the page.
+class Pages:
+    """Which of ``num_pages`` pages, of ``page_size`` tokens each, are taken.
 
     Args:
-        shapes: per layer: heads, channels of a key and of a value.
         num_pages: at least 1.
         page_size: tokens on a page, at least 1.
-        dtype: of keys and values.
-        device: where they are.
-
-    Notes:
-        All memory is taken at once: ``num_pages page_size sum(H (Dqk + Dv))`` values and a time per token.
     """
 
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, int, int]],
-        *,
-        num_pages: int,
-        page_size: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, *, num_pages: int, page_size: int) -> None:
         for name, value in (("num_pages", num_pages), ("page_size", page_size)):
             if value < 1:
                 raise InvalidValueError(f"PagePool: {name} must be at least 1, got {value}")
-        room = num_pages * page_size
         self.num_pages, self.page_size = num_pages, page_size
-        self.keys = [torch.zeros(room, heads, width, dtype=dtype, device=device) for heads, width, _ in shapes]
-        self.values = [torch.zeros(room, heads, width, dtype=dtype, device=device) for heads, _, width in shapes]
-        self.times = torch.zeros(room, dtype=torch.int64, device=device)
         self._free = list(range(num_pages - 1, -1, -1))
 
     @property
@@ -69,7 +51,7 @@ class PagePool:
         """Pages that ``take`` gave; what is on them is lost.
 
         Raises:
-            InvalidValueError: a page that is free, or none of this pool's.
+            InvalidValueError: a page that is free, or none of these.
         """
         free = set(self._free)
         for page in pages:
@@ -77,6 +59,36 @@ class PagePool:
                 raise InvalidValueError(f"PagePool: pages must be taken ones of {self.num_pages}, got {page}")
             free.add(page)
         self._free.extend(pages)
+
+
+class PagePool(Pages):
+    """Room for keys, values and times of ``num_pages * page_size`` tokens, given out by the page.
+
+    Args:
+        shapes: per layer: heads, channels of a key and of a value.
+        num_pages: at least 1.
+        page_size: tokens on a page, at least 1.
+        dtype: of keys and values.
+        device: where they are.
+
+    Notes:
+        All memory is taken at once: ``num_pages page_size sum(H (Dqk + Dv))`` values and a time per token.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int, int]],
+        *,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(num_pages=num_pages, page_size=page_size)
+        room = num_pages * page_size
+        self.keys = [torch.zeros(room, heads, width, dtype=dtype, device=device) for heads, width, _ in shapes]
+        self.values = [torch.zeros(room, heads, width, dtype=dtype, device=device) for heads, _, width in shapes]
+        self.times = torch.zeros(room, dtype=torch.int64, device=device)
 
     def places(self, pages: Sequence[Sequence[int]], first: Tensor, lengths: Tensor) -> Tensor:
         """int64 ``[E]``: where tokens ``first[b], ..., first[b] + lengths[b] - 1`` of each row stand in the pool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class NativeEngine:
         *,
         encoded: bool = False,
         levels: tuple[slice, ...] | None = None,
+        known: Sequence[tuple[NativeSession, int] | None] = (),
     ) -> NativeSession:
         """Reads every prompt once.
 
@@ -73,6 +75,9 @@ class NativeEngine:
             decoder_prompts: the decoder's first tokens per user; needed for an encoder-decoder, refused elsewhere.
             encoded: prompts hold float32 rows ``[E, D]`` that the encoder has already made.
             levels: see ``NativeSession``.
+            known: for each user the session of this user alone behind an earlier prompt, and how many of its first
+                tokens the new one begins with, ``None`` where there is none; prompts are then what stands behind these.
+                The bits are those of a whole prompt. ``()``: nobody has one; for decoders alone.
 
         Raises:
             InvalidTypeError: prompts are not int64 Jagged.
@@ -98,9 +103,17 @@ class NativeEngine:
             assert decoder_prompts is not None
             prompts = decoder_prompts
         longest = self._check(prompts)
+        offsets, before = prompts.offsets, [0] * len(prompts)
+        past: dict[str, Any] = {}
+        if any(old is not None for old in known):
+            before = [0 if old is None else old[1] for old in known]
+            past = _past(known)
+            offsets = offsets + offsets_of(past["past_used"])
+            longest = int(offsets.diff().max())
         positions = None
         if self.placed:
-            positions = torch.cat([torch.arange(length) for length in prompts.lengths.tolist()] or [prompts.values])
+            places = zip(before, prompts.lengths.tolist(), strict=True)
+            positions = torch.cat([torch.arange(at, at + count) for at, count in places] or [prompts.values])
         hidden, cache = transformer_prefill(
             self.decoder,
             self.embed(prompts.values, positions),
@@ -110,8 +123,9 @@ class NativeEngine:
             cross=cross,
             cross_offsets=cross_offsets,
             **self.first_layer(self.decoder, prompts.values),
+            **past,
         )
-        read = Prompts(prompts.offsets, cache, cross, cross_offsets, longest)
+        read = Prompts(offsets, cache, cross, cross_offsets, longest)
         return NativeSession(self, read, hidden.unsqueeze(1), levels)
 
     def logits(self, hidden: Tensor, tokens: Tensor | slice, log_sums: bool) -> tuple[Tensor, Tensor | None]:
@@ -205,6 +219,16 @@ class NativeEngine:
         return found
 
 
+def _past(known: Sequence[tuple[NativeSession, int] | None]) -> dict[str, Any]:
+    """What ``transformer_prefill`` is told of earlier prompts."""
+    held = [(torch.empty(0), 0, 0) if old is None else (old[0].prompts.cache, old[0].length, old[1]) for old in known]
+    return {
+        "past": [cache for cache, _, _ in held],
+        "past_rows": torch.tensor([rows for _, rows, _ in held]),
+        "past_used": torch.tensor([used for _, _, used in held]),
+    }
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Keys and values of the prompts that a search begins with."""
@@ -240,6 +264,11 @@ class NativeSession:
     parents: tuple[Tensor, ...] = ()
     ancestors: Tensor | None = None
     rows: Rows | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of all prompts."""
+        return int(self.prompts.offsets[-1])
 
     @property
     def kept_bytes(self) -> int:
