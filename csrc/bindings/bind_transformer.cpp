@@ -4,6 +4,30 @@
 #include "bindings/transformer_arguments.h"
 
 namespace genrec::bindings {
+namespace {
+
+TransformerPrefill transformer_prompts(Arguments& given) {
+  TransformerPrefill args{};
+  args.rows = given.in<float>("rows", "R D");
+  args.num_rows = given.size('R');
+  args.weights = transformer_weights(given);
+  args.offsets = given.in<std::int64_t>("offsets", "B+1");
+  args.num_users = given.size('B');
+  return args;
+}
+
+void prefill(Arguments& given, TransformerPrefill& args) {
+  args.tables = transformer_tables(given);
+  args.cross = transformer_cross_cache(given);
+  args.first = transformer_first_table(given);
+  args.only_last = given.flag("only_last");
+  args.hidden = given.out<float>("hidden", args.only_last ? "B D" : "R D");
+  args.num_threads = given.threads();
+  const auto unlocked = given.release();
+  transformer_prefill(args);
+}
+
+}  // namespace
 
 void register_transformer(pybind11::module_& m) {
   def<[](Arguments& given) {
@@ -21,33 +45,22 @@ void register_transformer(pybind11::module_& m) {
     return transformer_cache_size(weights, offsets, given.size('B'), num_rows, for_cross);
   }>(m, "transformer_cache_size");
   def<[](Arguments& given) {
-    TransformerPrefill args{};
-    args.rows = given.in<float>("rows", "R D");
-    args.num_rows = given.size('R');
-    args.weights = transformer_weights(given);
-    args.offsets = given.in<std::int64_t>("offsets", "B+1");
-    args.num_users = given.size('B');
+    TransformerPrefill args = transformer_prompts(given);
+    args.cache = transformer_cache(given, true);
+    prefill(given, args);
+  }>(m, "transformer_prefill");
+  def<[](Arguments& given) {  // behind what was read of each user before
+    TransformerPrefill args = transformer_prompts(given);
+    const auto past = given.all<float>("past", "c");
+    check(past.count() == args.num_users, given.op(), ": past must hold a cache for each of ", args.num_users,
+          " users, got ", past.count());
+    args.past = {past.data.data(), past.elements.data(), given.in<std::int64_t>("past_rows", "B"),
+                 given.in<std::int64_t>("past_used", "B")};
     args.cache.offsets = given.in<std::int64_t>("cache_offsets", "B+1");
     args.cache.values = given.out<float>("cache", "C");
     args.cache.num_floats = given.size('C');
-    const auto past = given.all<float>("past", "c");
-    check(past.count() == 0 || past.count() == args.num_users,
-          "transformer_prefill: past must hold a cache for each of ", args.num_users, " users, got ", past.count());
-    if (past.count())
-      args.past = {past.data.data(), past.elements.data(), given.in<std::int64_t>("past_rows", "B"),
-                   given.in<std::int64_t>("past_used", "B")};
-    else
-      check(given.is_none("past_rows") && given.is_none("past_used"),
-            "transformer_prefill: past_rows and past_used must be None without past, got a tensor");
-    args.tables = transformer_tables(given);
-    args.cross = transformer_cross_cache(given);
-    args.first = transformer_first_table(given);
-    args.only_last = given.flag("only_last");
-    args.hidden = given.out<float>("hidden", args.only_last ? "B D" : "R D");
-    args.num_threads = given.threads();
-    const auto unlocked = given.release();
-    transformer_prefill(args);
-  }>(m, "transformer_prefill");
+    prefill(given, args);
+  }>(m, "transformer_prefill_past");
   def<[](Arguments& given) {
     const float* const rows = given.in<float>("rows", "R D");
     const TransformerWeights weights = transformer_weights(given);

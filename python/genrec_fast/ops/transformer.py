@@ -397,22 +397,20 @@ def _prefill_cpu(
     past_rows: Tensor | None = None,
     past_used: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    ends, shape = offsets, rows.shape
+    prefill, ends, shape, before = core.transformer_prefill, offsets, rows.shape, {}
     if past_used is not None:
-        ends = offsets + offsets_of(past_used)
+        prefill, ends = core.transformer_prefill_past, offsets + offsets_of(past_used)
         shape = torch.Size([int(ends[-1]), rows.shape[1]])
+        before = {"past": list(past), "past_rows": past_rows, "past_used": past_used, "cache_offsets": ends}
     cache = allocate("transformer_prefill", "cache", _cache_floats(weights, stack, shape, ends))
     hidden = torch.empty(offsets.numel() - 1 if only_last else rows.shape[0], rows.shape[1])
-    core.transformer_prefill(
+    prefill(
         rows=rows,
         weights=weights,
         stack=stack,
         offsets=offsets,
-        cache_offsets=ends,
+        **before,
         cache=cache,
-        past=list(past),
-        past_rows=past_rows,
-        past_used=past_used,
         rotary=rotary,
         distance=distance,
         cross=cross,

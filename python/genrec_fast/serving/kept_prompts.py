@@ -84,9 +84,7 @@ class KeptPrompts(KeptUsers):
 
     def _new_items(self, users: list[Hashable], items: Any, *, anew: bool = False) -> list[Entry]:
         numbers = self.model.num_inputs  # items or, where they are not as many, tokens
-        rows = Items("UserCache", self.model).rows(
-            "items", items, None if numbers == self.model.num_items else numbers
-        )
+        rows = Items("UserCache", self.model).rows("items", items, None if numbers == self.model.num_items else numbers)
         if len(rows) != len(users):
             raise InvalidValueError(
                 f"UserCache: items must have one row for each of {len(users)} users, got {len(rows)}"
