@@ -145,7 +145,7 @@ def test_strict_stops_at_the_line_and_says_which(model, users, tmp_path):
     config = BulkConfig(users_per_batch=4, show=False, strict=True)
     with pytest.raises(InvalidValueError, match=r"^line 41: recommend: each item of histories must be one of"):
         run(model, users, tmp_path / "out.jsonl", config)
-    assert not (tmp_path / "out.jsonl").exists()
+    assert left_behind(tmp_path, users) == set()
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])

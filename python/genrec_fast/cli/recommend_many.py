@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from genrec_fast.base.checks import whole_number
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.recipe.recommender import load
 from genrec_fast.serving.bulk_run import BulkConfig, Outcome, recommend_file
@@ -49,6 +50,11 @@ class RecommendMany:
     """CPU threads; all cores if not given"""
     device: str = "cpu"
     """cpu, cuda, ..."""
+    ray: str | None = None
+    """many machines: the address of a Ray cluster, auto for the one this machine belongs to, local for one on this
+    machine; --input is Parquet and --output a folder of Parquet, on paths that all machines share"""
+    ray_workers: int | None = None
+    """copies of the model, --threads CPUs each (1 if not given); as many as the cluster has room for"""
     quiet: bool = False
     """no progress and no figures"""
 
@@ -79,8 +85,25 @@ def main(arguments: Sequence[str], program: str) -> int:
         resume=command.resume,
         show=not command.quiet,
     )
-    model = load(command.model, command.device)
-    return _report(recommend_file(model, command.input, command.output, command.defaults, config), command)
+    return _report(_answered(command, config), command)
+
+
+def _answered(command: RecommendMany, config: BulkConfig) -> Outcome:
+    if command.ray is None:
+        if command.ray_workers is not None:
+            raise InvalidValueError("recommend: --ray-workers must come with --ray, got it alone")
+        model = load(command.model, command.device)
+        return recommend_file(model, command.input, command.output, command.defaults, config)
+    from genrec_fast.serving.ray import ClusterConfig, recommend_on_cluster
+
+    workers = command.ray_workers
+    cluster = ClusterConfig(
+        address=command.ray,
+        workers=None if workers is None else whole_number("recommend", "ray_workers", workers),
+        threads=command.threads or 1,
+        device=command.device,
+    )
+    return recommend_on_cluster(command.model, command.input, command.output, command.defaults, config, cluster)
 
 
 def _report(outcome: Outcome, command: RecommendMany) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_fast._version import __version__
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.weights import module_tensors
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.recipe.card import to_json
@@ -90,15 +90,22 @@ def recommend_file(
         tally = _to_pipe(window, source.windows(window.size, Place()), config)
         return Outcome(tally, tally.lines, time.monotonic() - begun)
     output = Path(answers)
+    if output.is_dir():
+        raise InvalidValueError(f"recommend: --output must be the name of a file, got the folder {output}")
     if questions != "-" and output.exists() and output.samefile(questions):
         raise InvalidValueError(f"recommend: --output must be another file than --input, got {output}")
     survey = None if questions == "-" else source.survey()
-    identity = identity_of(model, defaults, config, "a pipe" if survey is None else survey.checksum)
+    input_is = "a pipe" if survey is None else survey.checksum
+    identity = {**identity_of(model, defaults, config, input_is), "form": "a file"}
     run = Unfinished(output, identity, resume=config.resume and survey is not None)
     with AnswerFile(run, id_type(source)) as file:
         earlier = file.tally.lines
-        if not file.whole:
-            _to_file(window, source.windows(window.size, file.place), file, config, survey)
+        try:
+            if not file.whole:
+                _to_file(window, source.windows(window.size, file.place), file, config, survey)
+        except (InvalidTypeError, InvalidValueError):  # a wrong line: mended, it is another input
+            run.remove()
+            raise
         file.finish()
         return Outcome(file.tally, file.tally.lines - earlier, time.monotonic() - begun)
 

@@ -38,8 +38,6 @@ class Unfinished:
     def __init__(self, output: Path, identity: Mapping[str, str], *, resume: bool = True) -> None:
         if not output.parent.is_dir():
             raise FileNotFoundError(f"recommend: the folder of --output must exist, got {output.parent}")
-        if output.is_dir():
-            raise InvalidValueError(f"recommend: --output must be the name of a file, got the folder {output}")
         self.output, self._identity = output, dict(identity)
         self.folder = output.with_name(f"{output.name}.unfinished")
         self._path = self.folder / "state.json"
