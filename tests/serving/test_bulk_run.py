@@ -18,7 +18,8 @@ import pytest
 from test_bulk import histories
 
 import genrec_fast as gf
-from genrec_fast.base.errors import CorruptFileError, DataError, InvalidValueError
+from genrec_fast.base.errors import CorruptFileError, DataError, FolderInUseError, InvalidValueError, StorageError
+from genrec_fast.base.lock import FolderLock
 from genrec_fast.cli import main
 from genrec_fast.serving import question_file
 from genrec_fast.serving.answer_file import AnswerFile
@@ -240,8 +241,33 @@ def test_what_was_altered_meanwhile_is_said(model, users, begun, name, data):
     assert len(read(begun)) == 150
 
 
+def test_two_runs_of_one_output_are_one_too_many(model, users, begun):
+    with FolderLock(begun.parent / "out.jsonl.unfinished", "recommend"):
+        for resume in (True, False):
+            with pytest.raises(FolderInUseError, match=f"must have one writer at a time, got process {os.getpid()} "):
+                run(model, users, begun, BulkConfig(users_per_batch=4, show=False, resume=resume))
+    assert run(model, users, begun).lines == 118
+
+
+def test_a_full_disk_is_said_and_the_run_is_gone_on_with(model, users, tmp_path):
+    resource = pytest.importorskip("resource")
+    run(model, users, tmp_path / "whole.jsonl")
+    out = tmp_path / "out.jsonl"
+    most = (tmp_path / "whole.jsonl").stat().st_size // 2
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        with pytest.raises(StorageError, match="answers must be written, got: File too large"):
+            run(model, users, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert 0 < run(model, users, out).lines < 150
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
 def test_names_that_cannot_be_are_refused(model, users, tmp_path):
-    with pytest.raises(FileNotFoundError, match="--input must be a file that is there"):
+    with pytest.raises(InvalidValueError, match="--input must be a file that is there"):
         run(model, tmp_path / "no.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(InvalidValueError, match="--input must be a file, got the folder"):
         run(model, tmp_path, tmp_path / "out.jsonl")
@@ -295,6 +321,7 @@ def test_the_commands_help(capsys):
     assert "--strict" in text
 
 
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 def test_killed_again_and_again_the_output_has_the_same_bytes(folder, tmp_path):
     users = tmp_path / "users.jsonl"
     users.write_text("".join(f'{{"history_ids": {row}}}\n' for row in histories(3000)))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -38,6 +38,8 @@ class RecommendMany:
     """nothing that stands in the history, where a line does not say"""
     num_beams: int | None = None
     """the recipe's own if not given, where a line does not say"""
+    unknown: Literal["refuse", "skip"] = "refuse"
+    """items that the catalog does not have are their line's error, or left out and counted in its answer"""
     exact: bool = False
     """widen the search until each list is proven to be the best of the catalog, where a line does not say"""
     strict: bool = False
@@ -61,7 +63,7 @@ class RecommendMany:
     @property
     def defaults(self) -> dict[str, Any]:
         """Fields of lines that do not have them."""
-        given = {"k": self.k, "exclude_seen": self.exclude_seen, "exact": self.exact}
+        given = {"k": self.k, "exclude_seen": self.exclude_seen, "exact": self.exact, "unknown": self.unknown}
         return given if self.num_beams is None else {**given, "num_beams": self.num_beams}
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from genrec_fast.base.errors import CorruptFileError
-from genrec_fast.base.files import atomic_path
+from genrec_fast.base.files import atomic_path, storing
 from genrec_fast.serving.question_file import Place, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 
@@ -90,7 +90,12 @@ class AnswerFile:
                 f"{START_OVER}"
             )
         self._packed = run.output.suffix.lower() == ".gz"
-        self._file = None if self.whole else self._path.open("r+b" if self._path.exists() else "w+b")
+        self._file = None if self.whole else self._opened()
+
+    def _opened(self) -> IO[bytes]:
+        """Unbuffered: what a full disk refuses is not tried again when the file is closed."""
+        with storing(self._path, "recommend"):
+            return self._path.open("r+b" if self._path.exists() else "w+b", buffering=0)
 
     def __enter__(self) -> AnswerFile:
         return self
@@ -115,11 +120,13 @@ class AnswerFile:
         assert self._file is not None
         text = as_lines(answers)
         data = gzip.compress(text, mtime=0) if self._packed else text  # members one after the other are one gzip file
-        self._file.seek(self._state.size)
-        self._file.truncate()  # what was written of a window before a kill
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with storing(self._path, "recommend"):
+            self._file.seek(self._state.size)
+            self._file.truncate()  # what was written of a window before a kill
+            left = memoryview(data)
+            while left:  # a disk that becomes full takes a part
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
         self._note(_State(place, self._state.tally + Tally.of(answers), self._state.size + len(data)))
 
     def _note(self, state: _State) -> None:
@@ -131,8 +138,9 @@ class AnswerFile:
         if self._file is None:
             self._run.remove()
             return
-        self._file.truncate(self._state.size)
-        self._file.close()
+        with storing(self._path, "recommend"):
+            self._file.truncate(self._state.size)
+            self._file.close()
         if is_table(self._run.output):
             with atomic_path(self._run.output) as temporary:
                 _write_table(self._path, temporary, self._id_type)

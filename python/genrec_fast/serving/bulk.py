@@ -132,7 +132,7 @@ class Window:
                 if isinstance(line, GenrecError):
                     raise line
                 asked[place] = checked_line(line, self._defaults)
-                kinds.setdefault(kind_of_line(asked[place]), []).append(place)
+                kinds.setdefault(kind_of_line(asked[place], self._defaults), []).append(place)
             except (InvalidTypeError, InvalidValueError) as error:
                 found[place] = error
         for places in kinds.values():

@@ -97,8 +97,10 @@ def recommend_file(
     survey = None if questions == "-" else source.survey()
     input_is = "a pipe" if survey is None else survey.checksum
     identity = {**identity_of(model, defaults, config, input_is), "form": "a file"}
-    run = Unfinished(output, identity, resume=config.resume and survey is not None)
-    with AnswerFile(run, id_type(source)) as file:
+    with (
+        Unfinished(output, identity, resume=config.resume and survey is not None) as run,
+        AnswerFile(run, id_type(source)) as file,
+    ):
         earlier = file.tally.lines
         try:
             if not file.whole:

@@ -68,9 +68,10 @@ def marks_of_line(line: Any) -> dict[str, Any]:
     return {name: value for name, value in marks.items() if isinstance(value, (str, int))}
 
 
-def kind_of_line(line: Mapping[str, Any]) -> Hashable:
-    """Checked lines of equal kinds may stand in one body."""
-    shared = {name: line[name] for name in _OF_ALL if name in line}
+def kind_of_line(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> Hashable:
+    """Checked lines of equal kinds may stand in one body; ``defaults``: as they were checked with."""
+    # A default may be a list of many items: it is not written out for every line.
+    shared = {name: line[name] for name in _OF_ALL if name in line and line[name] is not defaults.get(name)}
     return tuple(name in line for name in _OF_ONE), json.dumps(shared, sort_keys=True)
 
 

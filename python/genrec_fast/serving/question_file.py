@@ -61,8 +61,7 @@ def open_questions(path: str) -> Source:
     """A file by the ending of its name; "-": JSON lines of the standard input.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InvalidValueError: it is a folder.
+        InvalidValueError: there is no such file, or it is a folder.
         UnsupportedError: Parquet, and polars is not installed.
     """
     if path == "-":
@@ -71,7 +70,7 @@ def open_questions(path: str) -> Source:
     if file.is_dir():
         raise InvalidValueError(f"recommend: --input must be a file, got the folder {file}")
     if not file.exists():
-        raise FileNotFoundError(f"recommend: --input must be a file that is there, got {file}")
+        raise InvalidValueError(f"recommend: --input must be a file that is there, got {file}")
     return Table(file) if is_table(file) else JsonLines(file)
 
 

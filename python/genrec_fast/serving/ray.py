@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from genrec_fast.base.errors import CorruptFileError, InvalidValueError, UnsupportedError, install_hint
-from genrec_fast.base.files import atomic_path
+from genrec_fast.base.files import atomic_path, storing
 from genrec_fast.recipe.recommender import load
 from genrec_fast.serving.answer_file import Tally, table_schema
 from genrec_fast.serving.bulk import Window
@@ -146,10 +146,8 @@ def recommend_on_cluster(
     identity = {**identity_of(recommender, defaults, config, survey.checksum), "form": "a folder of parts"}
     size = Window(recommender, defaults, config.users_per_batch).size
     del recommender  # the workers have their own
-    run = Unfinished(Path(answers), identity, resume=config.resume)
-    done = 0
-    if not (run.state.get("whole") and run.output.is_dir()):
-        windows = max(1, -(-survey.lines // (size * _MOST_PARTS)))
+    windows = max(1, -(-survey.lines // (size * _MOST_PARTS)))
+    with Unfinished(Path(answers), identity, resume=config.resume) as run:
         job = _Job(
             model=model.resolve(),
             questions=Path(questions).resolve(),
@@ -161,9 +159,10 @@ def recommend_on_cluster(
             config=config,
             cluster=cluster,
         )
-        done = _answer(job, run, survey.lines, size * windows)
-    tally = _tally(run.output, survey.lines)
-    run.remove()
+        moved = run.state.get("whole") and run.output.is_dir()  # and ended before its folder was removed
+        done = 0 if moved else _answer(job, run, survey.lines, size * windows)
+        tally = _tally(run.output, survey.lines)
+        run.remove()
     return Outcome(tally, done, time.monotonic() - begun)
 
 
@@ -192,7 +191,8 @@ def _answer(job: _Job, run: Unfinished, lines: int, rows: int) -> int:
         if path.name not in names:  # a killed worker's half a file
             path.unlink()
     run.note({"whole": True})
-    job.parts.rename(run.output)
+    with storing(run.output, "recommend"):
+        job.parts.rename(run.output)
     return done
 
 

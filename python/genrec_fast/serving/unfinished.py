@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from genrec_fast.base.errors import CorruptFileError, InvalidValueError
-from genrec_fast.base.files import write_text
+from genrec_fast.base.errors import CorruptFileError, InvalidValueError, MissingFolderError
+from genrec_fast.base.files import storing, sync_folder, write_text
+from genrec_fast.base.lock import NAME as LOCK_NAME
+from genrec_fast.base.lock import FolderLock
 
 __all__ = ["START_OVER", "Unfinished"]
 
@@ -30,21 +34,46 @@ class Unfinished:
         state: as an earlier run noted it last; empty where there is none.
 
     Raises:
-        InvalidValueError: there is an unfinished run of another identity.
-        CorruptFileError: its state is cut short or altered.
-        FileNotFoundError: the output's folder is not there.
+        MissingFolderError: the output's folder is not there.
+
+    Notes:
+        Within ``with`` the folder is this process's alone; entering it raises ``FolderInUseError`` where another run
+        has it, ``InvalidValueError`` where there is an unfinished run of another identity, and ``CorruptFileError``
+        where its state is cut short or altered.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, str], *, resume: bool = True) -> None:
         if not output.parent.is_dir():
-            raise FileNotFoundError(f"recommend: the folder of --output must exist, got {output.parent}")
-        self.output, self._identity = output, dict(identity)
+            raise MissingFolderError(f"recommend: the folder of --output must exist, got {output.parent}")
+        self.output, self._identity, self._resume = output, dict(identity), resume
         self.folder = output.with_name(f"{output.name}.unfinished")
         self._path = self.folder / "state.json"
-        if not resume and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(exist_ok=True)
-        self.state: dict[str, Any] = self._earlier() if self._path.exists() else {}
+        self._lock = FolderLock(self.folder, "recommend")
+        self.state: dict[str, Any] = {}
+
+    def __enter__(self) -> Unfinished:
+        with contextlib.ExitStack() as leaving:
+            leaving.enter_context(self._lock)
+            if not self._resume:
+                self._clear()
+            self.state = self._earlier() if self._path.exists() else {}
+            leaving.pop_all()  # the lock stays
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, value, trace)
+
+    def _clear(self) -> None:
+        """Removes all but the lock, the state first: what is without it is not gone on with."""
+        with storing(self.folder, "recommend"):
+            self._path.unlink(missing_ok=True)
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK_NAME:
+                    path.unlink()
 
     def _earlier(self) -> dict[str, Any]:
         try:
@@ -66,14 +95,24 @@ class Unfinished:
         return state
 
     def note(self, state: Mapping[str, Any]) -> None:
-        """Keeps ``state``, whole or not at all."""
+        """Keeps ``state``, whole or not at all.
+
+        Raises:
+            StorageError: the disk is full, read-only or gone.
+            FolderInUseError: another run has taken the folder.
+        """
+        self._lock.check()
         write_text(self._path, json.dumps({"format": _FORMAT, "identity": self._identity, "state": dict(state)}) + "\n")
         self.state = dict(state)
 
     def finish(self, whole: Path) -> None:
         """Puts what is whole in the output's place, and removes the folder."""
-        whole.replace(self.output)
+        with storing(self.output, "recommend"):
+            whole.replace(self.output)
+            sync_folder(self.output.parent)
         self.remove()
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        """Removes the folder; nothing can be noted any more."""
+        with storing(self.folder, "recommend"):
+            shutil.rmtree(self.folder)
