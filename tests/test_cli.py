@@ -93,7 +93,7 @@ def test_train_evaluate_recommend(trained, shop, capsys):
 def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path, capsys):
     assert main(["recommend", str(trained), "--history", "nothing"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("genrec-fast: recommend: each item of history must be one of the catalog's 80 names")
+    assert error.startswith("genrec-fast: recommend: each item of --history must be one of the catalog's 80 names")
     assert error.count("\n") == 1
     assert main(["evaluate", str(tmp_path), "--data", str(shop)]) == 2
     assert "recipe.json is missing" in capsys.readouterr().err
@@ -157,10 +157,10 @@ def test_ctrl_c_is_code_130(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--device", "junk"], "load: device must be one of this machine, got 'junk'"),
-        (["--device", "meta"], "load: device must be one of this machine, got 'meta'"),
-        (["--threads", "100000000000"], "threads must be in [1, 4096], got 100000000000"),
-        (["--num-beams", "0"], "recommend: num_beams must be at least 1, got 0"),
+        (["--device", "junk"], "load: --device must be one of this machine, got 'junk'"),
+        (["--device", "meta"], "load: --device must be one of this machine, got 'meta'"),
+        (["--threads", "100000000000"], "--threads must be in [1, 4096], got 100000000000"),
+        (["--num-beams", "0"], "recommend: --num-beams must be at least 1, got 0"),
     ],
 )
 def test_a_place_or_a_number_that_is_none_is_one_line(trained, options, text, capsys):
@@ -190,7 +190,7 @@ def test_a_training_that_cannot_begin_is_one_line(shop, tmp_path, options, text,
 
 def test_the_quickstart_has_so_many_items(capsys):
     assert main(["quickstart", "--k", "100000"]) == 2
-    assert "quickstart: k must be in [1, 600], got 100000" in capsys.readouterr().err
+    assert "quickstart: --k must be in [1, 600], got 100000" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +224,15 @@ def test_recommend_reads_actions(ranking, capsys):
     found = json.loads(capsys.readouterr().out)["items"]
     assert [entry["item"] for entry in found] == [model.item_ids[item] for item in expected.items[0]]
     for words, text in (
-        (["11", "00"], "recommend: actions must be one word per event, 3 of them, got 2"),
-        (["11", "00", "1"], "recommend: actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '1'"),
-        (["11", "02", "10"], "recommend: actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '02'"),
+        (["11", "00"], "recommend: --actions must be one word per event, 3 of them, got 2"),
+        (["11", "00", "1"], "recommend: --actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '1'"),
+        (["11", "02", "10"], "recommend: --actions must be words of 2 digits 0 or 1 (rating>=4, rating>=5), got '02'"),
     ):
         assert main([*asked, "--actions", *words]) == 2
         assert text in capsys.readouterr().err
 
     assert main(asked) == 2
-    assert "recommend: actions must be given as hstu_ranking reads them (rating>=4, rating>=5), got None" in (
+    assert "recommend: --actions must be given as hstu_ranking reads them (rating>=4, rating>=5), got None" in (
         capsys.readouterr().err
     )
 
@@ -241,13 +241,20 @@ def test_times_that_are_no_seconds_are_refused(ranking, capsys):
     out, model, _ = ranking
     asked = ["recommend", str(out), "--history", model.item_ids[3], "--actions", "11"]
     assert main([*asked, "--times", "1700000000"]) == 0
-    for options, name in ((["1700000000000"], "timestamps"), (["1.7e9", "--at", "1.7e12"], "target_timestamps")):
+    for options, name in ((["1700000000000"], "--times"), (["1.7e9", "--at", "1.7e12"], "--at")):
         assert main([*asked, "--times", *options]) == 2
         assert (
             f"recommend: {name} must be in seconds, got 1700000000000; divide milliseconds" in capsys.readouterr().err
         )
 
 
+def test_times_must_be_given_where_they_are_read(ranking, capsys):
+    out, model, _ = ranking
+    assert main(["recommend", str(out), "--history", model.item_ids[3], "--actions", "11"]) == 2
+    assert "recommend: --times must be given, as hstu_ranking reads when events were" in capsys.readouterr().err
+    assert main(["recommend", str(out), "-k", "3"]) == 0  # the popular items need none
+
+
 def test_actions_are_refused_where_nobody_reads_them(trained, capsys):
     assert main(["recommend", str(trained), "--history", "1", "--actions", "1"]) == 2
-    assert "recommend: actions must not be given as sasrec reads none" in capsys.readouterr().err
+    assert "recommend: --actions must not be given as sasrec reads none" in capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_users_reach_a_recipe_with_user_tokens_also_from_the_command_line(tmp_pa
         shown = torch.tensor([entry["score"] for entry in json.loads(capsys.readouterr().out)["items"]])
         torch.testing.assert_close(shown, scores[0])
     assert main(["recommend", str(tmp_path), "--history", "1", "--user", "-1"]) == 2
-    assert "recommend: users must be int64 [1], each at least 0, got [-1]" in capsys.readouterr().err
+    assert "recommend: --user must be at least 0, got -1" in capsys.readouterr().err
     for wrong in ([0], [-1, 0], [0.5, 1.0], ["a", "b"], [0, 1 << 70]):
         with pytest.raises(InvalidValueError, match=r"^recommend: users must be int64 \[2\], each at least 0, got"):
             model.recommend([[1], [2]], users=wrong)

@@ -17,6 +17,7 @@ By = Literal["name", "title", "near", "alike", "nothing"]
 # Of difflib's ratio: one letter in four may be another, missing or too many; two may have changed places in five.
 _ALIKE = 0.75
 _MOST_ALIKE = 50  # words that a word with a typing error may stand for
+_BEGINNING = 0.9  # of a whole word's weight
 _WORD = re.compile(r"\w+")
 # Scripts that put no spaces between words: what is looked for may begin anywhere.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
@@ -138,19 +139,28 @@ class _Texts:
         return sorted(found, key=lambda item: (-found[item], len(self.plain[item]), item))
 
     def _having(self, word: str) -> dict[int, float]:
-        """Texts in which a word begins like this one, also across a space ("starwars" finds "star wars")."""
+        """Texts with a word that begins like this one, also across a space ("starwars" finds "star wars").
+
+        A whole word counts 1, a beginning a little less; 2 is no beginning of 2001.
+        """
         if not word:
             return {}
-        begin = "" if _UNSPACED.search(word) else "(?:^| )"
-        end = r"(?!\w)" if word.isdecimal() else ""  # 2 does not begin 2001
-        pattern = re.compile(begin + " ?".join(map(re.escape, word)) + end)
-        return {item: 1.0 for item, text in enumerate(self.plain) if pattern.search(text)}
+        begins = ("" if _UNSPACED.search(word) else "(?:^| )") + " ?".join(map(re.escape, word))
+        begin, whole = re.compile(begins), re.compile(begins + r"(?!\w)")
+        found = {item: 1.0 for item, text in enumerate(self.plain) if whole.search(text)}
+        if not word.isdecimal():
+            for item, text in enumerate(self.plain):
+                if item not in found and begin.search(text):
+                    found[item] = _BEGINNING
+        return found
 
     def _forgiving(self, word: str) -> dict[int, float]:
         """Texts with a word that is this one but for a typing error, and how much alike they are."""
         if len(word) < 3 or word.isdecimal():
             return {}
-        close = difflib.get_close_matches(word, self._vocabulary, n=_MOST_ALIKE, cutoff=_ALIKE)
+        slack = 1 if len(word) < 6 else 2
+        near = [other for other in self._vocabulary if abs(len(other) - len(word)) <= slack]
+        close = difflib.get_close_matches(word, near, n=_MOST_ALIKE, cutoff=_ALIKE)
         alike = {other: difflib.SequenceMatcher(None, other, word).ratio() for other in close}
         found: dict[int, float] = {}
         for item, text in enumerate(self.plain):

@@ -21,7 +21,10 @@ PROGRAM = "genrec-fast"
 def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
     import tyro
 
-    return tyro.cli(function, prog=f"{PROGRAM} {command}", args=list(arguments), use_underscores=False)
+    from genrec_fast.cli.flags import flags_of, in_flags
+
+    with in_flags(flags_of(function)):
+        return tyro.cli(function, prog=f"{PROGRAM} {command}", args=list(arguments), use_underscores=False)
 
 
 def _quickstart(arguments: Sequence[str]) -> None:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.query import Options
+from genrec_fast.cli.commands import evaluate, serve
+from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.recommend import FLAGS, recommend
+
+KNOWN = {"num_beams": "--num-beams", "histories": "--history", "k": "-k"}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("recommend: num_beams must be at least 1, got 0", "recommend: --num-beams must be at least 1, got 0"),
+        ("num_beams must be at least 1, got 0", "--num-beams must be at least 1, got 0"),
+        ("recommend: k must be an int, got 'k must be'", "recommend: -k must be an int, got 'k must be'"),
+        ("recommend: each item of histories must be one", "recommend: each item of --history must be one"),
+        ("recommend: options must be words", "recommend: options must be words"),
+        ("load: /tmp/k must hold a trained model", "load: /tmp/k must hold a trained model"),
+        ("k and num_beams do not fit", "k and num_beams do not fit"),
+    ],
+)
+def test_an_error_names_the_flag(said, told):
+    for kind in (InvalidValueError, InvalidTypeError):
+        with pytest.raises(kind) as raised, in_flags(KNOWN):
+            raise kind(said)
+        assert str(raised.value) == told
+
+
+def test_flags_are_those_of_the_command_and_its_groups():
+    found = flags_of(recommend)
+    assert (found["k"], found["exclude_seen"], found["threads"]) == ("--k", "--exclude-seen", "--threads")
+    assert "model" not in found  # it stands alone
+    assert flags_of(evaluate)["timestamp"] == "--timestamp"
+    assert flags_of(serve)["port"] == "--port"
+
+
+def test_every_option_of_recommend_can_be_asked_from_the_command_line():
+    assert {"histories", "k", *Options.__annotations__} <= set(FLAGS)
+    assert set(FLAGS.values()) <= {"-k", *flags_of(recommend).values()}
