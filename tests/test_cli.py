@@ -80,7 +80,20 @@ def test_train_evaluate_recommend(trained, shop, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["recall"] == test["recall"]
     assert main(["evaluate", str(trained), "--data", str(shop), "--split", "validation"]) == 0
-    assert "recall@10" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "recall = hit rate" in text
+    assert max(map(len, text.splitlines())) <= 100
+    target = trained.parent / "figures.json"
+    assert main(["evaluate", str(trained), "--data", str(shop), "--ks", "1,5", "20", "--json", str(target)]) == 0
+    assert "@20" in capsys.readouterr().out
+    written = json.loads(target.read_text())
+    assert list(written["recall"]) == ["1", "5", "20"]
+    assert {line["name"] for line in written["lines"] if line["seen"] == "removed"} >= {
+        "popularity",
+        "transition graph",
+    }
+    assert main(["evaluate", str(trained), "--data", str(shop), "--seen", "kept", "--no-baselines", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"] == []
     names = load_data(shop).interactions.item_ids[:3]
     assert main(["recommend", str(trained), "--history", *names, "-k", "5", "--exclude-seen", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["items"]
@@ -95,6 +108,10 @@ def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path
     error = capsys.readouterr().err
     assert error.startswith("genrec-fast: recommend: each item of --history must be one of the catalog's 80 names")
     assert error.count("\n") == 1
+    assert main(["evaluate", str(trained), "--data", str(shop), "--ks", "5,0"]) == 2
+    assert "ks (--ks) must be whole numbers from 1 such as 1,5,10, got '5,0'" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--data", str(shop), "--json", str(tmp_path)]) == 2
+    assert "json must be a file or -, got the folder" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path), "--data", str(shop)]) == 2
     assert "recipe.json is missing" in capsys.readouterr().err
     assert main(["train", "sasrec", "--data", str(tmp_path / "no"), "--out", str(tmp_path)]) == 2

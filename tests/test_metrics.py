@@ -155,3 +155,21 @@ def test_messages_of_yes_and_no(function):
         function(torch.ones(2), torch.tensor([True, True]))
     with pytest.raises(InvalidValueError, match="got 0 yes and 0 no"):
         function(torch.ones(0), torch.zeros(0, dtype=torch.bool))
+
+
+def test_reciprocal_rank_coverage_and_novelty():
+    items, targets = torch.tensor([[3, 1, 2], [0, 4, -1], [2, 1, 0]]), torch.tensor([1, 5, 0])
+    assert metrics.mrr(items, targets, 3) == pytest.approx((1 / 2 + 0 + 1 / 3) / 3)
+    assert metrics.mrr(items, targets, 2) == pytest.approx(1 / 6)
+    assert metrics.coverage(items, 10) == 0.5
+    counts = torch.tensor([8, 4, 2, 2, 0, 0])
+    wanted = [3, 2, 3, 1, 4, 3, 2, 1]  # item 4 is taken for one that was seen once
+    assert metrics.novelty(items, counts) == pytest.approx(sum(wanted) / 8)
+    assert math.isnan(metrics.novelty(torch.full((1, 2), -1), counts))
+    for wrong, message in (
+        (lambda: metrics.coverage(items, 4), "coverage: items must be ids below 4, got 4"),
+        (lambda: metrics.novelty(items, counts[:3]), "novelty: items must be ids below 3, got 4"),
+        (lambda: metrics.novelty(items, counts * 0), "novelty: counts must be numbers from 0 with an event in all"),
+    ):
+        with pytest.raises(InvalidValueError, match=f"^{message}"):
+            wrong()

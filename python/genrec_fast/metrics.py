@@ -10,7 +10,19 @@ from torch import Tensor
 from genrec_fast.base.checks import INTEGERS, check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["auc", "codebook_use", "collision_rate", "invalid_rate", "ndcg", "normalized_entropy", "ranks", "recall"]
+__all__ = [
+    "auc",
+    "codebook_use",
+    "collision_rate",
+    "coverage",
+    "invalid_rate",
+    "mrr",
+    "ndcg",
+    "normalized_entropy",
+    "novelty",
+    "ranks",
+    "recall",
+]
 
 
 def _integers(op: str, name: str, value: Any, dims: int, shape: str) -> None:
@@ -83,6 +95,66 @@ def ndcg(items: Tensor, targets: Tensor, k: int) -> float:
     rank = ranks(items, targets)
     gain = 1.0 / torch.log2(rank.double() + 2.0)
     return float(torch.where(rank < k, gain, 0.0).mean())
+
+
+def mrr(items: Tensor, targets: Tensor, k: int) -> float:
+    """Mean of 1 / (rank + 1), rank from 0, and 0 beyond the first k: the reciprocal rank.
+
+    Arguments and errors as ``recall``.
+    """
+    _check("mrr", items, targets, k)
+    rank = ranks(items, targets)
+    return float(torch.where(rank < k, 1.0 / (rank.double() + 1.0), 0.0).mean())
+
+
+def coverage(items: Tensor, num_items: int) -> float:
+    """Share of the catalog's N items that stand in some list.
+
+    Args:
+        items: integer ``[B, k]``, ids below N; -1 where there is no result.
+        num_items: N.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: not ``[B, k]``, or an id beyond the catalog.
+
+    Source: catalog coverage, Herlocker et al., "Evaluating collaborative filtering recommender systems", TOIS 2004.
+    """
+    _integers("coverage", "items", items, 2, "[B, k]")
+    count = whole_number("coverage", "num_items", num_items)
+    if items.numel() and int(items.max()) >= count:
+        raise InvalidValueError(f"coverage: items must be ids below {count}, got {int(items.max())}")
+    return int(torch.unique(items[items >= 0]).numel()) / count
+
+
+def novelty(items: Tensor, counts: Tensor) -> float:
+    """Mean of -log2 p(item) over the slots that hold an item, in bits: how little known the recommended items are.
+
+    ``p(item) = count / sum of counts``, the item's share of the training events; an item that training never saw is
+    taken for one that was seen once.
+
+    Args:
+        items: integer ``[B, k]``, ids below N; -1 where there is no result.
+        counts: integer ``[N]``: training events of each item, at least one in all.
+
+    Returns:
+        Bits; NaN where no slot holds an item.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: other shapes, an id beyond the catalog, negative counts or no event.
+
+    Source: mean self-information, Zhou et al., PNAS 107 (2010), "Solving the apparent diversity-accuracy dilemma of
+        recommender systems", equation 8; with shares of events, Vargas and Castells, RecSys 2011, section 4.1.
+    """
+    _integers("novelty", "items", items, 2, "[B, k]")
+    _integers("novelty", "counts", counts, 1, "[N]")
+    total = int(counts.sum())
+    if counts.numel() == 0 or int(counts.min()) < 0 or total < 1:
+        raise InvalidValueError("novelty: counts must be numbers from 0 with an event in all, got others")
+    if items.numel() and int(items.max()) >= counts.numel():
+        raise InvalidValueError(f"novelty: items must be ids below {counts.numel()}, got {int(items.max())}")
+    return float((total / counts[items[items >= 0].long()].clamp(min=1).double()).log2().mean())
 
 
 def invalid_rate(items: Tensor) -> float:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
 
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.evaluation import evaluate as ask
 from genrec_fast.recipe.recommender import load
 
-__all__ = ["evaluate", "serve", "set_threads"]
+__all__ = ["serve", "set_threads"]
 
 
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
@@ -28,44 +25,6 @@ def set_threads(threads: int | None) -> None:
     if not 1 <= threads <= MAX_THREADS:
         raise InvalidValueError(f"threads must be in [1, {MAX_THREADS}], got {threads}")
     torch.set_num_threads(threads)
-
-
-def evaluate(
-    model: Annotated[Path, tyro.conf.Positional],
-    *,
-    data: Path,
-    reading: tyro.conf.OmitArgPrefixes[DataOptions] = NO_OPTIONS,
-    split: Literal["test", "validation"] = "test",
-    num_beams: int | None = None,
-    users_per_batch: int = 256,
-    threads: int | None = None,
-    device: str = "cpu",
-    json: bool = False,
-) -> None:
-    """Asks a trained model every question of a dataset: full ranking, all users.
-
-    Args:
-        model: folder of the trained model.
-        data: dataset folder, or its file of interactions.
-        reading: how it is read.
-        split: which questions.
-        num_beams: the recipe's own if not given.
-        users_per_batch: a matter of memory and speed.
-        threads: CPU threads; all cores if not given.
-        device: cpu, cuda, ...
-        json: one JSON object instead of a table.
-    """
-    set_threads(threads)
-    recommender = load(model, device)
-    dataset = reading.load(data, actions=recommender.actions or None)
-    if dataset.interactions.item_ids != recommender.item_ids:
-        raise InvalidValueError(f"evaluate: data must have the items that {model} was trained on, got {data}")
-    if num_beams is not None and num_beams < 1:
-        raise InvalidValueError(f"evaluate: num_beams must be at least 1, got {num_beams}")
-    splits = reading.splits(dataset)
-    questions = splits.test if split == "test" else splits.validation
-    result = ask(recommender, questions, num_beams=num_beams, users_per_batch=users_per_batch)
-    print(dumps(result.to_dict()) if json else result)
 
 
 def serve(

@@ -53,9 +53,9 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
-    from genrec_fast.cli import commands
+    from genrec_fast.cli import evaluate as cli_evaluate
 
-    _tyro(commands.evaluate, "evaluate", arguments)
+    cli_evaluate.main(arguments, PROGRAM)
 
 
 def _recommend(arguments: Sequence[str]) -> int | None:
@@ -119,7 +119,10 @@ def _env(arguments: Sequence[str]) -> int:
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int | None]]] = {
     "quickstart": ("train on a small made-up shop and look at the result; nothing to download", _quickstart),
     "train": ("train RECIPE --data DIR --out DIR [--part.field VALUE ...]; resumes by itself", _train),
-    "evaluate": ("evaluate DIR --data DIR [--json]: recall, NDCG over all users", _evaluate),
+    "evaluate": (
+        "evaluate DIR --data DIR [--ks 1,5,10] [--json FILE]: figures beside those of baselines",
+        _evaluate,
+    ),
     "recommend": (
         "recommend DIR --history ITEM ITEM ... -k 10, or many users: --input FILE --output FILE",
         _recommend,
