@@ -14,20 +14,21 @@ from genrec_fast.base import lock
 from genrec_fast.base.errors import FolderInUseError, MissingFolderError, StorageError, UnlockedFolderWarning
 from genrec_fast.base.lock import FolderLock
 
+# With what it does: "train" or "save".
 HOLDS = """
 import sys, time
 from pathlib import Path
 from genrec_fast.base.lock import FolderLock
-with FolderLock(Path(sys.argv[1]), "train"):
+with FolderLock(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
 @contextlib.contextmanager
-def holder(folder):
+def holder(folder, op="train"):
     """Another process that has the folder; killed at the end."""
-    with subprocess.Popen([sys.executable, "-c", HOLDS, str(folder)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(folder), op], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         try:
@@ -58,7 +59,7 @@ def test_a_lock_file_of_any_content_is_no_obstacle(tmp_path, content):
 
 
 def test_who_waits_gets_it(tmp_path):
-    with holder(tmp_path) as child:
+    with holder(tmp_path, "save") as child:
         threading.Timer(0.2, child.kill).start()
         with FolderLock(tmp_path, "save", wait_s=30.0):
             assert child.wait() != 0

@@ -46,7 +46,7 @@ class FolderLock:
     Args:
         folder: what is locked.
         op: who asks, in messages: "train", "save".
-        wait_s: seconds to wait for another holder.
+        wait_s: seconds to wait for another holder, if that is not a training.
 
     Raises:
         FolderInUseError: another process (or another thread of this one) holds it; says which, and on which machine.
@@ -67,9 +67,10 @@ class FolderLock:
         make_folder(self.folder, self.op)
         until = time.monotonic() + self._wait
         while not self._taken():
-            if time.monotonic() >= until:
+            holder = _holder(self._path)
+            if time.monotonic() >= until or "(train)" in holder:  # that may take days
                 raise FolderInUseError(
-                    f"{self.op}: {self.folder} must have one writer at a time, got {_holder(self._path)}; "
+                    f"{self.op}: {self.folder} must have one writer at a time, got {holder}; "
                     "wait for it, or choose another folder"
                 )
             time.sleep(_POLL_SECONDS)

@@ -168,7 +168,6 @@ class Recommender(System):
             StorageError: the disk is full or read-only; the old model is whole.
         """
         folder = Path(folder)
-        _ = self.trie  # made, so that it is saved, too
         with FolderLock(folder, "save", wait_s=SAVE_SECONDS):
             write_model(self, folder)
 

@@ -34,6 +34,7 @@ from genrec_fast.base.files import (
 from genrec_fast.base.weights import module_tensors
 from genrec_fast.recipe.card import from_json, to_json
 from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.run import read_run
 from genrec_fast.recipe.system import System
 
 __all__ = ["Files", "card_bytes", "holds_model_of", "read_files", "remove_model", "write_model"]
@@ -65,6 +66,7 @@ def write_model(model: System, folder: Path, *, run: str = "") -> None:
     try:
         _remove_strays(folder, known)
         make_folder(place, "save")
+        _ = model.trie  # made, so that it is saved, too
         names = [*model.catalog.save(place), WEIGHTS]
         tensors = {name: tensor.cpu().contiguous() for name, tensor in module_tensors(model).items()}
         save_tensors(place / WEIGHTS, tensors)
@@ -145,6 +147,9 @@ def card_bytes(folder: Path) -> bytes:
         CorruptFileError: there is none, or one of a size that no model has.
     """
     path = folder / CARD
+    run = read_run(folder)
+    if run is not None and run.clearing:
+        raise CorruptFileError(f"load: {folder} must hold a trained model, but its training is starting over")
     try:
         if not _within(path, folder):
             raise CorruptFileError(f"load: {folder} must hold a trained model, but {CARD} is missing")

@@ -48,6 +48,8 @@ class Progress:
     validated_count: int = 0
     still: int = 0  # validations in a row that changed nothing while the loss fell
     said_still: bool = False
+    log_checksum: str = ""  # SHA-256 of the log so far; "" in checkpoints of before
+    run: str = ""  # name of the run; "" in checkpoints of before
     identity: dict[str, Any] = field(default_factory=dict)  # recipe, seed and data: what a resumed run must share
 
 

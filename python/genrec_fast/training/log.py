@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from genrec_fast.base.errors import CorruptFileError
-from genrec_fast.base.files import atomic_path
+from genrec_fast.base.files import atomic_path, storing
 
 __all__ = ["Log", "ProgressBar", "StageBar", "draw_curves", "read_log"]
 
@@ -24,36 +27,76 @@ class Log:
     Args:
         path: the file; ``None``: nothing is written.
         keep_bytes: length that the checkpoint knew.
+        checksum: of these bytes; "": not known.
+        check: called before each write.
+
+    Raises:
+        CorruptFileError: the file is not what it was when the checkpoint was written: edited, cut short, or written in
+            another encoding. Nothing is changed then.
+        StorageError: it cannot be written.
     """
 
-    def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
-        self.path, self.size = path, 0
+    def __init__(
+        self,
+        path: Path | None,
+        keep_bytes: int = 0,
+        checksum: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self.size, self._check = path, 0, check
+        self._digest = hashlib.sha256()
         if path is None:
             return
         kept = path.read_bytes()[:keep_bytes] if path.exists() and keep_bytes else b""
-        if kept and not kept.endswith(b"\n"):
-            raise CorruptFileError(f"Log: {path} was altered since the checkpoint was written; remove it to go on")
+        self._digest.update(kept)
+        whole = len(kept) == keep_bytes and kept.endswith(b"\n") and checksum in ("", self.checksum)
+        if kept and not whole:
+            raise CorruptFileError(
+                f"Log: {path} was altered since the checkpoint was written; put it back as it was, or move it away: "
+                "the training goes on from its checkpoint, and a new log begins"
+            )
         with atomic_path(path) as temporary:
             temporary.write_bytes(kept)
         self.size = len(kept)
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that was written, in hexadecimal."""
+        return self._digest.hexdigest()
+
     def write(self, **entry: Any) -> None:
-        """Appends one line, in one write."""
+        """Appends one line, in one write.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         if self.path is None:
             return
         line = (json.dumps(entry) + "\n").encode()
-        with self.path.open("ab") as file:
+        self._check()
+        with storing(self.path, "log"), self.path.open("ab") as file:
             file.write(line)
+        self._digest.update(line)
         self.size += len(line)
+
+    def sync(self) -> None:
+        """Waits until all lines are on disk: a checkpoint must not know of lines that a crash of the machine takes."""
+        if self.path is not None and self.path.exists():
+            with storing(self.path, "log"), self.path.open("rb+") as file:
+                os.fsync(file.fileno())
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """All entries of a ``log.jsonl``; a last line that was cut off by a kill is left out."""
+    """All entries of a ``log.jsonl``; a last line that was cut off by a kill is left out.
+
+    Raises:
+        CorruptFileError: naming the line that is no JSON, or not in UTF-8.
+    """
     entries = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = Path(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            entries.append(json.loads(line))
+            entries.append(json.loads(line.decode("utf-8")))
         except ValueError as error:
             raise CorruptFileError(f"read_log: {path}:{number} is not JSON ({error})") from error
     return entries

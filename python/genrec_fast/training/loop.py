@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch
-from genrec_fast.base.errors import DivergedError, InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import CorruptFileError, DivergedError, InvalidTypeError, InvalidValueError, StorageError
 from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
 from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.recommender import Recommender, usable_device
+from genrec_fast.recipe.saved import holds_model_of, write_model
 from genrec_fast.training.at_once import train_at_once
-from genrec_fast.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from genrec_fast.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from genrec_fast.training.folder import RunFolder
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
 from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
@@ -77,7 +80,10 @@ def train(
         UnsupportedError: no such device here, or several launched processes cannot train together on it.
         InvalidValueError: a negative seed; ``out`` holds another training, or there is nothing to learn from or to
             validate on.
-        CorruptFileError: the checkpoint is cut short or altered.
+        CorruptFileError: checkpoint, semantic IDs or log are cut short, altered, or of different runs.
+        FolderInUseError: another training writes to ``out``.
+        StorageError: ``out`` cannot be written to: the disk is full or read-only, or the folder is gone. What was there
+            is whole, and the same call goes on from it.
         KeyboardInterrupt: after Ctrl-C; the state is saved, and the same call goes on from there.
 
     Notes:
@@ -91,11 +97,11 @@ def train(
         raise InvalidValueError(f"train: seed must be in [0, 2^63), got {seed}")
     if device is not None:
         usable_device("train", device)
-    with torch.random.fork_rng(devices=[]), Interrupts() as stop:
+    folder = None if out is None else Path(out)
+    with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as held:
         if recipe.at_once:
-            folder = None if out is None else Path(out)
             return train_at_once(recipe, data, seed=seed, out=folder, splits=splits, device=device, start=start)
-        return _Training(recipe, data, seed, out, resume, splits, device, show_progress, stop, start).run()
+        return _Training(recipe, data, seed, folder, resume, splits, device, show_progress, held, start).run()
 
 
 class _Training:
@@ -104,21 +110,19 @@ class _Training:
         recipe: Recipe,
         data: Dataset,
         seed: int,
-        out: str | Path | None,
+        out: Path | None,
         resume: bool,
         splits: Splits | None,
         device: str | None,
         show_progress: bool,
-        stop: Interrupts,
+        held: contextlib.ExitStack,
         start: Recommender | None,
     ) -> None:
-        self.recipe, self.settings, self.seed, self.stop = recipe, recipe.train, seed, stop
+        self.recipe, self.settings, self.seed = recipe, recipe.train, seed
+        self.stop = held.enter_context(Interrupts())
         self.processes = Processes(device)
         self.device, self.rank, self.world = self.processes.device, self.processes.rank, self.processes.world
         self.main = self.rank == 0
-        self.out = None if out is None else Path(out)
-        if self.out is not None and self.main:
-            self.out.mkdir(parents=True, exist_ok=True)
         self.splits = leave_one_out(data.interactions) if splits is None else splits
         if len(self.splits.validation) == 0:
             raise InvalidValueError("train: data must have users with at least 3 events to validate on, got none")
@@ -131,36 +135,45 @@ class _Training:
             )
         self.total_steps = self.steps_per_epoch * self.settings.epochs
         self.identity = identity(recipe, data, seed, self.world, start)
-        checkpoint = None if self.out is None else self.out / "checkpoint.safetensors"
-        found = load_checkpoint(checkpoint) if resume and checkpoint is not None and checkpoint.exists() else None
-        if found is not None:
-            check_identity(found.progress.identity, self.identity, self.out)
-
-        path = None if self.out is None else self.out / "item_codes.safetensors"
+        histories, known = self.splits.train.items, None if start is None else start.catalog
+        found: Checkpoint | None = None
+        self.folder = None if out is None else RunFolder(out, writes=self.main)
         with self.processes.main_first(), StageBar(show_progress and self.main) as bar:
+            if self.folder is not None:
+                held.enter_context(self.folder)
+                found = self.folder.resumed() if resume else None
+            if found is not None:
+                check_identity(found.progress.identity, self.identity, out)
             reuse = found is not None or not self.main  # a resumed training reads the semantic IDs it began with
-            histories = self.splits.train.items
-            known = None if start is None else start.catalog
+            kept, run = (None, "") if self.folder is None else (self.folder.item_codes, self.folder.run)
             catalog = coded_catalog(
-                recipe, data, seed, path, reuse=reuse, histories=histories, progress=bar, codes=known
+                recipe, data, seed, kept, reuse=reuse, histories=histories, progress=bar, codes=known, run=run
             )
-        torch.manual_seed(seed)
-        self.model = Recommender(recipe, catalog)
-        self.model.to(self.device)
-        begin_with(self.model, start)
+            torch.manual_seed(seed)
+            self.model = Recommender(recipe, catalog)
+            self.model.to(self.device)
+            begin_with(self.model, start)
+            if self.folder is not None and self.main:  # nothing of what was there has changed so far
+                if found is None:
+                    self.folder.begin(over=not resume)
+                if recipe.tokenizer is not None and known is None and not self.folder.item_codes.exists():
+                    self.folder.save_item_codes(catalog)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.bf16 = bf16_pays(self.device) if self.settings.bf16 is None else self.settings.bf16
-        self.progress = Progress(identity=self.identity)
+        self.progress = Progress(identity=self.identity, run="" if self.folder is None else self.folder.run)
         self.best: dict[str, Tensor] | None = None
         if found is not None:
             self.progress = found.progress
-            self._restore(found.weights, str(checkpoint))
+            self._restore(found.weights, f"train: the checkpoint in {out}")
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
         self.module = self.processes.wrap(Step(self.model))
         self.validation = sample_users(self.splits.validation, self.settings.evaluate_users)
-        self.log = Log(None if self.out is None or not self.main else self.out / "log.jsonl", self.progress.log_bytes)
+        self.log = Log(None)
+        if self.folder is not None and self.main:
+            known_log = (self.progress.log_bytes, self.progress.log_checksum)
+            self.log = Log(self.folder.log, *known_log, check=self.folder.check)
         self.bar = ProgressBar(
             self.total_steps, self.settings.epochs, self.settings.max_minutes, show_progress and self.main
         )
@@ -174,6 +187,7 @@ class _Training:
 
     def run(self) -> Recommender:
         state, settings = self.progress, self.settings
+        before = (state.step, state.evaluated_step)
         if state.step:
             self.bar.say(f"resuming at step {state.step}, epoch {state.epoch + 1}")
         with self.bar:
@@ -188,11 +202,13 @@ class _Training:
         assert self.best is not None
         self._restore(self.best, "train")
         self.model.eval()
-        if self.out is not None and self.main:
+        if self.folder is not None and self.main:
+            out, run = self.folder.path, self.folder.run
             self._save()
+            if (state.step, state.evaluated_step) != before or not holds_model_of(out, run):
+                write_model(self.model, out, run=run)
             self._draw()
-            self.model.save(self.out)
-            self.bar.say(f"saved {self.out}: best validation score {state.best_score:.4f}, epoch {state.best_epoch}")
+            self.bar.say(f"saved {out}: best validation score {state.best_score:.4f}, epoch {state.best_epoch}")
         return self.model
 
     def _stale(self) -> bool:
@@ -238,7 +254,7 @@ class _Training:
         """Whether to stop on request, to stop for time, to write a checkpoint: the same answer in every process."""
         minutes = self.settings.max_minutes
         out_of_time = minutes is not None and self._elapsed() >= 60.0 * minutes
-        due = self.out is not None and time.monotonic() - self._saved >= 60.0 * self.settings.checkpoint_minutes
+        due = self.folder is not None and time.monotonic() - self._saved >= 60.0 * self.settings.checkpoint_minutes
         if self.world == 1:
             return self.stop.asked, out_of_time, due
         if self.progress.step % SYNC_STEPS:
@@ -298,7 +314,7 @@ class _Training:
         settings = self.settings
         remedy = f"a lower learning_rate than {settings.learning_rate:g}, a longer warm-up"
         remedy += " or bf16 off" if self.bf16 else ""
-        kept = "" if self.out is None else f"; {self.out / 'checkpoint.safetensors'} stays as it was before"
+        kept = "" if self.folder is None else f"; {self.folder.checkpoint} stays as it was before"
         return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {remedy}{kept}")
 
     def _write_losses(self) -> None:
@@ -404,17 +420,26 @@ class _Training:
     def _save(self) -> None:
         self._saved = time.monotonic()
         self._flush()
-        if self.out is None or not self.main:
+        if self.folder is None or not self.main:
             return
-        self.progress.elapsed, self.progress.log_bytes = self._elapsed(), self.log.size
-        save_checkpoint(self.out / "checkpoint.safetensors", self.progress, self._tensors(), self.best, self.optimizer)
+        self.folder.check()
+        self.log.sync()
+        self.progress.elapsed = self._elapsed()
+        self.progress.log_bytes, self.progress.log_checksum = self.log.size, self.log.checksum
+        save_checkpoint(self.folder.checkpoint, self.progress, self._tensors(), self.best, self.optimizer)
         self._saved = time.monotonic()
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        if self.log.path is not None and self.out is not None:
-            draw_curves(self.log.path, self.out / "curves.png")
+        if self.folder is not None and self.main:
+            self.folder.check()
+            try:
+                draw_curves(self.folder.log, self.folder.curves)
+            except (CorruptFileError, StorageError) as error:  # a picture is not worth a training
+                self.bar.say(f"{self.folder.curves} was not drawn: {error}")
 
     def _leave(self) -> None:
-        how = "nothing was saved as no folder was given" if self.out is None else "the same command goes on from there"
+        how = (
+            "nothing was saved as no folder was given" if self.folder is None else "the same command goes on from there"
+        )
         raise KeyboardInterrupt(f"stopped at step {self.progress.step} of {self.total_steps}; {how}")

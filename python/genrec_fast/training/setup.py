@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import CorruptFileError, InvalidValueError
-from genrec_fast.base.files import atomic_path
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.base.weights import module_tensors, restore_module
@@ -21,6 +17,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.data import Dataset, Evaluation
 from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
+from genrec_fast.training.folder import load_item_codes
 
 __all__ = ["Step", "begin_with", "bf16_pays", "coded_catalog", "make_optimizer", "mix_seed", "sample_users"]
 
@@ -47,13 +44,14 @@ def coded_catalog(
     histories: Jagged,
     progress: Progress | None = None,
     codes: Catalog | None = None,
+    run: str = "",
 ) -> Catalog:
-    """The data set's catalog with semantic IDs from the recipe's tokenizer, which are kept in ``path``.
+    """The data set's catalog with semantic IDs from the recipe's tokenizer.
 
     ``histories`` are those of the training split: a tokenizer that learns from interactions sees no others.
 
-    Items are atoms (their own id is their only code) where the recipe has no tokenizer. With ``reuse``, what stands in
-    ``path`` is taken; ``codes`` is a catalog whose semantic IDs are taken in any case.
+    Items are atoms (their own id is their only code) where the recipe has no tokenizer. With ``reuse``, what ``run``
+    kept in ``path`` is taken; ``codes`` is a catalog whose semantic IDs are taken in any case.
     """
     counts = torch.bincount(histories.values, minlength=data.num_items)
     catalog = dataclasses.replace(data.catalog, counts=counts)
@@ -62,13 +60,10 @@ def coded_catalog(
     if recipe.tokenizer is None:
         return catalog.with_codes(torch.arange(data.num_items, dtype=torch.int32)[:, None], (data.num_items,))
     if reuse and path is not None and path.exists():
-        return catalog.with_codes(*_load_item_codes(path))
+        return catalog.with_codes(*load_item_codes(path, run))
     tokenizer = recipe.tokenizer.build(catalog)
     tokenizer.fit(data.features, num_items=data.num_items, seed=seed, histories=histories, progress=progress)
     item_codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
-    if path is not None and not (reuse and path.exists()):
-        with atomic_path(path) as temporary:
-            save_file({"item_codes": item_codes.contiguous()}, temporary, {"codebook_sizes": json.dumps(sizes)})
     return catalog.with_codes(item_codes, sizes)
 
 
@@ -138,11 +133,3 @@ def sample_users(evaluation: Evaluation, count: int) -> Evaluation:
         return evaluation
     drawn = torch.randperm(len(evaluation), generator=torch.Generator().manual_seed(0))[:count]
     return evaluation.select(drawn.sort().values)
-
-
-def _load_item_codes(path: Path) -> tuple[Tensor, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return file.get_tensor("item_codes"), tuple(json.loads((file.metadata() or {})["codebook_sizes"]))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CorruptFileError(f"train: {path} is cut short or altered ({error})") from error
