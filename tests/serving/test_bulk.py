@@ -116,7 +116,6 @@ WRONG = [
     ({"items": [1]}, "fields of a line must be of id, history, "),
     ({"id": "x"}, "history must be given (or history_ids), got none"),
     ({"id": [1], "history_ids": [1]}, "id must be a text or a whole number"),
-    ({"user": "Ann", "history_ids": [1]}, "user must be a row of the training data, a whole number from 0"),
     ({"user": -1, "history_ids": [1]}, "got -1"),
     ({"history_ids": [1], "exclude": "thing 2"}, "exclude must be a list, got 'thing 2'"),
     ({"history_ids": [1, 2], "times": [1]}, "timestamps must have rows as long as the histories'"),
@@ -142,6 +141,26 @@ def test_a_wrong_line_is_its_own_error(model, line, text):
     with pytest.raises((InvalidValueError, InvalidTypeError), match=r"^line 6: recommend: ") as raised:
         next(answers)
     assert text in str(raised.value)
+
+
+def test_a_name_is_repeated_and_is_no_row_of_the_data(model, monkeypatch):
+    (found,) = gf.recommend_many(model, [{"user": "Ann", "history_ids": [1]}], 3)
+    assert found == {"user": "Ann", **next(gf.recommend_many(model, [[1]], 3))}
+    monkeypatch.setattr(model, "reads_users", True)
+    with pytest.raises(InvalidTypeError, match="line 1: recommend: user must be a row of the training data"):
+        next(gf.recommend_many(model, [{"user": "Ann", "history_ids": [1]}], 3))
+
+
+def test_who_reads_users_says_so(model):
+    catalog = gf.Catalog(item_codes=torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
+    assert gf.Recommender(gf.recipes.tiger(), catalog).reads_users
+    assert not model.reads_users
+
+
+def test_a_line_that_says_ids_takes_no_default_of_names(model):
+    lines = [{"history_ids": [3], "exclude_ids": [5]}, {"history_ids": [3]}]
+    found = list(gf.recommend_many(model, lines, 30, exclude=["thing 6"], allowed=["thing 5", "thing 6", "thing 7"]))
+    assert [sorted(item["id"] for item in answer["items"]) for answer in found] == [[6, 7], [5, 7]]
 
 
 def test_many_wrong_lines_cost_no_search_each(model, monkeypatch):

@@ -102,9 +102,10 @@ def test_a_table_keeps_the_type_of_its_ids_and_reads_dates(tmp_path):
 
 
 def test_ids_of_a_table_come_back_as_they_were(model, tmp_path):
-    pl.DataFrame({"id": [5, 6], "history_ids": [[1], [2]]}).write_parquet(tmp_path / "users.parquet")
+    frame = pl.DataFrame({"id": [5, 6], "user": ["Ann", "Bob"], "history_ids": [[1], [2]]})
+    frame.write_parquet(tmp_path / "users.parquet")
     run(model, tmp_path / "users.parquet", tmp_path / "out.parquet")
-    assert pl.read_parquet(tmp_path / "out.parquet")["id"].to_list() == [5, 6]
+    assert pl.read_parquet(tmp_path / "out.parquet")["id", "user"].equals(frame["id", "user"])
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])

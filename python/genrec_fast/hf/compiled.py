@@ -179,7 +179,7 @@ class CompiledRecommender(Recommender):
         self.objective = self.reference = None
         self.decoder = BeamConfig(num_beams=50, normalize=language.plan.normalize).build()  # type: ignore[arg-type]
         self.name, self.max_items = "language model", MOST
-        self.actions, self.reads_actions = (), False
+        self.actions, self.reads_actions, self.reads_users = (), False, False
         self._begin_answering()
 
     @property

@@ -45,6 +45,7 @@ class System(nn.Module):
         max_items: the longest history that is read; of a longer one, its last items.
         actions: what the actions of events mean, in their order, where the recipe learns some.
         reads_actions: whether every question must come with the actions of its events.
+        reads_users: whether an answer depends on who asks, by row of the training data.
         reference: the backbone that a training started from, as it was, where the objective reads one; never saved.
 
     Notes:
@@ -70,6 +71,9 @@ class System(nn.Module):
         self.name, self.max_items = recipe.name, recipe.batching.max_items
         self.actions: tuple[str, ...] = getattr(recipe.objective, "actions", ())
         self.reads_actions: bool = getattr(recipe.layout, "actions", "none") != "none"
+        self.reads_users = bool(
+            getattr(recipe.layout, "use_users", False) or getattr(recipe.layout, "num_user_buckets", 0)
+        )
         self._begin_answering()
 
     def __repr__(self) -> str:

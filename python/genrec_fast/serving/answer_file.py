@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -71,14 +71,14 @@ class AnswerFile:
 
     Args:
         run: whose answers.
-        id_type: polars' type of the ids, for Parquet; ``None``: texts.
+        mark_types: polars' types of ``id`` and ``user``, for Parquet.
 
     Raises:
         CorruptFileError: the answers of an earlier run are shorter than it noted.
     """
 
-    def __init__(self, run: Unfinished, id_type: Any = None) -> None:
-        self._run, self._id_type = run, id_type
+    def __init__(self, run: Unfinished, mark_types: Mapping[str, Any]) -> None:
+        self._run, self._mark_types = run, mark_types
         self._path = run.folder / "answers"
         self._state = _read_state(run)
         there = self._path.stat().st_size if self._path.exists() else 0
@@ -143,7 +143,7 @@ class AnswerFile:
             self._file.close()
         if is_table(self._run.output):
             with atomic_path(self._run.output) as temporary:
-                _write_table(self._path, temporary, self._id_type)
+                _write_table(self._path, temporary, self._mark_types)
             self._run.remove()
             return
         self._note(_State(self._state.place, self._state.tally, self._state.size, whole=True))
@@ -162,14 +162,15 @@ def _read_state(run: Unfinished) -> _State:
         ) from error
 
 
-def table_schema(id_type: Any = None) -> dict[str, Any]:
-    """The columns of answers in Parquet: polars' types; ids are texts where ``id_type`` is not given."""
+def table_schema(mark_types: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of answers in Parquet: polars' types; ``id`` and ``user`` are texts if not in ``mark_types``."""
     import polars
 
     item = {"item": polars.String, "id": polars.Int64, "score": polars.Float64, "title": polars.String}
     return {
-        "id": id_type or polars.String,
-        "user": polars.Int64,
+        "id": polars.String,
+        "user": polars.String,
+        **mark_types,
         "items": polars.List(polars.Struct(item)),
         "exact": polars.Boolean,
         "bound": polars.Float64,
@@ -180,9 +181,9 @@ def table_schema(id_type: Any = None) -> dict[str, Any]:
     }
 
 
-def _write_table(lines: Path, table: Path, id_type: Any) -> None:
+def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> None:
     """JSON lines as Parquet, in memory that does not grow with them."""
     import polars
 
-    found = polars.scan_ndjson(lines, schema=table_schema(id_type))
+    found = polars.scan_ndjson(lines, schema=table_schema(mark_types))
     found.sink_parquet(table, row_group_size=_ROWS_PER_GROUP, maintain_order=True)

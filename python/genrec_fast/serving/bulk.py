@@ -131,7 +131,7 @@ class Window:
             try:
                 if isinstance(line, GenrecError):
                     raise line
-                asked[place] = checked_line(line, self._defaults)
+                asked[place] = checked_line(line, self._defaults, self.model.reads_users)
                 kinds.setdefault(kind_of_line(asked[place], self._defaults), []).append(place)
             except (InvalidTypeError, InvalidValueError) as error:
                 found[place] = error

@@ -23,7 +23,7 @@ from genrec_fast.serving.question_file import Place, Survey, Table, open_questio
 from genrec_fast.serving.unfinished import Unfinished
 from genrec_fast.training.log import StageBar
 
-__all__ = ["BulkConfig", "Outcome", "id_type", "identity_of", "recommend_file"]
+__all__ = ["BulkConfig", "Outcome", "identity_of", "mark_types", "recommend_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def recommend_file(
     identity = {**identity_of(model, defaults, config, input_is), "form": "a file"}
     with (
         Unfinished(output, identity, resume=config.resume and survey is not None) as run,
-        AnswerFile(run, id_type(source)) as file,
+        AnswerFile(run, mark_types(source)) as file,
     ):
         earlier = file.tally.lines
         try:
@@ -145,10 +145,10 @@ def _to_pipe(window: Window, windows: Iterator[tuple[list[tuple[int, Any]], Plac
     return tally
 
 
-def id_type(source: Any) -> Any:
-    """Polars' type of the ids that a table of questions has, where they are whole numbers; else ``None``."""
-    kind = source.schema.get("id") if isinstance(source, Table) else None
-    return kind if kind is not None and kind.is_integer() else None
+def mark_types(source: Any) -> dict[str, Any]:
+    """Polars' types of ``id`` and ``user``, where a table of questions has whole numbers there."""
+    kinds = source.schema if isinstance(source, Table) else {}
+    return {name: kinds[name] for name in ("id", "user") if name in kinds and kinds[name].is_integer()}
 
 
 def identity_of(model: Recommender, defaults: Mapping[str, Any], config: BulkConfig, questions: str) -> dict[str, str]:

@@ -27,11 +27,15 @@ _OF_ONE = {
 }
 _LISTS = ("candidates", "candidate_ids", "exclude", "exclude_ids")  # of one user; in a body also for everybody
 _OF_ALL = tuple(name for name in FIELDS if name not in _OF_ONE.values() and name != "timeout")
+_TWINS = (("exclude", "exclude_ids"), ("candidates", "candidate_ids"), ("allowed", "allowed_ids"))
 _LINE = ("id", *_OF_ONE, *_OF_ALL)
 
 
-def checked_line(line: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def checked_line(line: Any, defaults: Mapping[str, Any], reads_users: bool = False) -> dict[str, Any]:
     """A line's fields, ``defaults`` where it does not say; what is ``null`` was not said.
+
+    A text as ``user`` is a name of the caller's, which is left out here; where the model ``reads_users`` it must be a
+    row of the training data.
 
     Raises:
         InvalidTypeError: no object; an ``id`` that is neither a text nor a whole number.
@@ -50,14 +54,17 @@ def checked_line(line: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given.get("id"), bool) or not isinstance(given.get("id", ""), (str, int)):
         raise InvalidTypeError(f"recommend: id must be a text or a whole number, got {shown(given['id'])}")
     if isinstance(given.get("user"), str):
-        raise InvalidTypeError(
-            "recommend: user must be a row of the training data, a whole number from 0 (a name of your own goes into "
-            f"id), got {given['user']!r:.80}"
-        )
+        if reads_users:
+            raise InvalidTypeError(
+                "recommend: user must be a row of the training data, a whole number from 0, as this model reads who "
+                f"asks (a name of your own goes into id), got {given['user']!r:.80}"
+            )
+        del given["user"]
     for name in _LISTS:
         if name in given and not isinstance(given[name], list):
             raise InvalidTypeError(f"recommend: {name} must be a list, got {given[name]!r:.80}")
-    return {**defaults, **given}
+    own = {twin for pair in _TWINS if pair[0] in given or pair[1] in given for twin in pair}
+    return {**{name: value for name, value in defaults.items() if name not in own}, **given}
 
 
 def marks_of_line(line: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from genrec_fast.base.files import atomic_path, storing
 from genrec_fast.recipe.recommender import load
 from genrec_fast.serving.answer_file import Tally, table_schema
 from genrec_fast.serving.bulk import Window
-from genrec_fast.serving.bulk_run import BulkConfig, Outcome, id_type, identity_of
+from genrec_fast.serving.bulk_run import BulkConfig, Outcome, identity_of, mark_types
 from genrec_fast.serving.question_file import Table, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 from genrec_fast.training.log import StageBar
@@ -105,7 +105,7 @@ class _Worker:
         answers = [answer for at in range(0, len(lines), size) for answer in self._window(lines[at : at + size])]
         tally = Tally.of(answers)
         if not (tally.failed and self._job.config.strict):
-            frame = polars.DataFrame(answers, schema=table_schema(id_type(self._table)))
+            frame = polars.DataFrame(answers, schema=table_schema(mark_types(self._table)))
             with atomic_path(self._job.parts / _name(number)) as temporary:
                 frame.write_parquet(temporary)
         return tally
