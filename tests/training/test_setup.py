@@ -51,10 +51,24 @@ def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr("genrec_fast.training.log.LINE_SECONDS", 0.0)
     with StageBar(True) as bar:
         bar("rqvae", 3, 40, {"loss": 0.123456})
-    assert capsys.readouterr().err == "rqvae  3/40  loss 0.1235  0:00 left\n"
+        assert capsys.readouterr().err == "rqvae  3/40  loss 0.1235  0:00 left\n"
+        bar("users", 900, 0, {"users/s": 5.0})  # from a pipe, whose end nobody knows
+    assert capsys.readouterr().err == "users  900  users/s 5\n"
     with StageBar(False) as bar:
         bar("rqvae", 3, 40, {})
     assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_is_told_from_the_pace_of_this_run(capsys, monkeypatch):
+    """A run that goes on has begun with most of it done."""
+    now = 100.0
+    monkeypatch.setattr("genrec_fast.training.log.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("genrec_fast.training.log.time.monotonic", lambda: now)
+    bar = StageBar(True)
+    bar("recommend", 800, 1000, {})
+    now = 110.0
+    bar("recommend", 900, 1000, {})
+    assert capsys.readouterr().err.splitlines()[-1] == "recommend  900/1000    0:10 left"
 
 
 def test_an_objective_that_samples_is_told_how_popular_items_are():

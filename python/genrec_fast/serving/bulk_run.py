@@ -122,10 +122,11 @@ def _to_file(
     begun, first = time.monotonic(), file.place.lines
     try:
         with StageBar(config.show) as show:
+            show("recommend", first, survey.lines if survey else 0, {})  # what was done before is no pace
             for lines, place in windows:
                 file.append(_answered(window, lines, config), place)
                 rate = (place.lines - first) / max(time.monotonic() - begun, 1e-9)
-                show("recommend", place.lines, survey.lines if survey else place.lines, {"users/s": rate})
+                show("recommend", place.lines, survey.lines if survey else 0, {"users/s": rate})
     except KeyboardInterrupt as stop:
         again = "the same command begins again" if survey is None else "the same command goes on from there"
         raise KeyboardInterrupt(f"stopped behind line {file.place.lines}; {again}") from stop

@@ -179,6 +179,7 @@ def _answer(job: _Job, run: Unfinished, lines: int, rows: int) -> int:
     done = 0
     try:
         with StageBar(job.config.show) as show, _cluster(job.cluster) as ray:
+            show("recommend", earlier, lines, {})
             for row in _work(ray, job, missing):
                 if job.config.strict and row["failed"]:
                     run.remove()

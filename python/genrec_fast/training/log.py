@@ -195,7 +195,7 @@ class StageBar:
         self._show = show
         self._bar: Any = None  # rich's, on a terminal
         self._tasks: dict[str, Any] = {}
-        self._begun: dict[str, float] = {}
+        self._begun: dict[str, tuple[int, float]] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> StageBar:
@@ -217,15 +217,16 @@ class StageBar:
 
     def __call__(self, what: str, done: int, total: int, figures: dict[str, float]) -> None:
         note = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])  # as a line has room
-        begun = self._begun.setdefault(what, time.monotonic())
+        first, begun = self._begun.setdefault(what, (done, time.monotonic()))
         if self._bar is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, note="")
-            self._bar.update(self._tasks[what], completed=done, total=total, note=note)
+                self._tasks[what] = self._bar.add_task(what, total=total or None, completed=done, note="")
+            self._bar.update(self._tasks[what], completed=done, total=total or None, note=note)
         elif self._show and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            left = (self._last_line - begun) * (total - done) / done if done else 0.0
-            print(f"{what}  {done}/{total}  {note}  {_clock(left)} left", file=sys.stderr, flush=True)
+            left = (self._last_line - begun) * (total - done) / (done - first) if done > first else 0.0
+            end = f"/{total}  {note}  {_clock(left)} left" if total else f"  {note}"
+            print(f"{what}  {done}{end}", file=sys.stderr, flush=True)
 
 
 def draw_curves(log: Path, picture: Path) -> bool:
