@@ -189,6 +189,13 @@ def test_a_search_that_refuses_a_line_answers_the_others(model, monkeypatch):
 def test_what_the_caller_says_wrong_is_said_at_once(model):
     with pytest.raises(InvalidValueError, match=r"fields of a line must be of .* got 'num_beam'"):
         gf.recommend_many(model, [[1]], 3, num_beam=2)
+    with pytest.raises(InvalidValueError, match="each item of allowed must be one of"):
+        gf.recommend_many(model, [[1]], 3, allowed=["nothing"])
+    with pytest.raises(InvalidValueError, match="k must be at least 1, got 0"):
+        gf.recommend_many(model, [[1]], 0)
+    catalog = gf.Catalog(item_codes=torch.tensor([[0, 1], [1, 0]]), codebook_sizes=(2, 2))
+    with pytest.raises(InvalidValueError, match="num_beams must be at least k = 2, got 1"):
+        gf.recommend_many(gf.Recommender(gf.recipes.tiger(), catalog), [[1]], 2, num_beams=1)
     with pytest.raises(InvalidValueError, match="users_per_batch must be at least 1, got 0"):
         gf.recommend_many(model, [[1]], 3, users_per_batch=0)
 

@@ -310,7 +310,17 @@ def test_the_command(folder, users, tmp_path, capsys):
     assert main([*command, "--output", str(tmp_path / "out.jsonl"), "--strict"]) == 2
     assert capsys.readouterr().err.startswith("genrec-fast: line 41: recommend: ")
     assert main([*command, "--output", str(tmp_path / "out.jsonl"), "--num-beams", "0"]) == 2
-    assert "recommend: num_beams must be at least 1, got 0" in capsys.readouterr().err
+    assert "genrec-fast: recommend: --num-beams must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_what_may_be_recommended_to_everybody(folder, users, tmp_path, capsys):
+    (tmp_path / "stock.txt").write_text("thing 5\nthing 6\nthing 7\nTitle 8\n")
+    command = ["recommend", str(folder), "--input", str(users), "--output", str(tmp_path / "out.jsonl"), "--quiet"]
+    assert main([*command, "--allowed", f"@{tmp_path / 'stock.txt'}", "--exclude", "id:6"]) == 1
+    for answer in read(tmp_path / "out.jsonl"):
+        assert "error" in answer or {item["id"] for item in answer["items"]} == {5, 7, 8}
+    assert main([*command, "--allowed", "nothing of this name"]) == 2
+    assert "genrec-fast: recommend: each item of --allowed must be one of" in capsys.readouterr().err
 
 
 def test_the_commands_help(capsys):

@@ -103,7 +103,7 @@ def test_names_that_are_no_tables_are_refused(folder, users, tmp_path, capsys):
 def test_without_ray_the_extra_is_named(folder, users, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     assert main(["recommend", str(folder), "--ray", "local", "--input", str(users), "--output", str(out)]) == 2
-    assert "recommend: ray must be installed for --ray (pip install 'genrec-fast[ray]'" in capsys.readouterr().err
+    assert "recommend: Ray Data must be installed for --ray (pip install 'genrec-fast[ray]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

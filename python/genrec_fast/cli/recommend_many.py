@@ -13,10 +13,14 @@ import tyro
 from genrec_fast.base.checks import whole_number
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
-from genrec_fast.recipe.recommender import load
+from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.items import items_of
+from genrec_fast.recipe.recommender import Recommender, load
 from genrec_fast.serving.bulk_run import BulkConfig, Outcome, recommend_file
 
 __all__ = ["is_asked_for", "main"]
+
+_ITEMS = tyro.conf.arg(metavar="ITEM ... | @FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +40,18 @@ class RecommendMany:
     """how many items, where a line does not say"""
     exclude_seen: bool = False
     """nothing that stands in the history, where a line does not say"""
+    allowed: Annotated[tuple[str, ...] | None, _ITEMS] = None
+    """nothing else is recommended, where a line does not say; @FILE has an item on each line"""
+    exclude: Annotated[tuple[str, ...] | None, _ITEMS] = None
+    """what is not recommended, where a line does not say"""
     num_beams: int | None = None
     """the recipe's own if not given, where a line does not say"""
     unknown: Literal["refuse", "skip"] = "refuse"
     """items that the catalog does not have are their line's error, or left out and counted in its answer"""
     exact: bool = False
     """widen the search until each list is proven to be the best of the catalog, where a line does not say"""
+    seed: int | None = None
+    """of decoders that draw; their own if not given"""
     strict: bool = False
     """stop at the first line that is wrong, instead of writing its error in place of its answer"""
     resume: bool = True
@@ -60,11 +70,18 @@ class RecommendMany:
     quiet: bool = False
     """no progress and no figures"""
 
-    @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self, model: Recommender) -> dict[str, Any]:
         """Fields of lines that do not have them."""
-        given = {"k": self.k, "exclude_seen": self.exclude_seen, "exact": self.exact, "unknown": self.unknown}
-        return given if self.num_beams is None else {**given, "num_beams": self.num_beams}
+        given = {name: getattr(self, name) for name in ("k", "exclude_seen", "exact", "unknown", "num_beams", "seed")}
+        for name in ("allowed", "exclude"):
+            words = getattr(self, name)
+            if words is not None:
+                found = items_of(model, FLAGS[name], words, self.unknown == "skip")
+                given[f"{name}_ids"] = [item for item in found if isinstance(item, int)]
+        return {name: value for name, value in given.items() if value is not None}
+
+
+FLAGS = flags_of(RecommendMany)
 
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
@@ -77,25 +94,23 @@ def main(arguments: Sequence[str], program: str) -> int:
     if {"-h", "--help"} & set(arguments):
         arguments = ["--help"]
     command = tyro.cli(RecommendMany, prog=f"{program} recommend", args=list(arguments), use_underscores=False)
-    whole_number("recommend", "k", command.k)
-    if command.num_beams is not None:
-        whole_number("recommend", "num_beams", command.num_beams)
-    set_threads(command.threads)
+    with in_flags(FLAGS):
+        return _report(_answered(command), command)
+
+
+def _answered(command: RecommendMany) -> Outcome:
     config = BulkConfig(
         users_per_batch=whole_number("recommend", "users_per_batch", command.users_per_batch),
         strict=command.strict,
         resume=command.resume,
         show=not command.quiet,
     )
-    return _report(_answered(command, config), command)
-
-
-def _answered(command: RecommendMany, config: BulkConfig) -> Outcome:
+    set_threads(command.threads)
     if command.ray is None:
         if command.ray_workers is not None:
             raise InvalidValueError("recommend: --ray-workers must come with --ray, got it alone")
         model = load(command.model, command.device)
-        return recommend_file(model, command.input, command.output, command.defaults, config)
+        return recommend_file(model, command.input, command.output, command.defaults(model), config)
     from genrec_fast.serving.ray import ClusterConfig, recommend_on_cluster
 
     workers = command.ray_workers
@@ -105,7 +120,8 @@ def _answered(command: RecommendMany, config: BulkConfig) -> Outcome:
         threads=command.threads or 1,
         device=command.device,
     )
-    return recommend_on_cluster(command.model, command.input, command.output, command.defaults, config, cluster)
+    defaults = command.defaults(load(command.model))
+    return recommend_on_cluster(command.model, command.input, command.output, defaults, config, cluster)
 
 
 def _report(outcome: Outcome, command: RecommendMany) -> int:

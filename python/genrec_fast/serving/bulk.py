@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import MOST, whole_number
 from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError
-from genrec_fast.base.query import ask
+from genrec_fast.base.query import Query, ask
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.http_body import answer_of, question_of
 from genrec_fast.serving.lines import checked_line, joined_lines, kind_of_line, marks_of_line
@@ -90,6 +90,10 @@ class Window:
         defaults: fields of lines that do not have them.
         users_per_batch: users searched at once.
 
+    Raises:
+        InvalidTypeError: a default that no line may have.
+        InvalidValueError: likewise.
+
     Attributes:
         size: how many lines to give it at once.
     """
@@ -98,7 +102,13 @@ class Window:
         self._batch = whole_number("recommend", "users_per_batch", users_per_batch)
         self.size = WINDOW_BATCHES * self._batch
         self.model, self._defaults = model, dict(defaults)
-        checked_line({"history": [], **self._defaults}, {})  # an unknown field is the caller's fault, not a line's
+        self._check_defaults()
+
+    def _check_defaults(self) -> None:
+        """Raises what would be wrong with every line."""
+        given = self._arguments([checked_line({"history_ids": [], **self._defaults}, {})])
+        asked = {name: given[name] for name in ("k", "num_beams", "exact") if name in given}
+        self.model.decoder.settled(Query(**asked))
 
     def __call__(self, lines: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
         """An answer for each line, in their order; where there is none, the line's number and the error."""
@@ -173,7 +183,7 @@ class Window:
         del arguments["timeout"]
         return arguments
 
-    def _refusal(self, line: Mapping[str, Any]) -> Any:
+    def _refusal(self, line: Mapping[str, Any]) -> InvalidTypeError | InvalidValueError | None:
         """What is wrong with a line, as far as that can be told without a search."""
         try:
             options = self._arguments([line])

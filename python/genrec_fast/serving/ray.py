@@ -237,7 +237,7 @@ def _ray() -> Any:
         import ray.data
     except ImportError as error:
         hint = install_hint("ray")
-        raise UnsupportedError(f"recommend: ray must be installed for --ray ({hint}), {error}") from error
+        raise UnsupportedError(f"recommend: Ray Data must be installed for --ray ({hint}), {error}") from error
     return ray
 
 
