@@ -68,7 +68,7 @@ def test_options_of_another_format_are_refused(tmp_path):
         (
             {"title": "name"},
             InvalidValueError,
-            r"title must be None or a column of .*x.inter, as .* has no file of items",
+            r"title \(--title\) must be None or a column of .*x.inter, as .* has no file of items",
         ),
     ],
 )

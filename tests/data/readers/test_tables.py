@@ -106,7 +106,7 @@ def test_without_a_column_of_titles_there_are_none(tmp_path):
     for dataset in write_both(tmp_path, {"item": ["p", "q", "r"], "brand": ["Alba", None, "Birk"]}):
         assert dataset.titles is None
     with pytest.raises(
-        InvalidValueError, match=r"title must be None or a column of .*interactions.csv, as .* has no file"
+        InvalidValueError, match=r"title \(--title\) must be None or a column of .*interactions.csv, as .* has no file"
     ):
         data.load(tmp_path, title="brand")
     (tmp_path / "items.csv").write_text("item\np\nq\nr\n")

@@ -66,7 +66,9 @@ def load(
     reading = Reading.of(options)
     if not root.exists():
         raise DataError(f"data.load: source must be an existing folder or file, got {str(root)!r}")
-    kind, paths = (_kind_of(root, format, reading), [root.resolve()]) if root.is_file() else _look(root, format)
+    kind, paths = (
+        (_kind_of(root, format, reading), [root.resolve()]) if root.is_file() else _look(root, format, reading)
+    )
     root = root.resolve()
     if kind in ("recbole", "table"):
         read = recbole.read if kind == "recbole" else tables.read
@@ -82,8 +84,10 @@ def load(
     return dataset if reading.k_core is None else k_core(dataset, reading.k_core)
 
 
-def _look(root: Path, format: str | None) -> tuple[str, list[Path]]:
+def _look(root: Path, format: str | None, reading: Reading) -> tuple[str, list[Path]]:
     """The format of a folder, and its files of interactions."""
+    if format is None and reading.columns is not None and (paths := tables.find(root) or s3rec.find(root)):
+        return "table", paths  # a text, too, where its columns have names
     tried = {name: reader for name, reader in FORMATS.items() if format in (None, name)}
     for name, reader in tried.items():
         if paths := reader.find(root):

@@ -46,16 +46,16 @@ def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterat
 
     Args:
         path: the file.
-        encoding: ``None``: UTF-8.
+        encoding: ``None``: UTF-8, or UTF-16 where the file begins with its mark, as spreadsheets write it.
         size: bytes of a block; a longer line makes a longer block.
 
     Raises:
         DataError: unreadable, cut short, or of another encoding (naming the line).
     """
-    decoder = codecs.getincrementaldecoder(encoding or "utf-8-sig")()
     line, rest = 1, b""
     try:
         with _open(path) as file:
+            decoder = codecs.getincrementaldecoder(_codec(encoding) or _marked(file))()
             while True:
                 raw = file.read(size)
                 try:
@@ -79,6 +79,18 @@ def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterat
                 rest = text[end:]
     except (OSError, EOFError, zlib.error) as error:
         raise fail(path, None, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _codec(encoding: str | None) -> str | None:
+    """The encoding, one that leaves the mark out where it is UTF-8."""
+    return "utf-8-sig" if encoding is not None and codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def _marked(file: gzip.GzipFile | BufferedReader) -> str:
+    """The encoding that the mark at the file's beginning says, UTF-8 without one."""
+    mark = file.read(2)
+    file.seek(0)
+    return "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def usual_encoding(path: Path) -> str:

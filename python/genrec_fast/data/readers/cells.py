@@ -35,12 +35,13 @@ def open_cells(
     Raises:
         DataError: an empty file, two columns of one name, or one without cells for the names.
     """
-    block = next((block for block in blocks(path, encoding) if block.text.strip()), None)
+    rest = blocks(path, encoding)
+    block = next((block for block in rest if block.text.strip()), None)
     if block is None:
         raise fail(path, None, "the file is empty")
     first = block.text.lstrip(b"\r\n").partition(b"\n")[0].decode()
     form = _Form(path, separator or _separator(path, first), encoding)
-    lines = _lines([Block(form.single(block.text), block.line)])
+    lines = _lines(form.singly(itertools.chain([block], rest)))
     reader = csv_rows(path, delimiter=form.delimiter, quotes=form.quotes, lines=lines, begin=block.line)
     line, cells = next(reader, (1, []))
     header = [cell.strip() for cell in cells]
@@ -64,12 +65,14 @@ def open_cells(
 
 
 def _separator(path: Path, first: str) -> str:
-    """Tabs in a .tsv, commas in a .csv that has some; else what the first line has, or has most of."""
+    """Tabs in a .tsv, commas in a .csv that has some; else what the first line has, or has most of; else blanks."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if ".tsv" in suffixes or (".csv" in suffixes and "," in first):
         return "\t" if ".tsv" in suffixes else ","
     usual = ("\t",) if ".csv" in suffixes else ("::", "\t")
-    return next((one for one in usual if one in first), max((",", ";", "|"), key=first.count))
+    most = max((",", ";", "|"), key=first.count)
+    last = most if most in first or " " not in first.strip() else " "
+    return next((one for one in usual if one in first), last)
 
 
 class _Form:
@@ -80,17 +83,19 @@ class _Form:
         self.delimiter = separator if len(self.separator) == 1 else _UNIT.decode()
         self.quotes = separator in (",", ";")  # elsewhere a quote is a letter: texts hold inches
 
-    def single(self, text: bytes) -> bytes:
-        """The text with a separator of one byte."""
-        if len(self.separator) == 1:
-            return text
-        if _UNIT in text:
-            raise fail(self.path, None, f"must not hold the control character {_UNIT!r}")
-        return text.replace(self.separator, _UNIT)
+    def singly(self, source: Iterable[Block]) -> Iterator[Block]:
+        """The blocks, with a separator of one byte."""
+        for block in source:
+            if len(self.separator) == 1:
+                yield block
+            elif _UNIT in block.text:
+                raise fail(self.path, None, f"must not hold the control character {_UNIT!r}")
+            else:
+                yield Block(block.text.replace(self.separator, _UNIT), block.line)
 
     def parts(self, header: list[str], wanted: list[int], below: int) -> Iterator[Part]:
         """From line ``below`` on."""
-        source = (Block(self.single(block.text), block.line) for block in blocks(self.path, self.encoding))
+        source = self.singly(blocks(self.path, self.encoding))
         for block in source:
             if (block := _from_line(block, below)).text:
                 part = self._quick(block, header, wanted)

@@ -48,7 +48,12 @@ def read(folder: Path, path: Path) -> Dataset:
             continue
         user = str(integer(path, number, fields[0], "the user", 0))
         if user in users:
-            raise fail(path, number, f"user {user} stands on line {last_line[users[user]]} already")
+            raise fail(
+                path,
+                number,
+                f"user {user} stands on line {last_line[users[user]]} already; if each line is an event, columns "
+                "(--columns user item ...) names what stands on it",
+            )
         if len(fields) == 1:
             raise fail(path, number, f"user {user} has no items")
         users[user] = len(lengths)

@@ -106,8 +106,8 @@ def dataset_of(
     told = told and (reading.title is not None or layout.title in tables[0].names)
     if told and layout.title not in tables[0].names:
         raise InvalidValueError(
-            f"data.load: title must be None or a column of {tables[0].path}, as {folder} has no file of items "
-            f"(items.csv or items.parquet, *.item), got {layout.title!r}"
+            f"data.load: title (--title) must be None or a column of {tables[0].path}, as {folder} has no file of "
+            f"items (items.csv or items.parquet, *.item), got {layout.title!r}"
         )
     events = read_events(tables, layout, reading, with_titles=told)
     lists = items is not None
