@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import platform
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from timing import environment, peak_bytes, where
 
 SHAPE = (138_493, 26_744, 20_000_263)  # users, films and ratings of ml-20m
 
@@ -42,34 +41,31 @@ def write_table(path: Path, num_users: int, num_items: int, num_events: int, *, 
 def _read(path: str, answer: multiprocessing.SimpleQueue) -> None:
     from genrec_fast import data
 
-    begun, before = time.perf_counter(), _peak()
+    wall, busy, before = time.perf_counter(), time.process_time(), _peak()
     dataset = data.load(path)
-    seconds = time.perf_counter() - begun
+    wall, busy = time.perf_counter() - wall, time.process_time() - busy
     events = dataset.interactions
-    ordered = events.timestamps is not None and events.num_events == events.timestamps.numel()
-    answer.put((events.num_users, events.num_items, events.num_events, ordered, seconds, before, _peak()))
+    assert events.timestamps is not None  # one for each event, in order: Interactions checks it
+    answer.put(((events.num_users, events.num_items, events.num_events), wall, busy, before, _peak()))
 
 
 def _peak() -> float:
     """GiB that this process held at most; on Linux getrusage would count its parent's, too."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    if not status.is_file():
+        return peak_bytes() / 2**30
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
 
 
-def measure(path: Path) -> tuple[tuple[int, int, int], float, float, float]:
-    """Counts, seconds, GiB before and at the peak, of a process that only reads."""
+def measure(path: Path) -> tuple[tuple[int, int, int], float, float, float, float]:
+    """Counts, seconds by the clock and of the processor, GiB before and at the peak, of a process that only reads."""
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
     process = context.Process(target=_read, args=(str(path), answer))
     process.start()
-    users, items, events, ordered, seconds, before, peak = answer.get()
     process.join()
-    assert ordered
-    return (users, items, events), seconds, before, peak
+    assert process.exitcode == 0, f"the reader ended with {process.exitcode}"
+    return answer.get()
 
 
 def main() -> None:
@@ -85,13 +81,13 @@ def main() -> None:
         part = path.with_suffix(".part")
         write_table(part, *shape)
         part.rename(path)
-    counts, seconds, before, peak = measure(path)
+    counts, wall, busy, before, peak = measure(path)
     assert counts == shape, f"read {counts}, wrote {shape}"
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, polars {pl.__version__}")
+    print(where(environment()))
     print(
         f"{path}: {path.stat().st_size / 2**20:,.0f} MiB, {shape[0]:,} users, {shape[1]:,} items, {shape[2]:,} events"
     )
-    print(f"read in {seconds:.1f} s; {peak:.2f} GiB at the peak, {before:.2f} of them torch and the library")
+    print(f"read in {wall:.1f} s, {busy:.1f} s of processors; {peak:.2f} GiB at the peak, {before:.2f} before")
 
 
 if __name__ == "__main__":

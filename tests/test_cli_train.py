@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_fast import recipes
+from genrec_fast import data, recipes
 from genrec_fast.cli import main
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.recipe.recommender import load
@@ -162,3 +162,48 @@ def test_ratings_and_a_unit_of_time_can_be_named(own, tmp_path, capsys):
 def test_names_of_columns_where_there_are_none_are_refused(alone, capsys):
     assert train("sasrec", alone, "--user", "customer") == 2
     assert "data.load: user must be None for the format s3rec of" in capsys.readouterr().err
+
+
+def test_a_file_and_every_way_to_choose_of_it_reach_every_command(shop, tmp_path, capsys):
+    """A table without a header, by its path: liked events of the core, asked by time."""
+    events = shop.interactions
+    rows = zip(events.items.row_index().tolist(), events.items.values.tolist(), events.timestamps.tolist(), strict=True)
+    path = tmp_path / "events.dat"
+    path.write_text("".join(f"{user}::{item}::{1 + item % 5}::{1.6e9 + time:.0f}\n" for user, item, time in rows))
+    chosen = ["--data", str(path), "--columns", "user", "item", "rating", "timestamp", "--min-rating", "2"]
+    chosen += ["--k-core", "3", "--time-split", "70%", "85%"]
+    out = tmp_path / "run"
+    assert main(["train", "sasrec", "--out", str(out), *FAST[:-1], *chosen]) == 0
+    assert "Dataset events" in capsys.readouterr().out
+    kept = data.load(path, columns=("user", "item", "rating", "timestamp"), min_rating=2, k_core=3)
+    test = json.loads((out / "test.json").read_text())
+    assert test["num_users"] == len(data.time_split(kept.interactions, "70%", "85%").test)
+    assert test["num_users"] < kept.num_users < 61
+    assert main(["evaluate", str(out), "--json", *chosen]) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] == test["recall"]
+    assert main(["evaluate", str(out), *chosen[:-2], "someday", "85%"]) == 2
+    assert "time_split: validation_from must be a date or time such as 2014-06-01, a share" in capsys.readouterr().err
+    ids = ["--out", str(tmp_path / "ids"), "--kind", "random", "--quiet", "--tokenizer.codebook-sizes", "4", "4"]
+    assert main(["tokenize", str(path), *chosen[2:], *ids]) == 0
+    assert len(np.load(tmp_path / "ids" / "item_codes.npy")) == kept.num_items
+
+
+def test_published_ids_are_used_whatever_says_which_item_they_are(tmp_path, capsys):
+    """LETTER's files beside a table of names: its numbers, its IDs, its titles."""
+    folder = tmp_path / "letter"
+    folder.mkdir()
+    lines = [f"u{user},B{(user * 7 + place * 3) % 20:03d},{place}\n" for user in range(15) for place in range(6)]
+    (folder / "interactions.csv").write_text("user,item,timestamp\n" + "".join(lines))
+    numbers = {f"B{item:03d}": (item * 3) % 20 for item in range(20)}
+    (folder / "x.item2id").write_text("".join(f"{name}\t{number}\n" for name, number in numbers.items()))
+    codes = {str(number): [f"<a_{number % 5}>", f"<b_{number // 5}>"] for number in numbers.values()}
+    (folder / "x.index.json").write_text(json.dumps(codes))
+    (folder / "x.item.json").write_text(json.dumps({str(number): {"title": f"T{number}"} for number in range(20)}))
+    out = tmp_path / "run"
+    assert main(["train", "tiger", "--data", str(folder), "--out", str(out), *FAST, "--backbone.num-layers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "semantic IDs 2 levels of 5, 4 codes" in said and "in place of the tokenizer" in said
+    model = load(out)
+    for item, name in enumerate(model.item_ids):
+        assert model.catalog.item_codes[item].tolist() == [numbers[name] % 5, numbers[name] // 5]
+        assert model.title(item) == f"T{numbers[name]}"

@@ -172,3 +172,19 @@ def test_a_time_split_in_another_unit_than_the_times_is_refused():
             InvalidValueError, match=rf"{name} must be in the unit of the timestamps, seconds up to 12000"
         ):
             data.time_split(events, *limits)
+
+
+def test_limits_of_a_time_split_may_be_texts():
+    times = torch.tensor([0.0, 86400.0, 172800.0, 259200.0])
+    interactions = Interactions(Jagged.from_rows([[0, 1, 2, 3]]), times, ["u"], list("abcd"))
+    for limits in (("1970-01-03", "1970-01-04T00:00:00Z"), ("50%", "75%"), ("172800", "259200.0")):
+        splits = data.time_split(interactions, *limits)
+        assert (splits.train.num_events, splits.validation.targets.tolist(), splits.test.targets.tolist()) == (
+            2,
+            [2],
+            [3],
+        )
+    assert len(data.time_split(interactions, "100%", "100%").test) == 1
+    for limit in ("soon", "101%", "-1%", "x%", "2014-13-01", ""):
+        with pytest.raises(InvalidValueError, match=r"time_split: test_from must be a date or time such as"):
+            data.time_split(interactions, 0, limit)

@@ -133,9 +133,9 @@ class Trie:
             self._check()
 
     def __repr__(self) -> str:
-        sizes = self.codebook_sizes if self.num_levels <= 8 else levels_of(self.codebook_sizes)
         return (
-            f"Trie(num_items={self.num_items}, num_rows={self.num_rows}, codebook_sizes={sizes}, device={self.device})"
+            f"Trie(num_items={self.num_items}, num_rows={self.num_rows}, codebook_sizes={self.codebook_sizes}, "
+            f"device={self.device})"
         )
 
     @property
