@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import subprocess
@@ -12,7 +10,6 @@ import threading
 import httpx
 import pytest
 import torch
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,61 +21,21 @@ from genrec_fast.cli import main
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.http import ServeConfig, create_app
 from genrec_fast.serving.http_body import FIELDS
-from toy import toy_recipe
+from shared.served import ask, served, toy
 
 TOKEN = "a word between us"
-
-
-def toy(items=60, seed=0):
-    torch.manual_seed(seed)
-    recipe = toy_recipe()
-    codes = torch.arange(items, dtype=torch.int32)[:, None]
-    names = [f"thing {i}" for i in range(items)]
-    titles = [f"Thing {i}, \N{SNOWMAN}" for i in range(items)]
-    return Recommender(
-        recipe, Catalog(item_codes=codes, codebook_sizes=(items,), item_ids=names, titles=titles)
-    )  # fmt: skip
 
 
 MODEL = toy()
 
 
 @pytest.fixture(scope="module")
-def app():
-    app = create_app(MODEL, ServeConfig(max_body=5000, max_k=20, max_users=4, swap_token=TOKEN))
+def app(tmp_path_factory):
+    swaps = {"swap_token": TOKEN, "swap_folder": tmp_path_factory.mktemp("models")}
+    app = create_app(MODEL, ServeConfig(max_body=5000, max_k=20, max_users=4, **swaps))
+    app.state.models = swaps["swap_folder"]
     yield app
     app.state.server.close()
-
-
-def ask(app, method, path, **options):
-    async def go():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here") as client:
-            return await client.request(method, path, **options)
-
-    return asyncio.run(go())
-
-
-@contextlib.contextmanager
-def served(app):
-    """A real server on a free port, in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
-    started = threading.Event()
-    startup = server.startup
-
-    async def noticed(*arguments, **options):
-        await startup(*arguments, **options)
-        started.set()
-
-    server.startup = noticed
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert started.wait(20)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", server
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 def test_names_and_ids_get_what_recommend_says(app):
@@ -216,6 +173,9 @@ def test_an_empty_allowed_list_leaves_nothing(app):
         ({"history_ids": [[1]], "k": 0}, "k must be at least 1, got 0"),
         ({"history_ids": [[1]], "k": "3"}, "k must be an int, got '3'"),
         ({"history_ids": [[1]], "num_beams": 10**9}, "num_beams must be at most 4096, got 1000000000"),
+        ({"history_ids": [[1]], "num_beams": [10, 4097]}, "num_beams must be at most 4096, got 4097"),
+        ({"history_ids": [[1]], "num_beams": []}, "num_beams must have a number for each level, got none"),
+        ({"history_ids": [[1]], "num_beams": {"0": 3}}, "num_beams must be an int, got dict"),
         ({"history_ids": [[1]], "allowed": 3}, "allowed must be a list, got 3"),
         ({"history_ids": [[1]], "exact": 1}, "exact must be true or false, got 1"),
         ({"history_ids": [[1]], "timeout": 0}, "timeout must be above 0, got 0"),
@@ -338,18 +298,31 @@ def test_a_model_is_swapped_while_questions_run():
 
 
 def test_swap_over_http(app, tmp_path):
-    assert ask(create_app(MODEL), "POST", "/swap", json={}).status_code == 404
+    for config in (ServeConfig(), ServeConfig(swap_token=TOKEN)):  # off unless a folder is given
+        closed = create_app(MODEL, config)
+        assert ask(closed, "POST", "/swap", json={}).status_code == 404
+        closed.state.server.close()
     assert ask(app, "POST", "/swap", json={"folder": "x"}).status_code == 401
     headers = {"authorization": f"Bearer {TOKEN}"}
-    for body in ({}, {"folder": 3}, {"folder": ""}, {"folder": str(tmp_path)}, {"folder": "\0"}, {"folder": "x" * 999}):
-        answer = ask(app, "POST", "/swap", json=body, headers=headers)
+    models = app.state.models
+    toy(33).save(models / "new")
+    toy(34).save(tmp_path / "outside")
+    (models / "link").symlink_to(tmp_path / "outside")
+    (models / "empty").mkdir()
+    for folder in (None, 3, "", "empty", "none", "\0", "x" * 999):
+        answer = ask(app, "POST", "/swap", json={} if folder is None else {"folder": folder}, headers=headers)
         assert (answer.status_code, set(answer.json())) == (400, {"error"})
-    toy(33).save(tmp_path / "new")
-    before = app.state.server.live.version
-    answer = ask(app, "POST", "/swap", json={"folder": str(tmp_path / "new")}, headers=headers)
-    assert (answer.status_code, answer.json()) == (200, {"version": before + 1})
-    assert ask(app, "GET", "/health").json()["items"] == 33
-    app.state.swap(MODEL)
+    for folder in (str(tmp_path / "outside"), "link", f"../{tmp_path.name}/outside", f"new/../../{tmp_path.name}", "/"):
+        answer = ask(app, "POST", "/swap", json={"folder": folder}, headers=headers)
+        assert (answer.status_code, "must lie inside the server's swap_folder" in answer.text) == (400, True)
+    version = app.state.server.live.version
+    for folder in ("new", str(models / "new"), "empty/../new"):
+        version += 1
+        answer = ask(app, "POST", "/swap", json={"folder": folder}, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"version": version})
+        assert ask(app, "GET", "/health").json()["items"] == 33
+        app.state.swap(MODEL)
+        version += 1
 
 
 def test_what_was_asked_before_the_end_is_answered(monkeypatch):

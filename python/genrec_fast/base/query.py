@@ -11,14 +11,26 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Question
-from genrec_fast.base.checks import check_flag, choice, shown, whole_number
+from genrec_fast.base.checks import MOST, check_flag, choice, shown, whole_number
 from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.items import ItemNames, Items, mask_of
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.times import looks_like_seconds, whole_times
 
-__all__ = ["Asked", "Options", "Query", "ask", "excluded_rows", "only_these", "skips", "times_of_events"]
+__all__ = [
+    "NO_LIMITS",
+    "Asked",
+    "Limits",
+    "Options",
+    "Query",
+    "ask",
+    "checked_query",
+    "excluded_rows",
+    "only_these",
+    "skips",
+    "times_of_events",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +47,7 @@ class Query(Columns):
             read it: ``filtered`` makes it a part of ``allowed`` for as many users as are searched at once.
         exclude: int64 item ids of B rows that are not recommended; ``None``: none.
         seed: of decoders that draw; ``None``: their own.
+        max_num_beams: how wide ``exact`` may make a search; ``None``: as wide as the catalog.
     """
 
     spines: ClassVar[dict[str, str]] = {}
@@ -46,6 +59,7 @@ class Query(Columns):
     candidates: Jagged | None = column("user")
     exclude: Jagged | None = column("user")
     seed: int | None = column("shared")
+    max_num_beams: int | None = column("shared")
 
     def filtered(self, num_items: int) -> Query:
         """The same with ``candidates`` in ``allowed``, bool ``[B, N]``."""
@@ -55,6 +69,31 @@ class Query(Columns):
         if self.allowed is not None:
             allowed &= self.allowed.to(allowed.device)
         return dataclasses.replace(self, candidates=None, allowed=allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much one question may ask for, whatever road it takes: ``ask`` checks it.
+
+    Args:
+        max_k: items for each user.
+        max_num_beams: width of a search, at every level and for every user; ``exact`` widens no further, and says by
+            the answer's ``exact`` whether that was enough.
+
+    Raises:
+        InvalidTypeError: no whole number.
+        InvalidValueError: below 1.
+    """
+
+    max_k: int = MOST
+    max_num_beams: int = MOST
+
+    def __post_init__(self) -> None:
+        whole_number("Limits", "max_k", self.max_k)
+        whole_number("Limits", "max_num_beams", self.max_num_beams)
+
+
+NO_LIMITS = Limits()
 
 
 class Options(TypedDict, total=False):
@@ -112,13 +151,14 @@ def ask(
     k: int,
     options: Options,
     op: str = "recommend",
+    limits: Limits = NO_LIMITS,
 ) -> tuple[Question, Query]:
     """What ``Recommender.recommend`` was given, checked; ``exclude_seen`` becomes ``exclude``.
 
     Raises:
         InvalidTypeError: an option that there is not; histories or filters of the wrong kind.
         InvalidValueError: an empty history that nothing can be said about, an item that the catalog does not have, a
-            filter that does not fit.
+            filter that does not fit, more than ``limits`` allow.
     """
     for name in options:
         if name not in Options.__annotations__:
@@ -134,21 +174,11 @@ def ask(
     rows = given.kept(known)
     times, actions = (None if part is None else part[known] for part in (times, actions))
     _check_empty(op, asked, rows, given)
-    exclude = excluded_rows(items, options.get("exclude"), len(rows))
+    query = checked_query(items, len(rows), k, options, limits)
     if check_flag(op, "exclude_seen", options.get("exclude_seen", False)):
         Items(op, asked).rows("histories", rows)  # of whatever they hold, it must be items
-        exclude = rows if exclude is None else exclude.followed_by(rows)
-    allowed, candidates = only_these(items, options, len(rows))
-    seed = options.get("seed")
-    query = Query(
-        k=whole_number(op, "k", k),
-        num_beams=_widths(op, options.get("num_beams"), len(rows)),
-        exact=check_flag(op, "exact", options.get("exact", False)),
-        allowed=allowed,
-        candidates=candidates,
-        exclude=exclude,
-        seed=None if seed is None else whole_number(op, "seed", seed, 0),
-    )
+        seen = rows if query.exclude is None else query.exclude.followed_by(rows)
+        query = dataclasses.replace(query, exclude=seen)
     if times is None and not rows.values.numel():
         times = rows.values  # the times of no event
     if times is not None and now is None:
@@ -163,6 +193,27 @@ def ask(
         skipped=given.lengths - rows.lengths,
     )
     return question, query
+
+
+def checked_query(items: Items, users: int, k: int, options: Options, limits: Limits = NO_LIMITS) -> Query:
+    """How so many users' items are searched; ``exclude_seen`` is not looked at.
+
+    Raises:
+        InvalidTypeError: options of the wrong kind.
+        InvalidValueError: a filter that does not fit, more than ``limits`` allow.
+    """
+    op, seed = items.op, options.get("seed")
+    allowed, candidates = only_these(items, options, users)
+    return Query(
+        k=whole_number(op, "k", k, most=limits.max_k),
+        num_beams=_widths(op, options.get("num_beams"), users, limits.max_num_beams),
+        exact=check_flag(op, "exact", options.get("exact", False)),
+        allowed=allowed,
+        candidates=candidates,
+        exclude=excluded_rows(items, options.get("exclude"), users),
+        seed=None if seed is None else whole_number(op, "seed", seed, 0),
+        max_num_beams=None if limits.max_num_beams == MOST else limits.max_num_beams,
+    )
 
 
 def skips(op: str, unknown: Any) -> bool:
@@ -254,16 +305,20 @@ def times_of_events(
     return whole, None if at is None else whole_times(at)
 
 
-def _widths(op: str, num_beams: Any, users: int) -> int | tuple[int, ...] | Tensor | None:
+def _widths(op: str, num_beams: Any, users: int, most: int) -> int | tuple[int, ...] | Tensor | None:
     if num_beams is None:
         return None
     if isinstance(num_beams, Tensor) and num_beams.dim() == 1:
         if num_beams.dtype != torch.int64 or num_beams.shape[0] != users or bool((num_beams < 1).any()):
             raise InvalidValueError(f"{op}: num_beams must be int64 [{users}], each at least 1, got {shown(num_beams)}")
+        if users:
+            whole_number(op, "num_beams", int(num_beams.max()), most=most)
         return num_beams
     if isinstance(num_beams, (list, tuple)):
-        return tuple(whole_number(op, "num_beams", width) for width in num_beams)
-    return whole_number(op, "num_beams", num_beams)
+        if not num_beams:
+            raise InvalidValueError(f"{op}: num_beams must have a number for each level, got none")
+        return tuple(whole_number(op, "num_beams", width, most=most) for width in num_beams)
+    return whole_number(op, "num_beams", num_beams, most=most)
 
 
 def _users(op: str, users: Any, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import tyro
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recommender import load
+from genrec_fast.serving.config import ServeConfig, ServeLimits
 
 __all__ = ["serve", "set_threads"]
 
@@ -27,38 +29,34 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+_SERVED = ServeLimits()
+
+
 def serve(
     model: Annotated[Path, tyro.conf.Positional],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    timeout: float = 10.0,
-    max_waiting: int = 1024,
-    max_running: int = 256,
+    limits: tyro.conf.OmitArgPrefixes[ServeLimits] = _SERVED,
     threads: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Answers over HTTP: POST /recommend, GET /health, GET /metrics; needs genrec-fast[serve].
+    """Answers over HTTP: POST /recommend, GET /health, /metrics and /docs; needs genrec-fast[serve].
 
-    Where the environment has GENREC_FAST_SWAP_TOKEN, who sends it may POST /swap a folder with another model.
+    Where the environment has GENREC_FAST_SWAP_TOKEN, who sends it may POST /swap another model from --swap-folder.
 
     Args:
         model: folder of the trained model.
         host: address to listen at; 0.0.0.0 for all.
         port: 0 takes a free one.
-        timeout: seconds that a question may take.
-        max_waiting: users that may wait; more are told to come back.
-        max_running: users that are searched at once: a matter of memory.
+        limits: what it allows.
         threads: CPU threads; all cores if not given.
         device: cpu, cuda, ...
     """
-    from genrec_fast.serving.http import ServeConfig, run
+    from genrec_fast.serving.http import run
 
     set_threads(threads)
-    config = ServeConfig(
-        timeout=timeout,
-        max_waiting=max_waiting,
-        max_running=max_running,
-        swap_token=os.environ.get("GENREC_FAST_SWAP_TOKEN") or None,
-    )
-    run(load(model, device), config, host=host, port=port)
+    token = os.environ.get("GENREC_FAST_SWAP_TOKEN") or None
+    given = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    if not run(load(model, device), ServeConfig(**given, swap_token=token), host=host, port=port):
+        os._exit(0)  # every client has its answer; a search that cannot be stopped is not waited for

@@ -33,8 +33,9 @@ _ONE_CALL = 256
 class SearchPass:
     """The search of some users as a ``Pass``; with ``query.exact`` it widens where the certificate fails.
 
-    Users whose k-th score is not above the bound are searched again with twice the beams each time, until it is; their
-    histories are not read again. A search that keeps every row prunes nothing, so this ends.
+    Users whose k-th score is not above the bound are searched again with twice the beams each time, until it is or the
+    search has ``query.max_num_beams``; their histories are not read again. A search that keeps every row prunes
+    nothing, so this ends.
 
     Args:
         session: behind the histories; ``None`` where there is no user.
@@ -90,7 +91,7 @@ class SearchPass:
         found = search.ranked(self.query.k)
         for name in ("items", "codes", "scores", "exact", "bound"):
             getattr(self._found, name)[self._users] = getattr(found, name)
-        sure = found.exact if self.query.exact else torch.ones_like(found.exact)
+        sure = found.exact | self._widest() if self.query.exact else torch.ones_like(found.exact)
         self.finished[self._users] = sure
         if not bool(sure.all()):
             self._widen(~sure)
@@ -100,9 +101,21 @@ class SearchPass:
         """The k best items of each user."""
         return self._found
 
+    def _widest(self) -> Tensor:
+        """Bool ``[n]``, of the users just searched: who may not be searched wider, proven or not."""
+        assert self._running is not None
+        most, widths = self.query.max_num_beams, self._running.widths
+        if most is None:
+            return torch.zeros_like(self._users, dtype=torch.bool)
+        if widths is not None:
+            return widths >= most
+        return torch.full_like(self._users, min(self._running.plan.num_beams) >= most, dtype=torch.bool)
+
     def _widen(self, failed: Tensor) -> None:
         assert self._running is not None
         running, rows = self._running, self.trie.num_rows
+        if self.query.max_num_beams is not None:
+            rows = min(rows, self.query.max_num_beams)
         num_beams = tuple(min(2 * width, max(rows, width)) for width in running.plan.num_beams)
         size = max(1, _WIDENED_LOGITS // (max(num_beams) * max(self.trie.codebook_sizes)))
         for part in failed.nonzero().squeeze(1).split(size):

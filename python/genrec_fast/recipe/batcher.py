@@ -27,7 +27,7 @@ from genrec_fast.base.errors import (
     TimedOutError,
 )
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.query import Options, Query, ask
+from genrec_fast.base.query import NO_LIMITS, Limits, Options, Query, ask
 from genrec_fast.recipe.basis import based
 from genrec_fast.recipe.requests import Group, Request, Row
 from genrec_fast.recipe.system import System
@@ -75,6 +75,7 @@ class Batcher:
         max_waiting: users that may wait; one more raises ``QueueFullError``.
         max_running: users that are searched at once, over all groups: a matter of memory.
         timeout: seconds that a question may take where it does not say itself; ``None``: as long as it takes.
+        limits: how much one question may ask for; as much as memory holds if not given.
         on_group: called by the worker with the number of users of each group that begins (for metrics); it must not
             raise.
 
@@ -100,13 +101,14 @@ class Batcher:
         max_waiting: int = 1024,
         max_running: int = 256,
         timeout: float | None = None,
+        limits: Limits = NO_LIMITS,
         on_group: Callable[[int], None] | None = None,
     ) -> None:
         for name, value in (("max_waiting", max_waiting), ("max_running", max_running)):
             whole_number("batcher", name, value)
         _check_timeout(timeout)
         self.model, self.max_waiting, self.max_running = model, max_waiting, max_running
-        self._timeout, self._on_group = timeout, on_group
+        self._timeout, self._limits, self._on_group = timeout, limits, on_group
         self._waiting: deque[Row] = deque()  # under the lock, like all that is below
         self._groups: list[Group] = []
         self._searched = 0
@@ -158,7 +160,7 @@ class Batcher:
         _check_timeout(timeout)
         timeout = self._timeout if timeout is None else timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        question, query = ask(self.model, histories, k, options)
+        question, query = ask(self.model, histories, k, options, limits=self._limits)
         query = self.model.decoder.settled(query)
         count = len(question)
         question = question.last(self.model.max_items)
@@ -312,7 +314,8 @@ class Batcher:
             with self._changed:
                 self._groups = [other for other in self._groups if other is not group]
                 if len(group.rows) > 1:
-                    for row in reversed(group.left):
+                    # Not group.left: a row may have failed on the way to its request.
+                    for row in [row for row in reversed(group.rows) if row.request.found[row.index] is None]:
                         row.alone = True
                         self._waiting.appendleft(row)
                     return

@@ -31,7 +31,6 @@ class _Limits:
     timeout: float = 1e9
     max_users: int = MOST
     max_k: int = MOST
-    max_num_beams: int = MOST
 
 
 _LIMITS = _Limits()

@@ -7,16 +7,11 @@ import contextlib
 import hmac
 import json
 import logging
-import math
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from genrec_fast.base.batch import Ranked
 from genrec_fast.base.errors import (
     ClosedError,
     CorruptFileError,
@@ -28,17 +23,19 @@ from genrec_fast.base.errors import (
     UnsupportedError,
     install_hint,
 )
-from genrec_fast.recipe.batcher import Batcher
 from genrec_fast.recipe.recommender import Recommender, load
-from genrec_fast.serving.http_body import answer_of, question_of
+from genrec_fast.serving.config import ServeConfig
+from genrec_fast.serving.openapi import description, page
 
 try:
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import HTMLResponse, Response
     from starlette.routing import Route
+
+    from genrec_fast.serving.live import ClientGone, Server
 except ImportError as error:
     raise UnsupportedError(
         f"serve: starlette, uvicorn and prometheus-client must be installed, got {error}; {install_hint('serve')}"
@@ -49,147 +46,17 @@ __all__ = ["ServeConfig", "Server", "create_app", "run"]
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What a server allows."""
-
-    max_waiting: int = 1024  # users that may wait; more get 503
-    max_running: int = 256  # users that are searched at once
-    timeout: float = 10.0  # seconds for a question; more get 504. A question may ask for less
-    drain: float = 30.0  # seconds for what is asked when the server is told to end
-    max_body: int = 1 << 20  # bytes of a question; more get 413
-    max_users: int = 256  # histories in one question
-    max_k: int = 1000  # results for one history
-    max_num_beams: int = 4096
-    swap_token: str | None = None  # who sends it as "Authorization: Bearer ..." may POST /swap; None: nobody
-
-    def __post_init__(self) -> None:
-        for name in ("max_waiting", "max_running", "max_body", "max_users", "max_k", "max_num_beams"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"ServeConfig: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("timeout", "drain"):
-            if not 0 < getattr(self, name) < threading.TIMEOUT_MAX:
-                raise InvalidValueError(f"ServeConfig: {name} must be above 0 and finite, got {getattr(self, name)}")
-        if self.swap_token is not None and not self.swap_token:
-            raise InvalidValueError("ServeConfig: swap_token must not be empty, got ''")
-
-
-@dataclass(frozen=True)
-class _Live:
-    """The model that answers, and the number of those before it."""
-
-    batcher: Batcher
-    version: int
-
-    @property
-    def model(self) -> Recommender:
-        return cast(Recommender, self.batcher.model)
-
-
-class Server:
-    """What the app is made of: the model that answers now, and the figures.
-
-    Args:
-        model: the first one.
-        config: what is allowed.
-    """
-
-    def __init__(self, model: Recommender, config: ServeConfig) -> None:
-        self.config = config
-        self.registry = CollectorRegistry()
-        self.requests = Counter("genrec_requests", "Answered questions", ["status"], registry=self.registry)
-        self.seconds = Histogram(
-            "genrec_request_seconds",
-            "From the question to its answer",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-            registry=self.registry,
-        )
-        self.group_users = Histogram(
-            "genrec_batch_users",
-            "Users that are searched together",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=self.registry,
-        )
-        self._lock = threading.Lock()
-        self._draining: list[Batcher] = []
-        self._live = self._start(model, 0)
-        for name, text, value in (
-            ("genrec_queue_users", "Users that wait", lambda: self._live.batcher.counts.waiting),
-            ("genrec_running_users", "Users that are searched", lambda: self._live.batcher.counts.running),
-            ("genrec_model_version", "Models that were swapped in", lambda: self._live.version),
-        ):
-            Gauge(name, text, registry=self.registry).set_function(value)
-
-    def _start(self, model: Recommender, version: int) -> _Live:
-        batcher = model.batcher(
-            max_waiting=self.config.max_waiting,
-            max_running=self.config.max_running,
-            timeout=self.config.timeout,
-            on_group=self.group_users.observe,
-        )
-        return _Live(batcher, version)
-
-    @property
-    def live(self) -> _Live:
-        """The model that new questions go to."""
-        return self._live
-
-    def swap(self, model: Recommender) -> int:
-        """From now on ``model`` answers, with its own catalog; what was asked before is answered by the one before.
-
-        Returns:
-            How many models were swapped in so far.
-
-        Raises:
-            InvalidTypeError: not a ``Recommender``.
-            ClosedError: the server has ended.
-        """
-        if not isinstance(model, Recommender):
-            raise InvalidTypeError(f"swap: model must be a Recommender, got {type(model).__name__}")
-        with self._lock:
-            old = self._live
-            if old.batcher.counts.closed:
-                raise ClosedError("swap: the server must be running, got a closed one")
-            self._live = self._start(model, old.version + 1)
-            old.batcher.close(wait=False)
-            self._draining = [*(one for one in self._draining if one.alive), old.batcher]
-            return self._live.version
-
-    def close(self) -> None:
-        """Answers what was asked, within ``config.drain`` seconds, and ends."""
-        end = time.monotonic() + self.config.drain
-        with self._lock:
-            all_of_them = [*self._draining, self._live.batcher]
-            for batcher in all_of_them:
-                batcher.close(wait=False)
-        for batcher in all_of_them:
-            if not batcher.close(timeout=max(0.0, end - time.monotonic())):
-                batcher.close(drain=False, timeout=1.0)
-
-    async def ask(self, body: Mapping[str, Any], request: Request) -> dict[str, Any]:
-        """One question, as it came, to its answer; the work is dropped when its client goes."""
-        while True:
-            live = self._live
-            arguments = question_of(body, live.model, self.config)
-            try:
-                future = live.batcher.submit(**arguments)
-            except ClosedError:
-                if live is self._live:  # not swapped: the server ends
-                    raise
-                continue
-            ranked = await _while_there(request, future)
-            return {"results": answer_of(ranked, live.model), "version": live.version}
-
-
 def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlette:
-    """The app: ``POST /recommend``, ``GET /health``, ``GET /metrics``, and ``POST /swap`` where a token is set.
+    """The app: ``POST /recommend``, ``GET /health``, ``/metrics``, ``/docs`` and ``/openapi.json``.
 
-    ``app.state.swap(model)`` puts another model, with another catalog, in the place of the present one while questions
-    run. When the app is told to end it answers what was asked before.
+    ``POST /swap`` is there where a token and a folder are set. ``app.state.swap(model)`` puts another model, with
+    another catalog, in the place of the present one while questions run. When the app is told to end it answers what
+    was asked before.
 
     Args:
         model: who answers.
-        config: what is allowed.
+        config: what is allowed. Time-outs of heads and idle connections and the number of connections are the web
+            server's matter: ``run`` sets them, and so does ``uvicorn.run(..., http=connections.guarded(config))``.
 
     Raises:
         UnsupportedError: starlette or prometheus-client is missing (when this module is imported).
@@ -201,6 +68,7 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
     """
     config = ServeConfig() if config is None else config
     server = Server(model, config)
+    swapping = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -211,7 +79,7 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
 
     async def recommend(request: Request) -> Response:
         start = time.perf_counter()
-        response = await _answered(request, config, lambda body: server.ask(body, request))
+        response = await _answered(request, config, lambda body: server.ask(body, request.receive))
         server.requests.labels(str(response.status_code)).inc()
         server.seconds.observe(time.perf_counter() - start)
         return response
@@ -222,15 +90,16 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
             return _json({"error": "swap: Authorization must be 'Bearer' and the server's token"}, 401)
 
         async def put(body: Mapping[str, Any]) -> dict[str, Any]:
-            folder = body.get("folder")
-            if set(body) != {"folder"} or not isinstance(folder, str) or not folder:
-                raise InvalidValueError("swap: the body must be {'folder': PATH of a trained model}")
-            device = server.live.model.device
-            try:
-                new = await asyncio.to_thread(load, Path(folder), device)
-            except (OSError, ValueError) as error:
-                raise CorruptFileError(f"swap: folder must hold a trained model, got {folder!r} ({error})") from error
-            return {"version": server.swap(new)}
+            folder = _inside(config.swap_folder, body)
+            async with swapping:  # one more model in memory, not several
+                device = server.live.model.device
+                try:
+                    new = await asyncio.to_thread(load, folder, device)
+                except (OSError, ValueError) as error:
+                    raise CorruptFileError(
+                        f"swap: folder must hold a trained model, got {body['folder']!r} ({error})"
+                    ) from error
+                return {"version": server.swap(new)}
 
         return await _answered(request, config, put)
 
@@ -250,6 +119,15 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(server.registry), media_type=CONTENT_TYPE_LATEST)
 
+    def described() -> dict[str, Any]:
+        return description(config, server.live.model.item_ids[:2])
+
+    async def openapi(request: Request) -> Response:
+        return _json(described(), 200)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page(described()))
+
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return _json({"error": error.detail}, error.status_code, error.headers)
@@ -261,7 +139,9 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
         Route("/recommend", recommend, methods=["POST"]),
         Route("/health", health),
         Route("/metrics", metrics),
-        *([Route("/swap", swap, methods=["POST"])] if config.swap_token is not None else []),
+        Route("/openapi.json", openapi),
+        Route("/docs", docs),
+        *([Route("/swap", swap, methods=["POST"])] if config.can_swap else []),
     ]
     app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused, Exception: broken}
@@ -270,39 +150,69 @@ def create_app(model: Recommender, config: ServeConfig | None = None) -> Starlet
     return app
 
 
-class _ClientGone(Exception):
-    """Nobody waits for the answer."""
-
-
-async def _while_there(request: Request, future: Future[Ranked]) -> Ranked:
-    """The result of a future, which is cancelled when the client hangs up."""
-    answer = asyncio.wrap_future(future)
-    news = asyncio.ensure_future(request.receive())
+def _inside(root: Path | None, body: Mapping[str, Any]) -> Path:
+    """The folder that a body names, which lies inside ``root``, links and dots resolved."""
+    given = body.get("folder")
+    if set(body) != {"folder"} or not isinstance(given, str) or not given:
+        raise InvalidValueError("swap: the body must be {'folder': PATH of a trained model}")
+    assert root is not None
     try:
-        while True:
-            both: set[asyncio.Future[Any]] = {answer, news}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            if news.result()["type"] == "http.disconnect":
-                raise _ClientGone
-            news = asyncio.ensure_future(request.receive())
-    finally:
-        news.cancel()
-        answer.cancel()
+        root = root.resolve()
+        folder = (root / given).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+        raise InvalidValueError(f"swap: folder must be a path, got {given!r:.80}") from error
+    if not folder.is_relative_to(root):
+        raise InvalidValueError(f"swap: folder must lie inside the server's swap_folder, got {given!r:.80}")
+    return folder
+
+
+class _TooLong(Exception):
+    """A body beyond the limit; ``rest`` says whether some of it is still to come."""
+
+    def __init__(self, rest: bool) -> None:
+        self.rest = rest
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body; of one that is too long nothing is kept.
+
+    Up to twice the limit it is read to its end all the same: a client that is cut off while it writes may not hear why.
+    """
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isascii() and declared.isdigit() else 0
+    if length > 2 * limit or (length > limit and "expect" in request.headers):
+        raise _TooLong(rest=True)
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > 2 * limit:
+            raise _TooLong(rest=True)
+        if size <= limit:
+            body += chunk
+        else:
+            body.clear()
+    if size > limit:
+        raise _TooLong(rest=False)
+    return bytes(body)
 
 
 async def _answered(
     request: Request, config: ServeConfig, act: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 ) -> Response:
-    """The body, read as far as it may be, to ``act``; what is wrong becomes a status and a message."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > config.max_body:
-            return _json({"error": f"the body must be at most {config.max_body} bytes"}, 413)
+    """The body, read as far and as long as it may be, to ``act``; what is wrong becomes a status and a message."""
     try:
-        read = json.loads(bytes(body))
+        body = await asyncio.wait_for(_read(request, config.max_body), config.body_timeout)
+    except _TooLong as long:
+        close = {"connection": "close"} if long.rest else None
+        return _json({"error": f"the body must be at most {config.max_body} bytes"}, 413, close)
+    except asyncio.TimeoutError:
+        _LOG.info("a client was too slow: it sent no whole body within %g s", config.body_timeout)
+        error = f"the body must come within {config.body_timeout:g} s"
+        return _json({"error": error}, 408, {"connection": "close"})
+    except ClientDisconnect:
+        return _gone("question")
+    try:
+        read = json.loads(body)
     except (ValueError, RecursionError) as error:
         return _json({"error": f"the body must be JSON ({str(error).partition(chr(10))[0]:.80})"}, 400)
     if not isinstance(read, dict):
@@ -313,13 +223,19 @@ async def _answered(
         return _json({"error": str(error)}, 503, {"retry-after": "1"})
     except TimedOutError as error:
         return _json({"error": str(error)}, 504)
-    except _ClientGone:
-        return _json({"error": "the client is gone"}, 499)  # for the figures
+    except ClientGone:
+        return _gone("answer")
     except (InvalidValueError, InvalidTypeError, CorruptFileError) as error:
         return _json({"error": str(error)}, 400)
     except (GenrecError, RuntimeError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError):
         _LOG.exception("a question failed")
         return _json({"error": "the model failed at this question"}, 500)
+
+
+def _gone(before: str) -> Response:
+    """For the figures: nobody reads it."""
+    _LOG.info("a client left before the end of its %s", before)
+    return _json({"error": "the client is gone"}, 499)
 
 
 def _json(content: object, status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -328,18 +244,26 @@ def _json(content: object, status: int, headers: Mapping[str, str] | None = None
     return Response(text, status, headers, media_type="application/json")
 
 
-def run(model: Recommender, config: ServeConfig, *, host: str, port: int) -> None:
-    """Serves until it is told to end (SIGTERM, Ctrl-C); what was asked before is answered.
+def run(model: Recommender, config: ServeConfig, *, host: str, port: int) -> bool:
+    """Serves until it is told to end (SIGTERM, Ctrl-C); what was asked before is answered within ``config.drain``.
+
+    The limit of open files is raised as far as ``config.max_connections`` needs and the system lets.
+
+    Returns:
+        Whether every search has ended. Where one has not, it is in the middle of a level, which cannot be stopped, and
+        the interpreter will wait for it; ``os._exit`` does not.
 
     Raises:
         InvalidValueError: no such port.
-        UnsupportedError: uvicorn is missing.
+        UnsupportedError: uvicorn is missing, or too few files may be opened.
+        SystemExit: the address is taken (uvicorn says so).
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise UnsupportedError(f"serve: uvicorn must be installed; {install_hint('serve')}") from error
     if not 0 <= port < 1 << 16:
         raise InvalidValueError(f"serve: port must be in [0, 65535], got {port}")
+    try:
+        from genrec_fast.serving.process import serve
+    except ImportError as error:
+        raise UnsupportedError(f"serve: uvicorn must be installed, got {error}; {install_hint('serve')}") from error
     app = create_app(model, config)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=math.ceil(config.drain), access_log=False)
+    serve(app, app.state.server, host=host, port=port)
+    return bool(app.state.server.close())

@@ -35,8 +35,6 @@ class Limits(Protocol):
     def max_users(self) -> int: ...
     @property
     def max_k(self) -> int: ...
-    @property
-    def max_num_beams(self) -> int: ...
 
 
 def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> dict[str, Any]:
@@ -61,11 +59,14 @@ def question_of(body: Mapping[str, Any], model: Recommender, limits: Limits) -> 
     if len(histories) > limits.max_users:
         raise InvalidValueError(f"recommend: {name} must be at most {limits.max_users}, got {len(histories)}")
     arguments: dict[str, Any] = {"histories": histories, "k": 10}
-    for name, most in (("k", limits.max_k), ("num_beams", limits.max_num_beams)):
-        if name in given:
-            arguments[name] = whole_number("recommend", name, given[name])
-            if arguments[name] > most:
-                raise InvalidValueError(f"recommend: {name} must be at most {most}, got {given[name]}")
+    if "k" in given:
+        arguments["k"] = whole_number("recommend", "k", given["k"], most=limits.max_k)
+    if "num_beams" in given:  # one number, or one for each level
+        beams = given["num_beams"]
+        widths = [
+            whole_number("recommend", "num_beams", width) for width in (beams if isinstance(beams, list) else [beams])
+        ]
+        arguments["num_beams"] = tuple(widths) if isinstance(beams, list) else widths[0]
     arguments["k"] = min(arguments["k"], model.num_items)  # there are no more results than that
     for option in ("allowed", "candidates", "exclude"):
         name = _field(option, given)
