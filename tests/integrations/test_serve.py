@@ -383,7 +383,7 @@ def test_wrong_settings_and_what_is_missing(tmp_path, capsys):
         ServeConfig(drain=float("nan"))
     toy().save(tmp_path)
     assert main(["serve", str(tmp_path), "--port", "70000"]) == 2
-    assert "serve: port must be in [0, 65535], got 70000" in capsys.readouterr().err
+    assert "serve: --port must be in [0, 65535], got 70000" in capsys.readouterr().err
     assert main(["serve", str(tmp_path / "none")]) == 2
     code = "import sys; sys.modules['starlette.applications'] = None; import genrec_fast.serving.http"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
