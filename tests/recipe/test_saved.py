@@ -19,6 +19,7 @@ from genrec_fast.base.lock import FolderLock
 from genrec_fast.recipe import saved
 from genrec_fast.recipe.recommender import Recommender, load
 from shared.flips import check_flips
+from shared.numbers import numbers_in, put
 from toy import toy_data, toy_recipe
 
 HISTORIES = [[1, 2, 3], [4], [5, 6]]
@@ -230,24 +231,6 @@ def test_a_link_out_of_the_folder_is_refused_and_one_to_the_folder_is_not(models
     (tmp_path / "m" / name).symlink_to(tmp_path / name)
     with pytest.raises(CorruptFileError, match=rf"{name} must be a file of its folder, got a link to"):
         load(tmp_path / "m")
-
-
-def numbers_in(value, path=()):
-    """Where whole numbers stand in JSON."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        yield path
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield from numbers_in(part, (*path, key))
-
-
-def put(value, path, number):
-    """JSON with another number at a place."""
-    if not path:
-        return number
-    part = value.copy()
-    part[path[0]] = put(part[path[0]], path[1:], number)
-    return part
 
 
 @pytest.mark.parametrize("name", ["bert4rec", "gru4rec", "hstu", "kuaiformer", "marius", "pinrec", "sasrec", "tiger"])

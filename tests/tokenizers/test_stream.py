@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 64
     assert np.load(tmp_path / "codes.npy", mmap_mode="r").shape == (rows, 1)
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path, source, features, books, monkeypatch):
+    monkeypatch.setattr(files, "_RECORD_SECONDS", -1.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(what, done, total, figures):
+        if done == 150:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4 * len(books) * 180, before[1]))
+
+    try:
+        with pytest.raises(errors.StorageError, match=r"^encode_file: .* must be written, got: File too large"):
+            encode_file(books, source, tmp_path / "codes.npy", rows_per_block=50, progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    seen = []
+    encode_file(books, source, tmp_path / "codes.npy", rows_per_block=50, progress=first_of(seen))
+    assert seen == [200, 250, 300]
+    assert torch.equal(codes_in(tmp_path / "codes.npy"), rq_encode(features, books))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npy", source.name]

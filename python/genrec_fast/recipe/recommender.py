@@ -14,13 +14,13 @@ from genrec_fast.base.batch import Ranked
 from genrec_fast.base.checks import whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.limits import within
 from genrec_fast.base.lock import FolderLock
 from genrec_fast.base.query import Options, ask
 from genrec_fast.base.weights import restore_module
 from genrec_fast.catalog.catalog import Catalog, read_texts
 from genrec_fast.catalog.find import Found
 from genrec_fast.recipe.batcher import Batcher
-from genrec_fast.recipe.limits import within
 from genrec_fast.recipe.saved import CARD, Files, card_bytes, read_files, write_model
 from genrec_fast.recipe.system import System
 

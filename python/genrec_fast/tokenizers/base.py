@@ -18,6 +18,7 @@ from genrec_fast.base.config import from_json, to_json
 from genrec_fast.base.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.files import checksum, save_tensors
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.limits import within
 from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.collisions.reassign import Reassign
@@ -202,20 +203,21 @@ class Tokenizer:
         if stored != (computed := checksum(metadata, tensors)):
             raise CorruptFileError(f"{cls.kind}: checksum of {path} must be {stored}, got {computed}")
         try:
-            # settings that came later have their defaults
-            config = from_json(cls.config_type, json.loads(metadata["config"]), "load", defaults=True)
-            feature_dim = json.loads(metadata["feature_dim"])
-            if feature_dim is not None and type(feature_dim) is not int:
-                raise InvalidValueError(f"load: feature_dim must be an int, got {feature_dim!r:.40}")
-            config.build(_catalog_of(feature_dim))  # checks the two together
-            tokenizer = cls(config, feature_dim)
-            tokenizer._codebook_sizes = check_sizes(json.loads(metadata["codebook_sizes"]))
-            trained = getattr(config, "sizes", getattr(config, "codebook_sizes", None))
-            tokenizer._item_codes = check_codes(tensors, tokenizer._codebook_sizes, trained)
-            del tensors["item_codes"]
-            if "resolution" in metadata:
-                tokenizer.resolution = from_json(Resolution, json.loads(metadata["resolution"]), "load")
-            tokenizer._restore(tensors)
+            with within(tensors, Path(path).stat().st_size, f"{cls.kind}: {path}"):
+                # settings that came later have their defaults
+                config = from_json(cls.config_type, json.loads(metadata["config"]), "load", defaults=True)
+                feature_dim = json.loads(metadata["feature_dim"])
+                if feature_dim is not None and type(feature_dim) is not int:
+                    raise InvalidValueError(f"load: feature_dim must be an int, got {feature_dim!r:.40}")
+                config.build(_catalog_of(feature_dim))  # checks the two together
+                tokenizer = cls(config, feature_dim)
+                tokenizer._codebook_sizes = check_sizes(json.loads(metadata["codebook_sizes"]))
+                trained = getattr(config, "sizes", getattr(config, "codebook_sizes", None))
+                tokenizer._item_codes = check_codes(tensors, tokenizer._codebook_sizes, trained)
+                del tensors["item_codes"]
+                if "resolution" in metadata:
+                    tokenizer.resolution = from_json(Resolution, json.loads(metadata["resolution"]), "load")
+                tokenizer._restore(tensors)
         except (GenrecError, AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             # whole, but not what this version writes; torch raises RuntimeError for shapes that do not fit
             raise CorruptFileError(f"{cls.kind}: {path} must hold what save wrote, got: {error!r:.200}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -16,8 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import DataError, GenrecError, InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.files import checksum, write_text
+from genrec_fast.base.errors import (
+    DataError,
+    GenrecError,
+    InvalidTypeError,
+    InvalidValueError,
+    StorageError,
+    UnsupportedError,
+)
+from genrec_fast.base.files import checksum, storing, sync_folder, write_text
 from genrec_fast.base.progress import Progress
 from genrec_fast.data.feature_file import FeatureFile
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
@@ -66,6 +74,7 @@ def encode_file(
             precision beside a tokenizer, or ``out`` is the source or does not end in .npy.
         UnsupportedError: the tokenizer reads no vectors.
         FileNotFoundError: the folder of ``out`` does not exist.
+        StorageError: the disk is full or read-only; what is done is kept, and the same call goes on from there.
 
     Notes:
         Codes equal ``encode`` of all vectors at once, whatever the blocks (a network before the quantizer, such as
@@ -182,7 +191,7 @@ def _encoder(
 class _Unfinished:
     """Codes on their way to ``target``: ``rows`` of them are there already, of this run or one before.
 
-    Leaving the block by an error of ours removes them: the same call would fail again.
+    Leaving the block by an error of ours removes them, as the same call would fail again; one of the disk keeps them.
     """
 
     def __init__(self, target: Path, identity: str, num_rows: int, levels: int) -> None:
@@ -196,37 +205,43 @@ class _Unfinished:
         self._noted = time.monotonic()
 
     def __enter__(self) -> _Unfinished:
-        self._file: BinaryIO = self._reopened() or self.path.open("wb+")
-        if not self.rows:
-            self.note.unlink(missing_ok=True)
-            self._file.write(self._header)
+        with storing(self.path, "encode_file"):
+            self._file: BinaryIO = self._reopened() or self.path.open("wb+")
+            if not self.rows:
+                self.note.unlink(missing_ok=True)
+                self._file.write(self._header)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self.rows:
             self._record()
-        self._file.close()
-        if kind is not None and issubclass(kind, GenrecError):
+        with contextlib.suppress(OSError):  # closing writes what is left: the error before said that it cannot
+            self._file.close()
+        if kind is not None and issubclass(kind, GenrecError) and not issubclass(kind, StorageError):
             self._remove()
 
     def append(self, codes: Tensor) -> None:
         data = codes.contiguous().numpy().astype("<i4", copy=False).tobytes()
-        self._file.write(data)
+        with storing(self.path, "encode_file"):
+            self._file.write(data)
         self._crc = zlib.crc32(data, self._crc)
         self.rows += len(codes)
         if time.monotonic() > self._noted + _RECORD_SECONDS:
             self._record()
 
     def finish(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self.path.replace(self.target)
-        self._remove()
+        with storing(self.target, "encode_file"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self.path.replace(self.target)
+            sync_folder(self.target.parent)
+            self._remove()
 
     def _record(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())  # before the note: it must not promise what a crash of the machine takes back
+        with storing(self.path, "encode_file"):
+            self._file.flush()
+            os.fsync(self._file.fileno())  # before the note: it must not promise what a crash of the machine takes back
         write_text(self.note, json.dumps({"identity": self.identity, "rows": self.rows, "crc32": self._crc}))
         self._noted = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""What a saved model may take: not more than its files hold, whatever its card asks for."""
+"""What a saved model or tokenizer may take: not more than its files hold, whatever its settings ask for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def within(tensors: dict[str, Tensor], num_bytes: int, where: str) -> Iterator[N
     Args:
         tensors: of the file of weights.
         num_bytes: of all files of the model.
-        where: names the card in errors.
+        where: names the file that asks, in errors.
 
     Raises:
         CorruptFileError: a network that does not fit the files, or that torch cannot make.
