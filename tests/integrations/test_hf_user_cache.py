@@ -237,12 +237,15 @@ def test_models_of_which_nothing_can_be_kept_are_refused_by_name():
 def test_every_type_of_model_is_right_or_refused(name):
     codes = torch.cartesian_prod(*(torch.arange(4) for _ in range(3)))
     catalog = gf.Catalog(item_codes=codes, codebook_sizes=(4, 4, 4))
-    if name in REFUSED or model_types.make(name).config.is_encoder_decoder:
+    theirs = model_types.make(name)
+    if theirs is None:
+        pytest.skip(f"this transformers has no {name}")
+    if name in REFUSED or theirs.config.is_encoder_decoder:
         reasons = "left to right|keeps no keys and values|must give its next token by one call"
         with pytest.raises(UnsupportedError, match=reasons):
-            gf.UserCache(gf.hf.compile(model_types.make(name), catalog, token_offset=10))
+            gf.UserCache(gf.hf.compile(theirs, catalog, token_offset=10))
         return
-    model = gf.hf.compile(model_types.make(name), catalog, token_offset=10)
+    model = gf.hf.compile(theirs, catalog, token_offset=10)
     cache = gf.UserCache(model)
     told = {"a": [60, 61, 70, 80, 90, 72, 73], "b": [65, 66]}
     cache.extend(["a", "b"], [told["a"], told["b"]])

@@ -61,7 +61,7 @@ class UserCache:
     Notes:
         Memory: of a ``Resumable`` all pages at once, ``4 num_pages page_size sum over layers of H (Dqk + Dv)`` bytes;
         of a language model the pages in use, ``8 page_size sum over layers of Hkv D`` bytes each (half of that where
-        the engine or the model computes in bfloat16). Per user the item ids and times. One call at a time (a lock).
+        its keys are bfloat16). Per user the item ids and times. One call at a time (a lock).
         Not differentiable.
 
     Source: paged keys and values: arXiv:2309.06180; HSTU's caching across requests: arXiv:2402.17152, section 3.4;
