@@ -21,7 +21,7 @@ import genrec_fast as gf
 from genrec_fast.base.errors import CorruptFileError, DataError, FolderInUseError, InvalidValueError, StorageError
 from genrec_fast.base.lock import FolderLock
 from genrec_fast.cli import main
-from genrec_fast.serving import question_file
+from genrec_fast.serving import answer_file, question_file
 from genrec_fast.serving.answer_file import AnswerFile
 from genrec_fast.serving.bulk_run import BulkConfig, recommend_file
 from genrec_fast.serving.unfinished import Unfinished
@@ -67,7 +67,8 @@ def test_a_line_for_each_line(model, users, tmp_path):
     assert left_behind(tmp_path, users, tmp_path / "out.jsonl") == set()
 
 
-def test_packed_files_and_tables_say_the_same(model, users, tmp_path):
+def test_packed_files_and_tables_say_the_same(model, users, tmp_path, monkeypatch):
+    monkeypatch.setattr(answer_file, "_GROUP_BYTES", 10_000)  # some twenty lines
     run(model, users, tmp_path / "out.jsonl")
     expected = read(tmp_path / "out.jsonl")
     packed = tmp_path / "users.jsonl.gz"

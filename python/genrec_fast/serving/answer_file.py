@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from genrec_fast.serving.unfinished import START_OVER, Unfinished
 
 __all__ = ["AnswerFile", "Tally", "as_lines", "table_schema"]
 
-_ROWS_PER_GROUP = 1 << 16  # of a table
+_GROUP_BYTES = 1 << 26  # of JSON lines that become a group of rows of a table
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,18 @@ def table_schema(mark_types: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> None:
-    """JSON lines as Parquet, in memory that does not grow with them."""
+    """JSON lines as Parquet, in memory that does not grow with them: files of some rows each, then all in one."""
     import polars
 
-    found = polars.scan_ndjson(lines, schema=table_schema(mark_types))
-    found.sink_parquet(table, row_group_size=_ROWS_PER_GROUP, maintain_order=True)
+    schema, parts = table_schema(mark_types), lines.with_name("parts")
+    parts.mkdir(exist_ok=True)
+    rows = 0  # of the largest file: a group of rows in the end
+    with lines.open("rb") as file:
+        for number in itertools.count():
+            some = file.readlines(_GROUP_BYTES)
+            if not some and number:
+                break
+            part = polars.read_ndjson(b"".join(some), schema=schema) if some else polars.DataFrame(schema=schema)
+            part.write_parquet(parts / f"{number:06}.parquet")
+            rows = max(rows, len(some))
+    polars.scan_parquet(parts / "*.parquet").sink_parquet(table, row_group_size=max(rows, 1))

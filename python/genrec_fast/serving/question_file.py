@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from genrec_fast.base.errors import DataError, InvalidValueError, UnsupportedError, install_hint
+from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.files import file_checksum
 
 __all__ = ["JsonLines", "Place", "Source", "Survey", "Table", "is_table", "open_questions"]
@@ -62,7 +62,7 @@ def open_questions(path: str) -> Source:
 
     Raises:
         InvalidValueError: there is no such file, or it is a folder.
-        UnsupportedError: Parquet, and polars is not installed.
+        DataError: a name that says Parquet, of a file that is not.
     """
     if path == "-":
         return JsonLines(None)
@@ -149,17 +149,12 @@ class Table:
     Times may be dates with times, too: they become seconds.
 
     Raises:
-        UnsupportedError: polars is not installed.
-        DataError: no Parquet, or a column that is no field of a line.
+        DataError: no Parquet.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import polars
-        except ImportError as error:
-            raise UnsupportedError(
-                f"recommend: polars must be installed for Parquet ({install_hint('tables')}), {error}"
-            ) from error
+        import polars
+
         self._path, self._polars = path, polars
         try:
             self.schema: dict[str, Any] = dict(polars.scan_parquet(path).collect_schema())
