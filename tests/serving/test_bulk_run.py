@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import multiprocessing
 import os
@@ -322,6 +323,36 @@ def test_what_may_be_recommended_to_everybody(folder, users, tmp_path, capsys):
         assert "error" in answer or {item["id"] for item in answer["items"]} == {5, 7, 8}
     assert main([*command, "--allowed", "nothing of this name"]) == 2
     assert "genrec-fast: recommend: each item of --allowed must be one of" in capsys.readouterr().err
+
+
+def test_a_pipe_may_be_on_both_sides(folder, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"history_ids": [3]}\n\n{"id": 5, "history_ids": [4]}'))
+    )
+    assert main(["recommend", str(folder), "--input", "-", "--output", "-", "-k", "2", "--threads", "1"]) == 0
+    printed = capsys.readouterr()
+    answers = [json.loads(line) for line in printed.out.splitlines()]
+    assert [(answer.get("id"), len(answer["items"])) for answer in answers] == [(None, 2), (5, 2)]
+    assert printed.err.startswith("2 users in ")
+
+
+def test_a_pipe_to_a_file_is_whole_or_not_there_and_begins_again(model, tmp_path, monkeypatch):
+    lines = b'{"history_ids": [3]}\n' * 70
+
+    class Breaking(io.BytesIO):
+        def readline(self, size=-1):
+            if self.tell() > 50 * 21:
+                raise KeyboardInterrupt
+            return super().readline(size)
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Breaking(lines)))
+    with pytest.raises(KeyboardInterrupt, match="stopped behind line 32; the same command begins again"):
+        run(model, "-", tmp_path / "out.jsonl")
+    assert left_behind(tmp_path) == {"out.jsonl.unfinished"}
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert run(model, "-", tmp_path / "out.jsonl").lines == 70
+    assert len(read(tmp_path / "out.jsonl")) == 70
+    assert left_behind(tmp_path) == {"out.jsonl"}
 
 
 def test_the_commands_help(capsys):
