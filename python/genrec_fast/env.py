@@ -88,6 +88,7 @@ def collect() -> Environment:
             "platform": platform.platform(),
             "processor": platform.machine(),
             "cores": str(os.cpu_count() or 1),
+            "weights": _weights(problem),
         },
         cpu_threads=torch.get_num_threads(),
         isa=isa,
@@ -112,6 +113,14 @@ def _compiled_module() -> tuple[str | None, list[str], list[str], str]:
         return core.active_isa(), core.usable_isas(), names, ""
     except UnsupportedError as error:  # GENREC_FAST_ISA names one that is not here
         return None, core.usable_isas(), names, str(error)
+
+
+def _weights(problem: str) -> str:
+    """How a search knows that weights are still those it packed."""
+    if problem:
+        return "not looked at: nothing is compiled"
+    watched = importlib.import_module("genrec_fast._core").fingerprint_watches()
+    return "watched by the page tables" if watched else "read at every call (Linux 6.7 or later could watch them)"
 
 
 def _ops() -> dict[str, list[str]]:

@@ -191,23 +191,16 @@ def test_what_is_no_tensor_is_refused(given, text):
         fingerprint(given)
 
 
-def test_the_raw_entry_reads_lists_kept_in_tensors():
-    tensors = [noise(size, i) for i, size in enumerate([5000, 0, 77])]
-    pointers = torch.tensor([t.data_ptr() for t in tensors])
-    sizes = torch.tensor([t.nbytes for t in tensors])
-    raw = {"pointers": pointers.data_ptr(), "sizes": sizes.data_ptr(), "num_threads": 1}
-    assert core.fingerprint_raw(count=3, **raw) == fingerprint(tensors)
-    assert core.fingerprint_raw(count=0, pointers=0, sizes=0, num_threads=1) == 0
-    with pytest.raises(errors.InvalidValueError, match="fingerprint_raw: count must be at least 0, got -1"):
-        core.fingerprint_raw(count=-1, **raw)
-    with pytest.raises(errors.InvalidValueError, match="pointers and sizes must have data"):
-        core.fingerprint_raw(count=1, pointers=0, sizes=0, num_threads=1)
-    sizes[1] = -4
-    with pytest.raises(errors.InvalidValueError, match="bytes must be at least 0, got -4 for tensor 1"):
-        core.fingerprint_raw(count=3, **raw)
-    sizes[1], pointers[1] = 8, 0
-    with pytest.raises(errors.InvalidValueError, match="tensor 1 must have data, got 8 bytes without an address"):
-        core.fingerprint_raw(count=3, **raw)
+def test_arrays_that_cannot_be_are_refused():
+    for sizes, pointers, rule in (
+        ([8, -4], [1, 1], "bytes must be at least 0, got -4 for tensor 1"),
+        ([0, 8], [0, 0], "tensor 1 must have data, got 8 bytes without an address"),
+        ([0], [0, 0], "sizes must be one per pointer, got 1 for 2"),
+    ):
+        with pytest.raises(errors.InvalidValueError, match=rule):
+            core.fingerprint(pointers=pointers, sizes=sizes, num_threads=1)
+        with pytest.raises(errors.InvalidValueError, match=rule):
+            core.fingerprint_watched(watch=1, pointers=pointers, sizes=sizes, num_threads=1)
 
 
 def test_a_copy_that_no_memory_holds_is_refused():

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "ops/fingerprint/fingerprint_parts.h"
 
 GENREC_PER_ISA(std::uint64_t fingerprint_sum(const void* data, std::int64_t bytes, std::uint64_t first);)
 
@@ -15,48 +16,38 @@ namespace {
 
 constexpr std::int64_t bytes_per_task = 1 << 20;  // 50 us from the third cache, 100 us from memory
 
-// A stretch of whole blocks, or the end of an array.
+// Whole blocks of a part, or its end.
 struct Stretch {
-  std::int64_t array, begin, bytes;
+  std::int64_t part, begin, bytes;
 };
 
-std::uint64_t sum_of(const void* data, const Stretch& part) {
-  const char* start = static_cast<const char*>(data) + part.begin;
-  const auto first = static_cast<std::uint64_t>(part.begin / fingerprint_block);
-  return GENREC_DISPATCH(fingerprint_sum(start, part.bytes, first));
+std::uint64_t sum_of(const FingerprintPart& part, std::int64_t begin, std::int64_t bytes) {
+  const auto first = static_cast<std::uint64_t>((part.begin + begin) / fingerprint_block);
+  return GENREC_DISPATCH(fingerprint_sum(part.data + begin, bytes, first));
 }
 
 }  // namespace
 
-std::uint64_t fingerprint(const void* const* data, const std::int64_t* bytes, std::int64_t count, int num_threads) {
+void sum_parts(FingerprintPart* const* parts, std::int64_t count, int num_threads) {
   std::int64_t total = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    check(bytes[i] >= 0, "fingerprint: bytes must be at least 0, got ", bytes[i], " for tensor ", i);
-    check(data[i] != nullptr || bytes[i] == 0, "fingerprint: tensor ", i, " must have data, got ", bytes[i],
-          " bytes without an address");
-    total = total > INT64_MAX - bytes[i] ? INT64_MAX : total + bytes[i];
-  }
-  std::uint64_t value = 0;
-  const auto chain = [&](std::int64_t i, std::uint64_t sum) {
-    const std::uint64_t array = fingerprint_mix(static_cast<std::uint64_t>(bytes[i])) + sum;
-    value = fingerprint_mix(value ^ array) + fingerprint_golden;
-  };
+  for (std::int64_t p = 0; p < count; ++p)
+    total = total > INT64_MAX - parts[p]->bytes ? INT64_MAX : total + parts[p]->bytes;
   if (num_threads <= 1 || total < 2 * bytes_per_task) {
-    for (std::int64_t i = 0; i < count; ++i) chain(i, sum_of(data[i], {i, 0, bytes[i]}));
-    return value;
+    for (std::int64_t p = 0; p < count; ++p) parts[p]->sum = sum_of(*parts[p], 0, parts[p]->bytes);
+    return;
   }
-  // Arrays are cut into stretches, and stretches of about one task's bytes go together: many arrays are small.
+  // Parts are cut into stretches, and stretches of about one task's bytes go together: many parts are small.
   std::vector<Stretch> stretches;
   std::vector<std::size_t> starts;
   std::int64_t held = bytes_per_task;
-  for (std::int64_t i = 0; i < count; ++i)
-    for (std::int64_t begin = 0; begin < bytes[i];) {
+  for (std::int64_t p = 0; p < count; ++p)
+    for (std::int64_t begin = 0; begin < parts[p]->bytes;) {
       if (held >= bytes_per_task) {
         starts.push_back(stretches.size());
         held = 0;
       }
-      const std::int64_t size = std::min(bytes_per_task, bytes[i] - begin);
-      stretches.push_back({i, begin, size});
+      const std::int64_t size = std::min(bytes_per_task, parts[p]->bytes - begin);
+      stretches.push_back({p, begin, size});
       begin += size;
       held += size;
     }
@@ -64,11 +55,34 @@ std::uint64_t fingerprint(const void* const* data, const std::int64_t* bytes, st
   std::vector<std::atomic<std::uint64_t>> sums(static_cast<std::size_t>(count));
   parallel_for(static_cast<std::int64_t>(starts.size()) - 1, num_threads, [&](std::int64_t task) {
     for (std::size_t s = starts[static_cast<std::size_t>(task)]; s < starts[static_cast<std::size_t>(task) + 1]; ++s) {
-      const Stretch& part = stretches[s];
-      sums[static_cast<std::size_t>(part.array)].fetch_add(sum_of(data[part.array], part), std::memory_order_relaxed);
+      const auto [part, begin, bytes] = stretches[s];
+      sums[static_cast<std::size_t>(part)].fetch_add(sum_of(*parts[part], begin, bytes), std::memory_order_relaxed);
     }
   });
-  for (std::int64_t i = 0; i < count; ++i) chain(i, sums[static_cast<std::size_t>(i)].load());
+  for (std::int64_t p = 0; p < count; ++p) parts[p]->sum = sums[static_cast<std::size_t>(p)].load();
+}
+
+void check_arrays(const void* const* data, const std::int64_t* bytes, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    check(bytes[i] >= 0, "fingerprint: bytes must be at least 0, got ", bytes[i], " for tensor ", i);
+    check(data[i] != nullptr || bytes[i] == 0, "fingerprint: tensor ", i, " must have data, got ", bytes[i],
+          " bytes without an address");
+  }
+}
+
+std::uint64_t fingerprint(const void* const* data, const std::int64_t* bytes, std::int64_t count, int num_threads) {
+  check_arrays(data, bytes, count);
+  std::vector<FingerprintPart> arrays;
+  std::vector<FingerprintPart*> all;
+  arrays.reserve(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    arrays.push_back({static_cast<const char*>(data[i]), 0, bytes[i], 0});
+    all.push_back(&arrays.back());
+  }
+  sum_parts(all.data(), count, num_threads);
+  std::uint64_t value = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    value = fingerprint_chain(value, bytes[i], all[static_cast<std::size_t>(i)]->sum);
   return value;
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from genrec_fast.ops.fingerprint import fingerprint
+from genrec_fast.ops.fingerprint import LiveFingerprint, same_values
 
 __all__ = ["Snapshot"]
 
@@ -29,7 +29,8 @@ class Snapshot:
     """A model's modules, attributes, hooks, settings and code by identity, its parameters and buffers by content.
 
     No counter of changes is trusted: torch's fused optimizers, ``.data``, numpy views and writes in inference mode
-    leave ``Tensor._version`` as it was. So ``mark`` reads every byte, each time.
+    leave ``Tensor._version`` as it was. So ``mark`` is over every byte, each time: read, or known from the page tables
+    to be unwritten since.
 
     Args:
         model: not kept alive by the snapshot.
@@ -37,7 +38,7 @@ class Snapshot:
 
     Notes:
         ``same_parts`` compares a few thousand pointers (100 us for a T5 of 8 layers); ``mark`` runs at the speed of
-        memory.
+        memory, or of a look at the page tables.
     """
 
     def __init__(self, model: nn.Module, also: Iterable[Mapping[Any, Any]] = ()) -> None:
@@ -46,31 +47,36 @@ class Snapshot:
         self._kinds = [type(module) for module in modules]
         own = [vars(module) for module in modules]
         # What a module holds: parameters, buffers, children, hooks, an adapter's settings. Most of these are empty.
-        self._held: list[dict[Any, Any]] = [*_GLOBAL_HOOKS]
+        held: list[dict[Any, Any]] = [*_GLOBAL_HOOKS]
         self._lists: list[list[Any]] = []
         settings: list[Mapping[Any, Any]] = [*also]
         for name, value in chain.from_iterable(mapping.items() for mapping in own):
             if isinstance(value, dict) and not name.endswith(_HARMLESS):
-                self._held.append(value)
+                held.append(value)
             elif isinstance(value, list):
                 self._lists.append(value)
             elif name == "config" and hasattr(value, "__dict__"):
                 settings.append(vars(value))
-        self._sizes = list(map(len, self._held))
-        self._full = [*own, *(held for held in self._held if held)]
         kinds = {base for kind in self._kinds for base in kind.__mro__ if base is not object}
         settings += [vars(kind) for kind in kinds]
         settings += [vars(home) for home in _homes(kinds)]
-        self._settings = [*{id(mapping): mapping for mapping in settings}.values()]
-        self._parts = self._now()
+        settings = [*{id(mapping): mapping for mapping in settings}.values()]
+        self._dicts = [*own, *held, *(mapping for mapping in settings if isinstance(mapping, dict))]
+        self._sizes = list(map(len, self._dicts))
+        self._values = [*chain.from_iterable(map(dict.values, self._dicts))]
+        self._views = [mapping for mapping in settings if not isinstance(mapping, dict)]  # of classes
+        self._seen = self._in_views()
         self.tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+        self._contents: LiveFingerprint | None = None
 
     def same_parts(self, model: nn.Module) -> bool:
         """Whether nothing but the contents of tensors can have changed since."""
-        if [type(model), *map(type, self._inner)] != self._kinds or [*map(len, self._held)] != self._sizes:
+        if [type(model), *map(type, self._inner)] != self._kinds:
             return False
-        now = self._now()
-        return len(now) == len(self._parts) and all(map(is_, now, self._parts))
+        if not same_values(self._dicts, self._sizes, self._values):
+            return False
+        seen = self._in_views()
+        return len(seen) == len(self._seen) and all(map(is_, seen, self._seen))
 
     def mark(self) -> int:
         """A number of 64 bits over all contents.
@@ -78,14 +84,12 @@ class Snapshot:
         Raises:
             UnsupportedError: a tensor that is not dense in this machine's memory.
         """
-        return fingerprint(self.tensors)
+        if self._contents is None:
+            self._contents = LiveFingerprint(self.tensors)
+        return self._contents.value()
 
-    def _now(self) -> list[Any]:
-        return [
-            *chain.from_iterable(map(dict.values, self._full)),
-            *chain.from_iterable(map(_values, self._settings)),
-            *chain.from_iterable(self._lists),
-        ]
+    def _in_views(self) -> list[Any]:
+        return [*chain.from_iterable(map(_values, self._views)), *chain.from_iterable(self._lists)]
 
 
 def _homes(kinds: Iterable[type]) -> list[ModuleType]:
