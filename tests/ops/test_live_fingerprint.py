@@ -1,4 +1,4 @@
-"""A fingerprint that is asked for again sees every write, by whatever means, on systems that watch memory and others."""
+"""A fingerprint that is asked for again sees every write, by whatever means, wherever memory is watched or not."""
 
 from __future__ import annotations
 
