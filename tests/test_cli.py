@@ -195,8 +195,8 @@ def test_more_results_than_items_are_all_items(trained, capsys):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--device", "junk"], "train: device must be one of this machine, got 'junk'"),
-        (["--seed", str(2**70)], f"train: seed must be in [0, 2^63), got {2**70}"),
+        (["--device", "junk"], "train: --device must be one of this machine, got 'junk'"),
+        (["--seed", str(2**70)], f"train: --seed must be in [0, 2^63), got {2**70}"),
     ],
 )
 def test_a_training_that_cannot_begin_is_one_line(shop, tmp_path, options, text, capsys):

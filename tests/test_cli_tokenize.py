@@ -96,7 +96,7 @@ def test_texts_through_an_encoder(tmp_path, capsys, monkeypatch):
 def test_what_the_caller_can_mend_is_one_line(vectors, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out"), "--quiet"]
     for arguments, text in (
-        ([str(vectors), "--kind", "magic"], "tokenize: kind must be one of atomic,"),
+        ([str(vectors), "--kind", "magic"], "tokenize: --kind must be one of atomic,"),
         ([str(vectors), "--text-columns", "title"], "columns must not be given for"),
         ([str(tmp_path / "no.npy")], "no.npy: not a .npy array"),
         ([str(vectors), "--categories", str(vectors)], "must be integers [items] or [items, depth], got float16"),

@@ -161,7 +161,7 @@ def test_ratings_and_a_unit_of_time_can_be_named(own, tmp_path, capsys):
 
 def test_names_of_columns_where_there_are_none_are_refused(alone, capsys):
     assert train("sasrec", alone, "--user", "customer") == 2
-    assert "data.load: user must be None for the format s3rec of" in capsys.readouterr().err
+    assert "data.load: --user must be None for the format s3rec of" in capsys.readouterr().err
 
 
 def test_a_file_and_every_way_to_choose_of_it_reach_every_command(shop, tmp_path, capsys):

@@ -8,7 +8,7 @@ from genrec_fast.cli.commands import evaluate, serve
 from genrec_fast.cli.flags import flags_of, in_flags
 from genrec_fast.cli.recommend import FLAGS, recommend
 
-KNOWN = {"num_beams": "--num-beams", "histories": "--history", "k": "-k"}
+KNOWN = {"num_beams": "--num-beams", "histories": "--history", "k": "-k", "TrainConfig: epochs": "--train.epochs"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,9 @@ KNOWN = {"num_beams": "--num-beams", "histories": "--history", "k": "-k"}
         ("recommend: k must be an int, got 'k must be'", "recommend: -k must be an int, got 'k must be'"),
         ("recommend: each item of histories must be one", "recommend: each item of --history must be one"),
         ("recommend: options must be words", "recommend: options must be words"),
+        ("data.load: k must be None or a column", "data.load: -k must be None or a column"),
+        ("TrainConfig: epochs must be at least 1", "TrainConfig: --train.epochs must be at least 1"),
+        ("HSTUConfig: epochs must be at least 1", "HSTUConfig: epochs must be at least 1"),
         ("load: /tmp/k must hold a trained model", "load: /tmp/k must hold a trained model"),
         ("k and num_beams do not fit", "k and num_beams do not fit"),
     ],

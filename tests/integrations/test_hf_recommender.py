@@ -61,6 +61,18 @@ def test_exact_widens_to_the_best_of_the_whole_catalog(compiled):
         compiled.recommend(HISTORIES, 4, num_beams=8, num_groups=2, exact=True)
 
 
+def test_items_may_be_said_in_any_form(compiled):
+    mask = torch.isin(torch.arange(len(NAMES)), torch.tensor([3, 4, 5]))
+    expected = compiled.recommend(HISTORIES, 3, allowed=mask)
+    for allowed in ({3, 4, 5}, [NAMES[3], NAMES[4], 5], [[3, 4, 5]] * len(HISTORIES)):
+        assert torch.equal(compiled.recommend(HISTORIES, 3, allowed=allowed).items, expected.items)
+    rows = gf.Jagged.from_rows([[3, 4]] * len(HISTORIES))
+    expected = compiled.recommend(HISTORIES, 5, exclude=rows)
+    assert torch.equal(compiled.recommend(HISTORIES, 5, exclude=[NAMES[3], 4]).items, expected.items)
+    with pytest.raises(InvalidValueError, match=r"each item of allowed must be one of the catalog's \d+ names"):
+        compiled.recommend(HISTORIES, 3, allowed=["nothing"])
+
+
 def test_it_is_evaluated(compiled):
     rows = gf.Jagged.from_rows(HISTORIES)
     best = compiled.recommend(rows, 10).items

@@ -16,17 +16,24 @@ from genrec_fast.base.errors import GenrecError
 __all__ = ["flags_of", "in_flags"]
 
 # "operation: argument must ...", as every error begins; "each item of argument must ..." is one of them.
-_ARGUMENT = re.compile(r"^((?:\w+: )?(?:each \w+ of )?)(\w+)(?= must )")
+_ARGUMENT = re.compile(r"^((?:([\w.]+): )?(?:each \w+ of )?)(\w+)(?= must )")
 
 
 def flags_of(command: Callable[..., Any]) -> dict[str, str]:
-    """The flags of a command by what the library calls them: its arguments, and the fields of its groups of options."""
+    """The flags of a command by what the library calls them: its arguments, and the fields of its groups of options.
+
+    A group with a prefix is the config of a part; its fields stand as ``TrainConfig: epochs``, as its errors begin.
+    """
     found: dict[str, str] = {}
     for name, kind in typing.get_type_hints(command, include_extras=True).items():
-        group = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
-        if dataclasses.is_dataclass(group):
-            found |= {field.name: _flag(field.name) for field in dataclasses.fields(group)}
-        elif name != "return" and tyro.conf.Positional not in getattr(kind, "__metadata__", ()):
+        marks = getattr(kind, "__metadata__", ())
+        group = kind.__origin__ if marks else kind
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            plain = tyro.conf.OmitArgPrefixes in marks
+            for field in dataclasses.fields(group):
+                known = field.name if plain else f"{group.__name__}: {field.name}"
+                found[known] = _flag(field.name if plain else f"{name}.{field.name}")
+        elif name != "return" and tyro.conf.Positional not in marks:
             found[name] = _flag(name)
     return found
 
@@ -42,6 +49,7 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
         yield
     except GenrecError as error:
         told = _ARGUMENT.match(str(error))
-        if told is None or told[2] not in flags:
+        flag = None if told is None else flags.get(f"{told[2]}: {told[3]}", flags.get(told[3]))
+        if told is None or flag is None:
             raise
-        raise type(error)(f"{told[1]}{flags[told[2]]}{str(error)[told.end() :]}") from error
+        raise type(error)(f"{told[1]}{flag}{str(error)[told.end() :]}") from error

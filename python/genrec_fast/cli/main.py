@@ -62,7 +62,10 @@ def _recommend(arguments: Sequence[str]) -> int | None:
     from genrec_fast.cli import recommend_many
 
     if recommend_many.is_asked_for(arguments):
-        return recommend_many.main(arguments, PROGRAM)
+        from genrec_fast.cli.flags import flags_of, in_flags
+
+        with in_flags(flags_of(recommend_many.RecommendMany)):
+            return recommend_many.main(arguments, PROGRAM)
     from genrec_fast.cli import recommend as cli_recommend
 
     _tyro(cli_recommend.recommend, "recommend", arguments)

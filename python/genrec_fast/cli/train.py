@@ -18,6 +18,7 @@ from genrec_fast.base.files import write_text
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
+from genrec_fast.cli.flags import flags_of, in_flags
 from genrec_fast.data import Dataset
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str], program: str) -> None:
         raise InvalidValueError(f"train: the first argument must be a recipe, got {' '.join(arguments) or 'none'}")
     recipe = recipes.get(arguments[0])
     prog = f"{program} train {recipe.name}"
-    _run(recipe, tyro.cli(_options(recipe), prog=prog, args=list(arguments[1:]), use_underscores=False))
+    options = _options(recipe)
+    with in_flags(flags_of(options)):
+        _run(recipe, tyro.cli(options, prog=prog, args=list(arguments[1:]), use_underscores=False))
 
 
 def _options(recipe: Recipe) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.checks import INT64, MOST, is_truth, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.query import Query
+from genrec_fast.base.query import Query, excluded_rows, only_these
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
@@ -224,8 +225,8 @@ class CompiledRecommender(Recommender):
         *,
         num_beams: int | None = None,
         attention_mask: Tensor | None = None,
-        allowed: Tensor | None = None,
-        exclude: Jagged | None = None,
+        allowed: Tensor | Jagged | Iterable[Any] | None = None,
+        exclude: Tensor | Jagged | Iterable[Any] | None = None,
         exact: bool = False,
         seed: int | None = None,
         num_groups: int = 1,
@@ -240,8 +241,9 @@ class CompiledRecommender(Recommender):
             k: items per user.
             num_beams: width of the search; ``None``: 50, or k if that is more.
             attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
-            allowed: bool ``[N]`` or ``[B, N]``: items that may appear.
-            exclude: int64 Jagged of item ids per user that may not.
+            allowed: items that may appear, by id or name: a list or set for everybody, as many of them as users, or a
+                mask, bool ``[N]`` or ``[B, N]``.
+            exclude: items that may not, in the same forms.
             exact: widen until the k items are proven to be the best of the catalog; prompts are read once.
             seed: see ``trie_beam_search``; needs ``compile(normalize="valid")``.
             num_groups: see ``trie_beam_search``.
@@ -271,7 +273,17 @@ class CompiledRecommender(Recommender):
         if num_beams is None:
             width = -(-width // num_groups) * num_groups
         batch = self.layout(Batch(rows))
-        query = Query(k=k, num_beams=width, exact=exact, allowed=allowed, exclude=exclude, seed=seed)
+        items = Items("recommend", self)
+        mask, chosen = only_these(items, {"allowed": allowed}, len(rows))
+        query = Query(
+            k=k,
+            num_beams=width,
+            exact=exact,
+            allowed=mask,
+            candidates=chosen,
+            exclude=excluded_rows(items, exclude, len(rows)),
+            seed=seed,
+        ).filtered(self.num_items)
         decoder = _Ruled(BeamConfig(num_beams=width, normalize=settings.normalize), settings)  # type: ignore[arg-type]
         return run(decoder.begin(self, batch, query))
 
