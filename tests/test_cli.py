@@ -109,7 +109,7 @@ def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path
     assert error.startswith("genrec-fast: recommend: each item of --history must be one of the catalog's 80 names")
     assert error.count("\n") == 1
     assert main(["evaluate", str(trained), "--data", str(shop), "--ks", "5,0"]) == 2
-    assert "ks (--ks) must be whole numbers from 1 such as 1,5,10, got '5,0'" in capsys.readouterr().err
+    assert "--ks must be whole numbers from 1 such as 1,5,10, got '5,0'" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--data", str(shop), "--json", str(tmp_path)]) == 2
     assert "json must be a file or -, got the folder" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path), "--data", str(shop)]) == 2

@@ -4,7 +4,8 @@ import pytest
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.query import Options
-from genrec_fast.cli.commands import evaluate, serve
+from genrec_fast.cli.commands import serve
+from genrec_fast.cli.evaluate import Evaluate
 from genrec_fast.cli.flags import flags_of, in_flags
 from genrec_fast.cli.recommend import FLAGS, recommend
 
@@ -37,7 +38,7 @@ def test_flags_are_those_of_the_command_and_its_groups():
     found = flags_of(recommend)
     assert (found["k"], found["exclude_seen"], found["threads"]) == ("--k", "--exclude-seen", "--threads")
     assert "model" not in found  # it stands alone
-    assert flags_of(evaluate)["timestamp"] == "--timestamp"
+    assert flags_of(Evaluate)["timestamp"] == "--timestamp"
     assert flags_of(serve)["port"] == "--port"
 
 

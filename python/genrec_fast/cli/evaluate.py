@@ -14,6 +14,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.files import write_text
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
+from genrec_fast.cli.flags import flags_of, in_flags
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recommender import load
 
@@ -52,7 +53,11 @@ class Evaluate:
 
 def main(arguments: Sequence[str], program: str) -> None:
     """Reads the options, asks, and prints."""
-    read = tyro.cli(Evaluate, prog=f"{program} evaluate", args=_json_named(arguments), use_underscores=False)
+    with in_flags(flags_of(Evaluate)):
+        _run(tyro.cli(Evaluate, prog=f"{program} evaluate", args=_json_named(arguments), use_underscores=False))
+
+
+def _run(read: Evaluate) -> None:
     set_threads(read.threads)
     ks = _ks(read.ks)
     if read.num_beams is not None and read.num_beams < 1:
@@ -98,7 +103,5 @@ def _ks(given: tuple[str, ...]) -> tuple[int, ...]:
     """Ascending numbers, from words that may hold several, with commas between."""
     words = [word for text in given for word in text.split(",") if word]
     if not words or not all(word.isascii() and word.isdigit() and 0 < int(word) < 1 << 31 for word in words):
-        raise InvalidValueError(
-            f"evaluate: ks (--ks) must be whole numbers from 1 such as 1,5,10, got {' '.join(given)!r}"
-        )
+        raise InvalidValueError(f"evaluate: ks must be whole numbers from 1 such as 1,5,10, got {' '.join(given)!r}")
     return tuple(sorted({int(word) for word in words}))
