@@ -278,6 +278,24 @@ def test_the_table_fits_a_terminal_whatever_the_ks():
     assert text[-1].split() == ["users/s", "1.0"]
 
 
+def test_only_some_items_may_be_answered_with(model, test_questions):
+    data = toy_data()
+    train_split, mask = leave_one_out(data.interactions).train, torch.arange(30) % 3 == 0
+    found = evaluate(model, test_questions, ks=(1, 5), train=train_split, seen="both", allowed=mask)
+    names = {data.interactions.item_ids[item] for item in range(0, 30, 3)}
+    again = evaluate(model, test_questions, ks=(1, 5), train=train_split, seen="both", allowed=names)
+    assert {**found.to_dict(), "users_per_second": 0} == {**again.to_dict(), "users_per_second": 0}
+    best = model.recommend(test_questions.histories, 5, allowed=mask).items
+    assert found.recall[5] == metrics.recall(best, test_questions.targets, 5)
+    assert found.coverage[5] == 10 / 30
+    for line in found.lines:
+        assert line.coverage[5] <= 10 / 30, line.name
+    with pytest.raises(InvalidValueError, match=r"evaluate: allowed must be items for everybody or bool \[30\]"):
+        evaluate(model, test_questions, allowed=mask[None])
+    with pytest.raises(InvalidValueError, match="evaluate: each item of allowed must be one of the catalog's 30 names"):
+        evaluate(model, test_questions, allowed=["nothing"])
+
+
 def test_arguments_of_a_comparison_are_checked(model, test_questions):
     with pytest.raises(InvalidValueError, match=r"^evaluate: seen must be 'kept', 'removed' or 'both', got 'no'"):
         evaluate(model, test_questions, seen="no")

@@ -15,6 +15,7 @@ from genrec_fast.base.files import write_text
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
 from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.items import items_of
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recommender import load
 
@@ -37,6 +38,8 @@ class Evaluate:
     """where the lists are cut: 1,5,10,50"""
     seen: Literal["kept", "removed", "both"] = "both"
     """whether what a user has seen stays among the answers; both takes two searches"""
+    allowed: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="ITEM ... | @FILE")] = None
+    """the only items that may be answered with, by the model and the baselines: names, words of titles, id:NUMBER"""
     baselines: bool = True
     """popularity, the transition graph and, with item features, neighbours of the last item beside the model"""
     num_beams: int | None = None
@@ -81,13 +84,15 @@ def _run(read: Evaluate) -> None:
         users_per_batch=read.users_per_batch,
         train=splits.train if read.baselines else None,
         seen=read.seen,
+        allowed=None if read.allowed is None else items_of(model, "--allowed", read.allowed, False, op="evaluate"),
     )
     if target is not None:
         write_text(target, json.dumps(result.to_dict(), indent=2) + "\n")
     if read.json == "-":
         print(json.dumps(result.to_dict()))
     else:
-        print(f"{read.split}, all users of {dataset.name}, every one of {model.num_items:,} items ranked\n\n{result}")
+        ranked = f"every one of {model.num_items:,} items" if read.allowed is None else "the allowed items alone"
+        print(f"{read.split}, all users of {dataset.name}, {ranked} ranked\n\n{result}")
 
 
 def _json_named(arguments: Sequence[str]) -> list[str]:

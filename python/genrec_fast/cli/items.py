@@ -14,7 +14,7 @@ __all__ = ["expanded", "items_of"]
 _ID = "id:"
 
 
-def items_of(model: Recommender, flag: str, words: Sequence[str], skip: bool) -> list[int | str]:
+def items_of(model: Recommender, flag: str, words: Sequence[str], skip: bool, op: str = "recommend") -> list[int | str]:
     """What the words after a flag mean: ids, and the words themselves where nothing is called so and ``skip`` is set.
 
     A word is an item's name, ``id:`` and its number, ``@`` and a file with one a line, or a text by which exactly one
@@ -25,10 +25,10 @@ def items_of(model: Recommender, flag: str, words: Sequence[str], skip: bool) ->
         InvalidValueError: a word that means no item, or several.
         DataError: a file that cannot be read.
     """
-    return [_item(model, flag, word, skip) for word in expanded(flag, words, model.catalog.numbers)]
+    return [_item(model, op, flag, word, skip) for word in expanded(flag, words, model.catalog.numbers, op)]
 
 
-def expanded(flag: str, words: Sequence[str], names: object = ()) -> list[str]:
+def expanded(flag: str, words: Sequence[str], names: object = (), op: str = "recommend") -> list[str]:
     """The words, and in place of ``@FILE`` the lines of the file, blank ones left out; what is in ``names`` is no file.
 
     Raises:
@@ -43,19 +43,17 @@ def expanded(flag: str, words: Sequence[str], names: object = ()) -> list[str]:
             text = Path(word[1:]).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no UTF-8"
-            raise DataError(
-                f"recommend: {flag} must be items or @FILE with one a line, got {word!r} ({reason})"
-            ) from error
+            raise DataError(f"{op}: {flag} must be items or @FILE with one a line, got {word!r} ({reason})") from error
         found += [line for line in text.splitlines() if line.strip()]
     return found
 
 
-def _item(model: Recommender, flag: str, word: str, skip: bool) -> int | str:
+def _item(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int | str:
     number = model.catalog.numbers.get(word)
     if number is not None:
         return number
     if word.startswith(_ID):
-        return _by_id(model, flag, word, skip)
+        return _by_id(model, op, flag, word, skip)
     found = model.find_items(word)
     if found.item is not None:
         print(f"{flag} {word!r} is {_called(model, found.item)}", file=sys.stderr)
@@ -67,23 +65,23 @@ def _item(model: Recommender, flag: str, word: str, skip: bool) -> int | str:
         print(found, file=sys.stderr)
     if exact:
         raise InvalidValueError(
-            f"recommend: each word of {flag} must mean one item, got {word!r}, which may be any of {found.count}: "
+            f"{op}: each word of {flag} must mean one item, got {word!r}, which may be any of {found.count}: "
             f"give a name of the table above (such as {found.names[0]!r}) or more words of the title"
         )
     raise InvalidValueError(
-        f"recommend: each item of {flag} must be one of the catalog's {model.num_items} names (such as "
+        f"{op}: each item of {flag} must be one of the catalog's {model.num_items} names (such as "
         f"{model.item_ids[0]!r}), id:NUMBER or words of a title, got {word!r:.80}"
         + ("; the titles above have some of its words" if found.items else "")
     )
 
 
-def _by_id(model: Recommender, flag: str, word: str, skip: bool) -> int | str:
+def _by_id(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int | str:
     digits = word.removeprefix(_ID)
     if digits.isdecimal() and digits.isascii() and int(digits) < model.num_items:
         return int(digits)
     if skip and digits.isdecimal():
         return _skipped(flag, word)
-    raise InvalidValueError(f"recommend: {flag} must have ids of [0, {model.num_items}), got {word!r:.80}")
+    raise InvalidValueError(f"{op}: {flag} must have ids of [0, {model.num_items}), got {word!r:.80}")
 
 
 def _skipped(flag: str, word: str) -> str:

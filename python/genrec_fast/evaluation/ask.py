@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from genrec_fast import metrics
 from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.checks import choice
 from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.items import Items, mask_of
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ActionScoring, ItemScores
 from genrec_fast.base.query import Query
@@ -40,6 +42,7 @@ def evaluate(
     users_per_batch: int = 256,
     train: Interactions | None = None,
     seen: str = "kept",
+    allowed: Tensor | Iterable[Any] | None = None,
 ) -> Evaluated:
     """Asks ``model`` every question of ``evaluation`` over the whole catalog.
 
@@ -53,6 +56,8 @@ def evaluate(
             transition graph, and with item features the neighbours of the last item, and graph and features together.
         seen: whether the items of a user's whole history stay among the answers: "kept" (the field's convention),
             "removed", or "both", side by side in ``lines``; other figures than ``lines`` are then those of "kept".
+        allowed: the only items that may be answered with, by the model and the baselines alike: item ids and names, or
+            a mask, bool ``[N]``. Targets that are not among them count as not found.
 
     Raises:
         InvalidTypeError: ks that are no whole numbers.
@@ -76,7 +81,7 @@ def evaluate(
         raise InvalidValueError(f"evaluate: train must have the model's {model.num_items} items, got {train.num_items}")
     # In the order of their lengths, to save padding.
     evaluation = evaluation.select(evaluation.histories.lengths.clamp(max=model.max_items).argsort(stable=True))
-    asked = _Asked(model, ks, num_beams, views, train)
+    asked = _Asked(model, ks, num_beams, views, train, _mask(model, allowed))
     start = time.perf_counter()
     with model.answering():
         batches = evaluation_batches(evaluation, max_items=model.max_items, users_per_batch=users_per_batch)
@@ -96,8 +101,10 @@ class _Asked:
         num_beams: int | None,
         views: tuple[str, ...],
         train: Interactions | None,
+        allowed: Tensor | None,
     ) -> None:
         self.model, self.ks, self.views, self.num_beams = model, ks, views, num_beams
+        self.allowed = allowed
         self.k, num_items = max(ks), model.num_items
         counts = model.catalog.counts if train is None else torch.bincount(train.items.values, minlength=num_items)
         self.counts = None if counts is None else counts.cpu()
@@ -156,7 +163,7 @@ class _Asked:
 
         def ask(users: Tensor | None, k: int) -> Ranked:
             beams = self.num_beams if self.num_beams is None else max(self.num_beams, k)
-            query = Query(k=k, num_beams=beams, exclude=exclude)
+            query = Query(k=k, num_beams=beams, allowed=self.allowed, exclude=exclude)
             if users is not None:
                 return model.search(question.select(users), query.select(users)).to("cpu")
             if not predicts_actions(model):
@@ -168,6 +175,8 @@ class _Asked:
 
     def _add_baseline(self, name: str, scorer: ItemScores, histories: Jagged, targets: Tensor) -> None:
         scores = scorer.score_items(Batch(histories))
+        if self.allowed is not None:
+            scores[:, ~self.allowed] = -torch.inf
         for view in self.views:  # kept comes first
             if view == "removed":
                 scores[histories.row_index(), histories.values] = -torch.inf
@@ -197,6 +206,18 @@ class _Asked:
             novelty=own.novelty(),
             lines=tuple(lines),
         )
+
+
+def _mask(model: Recommender, allowed: Tensor | Iterable[Any] | None) -> Tensor | None:
+    """Bool ``[N]``, on the CPU."""
+    if allowed is None:
+        return None
+    mask = mask_of(Items("evaluate", model).chosen("allowed", allowed, 1), model.num_items).cpu()
+    if mask.dim() != 1:
+        raise InvalidValueError(
+            f"evaluate: allowed must be items for everybody or bool [{model.num_items}], got {list(mask.shape)}"
+        )
+    return mask
 
 
 def predicts_actions(model: Recommender) -> bool:
