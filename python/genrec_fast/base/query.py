@@ -170,13 +170,16 @@ def ask(
         raise InvalidValueError(f"{op}: histories must have at least one row, got none")
     times, now = times_of_events(op, given, options.get("timestamps"), options.get("target_timestamps"))
     actions = _actions(op, options.get("actions"), given)
-    known = given.values >= 0
-    rows = given.kept(known)
-    times, actions = (None if part is None else part[known] for part in (times, actions))
+    rows = given
+    if items.skip:
+        known = given.values >= 0
+        rows = given.kept(known)
+        times, actions = (None if part is None else part[known] for part in (times, actions))
     _check_empty(op, asked, rows, given)
     query = checked_query(items, len(rows), k, options, limits)
     if check_flag(op, "exclude_seen", options.get("exclude_seen", False)):
-        Items(op, asked).rows("histories", rows)  # of whatever they hold, it must be items
+        if asked.num_inputs != num_items:
+            Items(op, asked).rows("histories", rows)  # of whatever they hold, it must be items
         seen = rows if query.exclude is None else query.exclude.followed_by(rows)
         query = dataclasses.replace(query, exclude=seen)
     if times is None and not rows.values.numel():
