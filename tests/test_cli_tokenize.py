@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from genrec_fast import tokenizers
+from genrec_fast.base.errors import CorruptFileError, DataError
 from genrec_fast.cli import main
 from genrec_fast.cli.tokenize_files import kinds
 from shared.catalogs import wide
+from shared.flips import check_flips
 
 
 @pytest.fixture
@@ -47,6 +49,30 @@ def test_features_to_codes_tokenizer_and_report(vectors, tmp_path, capsys):
     assert told["levels"][0]["codebook_size"] == 4
     assert told["levels"][1]["mse"] < told["variance"]
     assert (out / "report.txt").read_text().splitlines()[1] in said
+
+
+def test_every_flip_in_a_tokenizers_folder_is_found_or_harmless(vectors, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["tokenize", str(vectors), "--out", str(out), "--tokenizer.codebook-sizes", "4", "6", "--quiet"]) == 0
+    capsys.readouterr()
+    codes = torch.from_numpy(np.load(out / "item_codes.npy"))
+
+    def read():
+        learned = tokenizers.load(out / "tokenizer.safetensors").item_codes
+        try:
+            return learned, tokenizers.read_index_json(out / "item_codes.json")
+        except DataError as error:  # a file of others says so
+            raise CorruptFileError(str(error)) from error
+
+    for name in ("item_codes.json", "tokenizer.safetensors", "report.json"):
+        found = check_flips(out / name, read, lambda both: all(torch.equal(one, codes) for one in both))
+        assert found > (2 if name == "report.json" else 200)
+    text = (out / "item_codes.json").read_text().replace("<a_1>", "<a_2>")
+    (out / "item_codes.json").write_text(text)
+    with pytest.raises(CorruptFileError, match=r"item_codes\.json: must be as 'genrec-fast tokenize' wrote it"):
+        tokenizers.read_index_json(out / "item_codes.json")
+    (out / "report.json").unlink()
+    assert not torch.equal(tokenizers.read_index_json(out / "item_codes.json"), codes)
 
 
 @pytest.mark.parametrize("kind", ["random", "rqkmeans"])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrec_fast import tokenizers
 from genrec_fast.base.errors import DataError, InvalidValueError
-from genrec_fast.base.files import atomic_path, write_text
+from genrec_fast.base.files import atomic_path, file_checksum, make_folder, write_text
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
@@ -129,13 +129,15 @@ def tokenize(
     - ``item_codes.npy``: int32 ``[N, L]``
     - ``item_codes.json``: LC-Rec's and LETTER's form, item number -> codes
     - ``tokenizer.safetensors``: for ``genrec_fast.tokenizers.load``
-    - ``report.txt``, ``report.json``, and ``report.png`` where matplotlib is installed: see ``tokenizers.report``
+    - ``report.txt``, ``report.json``, and ``report.png`` where matplotlib is installed: see ``tokenizers.report``.
+      ``report.json`` comes last, with the checksums of the first three: codes that are not its own are refused.
 
     Returns:
         The report as text, and what was written.
 
     Raises:
         GenrecError: as the tokenizer's ``fit``; more levels than letters.
+        StorageError: ``out`` cannot be written to.
     """
     try:
         built = config.build(Catalog(num_items=source.num_items, features=source.features))
@@ -160,7 +162,7 @@ def tokenize(
     if labels is not None and int(labels.max()) < 0:
         labels = None
     found = tokenizers.report(codes, source.features, labels, tokenizer=built)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "tokenize")
     tokenizers.write_index_json(out / "item_codes.json", codes)
     with atomic_path(out / "item_codes.npy") as temporary, temporary.open("wb") as file:
         np.save(file, codes.numpy())
@@ -168,9 +170,11 @@ def tokenize(
     told = getattr(built, "resolution", None)
     text = f"{built.kind}\n{found}" + (f"\n\n{told}" if told is not None else "")
     write_text(out / "report.txt", text + "\n")
-    write_text(out / "report.json", json.dumps({"kind": built.kind, **found.to_dict()}, indent=1) + "\n")
     written = ["item_codes.npy", "item_codes.json", "tokenizer.safetensors", "report.txt", "report.json"]
     if find_spec("matplotlib") is not None:
         found.save_picture(out / "report.png")
         written.append("report.png")
+    sums = {name: file_checksum(out / name) for name in written[:3]}
+    told_json = {"kind": built.kind, **found.to_dict(), "sha256": sums}
+    write_text(out / "report.json", json.dumps(told_json, indent=1) + "\n")
     return f"{text}\n\nwrote {', '.join(written)} to {out}"

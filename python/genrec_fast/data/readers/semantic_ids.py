@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import DataError
+from genrec_fast.base.errors import CorruptFileError, DataError
+from genrec_fast.base.files import file_checksum
 from genrec_fast.data.readers.lines import contiguous, fail, find_one, integer, numbered_lines, read_json
 
 __all__ = ["PUBLISHED", "codes_by_number", "find_published", "keys_of_items", "published_codes", "read_item_codes"]
@@ -32,7 +34,9 @@ def read_item_codes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         DataError: not such a file, IDs of different lengths, or a letter of another level.
+        CorruptFileError: not as ``genrec-fast tokenize`` wrote it, by the checksum in ``report.json`` beside it.
     """
+    _check_sum(path)
     codes: dict[str, tuple[int, ...]] = {}
     levels = 0
     for item, tokens in read_json(path).items():
@@ -45,6 +49,19 @@ def read_item_codes(path: Path) -> dict[str, tuple[int, ...]]:
     if not codes:
         raise fail(path, None, "holds no items")
     return codes
+
+
+def _check_sum(path: Path) -> None:
+    report = path.with_name("report.json")
+    try:
+        known = json.loads(report.read_bytes())["sha256"][path.name]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return  # nothing was written down about this file
+    if path.is_file() and file_checksum(path) != known:
+        raise CorruptFileError(
+            f"{path}: must be as 'genrec-fast tokenize' wrote it, but its checksum is not that of {report}; tokenize "
+            f"again, or remove {report.name} if the file was changed on purpose"
+        )
 
 
 def _code(path: Path, item: str, level: int, token: object) -> int:
