@@ -209,6 +209,75 @@ def test_bad_calls_are_named_and_change_nothing(call, error, text):
         cache.recommend(["a"], exclude=Jagged.from_rows([[1]]), exclude_seen=True)
 
 
+def everything(cache):
+    """All that a cache keeps, by value."""
+    kept = {
+        user: (e.items.tolist(), None if e.times is None else e.times.tolist(), list(e.pages), e.known, str(e.state))
+        for user, e in cache._kept.entries.items()
+    }
+    return kept, list(kept), sorted(cache._kept.pages._free)
+
+
+BAD = {
+    "an item": {"items": [[1], [2], [ITEMS]]},
+    "a time": {"timestamps": [[20], [20], [5]]},
+    "a row of times": {"timestamps": [[20], [20], [30, 40]]},
+    "a name": {"users": ["a", "b", ("c", [])]},
+    "k": {"k": 0},
+    "k's kind": {"k": "5"},
+    "allowed": {"allowed": torch.ones(ITEMS + 1, dtype=torch.bool)},
+    "allowed's kind": {"allowed": 3.5},
+    "exclude": {"exclude": Jagged.from_rows([[1], [2], [-1]])},
+    "exclude's rows": {"exclude": Jagged.from_rows([[1], [2]])},
+    "exclude_seen": {"exclude_seen": "yes"},
+    "both": {"exclude_seen": True, "exclude": Jagged.from_rows([[], [], []])},
+    "num_beams": {"num_beams": 10},
+    "no room": {"items": [list(range(12))] * 3, "timestamps": [list(range(20, 32))] * 3},
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_one_bad_user_or_option_changes_nothing(bad):
+    cache = UserCache(recommender(FORMS["research"]), num_pages=9, page_size=2)
+    cache.extend(["a", "c", "old"], [[1, 2], [3, 4], [5]], timestamps=[[1, 10], [2, 10], [3]])
+    before = everything(cache)
+    call = {"users": ["a", "b", "c"], "k": 5, "items": [[1], [2], [3]], "timestamps": [[20], [20], [20]]}
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=r"^UserCache: "):
+        cache.recommend(**call | bad)
+    assert everything(cache) == before
+    cache.recommend(**call)
+    assert cache.history("c").tolist() == [3, 4, 3]
+
+
+@pytest.mark.parametrize("part", ["last_states", "user_vectors", "item_table"])
+def test_a_network_that_fails_changes_nothing(monkeypatch, part):
+    """Nobody is evicted for a question that has no answer, either."""
+    model = recommender(FORMS["positions"])
+    cache = UserCache(model, num_pages=4, page_size=2, frozen=True)
+    cache.extend(["a", "b"], [[1, 2, 3], [4, 5, 6]])
+    before = everything(cache)
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.backbone, part, broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            cache.recommend(["a", "c"], items=[[7, 8], [9]])
+    assert everything(cache) == before
+    cache.recommend(["a", "c"], items=[[7, 8], [9]])
+    assert cache.users == ["a", "c"]
+
+
+def test_a_word_is_not_a_list_of_users():
+    cache = UserCache(recommender(FORMS["positions"]))
+    cache.extend(["a", "n"], [[1], [2]])
+    for users in ("an", [["a"]]):
+        with pytest.raises(InvalidTypeError, match=r"^UserCache: users must be"):
+            cache.free(users)
+    assert cache.users == ["a", "n"]
+
+
 def test_a_pool_hands_out_each_page_once():
     pool = PagePool([(1, 2, 3)], num_pages=3, page_size=4)
     taken = pool.take(2)

@@ -219,6 +219,17 @@ def test_a_call_that_fails_changes_nothing():
     assert cache.users == ["a"]
 
 
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"num_beams": 3}, {"allowed": [ITEMS]}, {"exact": 1}])
+def test_a_wrong_option_keeps_no_new_item(wrong):
+    """Nor is anybody evicted for it."""
+    cache = gf.UserCache(compiled("qwen2", engine="native"), num_pages=5, page_size=4)
+    cache.extend(["a", "b"], [[1, 2], [3]])
+    free = cache.num_free_pages
+    with pytest.raises((InvalidValueError, InvalidTypeError)):
+        cache.recommend(["a", "c"], **{"k": 5, "items": [[4], [5, 6, 7]], **wrong})
+    assert (cache.history("a").tolist(), cache.users, cache.num_free_pages) == ([1, 2], ["a", "b"], free)
+
+
 def test_models_of_which_nothing_can_be_kept_are_refused_by_name():
     with pytest.raises(UnsupportedError, match="left to right, got T5ForConditionalGeneration, whose encoder sees"):
         gf.UserCache(compiled("t5"))

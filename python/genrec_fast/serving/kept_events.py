@@ -18,7 +18,7 @@ from genrec_fast.decoders.retrieve import Retrieve
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.recipe.recommender import Recommender
-from genrec_fast.serving.kept_users import Entry, KeptUsers
+from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
 
 __all__ = ["KeptEvents"]
 
@@ -81,27 +81,31 @@ class KeptEvents(KeptUsers):
             self.forget(user)
         self.store(users, entries)
 
-    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Tensor:
+    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Reading:
         """``[B, D]``: what is multiplied with ``item_table``, after new events."""
         entries, asked = self._new_events(users, items, timestamps, target_timestamps)
         device = self.model.device
         known = torch.tensor([entry.known for entry in entries], dtype=torch.int64)
         totals = torch.tensor([self._head + entry.items.numel() for entry in entries], dtype=torch.int64)
         final = torch.maximum(totals - self._open, known)  # in the pages after this call
-        self.make_room(users, entries, final.tolist())
+        leaving = self.for_room(users, entries, final.tolist())
         batch = self._batch(entries, known, asked)
         past = PagedPast(self.pool, [e.pages for e in entries], known.to(device), (totals - known).to(device))
         states = self.backbone.last_states(self.model.layout(batch.to(device)), past)
         for row in (totals > known).nonzero().flatten().tolist():
             entries[row].state = states[row].clone()
         vectors = torch.stack([_state(entry, states) for entry in entries]) if entries else states
-        for count, entry in zip(final.tolist(), entries, strict=True):
-            entry.pages = entry.pages + self.pool.take(max(self.pool.pages_for(count) - len(entry.pages), 0))
-            entry.known = count
-        past.keep([entry.pages for entry in entries], (final - known).to(device))
-        found: Tensor = self.backbone.user_vectors(vectors)
-        self.store(users, entries)
-        return found
+
+        def keep() -> None:
+            for user in leaving:
+                self.forget(user)
+            for count, entry in zip(final.tolist(), entries, strict=True):
+                entry.pages = entry.pages + self.pool.take(max(self.pool.pages_for(count) - len(entry.pages), 0))
+                entry.known = count
+            past.keep([entry.pages for entry in entries], (final - known).to(device))
+            self.store(users, entries)
+
+        return Reading(self.backbone.user_vectors(vectors), entries, keep)
 
     def ranked(self, vectors: Tensor, query: Query) -> Ranked:
         """The best items for vectors."""

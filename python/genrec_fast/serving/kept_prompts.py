@@ -16,7 +16,7 @@ from genrec_fast.base.query import Query
 from genrec_fast.decoders.base import run
 from genrec_fast.nn.pages import Pages
 from genrec_fast.recipe.recommender import Recommender
-from genrec_fast.serving.kept_users import Entry, KeptUsers
+from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
 
 __all__ = ["KeptPrompts", "ReadPrompts"]
 
@@ -61,21 +61,26 @@ class KeptPrompts(KeptUsers):
                 entry.pages, entry.known, entry.state = old.pages, old.known, old.state
             self.store([user], [entry])
 
-    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> ReadPrompts:
-        """The users' prompts with new items, and the session behind them."""
+    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Reading:
+        """The users' prompts with new items, and the session behind them: ``ReadPrompts``."""
         entries = self._new_items(users, items)
         batch = self.model.layout(Batch(Jagged.from_rows([entry.items for entry in entries])))
         if not entries:
-            return ReadPrompts(self.model, batch, None)
+            return Reading(ReadPrompts(self.model, batch, None), entries, lambda: None)
         prompts = batch.items
         lengths = prompts.lengths.tolist()
-        self.make_room(users, entries, lengths)
+        leaving = self.for_room(users, entries, lengths)
         session, kept = self._reader.read(prompts, [entry.state for entry in entries])
-        for entry, state, length in zip(entries, kept, lengths, strict=True):
-            self.fit(entry, length)
-            entry.state, entry.known = state, length
-        self.store(users, entries)
-        return ReadPrompts(self.model, batch, session)
+
+        def keep() -> None:
+            for user in leaving:
+                self.forget(user)
+            for entry, state, length in zip(entries, kept, lengths, strict=True):
+                self.fit(entry, length)
+                entry.state, entry.known = state, length
+            self.store(users, entries)
+
+        return Reading(ReadPrompts(self.model, batch, session), entries, keep)
 
     def ranked(self, found: ReadPrompts, query: Query) -> Ranked:
         """The best items behind prompts, by the recommender's decoder."""

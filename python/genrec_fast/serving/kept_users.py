@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.pages import Pages
 
-__all__ = ["Entry", "KeptUsers"]
+__all__ = ["Entry", "KeptUsers", "Reading"]
 
 
 @dataclass
@@ -30,6 +30,16 @@ class Entry:
         entry = Entry(torch.cat([self.items, items])[-most:], times, self.pages, self.known, self.state)
         entry.times = None if times is None else times[-most:]
         return entry
+
+
+@dataclass
+class Reading:
+    """Users' events with the new ones, read; nothing that is kept has changed before ``keep`` is called."""
+
+    found: Any
+    """what is behind them: vectors, or prompts that were read"""
+    entries: list[Entry]
+    keep: Callable[[], None]
 
 
 class KeptUsers:
@@ -56,8 +66,8 @@ class KeptUsers:
             self.pages.give_back(entry.pages)
             entry.pages, entry.known, entry.state = [], 0, None
 
-    def make_room(self, users: list[Hashable], entries: list[Entry], tokens: list[int]) -> None:
-        """Evicts others until each of the users' entries can have pages for so many tokens, or changes nothing.
+    def for_room(self, users: list[Hashable], entries: list[Entry], tokens: list[int]) -> list[Hashable]:
+        """Who must go so that each of the users' entries can have pages for so many tokens; nobody goes here.
 
         Raises:
             InvalidValueError: there is no room for them.
@@ -65,17 +75,18 @@ class KeptUsers:
         wanted = zip(tokens, entries, strict=True)
         needed = sum(max(self.pages.pages_for(count) - len(entry.pages), 0) for count, entry in wanted)
         asked = set(users)
-        others = [user for user in self.entries if user not in asked] if self.evict else []
-        room = self.pages.num_free + sum(len(self.entries[user].pages) for user in others)
+        room, leaving = self.pages.num_free, []
+        for user in [user for user in self.entries if user not in asked] if self.evict else []:
+            if room >= needed:
+                break
+            room += len(self.entries[user].pages)
+            leaving.append(user)
         if room < needed:
             raise InvalidValueError(
                 f"UserCache: num_pages must be enough for the users of a call: {needed} more pages are needed and "
                 f"{room} of {self.pages.num_pages} can be had"
             )
-        for user in others:
-            if self.pages.num_free >= needed:
-                return
-            self.forget(user)
+        return leaving
 
     def fit(self, entry: Entry, tokens: int) -> None:
         """Takes pages, or gives some back, until an entry has as many as its tokens need."""

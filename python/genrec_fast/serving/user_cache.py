@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,12 +16,15 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, Unsuppo
 from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
-from genrec_fast.base.query import Query, excluded_rows, only_these
+from genrec_fast.base.query import Options, checked_query
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_events import KeptEvents
 from genrec_fast.serving.kept_prompts import KeptPrompts
+from genrec_fast.serving.kept_users import Reading
 
 __all__ = ["UserCache"]
+
+T = TypeVar("T")
 
 
 class UserCache:
@@ -114,9 +118,14 @@ class UserCache:
         return torch.zeros(0, dtype=torch.int64) if entry is None else entry.items
 
     def free(self, users: Iterable[Hashable]) -> None:
-        """Forgets users; those that are not known already are."""
+        """Forgets users; those that are not known already are.
+
+        Raises:
+            InvalidTypeError: not a list of names; nobody is forgotten then.
+        """
+        names = _hashable(users if isinstance(users, (str, bytes)) else list(users))
         with self._lock:
-            for user in list(users):
+            for user in names:
                 self._kept.forget(user)
 
     def clear(self) -> None:
@@ -172,7 +181,7 @@ class UserCache:
             InvalidValueError: a user twice, rows or times that do not fit, an item outside the catalog, an empty
                 prompt, or no room.
         """
-        found = self._read(_names(users), items, timestamps, target_timestamps)
+        found = self._read(lambda reading: reading.found, _names(users), items, timestamps, target_timestamps)
         return found if isinstance(found, Tensor) else found.session
 
     def recommend(
@@ -215,35 +224,39 @@ class UserCache:
                 raise InvalidValueError(
                     "UserCache: exclude_seen must be False for a model that reads tokens: give the items as exclude"
                 )
-        exact = check_flag("UserCache", "exact", exact)
-        found = self._read(users, [[] for _ in users] if items is None else items, timestamps, target_timestamps)
-        if exclude_seen:
-            exclude = Jagged.from_rows([self.history(user) for user in users])
-        items_of = Items("UserCache", self.model)
-        mask, candidates = only_these(items_of, {"allowed": allowed}, len(users))
-        query = Query(
-            k=k,
-            num_beams=num_beams,
-            exact=exact,
-            allowed=mask,
-            candidates=candidates,
-            exclude=excluded_rows(items_of, exclude, len(users)),
-        ).filtered(self.model.num_items)
-        with self.model.answering():
-            return self._kept.ranked(found, query)
+        options: Options = {"allowed": allowed, "exclude": exclude, "num_beams": num_beams, "exact": exact}
+        query = checked_query(Items("UserCache", self.model), len(users), k, options).filtered(self.model.num_items)
 
-    def _read(self, users: list[Hashable], *given: Any) -> Any:
+        def best(reading: Reading) -> Ranked:
+            seen = Jagged.from_rows([entry.items for entry in reading.entries]) if exclude_seen else query.exclude
+            return self._kept.ranked(reading.found, replace(query, exclude=seen))
+
+        items = [[] for _ in users] if items is None else items
+        return self._read(best, users, items, timestamps, target_timestamps)
+
+    def _read(self, answer: Callable[[Reading], T], users: list[Hashable], *given: Any) -> T:
+        """Reads new events and answers; only then anything that is kept changes."""
         with self._lock, self.model.answering():
             self._kept.look()
-            return self._kept.read(users, *given)
+            reading = self._kept.read(users, *given)
+            found = answer(reading)
+            reading.keep()
+            return found
 
 
-def _names(users: Sequence[Hashable]) -> list[Hashable]:
+def _hashable(users: Sequence[Hashable]) -> list[Hashable]:
     if isinstance(users, (str, bytes)) or not isinstance(users, Sequence):
         raise InvalidTypeError(f"UserCache: users must be a list of names, got {users!r:.80}")
     for user in users:
-        if not isinstance(user, Hashable):
-            raise InvalidTypeError(f"UserCache: users must be hashable, got {user!r:.80}")
-    if len(set(users)) < len(users):
-        raise InvalidValueError(f"UserCache: users must be different, got {len(set(users))} names for {len(users)}")
+        try:
+            hash(user)
+        except TypeError as error:  # a tuple with a list in it is a Hashable, too
+            raise InvalidTypeError(f"UserCache: users must be hashable, got {user!r:.80}") from error
     return list(users)
+
+
+def _names(users: Sequence[Hashable]) -> list[Hashable]:
+    names = _hashable(users)
+    if len(set(names)) < len(names):
+        raise InvalidValueError(f"UserCache: users must be different, got {len(set(names))} names for {len(names)}")
+    return names
