@@ -113,9 +113,11 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
-    yield cluster
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would report after the end of the tests
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
+        yield cluster
+        cluster.shutdown()
 
 
 @with_ray
