@@ -1,4 +1,4 @@
-"""What a training reports: JSON lines, a progress bar or a line now and then, a picture of the curves."""
+"""What a training reports: JSON lines, a progress bar or a line now and then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.base.files import atomic_path, storing
 
-__all__ = ["Log", "ProgressBar", "StageBar", "draw_curves", "read_log"]
+__all__ = ["Log", "ProgressBar", "StageBar", "read_log"]
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
@@ -227,31 +226,3 @@ class StageBar:
             left = (self._last_line - begun) * (total - done) / (done - first) if done > first else 0.0
             end = f"/{total}  {note}  {_clock(left)} left" if total else f"  {note}"
             print(f"{what}  {done}{end}", file=sys.stderr, flush=True)
-
-
-def draw_curves(log: Path, picture: Path) -> bool:
-    """Draws loss and validation figures of ``log.jsonl``; false where matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    entries = read_log(log)
-    losses = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
-    checks = [entry for entry in entries if "validation" in entry]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    left.plot([step for step, _ in losses], [loss for _, loss in losses], color="#3366aa", linewidth=1)
-    left.set(xlabel="step", ylabel="training loss")
-    for name in sorted({name for entry in checks for name in entry["validation"]}):
-        points = [(entry["step"], entry["validation"][name]) for entry in checks]
-        right.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, linewidth=1, label=name)
-    right.set(xlabel="step", ylabel="validation")
-    if checks:
-        right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    with atomic_path(picture) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return True

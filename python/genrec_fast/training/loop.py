@@ -23,10 +23,11 @@ from genrec_fast.recipe.recommender import Recommender, usable_device
 from genrec_fast.recipe.saved import holds_model_of, write_model
 from genrec_fast.training.at_once import train_at_once
 from genrec_fast.training.checkpoint import Checkpoint, Progress, save_checkpoint
+from genrec_fast.training.curves import draw_curves
 from genrec_fast.training.folder import RunFolder
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
-from genrec_fast.training.log import Log, ProgressBar, StageBar, draw_curves
+from genrec_fast.training.log import Log, ProgressBar, StageBar
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
 from genrec_fast.training.setup import (
