@@ -134,6 +134,9 @@ def test_words_json_and_pictures(tmp_path, capsys, monkeypatch):
     rows = str(found).split("\n\n")[1].splitlines()
     assert len(rows) == 4
     assert len({len(row) for row in rows}) == 1
+    assert max(map(len, str(found).splitlines()[1:])) <= 100
+    assert str(found).splitlines()[0].split() == f"verdict {found.verdict}, because {found.because}".split()
+    assert again["verdict"] == found.verdict
     monkeypatch.setenv("COLUMNS", "160")
     found.print()
     assert "collision rate" in capsys.readouterr().out
@@ -197,3 +200,103 @@ def test_bad_input_is_named(arguments, error, text):
 def test_bad_options_are_named(options, error, text):
     with pytest.raises(error, match=f"report: {text}"):
         report(CODES, torch.ones(2, 1), **options)
+
+
+def clustered(count=600, kinds=12, spread=0.3, seed=0):
+    """Vectors of some kinds of items, and the kinds."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(kinds, (count,), generator=generator)
+    centers = torch.randn(kinds, 8, generator=generator)
+    return centers[labels] + spread * torch.randn(count, 8, generator=generator), labels
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (16, 16, 16), (256, 256)])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_random_ids_are_useless_however_many_there_are(sizes, labelled):
+    """With a group for nearly every item their error is nearly 0: as low as that of any other random IDs."""
+    features, labels = clustered()
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.stack([torch.randint(size, (600,), generator=generator) for size in sizes], 1)
+    found = report(codes, features, labels if labelled else None, codebook_sizes=sizes)
+    assert found.verdict == "useless"
+    assert "random IDs would do as well" in found.because
+    for level in found.levels:
+        assert level.held_out_mse > 0.95 * found.held_out_variance
+        assert level.mse == pytest.approx(level.chance_mse, abs=0.1 * found.variance)
+        assert level.collision_rate == pytest.approx(level.chance_collision_rate, abs=0.05)
+        if labelled:
+            assert level.purity == pytest.approx(level.chance_purity, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ids_of_clustered_vectors_are_usable(seed):
+    features, labels = clustered(seed=seed)
+    tokenizer = RQKMeansConfig(codebook_sizes=(12, 12)).build(wide(8))
+    tokenizer.fit(features, seed=seed)
+    found = report(tokenizer.item_codes, features, labels, tokenizer=tokenizer)
+    assert found.verdict == "usable", found.because
+    assert min(level.held_out_mse for level in found.levels[:2]) < 0.3 * found.held_out_variance
+    shuffled = report(tokenizer.item_codes[torch.randperm(600)], features, labels, tokenizer=tokenizer)
+    assert shuffled.verdict == "useless"
+
+
+def test_categories_alone_are_enough_to_judge():
+    _, labels = clustered()
+    assert report(labels[:, None], labels=labels).verdict == "useless"  # 12 IDs for 600 items
+    own = torch.stack([labels, torch.arange(600) % 60], 1)
+    assert report(own, labels=labels).verdict == "usable"
+    assert report(own.flip(1), labels=labels[torch.randperm(600)]).verdict == "useless"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdicts", "reason"),
+    [
+        (lambda codes: codes * 0, ("useless",), "99.8% collisions"),
+        (lambda codes: codes * torch.tensor([0, 1, 1]), ("weak", "useless"), "level 0 has collapsed: its 16 codes are"),
+        (lambda codes: codes[:, :1], ("useless",), "97.3% collisions"),
+        (lambda codes: codes[:, :2] // 2, ("weak",), "collisions"),
+    ],
+)
+def test_collapsed_ids_say_so(change, verdicts, reason):
+    features, _ = clustered()
+    tokenizer = RQKMeansConfig(codebook_sizes=(16, 16, 16), dedup="none").build(wide(8))
+    tokenizer.fit(features)
+    codes = change(tokenizer.item_codes)
+    found = report(codes, features, codebook_sizes=(16, 16, 16)[: codes.shape[1]])
+    assert found.verdict in verdicts
+    assert reason in found.because
+
+
+def test_the_dedup_level_tells_crowded_items_apart():
+    features, _ = clustered(count=2000)
+    tokenizer = RQKMeansConfig(codebook_sizes=(8, 4)).build(wide(8))
+    tokenizer.fit(features)
+    found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
+    assert found.verdict == "weak"
+    assert "0.0% collisions (98.8% before the dedup level)" in found.because
+
+
+def test_codes_alone_say_nothing_of_their_meaning():
+    codes = torch.cartesian_prod(torch.arange(5), torch.arange(6))
+    found = report(codes)
+    assert (found.verdict, found.because) == (
+        "unknown", "without features or categories nothing says whether the codes mean anything",
+    )  # fmt: skip
+    assert report(codes[:, :1] * 0).verdict == "useless"
+
+
+def test_the_held_out_error_of_one_level_by_its_definition():
+    features, _ = clustered(count=40, kinds=3)
+    codes = torch.randint(3, (40, 1), generator=torch.Generator().manual_seed(2))
+    found = report(codes, features)
+    nothing = total = 0.0
+    x = features.double()
+    for item in range(40):
+        others = torch.arange(40) != item
+        left = x - (x.sum(0) - x) / 39  # of everybody from the mean of the others
+        same = others & (codes[:, 0] == codes[item, 0])
+        guess = left[same].sum(0) / (int(same.sum()) + 1)
+        nothing += float(left[item].square().mean()) / 40
+        total += float((left[item] - guess).square().mean()) / 40
+    assert found.held_out_variance == pytest.approx(nothing)
+    assert found.levels[0].held_out_mse == pytest.approx(total)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.base.files import atomic_path
+from genrec_fast.tokenizers.report.verdict import Verdict
 
 __all__ = ["LevelReport", "Report"]
 
@@ -38,7 +41,14 @@ class LevelReport:
     """items under the most frequent of them"""
     collision_rate: float
     """of these prefixes: (N - num_prefixes) / N"""
+    chance_collision_rate: float = 0.0
+    """the same where every level's codes are shuffled among the items"""
     mse: float | None = None
+    chance_mse: float | None = None
+    """the same where the IDs are shuffled among the items"""
+    held_out_mse: float | None = None
+    """of predicting each item from the others, by the codes up to here"""
+    chance_held_out_mse: float | None = None
     purity: float | None = None
     chance_purity: float | None = None
 
@@ -66,6 +76,11 @@ class Report:
     reconstruction: Literal["tokenizer", "codebooks", "group means"] | None
     """what the features are compared with"""
     levels: tuple[LevelReport, ...]
+    held_out_variance: float | None
+    """mean squared distance of each item from the mean of the others, per element: the held-out error of no code"""
+    verdict: Verdict
+    """usable, weak, useless; unknown where nothing but codes was given"""
+    because: str
     code_counts: tuple[Tensor, ...] = field(compare=False, repr=False)
     """int64 ``[K_l]`` per level: items of each code"""
 
@@ -102,7 +117,8 @@ class Report:
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     sizes = " x ".join(str(size) for size in report.codebook_sizes)
-    facts = [("items", f"{report.num_items:,}"), ("codebooks", sizes)]
+    facts = [("verdict", f"{report.verdict}, because {report.because}")]
+    facts += [("items", f"{report.num_items:,}"), ("codebooks", sizes)]
     facts.append(("collision rate", f"{report.collision_rate:.4f}"))
     if report.num_levels < len(report.codebook_sizes):
         facts.append(("before the dedup level", f"{report.collision_rate_before_dedup:.4f}"))
@@ -117,20 +133,38 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _table(report: Report) -> list[list[str]]:
-    header = ["level", "codes used", "entropy", "perplexity", "gini", "prefixes", "largest", "collisions"]
-    errors = any(level.mse is not None for level in report.levels)
-    purity = any(level.purity is not None for level in report.levels)
-    header += ["mse", "of variance"] if errors else []
-    header += ["purity", "by chance"] if purity else []
-    rows = [header]
-    for level in report.levels:
-        row = [str(level.level) + (" dedup" if level.level >= report.num_levels else ""), *_figures(level)]
-        if errors:
-            row += ["-", "-"] if level.mse is None else [f"{level.mse:.5g}", _share(level.mse, report.variance)]
-        if purity:
-            row += ["-", "-"] if level.purity is None else [f"{level.purity:.3f}", f"{level.chance_purity:.3f}"]
-        rows.append(row)
+    """How the codes are used."""
+    rows = [["level", "codes used", "entropy", "perplexity", "gini", "prefixes", "largest", "collisions", "by chance"]]
+    return rows + [[_name(report, level), *_figures(level)] for level in report.levels]
+
+
+def _meaning(report: Report) -> list[list[str]]:
+    """What the codes tell of the items; nothing where nothing was there to tell."""
+    levels = report.levels[: report.num_levels]
+    shown: list[tuple[list[str], Callable[[LevelReport], list[str]]]] = []
+    if report.variance is not None:
+        shown.append((["mse", "of variance", "by chance"], lambda level: _reconstruction(level, report.variance)))
+        shown.append((["held out", "by chance"], lambda level: _held_out(level, report.held_out_variance)))
+    if any(level.purity is not None for level in levels):
+        shown.append((["purity", "by chance"], lambda level: [f"{level.purity:.3f}", f"{level.chance_purity:.3f}"]))
+    if not shown:
+        return []
+    rows = [["level", *itertools.chain.from_iterable(header for header, _ in shown)]]
+    for level in levels:
+        rows.append([str(level.level), *itertools.chain.from_iterable(cells(level) for _, cells in shown)])
     return rows
+
+
+def _reconstruction(level: LevelReport, variance: float | None) -> list[str]:
+    return [f"{level.mse:.5g}", _share(level.mse, variance), _share(level.chance_mse, variance)]
+
+
+def _held_out(level: LevelReport, nothing: float | None) -> list[str]:
+    return [_share(level.held_out_mse, nothing), _share(level.chance_held_out_mse, nothing)]
+
+
+def _name(report: Report, level: LevelReport) -> str:
+    return str(level.level) + (" dedup" if level.level >= report.num_levels else "")
 
 
 def _figures(level: LevelReport) -> list[str]:
@@ -143,22 +177,24 @@ def _figures(level: LevelReport) -> list[str]:
         f"{level.num_prefixes:,}",
         f"{level.largest_prefix:,}",
         f"{level.collision_rate:.4f}",
+        f"{level.chance_collision_rate:.4f}",
     ]
 
 
-def _share(mse: float, variance: float | None) -> str:
-    return f"{mse / variance:.1%}" if variance else "-"  # undefined when the variance is 0
+def _share(mse: float | None, variance: float | None) -> str:
+    return f"{mse / variance:.1%}" if variance and mse is not None else "-"  # undefined when the variance is 0
 
 
 def _as_text(report: Report) -> str:
-    """Facts, an empty line, and a table with columns aligned to the right."""
+    """Facts, and tables with columns aligned to the right; an empty line between them."""
     facts = _facts(report)
     wide = max(len(name) for name, _ in facts)
     lines = [f"{name:<{wide}}  {value}" for name, value in facts]
-    rows = _table(report)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines.append("")
-    lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    for rows in (_table(report), _meaning(report)):
+        if rows:
+            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+            lines.append("")
+            lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(lines)
 
 
@@ -170,16 +206,18 @@ def _print_tables(report: Report) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _facts(report):
         facts.add_row(name, value)
-    rows = _table(report)
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*row)
     console = Console()
     console.print(facts)
-    console.print()
-    console.print(table)
+    for rows in (_table(report), _meaning(report)):
+        if not rows:
+            continue
+        table = Table(box=None, pad_edge=False)
+        for name in rows[0]:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
 
 
 def _draw(report: Report, path: str | os.PathLike[str]) -> None:
@@ -228,7 +266,14 @@ def _groups(axes: Any, report: Report) -> None:
 
 def _errors(axes: Any, report: Report) -> None:
     values = [level.mse for level in report.levels if level.mse is not None]
-    axes.plot(range(len(values) + 1), [report.variance, *values], "o-")
+    axes.plot(range(len(values) + 1), [report.variance, *values], "o-", label="of these items")
+    held = [level.held_out_mse for level in report.levels if level.held_out_mse is not None]
+    chance = [level.chance_held_out_mse for level in report.levels if level.chance_held_out_mse is not None]
+    axes.plot(range(len(held) + 1), [report.held_out_variance, *held], "o-", label="held out")
+    axes.plot(
+        range(len(chance) + 1), [report.held_out_variance, *chance], "o:", color="grey", label="held out, shuffled"
+    )
+    axes.legend(frameon=False)
     axes.set(xlabel="codes read", ylabel="mean squared error", title=f"reconstruction by {report.reconstruction}")
     axes.set_xticks(range(len(values) + 1))
     axes.set_ylim(bottom=0)
