@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from genrec_fast import recipes
-from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import FolderInUseError, InvalidValueError, UnsupportedError
+from genrec_fast.base.lock import FolderLock
 from genrec_fast.data import leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.evaluation import evaluate
@@ -48,6 +49,11 @@ def test_a_graph_goes_on_from_another():
 def test_a_training_of_steps_is_not_written_over(tmp_path):
     train(toy_recipe(epochs=1), toy_data(), out=tmp_path, device="cpu", show_progress=False)
     with pytest.raises(InvalidValueError, match=r"^train: out must be a new folder or one of the same training, got"):
+        counted(toy_data(), out=tmp_path)
+    counted(toy_data(), out=tmp_path, resume=False)
+    assert load(tmp_path).name == "transitions"
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    with FolderLock(tmp_path, "train"), pytest.raises(FolderInUseError, match=r"^train: "):
         counted(toy_data(), out=tmp_path)
 
 

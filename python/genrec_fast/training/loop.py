@@ -101,7 +101,9 @@ def train(
     folder = None if out is None else Path(out)
     with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as held:
         if recipe.at_once:
-            return train_at_once(recipe, data, seed=seed, out=folder, splits=splits, device=device, start=start)
+            return train_at_once(
+                recipe, data, seed=seed, out=folder, resume=resume, splits=splits, device=device, start=start
+            )
         return _Training(recipe, data, seed, folder, resume, splits, device, show_progress, held, start).run()
 
 
