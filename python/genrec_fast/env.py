@@ -26,11 +26,10 @@ from genrec_fast.base.errors import UnsupportedError, install_hint
 
 __all__ = ["Environment", "collect", "main"]
 
-REQUIRED = ("torch", "numpy", "safetensors", "accelerate", "tyro", "rich")
+REQUIRED = ("torch", "numpy", "safetensors", "accelerate", "tyro", "rich", "polars")
 # Optional extra of the package -> the distributions it brings, and what works once they are there.
 EXTRAS = {
     "tokenize": (("faiss-cpu",), "codebooks to and from faiss"),
-    "tables": (("polars",), "CSV and Parquet interactions"),
     "plot": (("matplotlib",), "pictures of training curves"),
     "text": (("sentence-transformers",), "item text to feature vectors"),
     "serve": (("starlette", "uvicorn", "prometheus-client"), "a recommender over HTTP"),

@@ -26,7 +26,7 @@ def test_folder_with_something_else_lists_it(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(DataError, match=r"data.load: source must be an existing folder or file, got .*nowhere"):
+    with pytest.raises(DataError, match=r"data.load: folder must be an existing folder or file, got .*nowhere"):
         data.load(tmp_path / "nowhere")
 
 

@@ -52,7 +52,6 @@ def test_a_folder_of_it_is_read_as_it_is(name, tmp_path):
         assert all(said in attributes for attributes in dataset.attributes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_from_a_folder_of_it_to_recommendations(name, tmp_path, capsys):
     SETS[name](tmp_path / "set")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -56,8 +57,14 @@ def _texts(texts: list[str] | None) -> str:
 
 
 def _codes(codes: Tensor) -> str:
-    shared = len(codes) - len(torch.unique(codes, dim=0))
-    return levels_of((codes.amax(0) + 1).tolist()) + (f"; {shared:,} beyond the first of theirs" if shared else "")
+    sizes = (codes.amax(0) + 1).tolist()
+    if math.prod(sizes) >= 2**63:  # no one number for each
+        return levels_of(sizes)
+    keys = torch.zeros(len(codes), dtype=torch.int64)
+    for level, size in enumerate(sizes):
+        keys = keys * size + codes[:, level]
+    shared = len(codes) - len(torch.unique(keys))
+    return levels_of(sizes) + (f"; {shared:,} beyond the first of theirs" if shared else "")
 
 
 @dataclass(frozen=True)

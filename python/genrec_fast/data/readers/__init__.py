@@ -23,7 +23,7 @@ _ENDINGS = {".inter": "recbole", ".inter.json": "lcrec", ".txt": "s3rec"}
 
 
 def load(
-    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     format: Literal["s3rec", "lcrec", "recbole", "table"] | None = None,
     **options: Unpack[Options],
@@ -31,7 +31,7 @@ def load(
     """Reads interactions, and what stands beside them about the items.
 
     Args:
-        source: a folder with one data set in one of the formats of docs/data.md, or its file of interactions.
+        folder: a folder with one data set in one of the formats of docs/data.md, or its file of interactions.
         format: "s3rec" (text lines), "lcrec" (json), "recbole" (atomic files) or "table" (CSV, Parquet, JSON lines and
             the published sets that are such tables); ``None`` goes by the names of the files.
         options: ``user``, ``item``, ``timestamp``, ``rating``, ``title`` (names of columns), ``min_rating``,
@@ -50,7 +50,7 @@ def load(
             without a time, which are left out.
 
     Notes:
-        Tables are read in blocks of 16 MiB; an event of one takes about 100 bytes until it is in its user's row, and no
+        Tables are read in blocks of 16 MiB; an event of one takes under 100 bytes until it is in its user's row, and no
         Python object. JSON, RecBole and S3-Rec: as tables; LC-Rec's json is read whole.
 
     Example:
@@ -60,12 +60,12 @@ def load(
         >>> load(folder).num_items
         4
     """
-    root = Path(source)
+    root = Path(folder)
     if format is not None and format not in FORMATS:
         raise InvalidValueError(f"data.load: format must be one of {', '.join(FORMATS)}, got {format!r}")
     reading = Reading.of(options)
     if not root.exists():
-        raise DataError(f"data.load: source must be an existing folder or file, got {str(root)!r}")
+        raise DataError(f"data.load: folder must be an existing folder or file, got {str(root)!r}")
     kind, paths = (
         (_kind_of(root, format, reading), [root.resolve()]) if root.is_file() else _look(root, format, reading)
     )
@@ -79,8 +79,8 @@ def load(
             raise InvalidValueError(
                 f"data.load: {given[0]} must be None for the format {kind} of {paths[0]}, which has no such column"
             )
-        folder = root.parent if root.is_file() else root
-        dataset = lcrec.read(folder, paths[0]) if kind == "lcrec" else s3rec.read(folder, paths[0])
+        place = root.parent if root.is_file() else root
+        dataset = lcrec.read(place, paths[0]) if kind == "lcrec" else s3rec.read(place, paths[0])
     return dataset if reading.k_core is None else k_core(dataset, reading.k_core)
 
 
