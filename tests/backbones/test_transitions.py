@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from genrec_fast import recipes
 from genrec_fast.backbones import TransitionsConfig
 from genrec_fast.backbones import transitions as module
 from genrec_fast.base.batch import Batch
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.recipe.recommender import Recommender, load
 
 
 def graph_of(histories, num_items, known=None, **settings):
@@ -106,3 +108,40 @@ def test_what_cannot_be_counted_changes_nothing(rows, known, message):
         graph.count(Jagged.from_rows(rows), known)
     assert edges(graph) == before
     assert graph.counts.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "message"),
+    [
+        ([[0, 1]], None, r"histories must be Jagged item ids \(Jagged.from_rows .*, got list"),
+        (Jagged.from_rows([[0.0, 1.0]], torch.float32), None, "histories must be integers"),
+        (Jagged.from_rows([[0, 1]]), torch.tensor([1.0]), r"known must be integers \[B\], got torch.float32"),
+        (Jagged.from_rows([[0, 1]]), [1], r"known must be integers \[B\], got list"),
+    ],
+)
+def test_what_is_no_history_is_refused(rows, known, message):
+    graph = graph_of([[0, 1]], 3)
+    with pytest.raises(InvalidTypeError, match=f"^Transitions: {message}"):
+        graph.count(rows, known)
+    assert graph.counts.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("counts", [None, torch.tensor([9, 0, 0, 0])])
+def test_what_is_counted_later_is_popular(tmp_path, counts):
+    catalog = Catalog(item_codes=torch.arange(4, dtype=torch.int32)[:, None], codebook_sizes=(4,), counts=counts)
+    model = Recommender(recipes.get("transitions"), catalog)
+    assert model.knows_popular == (counts is not None)
+    model.backbone.count(Jagged.from_rows([[2, 3, 2]]))
+    assert model.recommend([[]], 2).items.tolist() == [[2, 3]]
+    model.backbone.count(Jagged.from_rows([[3, 1, 3, 1]]))
+    model.save(tmp_path)
+    with model.batcher() as batcher:
+        for asked in (model, load(tmp_path), batcher):
+            assert asked.recommend([[]], 3).items.tolist() == [[3, 1, 2]]
+    shares = torch.tensor([4, 3, 3]).div(7 + 4).log()
+    torch.testing.assert_close(model.recommend([[]], 3).scores[0], shares)
+
+
+def test_a_graph_has_no_parameters():
+    model = Recommender(recipes.get("transitions"), Catalog(item_codes=torch.arange(3)[:, None], codebook_sizes=(3,)))
+    assert "weights      0 parameters, cpu" in repr(model)

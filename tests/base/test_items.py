@@ -61,6 +61,39 @@ def test_unknown_items_can_be_skipped():
     assert mask_of(SKIP.chosen("allowed", ["a", "f", 7], 1), 5).tolist() == [True, False, False, False, False]
 
 
+def test_a_name_or_a_skipped_item_is_no_mask():
+    names = SimpleNamespace(num_items=3, item_numbers={"0": 0, "1": 1, "x": 2})
+    refuse, skip = Items("recommend", names), Items("recommend", names, skip=True)
+    assert refuse.chosen("exclude", ["0", "1", "0"], 1).tolist() == [0, 1, 0]
+    assert refuse.chosen("exclude", ["0", 1, 0], 1).tolist() == [0, 1, 0]
+    assert skip.chosen("allowed", ["q", "w", "e"], 1).tolist() == []
+    for items in ([-1, -1, -1], torch.tensor([-1, -1, -1]), np.array([0, -1, 1])):
+        assert set(skip.chosen("exclude", items, 1).tolist()) <= {0, 1}
+    for items in ([0, np.int64(1), torch.tensor(0)], torch.tensor([0, 1, 1], dtype=torch.uint8), np.zeros(3, int)):
+        with pytest.raises(InvalidTypeError, match="exclude must be bool, got int64"):
+            skip.chosen("exclude", items, 1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [1 << 70, 3],
+        [-(1 << 70), "d"],
+        [1 << 63, 3],
+        np.array([(1 << 63) + 5, 3], dtype=np.uint64),
+        torch.tensor([(1 << 63) + 5, 3], dtype=torch.uint64),
+        [np.uint64((1 << 63) + 5), 3],
+    ],
+)
+def test_whole_numbers_beyond_int64_are_items_that_there_are_not(row):
+    assert SKIP.rows("histories", [row]).values.tolist() == [-1, 3]
+    assert SKIP.chosen("exclude", row, 1).tolist() == [3]
+    first = int(row[0]) if isinstance(row, list) else row.tolist()[0]
+    for refused in (REFUSE.rows, lambda name, rows: REFUSE.chosen(name, rows[0], 1)):
+        with pytest.raises(InvalidValueError, match=rf"must hold item ids in \[0, 5\), got {first}$"):
+            refused("histories", [row])
+
+
 MASK = [True, False, False, True, False]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from genrec_fast import Catalog
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.catalog.find import _Texts
 
 TITLES = [
     "Star Wars: The Clone Wars",
@@ -68,6 +69,42 @@ def test_names_are_found_too_where_titles_say_nothing():
     assert both.find("tea gren").item == 0
     assert Catalog(num_items=30).find("7").items == (7,)
     assert Catalog(num_items=30).find("30").by == "nothing"
+
+
+@pytest.mark.parametrize(
+    "text", ["50.0", "-1", "+1", "5-0", "1e1", "1E1", "1e+1", "10.", ".5", "-10", "50,0", "\u22121"]
+)
+def test_a_number_is_never_another_one(text):
+    found = Catalog(num_items=600, titles=[f"Part {number}" for number in range(600)]).find(text)
+    assert found.item is None
+    assert found.by in ("alike", "nothing")
+    assert Catalog(num_items=600).find(text).by == "nothing"
+
+
+def test_a_number_is_found_exactly():
+    odd = Catalog(item_ids=["-10", "1e1", "x", "10"], titles=["Ten", "5-0", "50.0", "-7 "])
+    assert [odd.find(text).item for text in ("-10", "1E1", "5-0", "50.0", " -7", "10")] == [0, 1, 1, 2, 3, 3]
+    assert odd.find("7").by == "alike"
+    assert Catalog(num_items=60).find("5 0").item is None
+
+
+def test_a_word_with_a_typing_error_is_no_number():
+    assert Catalog(num_items=600).find("10a").by == "nothing"
+    assert Catalog(item_ids=["b10", "c"]).find("b10o").item == 0
+
+
+def test_many_words_are_looked_for_once_and_not_all(monkeypatch):
+    asked = []
+    having = _Texts._having
+    monkeypatch.setattr(_Texts, "_having", lambda self, word: asked.append(word) or having(self, word))
+    assert SHOP.find("toy story " * 200).by == "near"
+    assert len(asked) <= 3  # and both words as one
+    asked.clear()
+    found = SHOP.find("attack " + " ".join(f"word{number}" for number in range(5000)))
+    assert (found.by, found.items) == ("alike", (1,))
+    assert len(asked) <= 32
+    assert SHOP.find("a" * 1_000_000).by == "nothing"
+    assert len(str(SHOP.find("a" * 1_000_000))) < 200
 
 
 def test_what_cannot_be_looked_for():

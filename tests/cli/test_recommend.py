@@ -147,6 +147,12 @@ def test_who_has_no_history_gets_what_is_popular(saved, capsys):
         (["--history", "m1", "--actions", "1"], "--actions must not be given as toy reads none"),
         (["--history", "id:6"], "--history must have ids of [0, 6), got 'id:6'"),
         (["--history", "id:x"], "--history must have ids of [0, 6), got 'id:x'"),
+        (["--history", f"id:{'9' * 5000}"], "--history must have ids of [0, 6), got 'id:999"),
+        (
+            ["--history", "m1", "--history", "m2"],
+            "recommend: --history must be given once, with all of its list behind",
+        ),
+        (["--allowed=m1", "--allowed", "m2"], "--allowed must be given once, with all of its list behind it, got it 2"),
         (["--device", "junk"], "load: --device must be one of this machine, got 'junk'"),
         (["--threads", "0"], "genrec-fast: --threads must be in [1, 4096], got 0"),
     ],
@@ -165,3 +171,28 @@ def test_names_go_before_files_and_numbers(saved, capsys, tmp_path):
     named.save(tmp_path / "named")
     answer, _ = told((tmp_path / "named", named), capsys, "--history", "@items", "id:4")
     assert items(answer) == named.recommend([[0, 1]], 6).items[0].tolist()
+
+
+def test_that_no_item_is_named_or_left_is_said(saved, capsys, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    for options in (["--allowed"], ["--candidates", f"@{tmp_path / 'empty.txt'}"]):
+        answer, error = told(saved, capsys, "--history", "m1", *options)
+        assert items(answer) == []
+        assert error.splitlines() == [f"{options[0]} names no item", "no items: nothing is left to recommend"]
+    answer, error = told(saved, capsys, "--history", "m1", "--allowed", "m2", "--exclude", "m2")
+    assert (items(answer), error) == ([], "no items: nothing is left to recommend\n")
+    answer, error = told(saved, capsys, "--history", "m1", "--exclude")
+    assert (len(items(answer)), error) == (6, "--exclude names no item\n")
+
+
+@pytest.mark.parametrize("word", ["-1", "5-0", "1e0", "2.0", f"id:{'9' * 5000}"])
+def test_a_number_is_no_other_item(saved, capsys, tmp_path, word):
+    model = saved[1]
+    numbered = Recommender(model.recipe, dataclasses.replace(model.catalog, item_ids=["1", "2", "20", "50", "10", "6"]))
+    numbered.save(tmp_path / "numbered")
+    asked = (tmp_path / "numbered", numbered)
+    told(asked, capsys, "--history", word, code=2)
+    answer, error = told(asked, capsys, "--history", "1", word, "--unknown", "skip")
+    assert answer["skipped"] == 1
+    assert error.endswith("is not in the catalog, and is left out\n")
+    assert len(error) < 200

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_integers
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, offsets_of, spans
 from genrec_fast.catalog.catalog import Catalog
 
@@ -94,7 +94,9 @@ class Transitions(nn.Module):
                 setattr(self, name, getattr(self, name).new_empty(tensors[name].shape))
 
     def count(self, histories: Jagged, known: Tensor | None = None) -> None:
-        """Adds the transitions of histories to the graph, in place.
+        """Adds the transitions of histories to the graph, in place, and their events to ``counts``.
+
+        Of a model's graph, the popular items, which users without a history get, are those of ``counts`` from then on.
 
         Args:
             histories: int64 item ids in ``[0, N)``, oldest first.
@@ -102,12 +104,18 @@ class Transitions(nn.Module):
                 from them to newer events are not. ``None``: no events were.
 
         Raises:
+            InvalidTypeError: no Jagged of integers, or ``known`` of others than integers.
             InvalidValueError: an item outside the catalog, or ``known`` that does not fit.
 
         Notes:
             ``O(E max_distance log)`` and one pass over the graph, in blocks of items. The graph is the same as if all
             had been counted at once, unless an item has had more than ``max_next`` successors.
         """
+        if not isinstance(histories, Jagged):
+            raise InvalidTypeError(
+                f"Transitions: histories must be Jagged item ids (Jagged.from_rows makes them of lists), "
+                f"got {type(histories).__name__}"
+            )
         items = check_integers("Transitions", "histories", histories.values, "[E]").long().cpu()
         offsets, home = histories.offsets.cpu(), self.offsets.device
         if items.numel():
@@ -118,7 +126,10 @@ class Transitions(nn.Module):
                     f"Transitions: histories must hold item ids in [0, {self.num_items}), got {wrong}"
                 )
         lengths = offsets.diff()
-        known = torch.zeros_like(lengths) if known is None else known.cpu()
+        if known is None:
+            known = torch.zeros_like(lengths)
+        else:
+            known = check_integers("Transitions", "known", known, "[B]").long().cpu()
         if known.shape != lengths.shape or bool(((known < 0) | (known > lengths)).any()):
             raise InvalidValueError("Transitions: known must be within the length of each row, got one outside")
         self.to("cpu")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import check_dense, is_truth, shown
+from genrec_fast.base.checks import INT64, check_dense, is_truth, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
@@ -91,6 +91,9 @@ class Items:
             return self._kept_rows(name, items, users)
         if isinstance(items, np.ndarray):
             items = torch.from_numpy(items) if items.dtype.kind == "b" else _array(items)
+        if isinstance(items, Tensor) and items.dtype == torch.uint64:
+            check_dense(self.op, name, items)
+            items = items.tolist()  # int64 cannot hold them
         if isinstance(items, Tensor):
             return self._of_tensor(name, items, users)
         if not _is_collection(items):
@@ -128,7 +131,7 @@ class Items:
 
     def _flat(self, name: str, items: Any) -> Tensor:
         ids = self.rows(name, [items]).values
-        if ids.shape[0] == self.names.num_items > 2 and int(ids.max()) <= 1:  # 0 and 1 alone: nobody means item 1
+        if ids.shape[0] == self.names.num_items > 2 and _zeros_and_ones(items):  # nobody means item 1
             raise InvalidTypeError(
                 f"{self.op}: {name} must be bool, got int64 [{ids.shape[0]}] of 0 and 1, which would be item ids"
             )
@@ -149,7 +152,9 @@ class Items:
             if row.dim() != 1 or not (whole or row.numel() == 0):
                 raise self._no_rows(name, rows)
             check_dense(self.op, name, row)
-            return row.to(torch.int64).cpu()
+            if row.dtype != torch.uint64:
+                return row.to(torch.int64).cpu()
+            row = row.tolist()  # int64 cannot hold them
         if not _is_collection(row) or isinstance(row, Set):
             raise self._no_rows(name, rows)
         ids = list(row)
@@ -158,7 +163,10 @@ class Items:
         try:
             return torch.tensor(ids, dtype=torch.int64)
         except (OverflowError, RuntimeError, ValueError) as error:  # torch: any, for more than 64 bits
-            raise self._outside(name, next(item for item in ids if not -(2**63) <= item < 2**63), limit) from error
+            low, high = INT64
+            if not self.skip:
+                raise self._outside(name, next(item for item in ids if not low <= item <= high), limit) from error
+            return torch.tensor([item if low <= item <= high else -1 for item in ids], dtype=torch.int64)
 
     def _id(self, name: str, item: Any, rows: Any, limit: int | None) -> int:
         if isinstance(item, str) and limit is None:
@@ -232,6 +240,18 @@ def _stacked(op: str, name: str, rows: list[Any]) -> Tensor:
     return torch.stack(masks)
 
 
+def _zeros_and_ones(items: Any) -> bool:
+    """Whether it holds the whole numbers 0 and 1 alone, as they were given: a name is none of them."""
+    if isinstance(items, Tensor):
+        return bool(((items == 0) | (items == 1)).all())
+    return all(not isinstance(item, str) and int(item) in (0, 1) for item in items)
+
+
 def _array(array: np.ndarray[Any, Any]) -> Any:
-    """An array of integers as a tensor; of anything else (texts, objects) as lists."""
-    return torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "iu" else array.tolist()
+    """An array of integers as a tensor; of anything else (texts, objects, uint64 beyond int64) as lists."""
+    return torch.from_numpy(array.astype(np.int64)) if _is_int64(array) else array.tolist()
+
+
+def _is_int64(array: np.ndarray[Any, Any]) -> bool:
+    """Whether int64 can hold all of it."""
+    return array.dtype.kind == "i" or (array.dtype.kind == "u" and int(array.max(initial=0)) <= INT64[1])

@@ -286,5 +286,8 @@ class Counted(Protocol):
     """A backbone that learns by counting."""
 
     def count(self, histories: Jagged) -> None:
-        """Adds what these histories tell, in place."""
+        """Adds what these histories tell, in place.
+
+        Where the backbone has ``counts``, int64 ``[N]`` events of each item, they tell what is popular.
+        """
         ...

@@ -18,7 +18,10 @@ By = Literal["name", "title", "near", "alike", "nothing"]
 _ALIKE = 0.75
 _MOST_ALIKE = 50  # words that a word with a typing error may stand for
 _BEGINNING = 0.9  # of a whole word's weight
+_MOST_WORDS = 32  # different ones that are looked for
 _WORD = re.compile(r"\w+")
+# What is typed for a number (50, -1, 50.0, 1e1) or looks like one (5-0): never another number with an error.
+_NUMBER = re.compile(r"[-+\u2212]?[.,]?\d(?:[\d.,+\u2212-]|e(?=[-+\u2212]?\d))*", re.IGNORECASE)
 # Scripts that put no spaces between words: what is looked for may begin anywhere.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff]")
 
@@ -29,8 +32,9 @@ class Found:
 
     Args:
         text: what was looked for.
-        by: "name", "title": exactly that, but for capitals, accents and punctuation; "near": all of its words are
-            there, whole, as beginnings of words or with a typing error; "alike": some are; "nothing": none is.
+        by: "name", "title": exactly that, but for capitals, accents and punctuation (a number: but for nothing);
+            "near": all of its words are there, whole, as beginnings of words or with a typing error; "alike": some
+            are, or the text is a number or has more than 32 different words; "nothing": none is.
         items: ids, the best first; at most as many as were asked for.
         count: how many there are.
         names: of ``items``.
@@ -51,7 +55,7 @@ class Found:
 
     def __str__(self) -> str:
         if not self.items:
-            return f"no item is called or titled {self.text!r}, or alike"
+            return f"no item is called or titled {self.text!r:.80}, or alike"
         wide = max(map(len, ("name", *self.names)))
         rows = [("name", "title"), *zip(self.names, self.titles or self.names, strict=True)]
         lines = [name if self.titles is None else f"{name:<{wide}}  {title}".rstrip() for name, title in rows]
@@ -74,19 +78,22 @@ class Finder:
     def __call__(self, text: str, k: int) -> Found:
         """The first of these that finds anything: see ``Found.by``.
 
-        Cost: one pass over all titles for each word, and one over their vocabulary for each typing error.
+        Cost: one pass over all titles for each different word, of 32 at most, and one over their vocabulary for each
+        typing error.
         """
         if text in self.numbers:
             return self._found(text, "name", [self.numbers[text]], k)
-        plain = _plain(text)
+        plain, number = _plain(text), _NUMBER.fullmatch(text.strip()) is not None
         kinds: tuple[tuple[By, _Texts], ...] = (("name", self._names), ("title", self._titles))
         for by, texts in kinds:
-            same = [item for item, other in enumerate(texts.plain) if plain and other == plain]
+            same = texts.exactly(text) if number else texts.same(plain)
             if same:
                 return self._found(text, by, same, k)
         words = plain.split()
-        if plain.isdecimal():  # a name that there is not, most likely: no typing error of another, and no title's year
+        if number:  # a name that there is not, most likely: no typing error of another, and no title's year
             return self._found(text, "alike", self._titles.alike(words), k)
+        if len(set(words)) > _MOST_WORDS:
+            return self._found(text, "alike", self._titles.alike(words) or self._names.alike(words), k)
         for texts in (self._titles, self._names):
             near = texts.near(words)
             if near:
@@ -112,12 +119,25 @@ class _Texts:
     """Names or titles, one for each item, in plain letters."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
         self.plain = [_plain(text) for text in texts]
+        self.longest = max(map(len, self.plain), default=0)
+
+    def exactly(self, text: str) -> list[int]:
+        """Texts that are this one, but for spaces around it and capitals."""
+        wanted = text.strip().casefold()
+        return [item for item, other in enumerate(self.texts) if other.strip().casefold() == wanted]
+
+    def same(self, plain: str) -> list[int]:
+        """Texts that are this one in plain letters."""
+        return [item for item, other in enumerate(self.plain) if plain and other == plain]
 
     def near(self, words: Sequence[str]) -> list[int]:
         """Texts with all words; if there are none, with typing errors forgiven. The most alike and shortest first."""
+        joined = "" if all(map(str.isdecimal, words)) else "".join(words)  # 5 and 0 are not 50
+        words = list(dict.fromkeys(words))
         having = [self._having(word) for word in words]
-        found = _all_of(having) or self._having("".join(words))
+        found = _all_of(having) or self._having(joined)
         if not found:  # a word that stands somewhere is hardly an error
             having = [known or self._forgiving(word) for word, known in zip(words, having, strict=True)]
             found = _all_of(having)
@@ -127,9 +147,9 @@ class _Texts:
         return self._ordered(found)
 
     def alike(self, words: Sequence[str]) -> list[int]:
-        """Texts with some of the words; those with rare ones first."""
+        """Texts with some of the first 32 different words; those with rare ones first."""
         weights: dict[int, float] = {}
-        for word in words:
+        for word in list(dict.fromkeys(words))[:_MOST_WORDS]:
             having = self._having(word)
             for item in having:
                 weights[item] = weights.get(item, 0.0) + 1 / len(having)
@@ -143,7 +163,7 @@ class _Texts:
 
         A whole word counts 1, a beginning a little less; 2 is no beginning of 2001.
         """
-        if not word:
+        if not word or len(word) > self.longest:
             return {}
         begins = ("" if _UNSPACED.search(word) else "(?:^| )") + " ?".join(map(re.escape, word))
         begin, whole = re.compile(begins), re.compile(begins + r"(?!\w)")
@@ -155,7 +175,7 @@ class _Texts:
         return found
 
     def _forgiving(self, word: str) -> dict[int, float]:
-        """Texts with a word that is this one but for a typing error, and how much alike they are."""
+        """Texts with a word, no number, that is this one but for a typing error, and how much alike they are."""
         if len(word) < 3 or word.isdecimal():
             return {}
         slack = 1 if len(word) < 6 else 2
@@ -171,7 +191,7 @@ class _Texts:
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:
-        return sorted({word for text in self.plain for word in text.split()})
+        return sorted({word for text in self.plain for word in text.split() if not word.isdecimal()})
 
 
 def _all_of(having: Sequence[Mapping[int, float]]) -> dict[int, float]:

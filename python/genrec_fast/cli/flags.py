@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
 
-from genrec_fast.base.errors import GenrecError
+from genrec_fast.base.errors import GenrecError, InvalidValueError
 
-__all__ = ["flags_of", "in_flags"]
+__all__ = ["check_once", "flags_of", "in_flags"]
 
 # "operation: argument must ...", as every error begins; "each item of argument must ..." is one of them.
 _ARGUMENT = re.compile(r"^((?:([\w.]+): )?(?:each \w+ of )?)(\w+)(?= must )")
@@ -40,6 +40,20 @@ def flags_of(command: Callable[..., Any]) -> dict[str, str]:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def check_once(op: str, arguments: Sequence[str], flags: Sequence[str]) -> None:
+    """Raises where a flag that takes a list stands more than once: the parser would keep the last list alone.
+
+    Raises:
+        InvalidValueError: it does.
+    """
+    for flag in flags:
+        times = sum(argument.partition("=")[0] == flag for argument in arguments)
+        if times > 1:
+            raise InvalidValueError(
+                f"{op}: {flag} must be given once, with all of its list behind it, got it {times} times"
+            )
 
 
 @contextlib.contextmanager

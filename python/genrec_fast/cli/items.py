@@ -19,13 +19,16 @@ def items_of(model: Recommender, flag: str, words: Sequence[str], skip: bool, op
 
     A word is an item's name, ``id:`` and its number, ``@`` and a file with one a line, or a text by which exactly one
     item is found. On the standard error is said what was found for a text, which items are near where there are
-    several, and what is skipped.
+    several, what is skipped, and that no item is left of the words.
 
     Raises:
         InvalidValueError: a word that means no item, or several.
         DataError: a file that cannot be read.
     """
-    return [_item(model, op, flag, word, skip) for word in expanded(flag, words, model.catalog.numbers, op)]
+    found = [_item(model, op, flag, word, skip) for word in expanded(flag, words, model.catalog.numbers, op)]
+    if flag != "--history" and not any(isinstance(item, int) for item in found):  # of a history its basis is said
+        print(f"{flag} names no item", file=sys.stderr)
+    return found
 
 
 def expanded(flag: str, words: Sequence[str], names: object = (), op: str = "recommend") -> list[str]:
@@ -56,7 +59,7 @@ def _item(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int 
         return _by_id(model, op, flag, word, skip)
     found = model.find_items(word)
     if found.item is not None:
-        print(f"{flag} {word!r} is {_called(model, found.item)}", file=sys.stderr)
+        print(f"{flag} {word!r:.80} is {_called(model, found.item)}", file=sys.stderr)
         return found.item
     exact = found.by in ("name", "title", "near")
     if skip and not exact:
@@ -65,7 +68,7 @@ def _item(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int 
         print(found, file=sys.stderr)
     if exact:
         raise InvalidValueError(
-            f"{op}: each word of {flag} must mean one item, got {word!r}, which may be any of {found.count}: "
+            f"{op}: each word of {flag} must mean one item, got {word!r:.80}, which may be any of {found.count}: "
             f"give a name of the table above (such as {found.names[0]!r}) or more words of the title"
         )
     raise InvalidValueError(
@@ -77,15 +80,16 @@ def _item(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int 
 
 def _by_id(model: Recommender, op: str, flag: str, word: str, skip: bool) -> int | str:
     digits = word.removeprefix(_ID)
-    if digits.isdecimal() and digits.isascii() and int(digits) < model.num_items:
-        return int(digits)
+    # Python reads no number of thousands of digits.
+    if digits.isdecimal() and digits.isascii() and len(digits.lstrip("0")) < 20 and int(digits[-20:]) < model.num_items:
+        return int(digits[-20:])
     if skip and digits.isdecimal():
         return _skipped(flag, word)
     raise InvalidValueError(f"{op}: {flag} must have ids of [0, {model.num_items}), got {word!r:.80}")
 
 
 def _skipped(flag: str, word: str) -> str:
-    print(f"{flag} {word!r} is not in the catalog, and is left out", file=sys.stderr)
+    print(f"{flag} {word!r:.80} is not in the catalog, and is left out", file=sys.stderr)
     return word
 
 

@@ -16,6 +16,7 @@ from genrec_fast.base.errors import GenrecError
 __all__ = ["main"]
 
 PROGRAM = "genrec-fast"
+_LISTS = ("history", "allowed", "candidates", "exclude", "times", "actions")  # of recommend
 
 
 def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
@@ -60,7 +61,9 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
 def _recommend(arguments: Sequence[str]) -> int | None:
     from genrec_fast.cli import recommend_many
+    from genrec_fast.cli.flags import check_once
 
+    check_once("recommend", arguments, [f"--{name}" for name in _LISTS])
     if recommend_many.is_asked_for(arguments):
         from genrec_fast.cli.flags import flags_of, in_flags
 

@@ -95,10 +95,12 @@ def recommend(
         ranked = recommender.recommend(**_arguments(asking, recommender))
     (answer,) = answer_of(ranked, recommender)
     _say_basis(answer["basis"], recommender)
+    found = answer["items"]
+    if not found:
+        print("no items: nothing is left to recommend", file=sys.stderr)
     if json:
         print(dumps(answer))
         return
-    found = answer["items"]
     wide = max([len(entry["item"]) for entry in found], default=0)
     for place, entry in enumerate(found, start=1):
         print(f"{place:>3}  {entry['item']:<{wide}}  {entry['score']:8.3f}  {entry['title']}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from torch import nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.protocols import Counted
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie, levels_of
@@ -85,7 +87,7 @@ class System(nn.Module):
             ("items", f"{self.num_items:,}, {'with' if self.catalog.titles is not None else 'without'} titles"),
             ("semantic IDs", codes),
             ("reads", f"the last {self.max_items} items of a history"),
-            ("weights", f"{sum(p.numel() for p in parameters):,} parameters, {', '.join(kinds)}, {self.device}"),
+            ("weights", ", ".join([f"{sum(p.numel() for p in parameters):,} parameters", *kinds, str(self.device)])),
         ]
         rows += [(name, _short(getattr(self.recipe, name))) for name in ("layout", "backbone", "objective", "decoder")]
         return "\n".join([f"{type(self).__name__} {self.name}", *(f"  {name:<13}{text}" for name, text in rows)])
@@ -93,6 +95,7 @@ class System(nn.Module):
     def _begin_answering(self) -> None:
         self._answering = 0  # blocks of answering() that are open, in any thread
         self._modes: list[tuple[nn.Module, bool]] = []
+        self._recounted: Catalog | None = None  # what ``_counted`` made
 
     @property
     def trie(self) -> Trie | None:
@@ -116,7 +119,21 @@ class System(nn.Module):
     @property
     def knows_popular(self) -> bool:
         """Whether it can tell what is popular: to users without a history that it has no state for."""
-        return self.catalog.counts is not None
+        return self._counted().counts is not None
+
+    def _counted(self) -> Catalog:
+        """The catalog; with the counts of a backbone that counts on its own, once they are others."""
+        counts = getattr(self.backbone, "counts", None) if isinstance(self.backbone, Counted) else None
+        if counts is None or not bool(counts.any()):
+            return self.catalog
+        counts = counts.cpu()
+        for known in (self.catalog, self._recounted):
+            if known is None or known.counts is None or known.item_codes is not self.catalog.item_codes:
+                continue
+            if torch.equal(known.counts.cpu(), counts):
+                return known
+        self._recounted = recounted = dataclasses.replace(self.catalog, counts=counts.clone())
+        return recounted
 
     @property
     def item_numbers(self) -> Mapping[str, int]:
@@ -191,7 +208,7 @@ class System(nn.Module):
         if self.may_be_empty or not bool(bare.any()):
             return based(self.search(question, query).to("cpu"), question, self.may_be_empty)
         without, others = bare.nonzero().squeeze(1), (~bare).nonzero().squeeze(1)
-        found = popular(self.catalog, query.select(without), without.shape[0], self.decoder.by_level)
+        found = popular(self._counted(), query.select(without), without.shape[0], self.decoder.by_level)
         if others.numel():
             searched = self.search(question.select(others), query.select(others)).to("cpu")
             found = Ranked.cat([found, searched]).select(torch.cat([without, others]).argsort())
