@@ -4,9 +4,10 @@ import pytest
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.query import Options
+from genrec_fast.cli import main
 from genrec_fast.cli.commands import serve
 from genrec_fast.cli.evaluate import Evaluate
-from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.flags import check_once, flags_of, in_flags
 from genrec_fast.cli.recommend import FLAGS, recommend
 
 KNOWN = {"num_beams": "--num-beams", "histories": "--history", "k": "-k", "TrainConfig: epochs": "--train.epochs"}
@@ -45,3 +46,11 @@ def test_flags_are_those_of_the_command_and_its_groups():
 def test_every_option_of_recommend_can_be_asked_from_the_command_line():
     assert {"histories", "k", *Options.__annotations__} <= set(FLAGS)
     assert set(FLAGS.values()) <= {"-k", *flags_of(recommend).values()}
+
+
+def test_a_list_stands_behind_one_flag(capsys):
+    check_once("recommend", ["--history", "a", "b", "--allowed=c"], ("--history", "--allowed"))
+    assert main(["evaluate", "model", "--data", "data", "--allowed", "a", "--allowed=b"]) == 2
+    assert capsys.readouterr().err == (
+        "genrec-fast: evaluate: --allowed must be given once, with all of its list behind it, got it 2 times\n"
+    )
