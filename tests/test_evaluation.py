@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from genrec_fast import metrics, recipes
 from genrec_fast.base.batch import Ranked
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import evaluation_batches, leave_one_out
 from genrec_fast.data.synthetic import Shop
@@ -302,3 +303,43 @@ def test_arguments_of_a_comparison_are_checked(model, test_questions):
     other = leave_one_out(toy_data(items=20).interactions).train
     with pytest.raises(InvalidValueError, match=r"^evaluate: train must have the model's 30 items, got 20"):
         evaluate(model, test_questions, train=other)
+
+
+@pytest.mark.parametrize(
+    "ks", [5, np.int64(5), [5], range(5, 6), {5}, np.array([5]), torch.tensor([5]), torch.tensor(5)]
+)
+def test_ks_are_one_whole_number_or_several_in_any_form(model, test_questions, ks):
+    expected = evaluate(model, test_questions, ks=(5,))
+    found = evaluate(model, test_questions, ks=ks)
+    assert {**found.to_dict(), "users_per_second": 0} == {**expected.to_dict(), "users_per_second": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"ks": None}, InvalidTypeError, "ks must be a sequence of ints, got None"),
+        ({"ks": "5"}, InvalidTypeError, "ks must be a sequence of ints, got '5'"),
+        ({"ks": (5.0,)}, InvalidTypeError, "ks must be an int, got 5.0"),
+        ({"ks": np.array([1.0, 5.0])}, InvalidTypeError, "ks must be an int, got"),
+        ({"ks": (True,)}, InvalidTypeError, "ks must be an int, got True"),
+        ({"ks": True}, InvalidTypeError, "ks must be an int, got True"),
+        ({"ks": ()}, InvalidValueError, r"ks must be numbers from 1, got \(\)"),
+        ({"ks": 0}, InvalidValueError, "ks must be at least 1, got 0"),
+        ({"ks": (1 << 40,)}, InvalidValueError, "ks must be at most"),
+        ({"num_beams": "a"}, InvalidTypeError, "num_beams must be an int, got 'a'"),
+        ({"num_beams": 0}, InvalidValueError, "num_beams must be at least 1, got 0"),
+        ({"users_per_batch": 0}, InvalidValueError, "users_per_batch must be at least 1, got 0"),
+        ({"users_per_batch": None}, InvalidTypeError, "users_per_batch must be an int, got None"),
+        ({"train": 5}, InvalidTypeError, "train must be Interactions .*, got 5"),
+        ({"evaluation": None}, InvalidTypeError, "evaluation must be an Evaluation .*, got None"),
+        ({"model": "folder"}, InvalidTypeError, "model must be a Recommender .*, got 'folder'"),
+        (
+            {"evaluation": leave_one_out(toy_data(items=50).interactions).test},
+            InvalidValueError,
+            "evaluation must hold items of the model's 30, but its histories hold 0 to",
+        ),
+    ],
+)
+def test_each_argument_is_checked_and_named(model, test_questions, given, error, text):
+    with pytest.raises(error, match=f"^evaluate: {text}"):
+        evaluate(**{"model": model, "evaluation": test_questions, **given})

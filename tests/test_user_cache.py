@@ -205,8 +205,65 @@ def test_bad_calls_are_named_and_change_nothing(call, error, text):
     with pytest.raises(error, match=f"^UserCache: {text}"):
         cache.extend(**{"users": ["a"], "items": [[2]], "timestamps": [[20]], **call})
     assert cache.history("a").tolist() == [1]
-    with pytest.raises(InvalidValueError, match="exclude must be None with exclude_seen"):
-        cache.recommend(["a"], exclude=Jagged.from_rows([[1]]), exclude_seen=True)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"candidates": [1, 2, 3, 4]},
+        {"candidates": [[4, 5], [1, 2, 3]], "allowed": torch.arange(ITEMS) < 5},
+        {"exclude_seen": True, "exclude": [[0, 1], [2]]},
+        {"exclude": {3}, "seed": 4},
+    ],
+)
+def test_options_are_those_of_recommend(option):
+    model = recommender(FORMS["positions"])
+    cache = UserCache(model)
+    cache.extend(["a", "b"], [[7], []])
+    found = cache.recommend(["a", "b"], 3, items=[[8, 9], [3]], **option)
+    expected = model.recommend([[7, 8, 9], [3]], 3, **option)
+    assert torch.equal(found.items, expected.items)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_items_are_left_out_with_their_times():
+    model = recommender(FORMS["research"])
+    cache = UserCache(model)
+    found = cache.recommend(
+        ["a"],
+        3,
+        items=[[4, "nobody's", 5, ITEMS]],
+        timestamps=[[1, 50, 60, 70]],
+        target_timestamps=[99],
+        unknown="skip",
+    )
+    assert cache.history("a").tolist() == [4, 5]
+    expected = model.recommend([[4, 5]], 3, timestamps=[[1, 60]], target_timestamps=[99])
+    assert torch.equal(found.items, expected.items)
+    assert found.skipped.tolist() == [2]
+    with pytest.raises(InvalidValueError, match="each item of items must be one of the catalog's"):
+        cache.recommend(["a"], 3, items=[["nobody's"]], timestamps=[[99]])
+
+
+def test_options_that_there_are_not_are_named():
+    cache = UserCache(recommender(FORMS["positions"]))
+    with pytest.raises(InvalidTypeError, match=r"^UserCache: options are num_beams, .*, got beams"):
+        cache.recommend(["a"], items=[[1]], beams=3)
+    with pytest.raises(UnsupportedError, match="^UserCache: actions must not be given"):
+        cache.recommend(["a"], items=[[1]], actions=Jagged(torch.ones(1, 1, dtype=torch.bool), torch.tensor([0, 1])))
+    assert "a" not in cache
+
+
+def test_times_that_are_not_read_are_checked_as_recommend_does():
+    cache = UserCache(recommender(FORMS["positions"]))
+    with pytest.raises(InvalidValueError, match="^UserCache: timestamps must have rows as long as the histories'"):
+        cache.recommend(["a"], items=[[1]], timestamps=[[5, 6]])
+    with pytest.raises(InvalidValueError, match="^UserCache: timestamps must have rows as long as the histories'"):
+        cache.replace(["a"], [[1]], timestamps=[[5, 6]])
+    with pytest.raises(InvalidValueError, match=r"^UserCache: target_timestamps must be \[1\]"):
+        cache.extend(["a"], [[1]], timestamps=[[5]], target_timestamps=[6, 7])
+    assert "a" not in cache
+    cache.recommend(["a"], items=[[1]], timestamps=[[5]], target_timestamps=[6])
 
 
 def everything(cache):
@@ -230,7 +287,8 @@ BAD = {
     "exclude": {"exclude": Jagged.from_rows([[1], [2], [-1]])},
     "exclude's rows": {"exclude": Jagged.from_rows([[1], [2]])},
     "exclude_seen": {"exclude_seen": "yes"},
-    "both": {"exclude_seen": True, "exclude": Jagged.from_rows([[], [], []])},
+    "unknown": {"unknown": "drop"},
+    "an option": {"beams": 5},
     "num_beams": {"num_beams": 10},
     "no room": {"items": [list(range(12))] * 3, "timestamps": [list(range(20, 32))] * 3},
 }

@@ -15,7 +15,7 @@ from genrec_fast.base.jagged import Jagged, spans, successors
 from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.serving.http_body import PLAIN
 
-SHOP = SimpleNamespace(num_items=9, num_inputs=9, may_be_empty=False)
+SHOP = SimpleNamespace(num_items=9, num_inputs=9, reads_tokens=False, may_be_empty=False)
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5)
 
 

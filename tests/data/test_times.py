@@ -17,7 +17,7 @@ from genrec_fast.data import Evaluation, Interactions
 ROWS = [[0, 1, 2, 3, 4], [5, 6], [7], [], [8, 9, 10, 11]]
 
 
-SHOP = SimpleNamespace(num_items=9, num_inputs=9, may_be_empty=False)
+SHOP = SimpleNamespace(num_items=9, num_inputs=9, reads_tokens=False, may_be_empty=False)
 
 
 def make() -> Interactions:

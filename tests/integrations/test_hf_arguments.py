@@ -117,9 +117,9 @@ def test_histories_of_items_become_prompts(name, t5, llama, trie):
     found = gf.hf.compile(model, trie, 20, reads="items", before=[5], after=[1]).recommend([[2, 0], [], [1]], 3)
     same = plain.recommend([[5, 23, 25, 20, 24, 1], [5, 1], [5, 20, 26, 1]], 3)
     assert torch.equal(found.items, same.items) and torch.equal(found.scores, same.scores)
-    with pytest.raises(InvalidValueError, match=r"histories must hold item ids in \[0, 3\), got 1 to 3"):
+    with pytest.raises(InvalidValueError, match=r"histories must hold item ids in \[0, 3\), got 3"):
         gf.hf.compile(model, trie, 20, reads="items").recommend([[1, 3]], 2)
-    with pytest.raises(InvalidValueError, match="user 0 has none"):
+    with pytest.raises(InvalidValueError, match="histories must not be empty, but row 0 is"):
         gf.hf.compile(model, trie, 20, reads="items").recommend([[]], 2)
     with pytest.raises(InvalidValueError, match="reads must be 'tokens' or 'items', got 'text'"):
         gf.hf.compile(model, trie, 20, reads="text")
@@ -140,5 +140,5 @@ def test_prompts_of_other_kinds_are_refused(llama, trie, engine):
         compiled.recommend(torch.ones(1, 2, dtype=torch.int64), attention_mask=[[1, 1]])
     with pytest.raises(InvalidValueError, match=r"attention_mask must be \[1, 2\], got \[1, 3\]"):
         compiled.recommend(torch.ones(1, 2, dtype=torch.int64), attention_mask=torch.ones(1, 3))
-    with pytest.raises(InvalidValueError, match=rf"tokens must be in \[0, {VOCAB}\), got -1 to 2"):
+    with pytest.raises(InvalidValueError, match=rf"must hold tokens in \[0, {VOCAB}\), got -1"):
         compiled.recommend([[2, -1]])

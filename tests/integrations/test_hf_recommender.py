@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.data import Evaluation
 from genrec_fast.serving.http import create_app
 from integrations.models import make_model as make
@@ -49,6 +49,57 @@ def test_a_batcher_gives_what_each_caller_would_get_alone(compiled):
         torch.testing.assert_close(one.scores, other.scores)
     assert proven.exact.all()
     assert not set(filtered.items[0].tolist()) & set(HISTORIES[0])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"exclude_seen": True},
+        {"exclude_seen": True, "exclude": [0, 1, 2]},
+        {"candidates": [1, 2, "thing 3", 20]},
+        {"candidates": [[1, 2, 3]] * 4, "allowed": [2, 3, 4]},
+        {"unknown": "skip"},
+        {"num_beams": (8, 20)},
+        {"num_beams": torch.tensor([8, 9, 10, 11])},
+        {"timestamps": [[1, 2, 3], [4], [5, 6, 7, 8], [9, 9]], "users": [0, 1, 2, 3]},
+    ],
+)
+def test_every_option_goes_every_road(compiled, option):
+    """Named items, and such as there are not, too."""
+    histories = [[3, 14, "thing 15"], [9], [2, 6, 5, 35], [8, 9]]
+    if "unknown" in option:
+        histories[1] = [99, 9, "nothing"]
+    found = compiled.recommend(histories, 3, **option)
+    with compiled.batcher() as batcher:
+        assert torch.equal(batcher.recommend(histories, 3, **option).items, found.items)
+    if "users" not in option and compiled.language.start is None:
+        cached = gf.UserCache(compiled).recommend(["a", "b", "c", "d"], 3, items=histories, **option)
+        assert torch.equal(cached.items, found.items)
+        assert torch.equal(cached.skipped, found.skipped)
+    if "exclude_seen" in option:
+        assert not set(found.items[2].tolist()) & {2, 6, 5, 35}
+    if "candidates" in option:
+        assert set(found.items.flatten().tolist()) <= {1, 2, 3, 20, -1}
+    if "unknown" in option:
+        assert found.skipped.tolist() == [0, 2, 0, 0]
+        assert torch.equal(found.items, compiled.recommend(HISTORIES, 3).items)
+
+
+def test_bad_options_are_named_on_every_road(compiled):
+    with pytest.raises(InvalidTypeError, match=r"recommend: options are num_beams, .*, got beams"):
+        compiled.recommend([[3]], 3, beams=4)
+    with pytest.raises(InvalidValueError, match="recommend: timestamps must have rows as long as the histories'"):
+        compiled.recommend([[3]], 3, timestamps=[[4, 5]])
+    with pytest.raises(InvalidTypeError, match=r"recommend: num_beams must be an int, got \(8, 9\)"):
+        compiled.recommend([[3]], 3, num_beams=(8, 9), num_groups=2)
+
+
+def test_tokens_are_not_seen_items():
+    model = gf.hf.compile(make("qwen2"), CATALOG, token_offset=OFFSET)
+    with pytest.raises(InvalidValueError, match="exclude_seen must be False for a model that reads tokens"):
+        model.recommend([[5, 6]], 3, exclude_seen=True)
+    with model.batcher() as batcher, pytest.raises(InvalidValueError, match="for a model that reads tokens"):
+        batcher.recommend([[5, 6]], 3, exclude_seen=True)
 
 
 def test_exact_widens_to_the_best_of_the_whole_catalog(compiled):

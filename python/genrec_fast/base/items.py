@@ -48,7 +48,7 @@ class Items:
         Args:
             name: of the argument, for errors.
             rows: a list, tensor or array for each user, int64 Jagged or ``[B, S]``; rows may be empty.
-            limit: numbers below it are read, and no names; ``None``: items.
+            limit: a language model's tokens are read, numbers below it; ``None``: items.
 
         Raises:
             InvalidTypeError: no rows of names or whole numbers.
@@ -195,7 +195,8 @@ class Items:
 
     def _outside(self, name: str, item: int, limit: int | None) -> InvalidValueError:
         most = self.names.num_items if limit is None else limit
-        return InvalidValueError(f"{self.op}: {name} must hold item ids in [0, {most}), got {shown(item)}")
+        what = "item ids" if limit is None else "tokens"
+        return InvalidValueError(f"{self.op}: {name} must hold {what} in [0, {most}), got {shown(item)}")
 
     def _no_rows(self, name: str, rows: Any) -> InvalidTypeError:
         return InvalidTypeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
@@ -24,10 +24,13 @@ __all__ = [
     "Limits",
     "Options",
     "Query",
+    "SearchOptions",
     "ask",
+    "check_options",
     "checked_query",
     "excluded_rows",
     "only_these",
+    "seen_are_tokens",
     "skips",
     "times_of_events",
 ]
@@ -96,7 +99,20 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-class Options(TypedDict, total=False):
+class SearchOptions(TypedDict, total=False):
+    """What may be asked of whoever the users are: a part of ``Options``, see there."""
+
+    num_beams: int | Sequence[int] | Tensor | None
+    exact: bool
+    allowed: Tensor | Jagged | Iterable[Any] | None
+    candidates: Tensor | Jagged | Iterable[Any] | None
+    exclude: Tensor | Jagged | Iterable[Any] | None
+    exclude_seen: bool
+    unknown: Literal["refuse", "skip"]
+    seed: int | None
+
+
+class Options(SearchOptions, total=False):
     """What may be asked beside histories and k. B users, N items; E events.
 
     An item is its name (a text) or its id (a whole number).
@@ -120,23 +136,17 @@ class Options(TypedDict, total=False):
     ``seed``: of decoders that draw; default: their own.
     """
 
-    num_beams: int | Sequence[int] | Tensor | None
-    exact: bool
-    allowed: Tensor | Jagged | Iterable[Any] | None
-    candidates: Tensor | Jagged | Iterable[Any] | None
-    exclude: Tensor | Jagged | Iterable[Any] | None
-    exclude_seen: bool
-    unknown: Literal["refuse", "skip"]
     users: Sequence[int] | Tensor | None
     timestamps: Jagged | Sequence[Sequence[float]] | None
     target_timestamps: Sequence[float] | Tensor | None
     actions: Jagged | None
-    seed: int | None
 
 
 class Asked(ItemNames, Protocol):
     """What a question is checked against: a ``System``."""
 
+    @property
+    def reads_tokens(self) -> bool: ...
     @property
     def num_inputs(self) -> int: ...
     @property
@@ -160,12 +170,9 @@ def ask(
         InvalidValueError: an empty history that nothing can be said about, an item that the catalog does not have, a
             filter that does not fit, more than ``limits`` allow.
     """
-    for name in options:
-        if name not in Options.__annotations__:
-            raise InvalidTypeError(f"{op}: options are {', '.join(Options.__annotations__)}, got {name}")
-    num_items = asked.num_items
+    check_options(op, options, Options)
     items = Items(op, asked, skips(op, options.get("unknown", "refuse")))
-    given = items.rows("histories", histories, None if asked.num_inputs == num_items else asked.num_inputs)
+    given = items.rows("histories", histories, asked.num_inputs if asked.reads_tokens else None)
     if len(given) == 0:
         raise InvalidValueError(f"{op}: histories must have at least one row, got none")
     times, now = times_of_events(op, given, options.get("timestamps"), options.get("target_timestamps"))
@@ -178,8 +185,8 @@ def ask(
     _check_empty(op, asked, rows, given)
     query = checked_query(items, len(rows), k, options, limits)
     if check_flag(op, "exclude_seen", options.get("exclude_seen", False)):
-        if asked.num_inputs != num_items:
-            Items(op, asked).rows("histories", rows)  # of whatever they hold, it must be items
+        if asked.reads_tokens:
+            raise seen_are_tokens(op)
         seen = rows if query.exclude is None else query.exclude.followed_by(rows)
         query = dataclasses.replace(query, exclude=seen)
     if times is None and not rows.values.numel():
@@ -198,7 +205,21 @@ def ask(
     return question, query
 
 
-def checked_query(items: Items, users: int, k: int, options: Options, limits: Limits = NO_LIMITS) -> Query:
+def check_options(op: str, options: Mapping[str, Any], known: Any) -> None:
+    """Raises ``InvalidTypeError`` for an option that ``known``, ``Options`` or a part of it, does not have."""
+    for name in options:
+        if name not in known.__annotations__:
+            raise InvalidTypeError(f"{op}: options are {', '.join(known.__annotations__)}, got {name}")
+
+
+def seen_are_tokens(op: str) -> InvalidValueError:
+    """The error for ``exclude_seen`` where histories are no items."""
+    return InvalidValueError(
+        f"{op}: exclude_seen must be False for a model that reads tokens: give the items as exclude"
+    )
+
+
+def checked_query(items: Items, users: int, k: int, options: SearchOptions, limits: Limits = NO_LIMITS) -> Query:
     """How so many users' items are searched; ``exclude_seen`` is not looked at.
 
     Raises:
@@ -239,7 +260,7 @@ def _check_empty(op: str, asked: Asked, rows: Jagged, given: Jagged) -> None:
         )
 
 
-def only_these(items: Items, options: Options, users: int) -> tuple[Tensor | None, Jagged | None]:
+def only_these(items: Items, options: SearchOptions, users: int) -> tuple[Tensor | None, Jagged | None]:
     """What ``allowed`` and ``candidates`` leave: bool ``[N]`` or ``[B, N]``, and int64 ids of B rows; both hold."""
     mask: Tensor | None = None
     rows: Jagged | None = None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from genrec_fast import metrics
 from genrec_fast.base.batch import Batch, Question, Ranked
-from genrec_fast.base.checks import choice
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.checks import INT64, choice, is_truth, numbers, shown, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.items import Items, mask_of
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ActionScoring, ItemScores
@@ -26,6 +27,7 @@ from genrec_fast.evaluation.figures import Evaluated, Line
 from genrec_fast.evaluation.places import first_items, places_among, places_in
 from genrec_fast.evaluation.tally import Tally
 from genrec_fast.recipe.recommender import Recommender
+from genrec_fast.recipe.system import System
 
 __all__ = ["evaluate", "figure_names", "predicts_actions"]
 
@@ -37,7 +39,7 @@ def evaluate(
     model: Recommender,
     evaluation: Evaluation,
     *,
-    ks: Sequence[int] = (5, 10),
+    ks: int | Iterable[int] | Tensor = (5, 10),
     num_beams: int | None = None,
     users_per_batch: int = 256,
     train: Interactions | None = None,
@@ -49,7 +51,8 @@ def evaluate(
     Args:
         model: trained.
         evaluation: histories and the item that followed.
-        ks: where the lists are cut; the longest is searched once.
+        ks: where the lists are cut, a whole number or several (a list, an array, a tensor); the longest is searched
+            once.
         num_beams: ``None``: the decoder's own.
         users_per_batch: a matter of memory and speed.
         train: the training split. With it, ``lines`` of the result hold baselines beside the model: popularity, the
@@ -60,8 +63,9 @@ def evaluate(
             a mask, bool ``[N]``. Targets that are not among them count as not found.
 
     Raises:
-        InvalidTypeError: ks that are no whole numbers.
-        InvalidValueError: no question, a k below 1, another word for ``seen``, or ``train`` with other items.
+        InvalidTypeError: an argument of another kind: ks, num_beams or users_per_batch that are no whole numbers.
+        InvalidValueError: no question, one of those numbers below 1, another word for ``seen``, or ``evaluation`` or
+            ``train`` with other items.
 
     Notes:
         ``lines`` are made where ``train`` is given or seen items are removed. In them one item more than the longest k
@@ -71,17 +75,25 @@ def evaluate(
     Example:
         ``print(gf.evaluate(model, splits.test, ks=(1, 10, 50), train=splits.train, seen="both"))``
     """
+    for name, given, kind in (("model", model, System), ("evaluation", evaluation, Evaluation)):
+        if not isinstance(given, kind):
+            what = "a Recommender (gf.load reads one)" if kind is System else "an Evaluation (of gf.data's splits)"
+            raise InvalidTypeError(f"evaluate: {name} must be {what}, got {shown(given)}")
     if len(evaluation) == 0:
         raise InvalidValueError("evaluate: evaluation must have at least one user, got none")
-    if not ks or min(ks) < 1:
-        raise InvalidValueError(f"evaluate: ks must be numbers from 1, got {tuple(ks)}")
-    ks = tuple(ks)
+    _check_items(evaluation, model.num_items)
+    cuts = _cuts(ks)
+    if num_beams is not None:
+        num_beams = whole_number("evaluate", "num_beams", num_beams)
+    users_per_batch = whole_number("evaluate", "users_per_batch", users_per_batch)
     views = _VIEWS[choice("evaluate", "seen", seen, tuple(_VIEWS))]
+    if train is not None and not isinstance(train, Interactions):
+        raise InvalidTypeError(f"evaluate: train must be Interactions (the split's train), got {shown(train)}")
     if train is not None and train.num_items != model.num_items:
         raise InvalidValueError(f"evaluate: train must have the model's {model.num_items} items, got {train.num_items}")
     # In the order of their lengths, to save padding.
     evaluation = evaluation.select(evaluation.histories.lengths.clamp(max=model.max_items).argsort(stable=True))
-    asked = _Asked(model, ks, num_beams, views, train, _mask(model, allowed))
+    asked = _Asked(model, cuts, num_beams, views, train, _mask(model, allowed))
     start = time.perf_counter()
     with model.answering():
         batches = evaluation_batches(evaluation, max_items=model.max_items, users_per_batch=users_per_batch)
@@ -206,6 +218,26 @@ class _Asked:
             novelty=own.novelty(),
             lines=tuple(lines),
         )
+
+
+def _cuts(ks: Any) -> tuple[int, ...]:
+    single = isinstance(ks, (int, np.integer)) or (isinstance(ks, (Tensor, np.ndarray)) and not ks.ndim)
+    if single or is_truth(ks):
+        return (whole_number("evaluate", "ks", ks),)
+    found = numbers("evaluate", "ks", list(ks) if isinstance(ks, Set) else ks, *INT64)
+    if not found or min(found) < 1:
+        raise InvalidValueError(f"evaluate: ks must be numbers from 1, got {tuple(found)}")
+    return tuple(whole_number("evaluate", "ks", k) for k in found)
+
+
+def _check_items(evaluation: Evaluation, num_items: int) -> None:
+    """Raises for a question of items that the model does not have."""
+    for name, items in (("histories", evaluation.histories.values), ("targets", evaluation.targets)):
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < num_items:
+            raise InvalidValueError(
+                f"evaluate: evaluation must hold items of the model's {num_items}, but its {name} hold "
+                f"{int(items.min())} to {int(items.max())}"
+            )
 
 
 def _mask(model: Recommender, allowed: Tensor | Iterable[Any] | None) -> Tensor | None:

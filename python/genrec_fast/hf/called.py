@@ -56,7 +56,8 @@ class CalledModel:
         learned = learned_prompt(model)
         self.owner = model if learned is None else learned
         """whose parts these are; what is found out of a model is kept beside it"""
-        model = model if learned is None else Prompted(learned)
+        prompted = None if learned is None else Prompted(learned)
+        model = model if prompted is None else prompted
         self.module: Any = model
         self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         plain: Any = getattr(model, "_orig_mod", model)  # torch.compile hides the signature

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from genrec_fast.base.batch import Batch, Ranked
-from genrec_fast.base.checks import INT64, MOST, is_truth, whole_number
+from genrec_fast.base.checks import MOST, is_truth
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.base.query import Query, excluded_rows, only_these
+from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
-from genrec_fast.decoders.base import run
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.trie_search import Rule
 from genrec_fast.hf.adapters import underlying
@@ -199,9 +199,14 @@ class CompiledRecommender(Recommender):
         return torch.device("cpu")
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads whole prompts, or histories of items."""
+        return self.histories is None
+
+    @property
     def num_inputs(self) -> int:
-        """The items, or the vocabulary."""
-        return self.num_items if self.histories is not None else self.language.vocab_size
+        """The items, or the tokens that the model has embeddings of."""
+        return self.language.num_tokens if self.reads_tokens else self.num_items
 
     @property
     def may_be_empty(self) -> bool:
@@ -217,52 +222,44 @@ class CompiledRecommender(Recommender):
         """Raises ``UnsupportedError``: ``model.save_pretrained`` and ``Trie.save`` keep what this was made of."""
         raise UnsupportedError("save: save the model by its save_pretrained, and the trie by Trie.save or Catalog.save")
 
-    @torch.inference_mode()
     def recommend(  # type: ignore[override]
         self,
-        prompts: Jagged | Tensor | Sequence[Sequence[int]],
+        prompts: Jagged | Tensor | Iterable[Iterable[int | str]],
         k: int = 10,
         *,
-        num_beams: int | None = None,
         attention_mask: Tensor | None = None,
-        allowed: Tensor | Jagged | Iterable[Any] | None = None,
-        exclude: Tensor | Jagged | Iterable[Any] | None = None,
-        exact: bool = False,
-        seed: int | None = None,
         num_groups: int = 1,
         diversity_penalty: float = 0.0,
+        **options: Unpack[Options],
     ) -> Ranked:
         """The k best items behind each prompt.
 
         Args:
-            prompts: token ids (item ids where ``compile`` was told ``reads="items"``; empty histories are fine if
-                there is something before or after): a list per user, int64 Jagged, or int64 ``[B, S]`` with
+            prompts: token ids (items, by id or name, where ``compile`` was told ``reads="items"``; empty histories are
+                fine if there is something before or after): a list per user, int64 Jagged, or int64 ``[B, S]`` with
                 ``attention_mask``.
             k: items per user.
-            num_beams: width of the search; ``None``: 50, or k if that is more.
             attention_mask: ``[B, S]``: 0 where a padded prompt holds nothing.
-            allowed: items that may appear, by id or name: a list or set for everybody, as many of them as users, or a
-                mask, bool ``[N]`` or ``[B, N]``.
-            exclude: items that may not, in the same forms.
-            exact: widen until the k items are proven to be the best of the catalog; prompts are read once.
-            seed: see ``trie_beam_search``; needs ``compile(normalize="valid")``.
             num_groups: see ``trie_beam_search``.
             diversity_penalty: see ``trie_beam_search``.
+            options: those of any recommender, ``base.query.Options``. ``num_beams`` is 50 by default, or k if that is
+                more; ``exact`` reads prompts once; ``seed`` needs ``compile(normalize="valid")``. Users, times and
+                actions are checked, and not read.
 
         Returns:
             ``Ranked``: scores are summed log-probabilities, ``exact`` is true where the items are proven the best
             (never with a seed or groups).
 
         Raises:
-            InvalidTypeError: prompts of another kind.
+            InvalidTypeError: prompts of another kind, an option that there is not.
             UnsupportedError: a mask with a hole in it.
             InvalidValueError: an empty prompt, a token outside the vocabulary, k or num_beams out of range.
         """
-        rows = _to_rows(prompts, attention_mask)
-        k = whole_number("recommend", "k", k, *INT64)
-        width = max(50, k) if num_beams is None else whole_number("recommend", "num_beams", num_beams, *INT64)
-        if k < 1 or width < k:
-            raise InvalidValueError(f"recommend: k must be in [1, num_beams], got k={k}, num_beams={width}")
+        rows: Any = prompts
+        if self.reads_tokens or isinstance(prompts, Tensor) or attention_mask is not None:
+            rows = _to_rows(rows, attention_mask)
+        seed = options.pop("seed", None)  # any of 64 bits
+        question, query = ask(self, rows, k, options)
         settings = RuleSettings(
             op="recommend",
             seed=seed,
@@ -270,22 +267,13 @@ class CompiledRecommender(Recommender):
             diversity_penalty=diversity_penalty,
             normalize=self.language.plan.normalize,
         )
-        if num_beams is None:
-            width = -(-width // num_groups) * num_groups
-        batch = self.layout(Batch(rows))
-        items = Items("recommend", self)
-        mask, chosen = only_these(items, {"allowed": allowed}, len(rows))
-        query = Query(
-            k=k,
-            num_beams=width,
-            exact=exact,
-            allowed=mask,
-            candidates=chosen,
-            exclude=excluded_rows(items, exclude, len(rows)),
-            seed=seed,
-        ).filtered(self.num_items)
+        width = max(50, query.k)
+        if query.num_beams is None:
+            query = dataclasses.replace(query, num_beams=-(-width // num_groups) * num_groups)
+        query = dataclasses.replace(query, seed=seed)
         decoder = _Ruled(BeamConfig(num_beams=width, normalize=settings.normalize), settings)  # type: ignore[arg-type]
-        return run(decoder.begin(self, batch, query))
+        with self.answering():
+            return self.answer(question, query, decoder)
 
 
 class _Ruled(Beam):
@@ -301,6 +289,11 @@ class _Ruled(Beam):
     def no_proof(self) -> str | None:  # type: ignore[override]
         """Of a sample, or of groups."""
         return None if self.settings.plain else " with a seed or groups: these items are not the best k"
+
+    @property
+    def uneven(self) -> bool:  # type: ignore[override]
+        """Of the best beams only."""
+        return self.settings.plain
 
     def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
         """Of the settings."""

@@ -46,6 +46,10 @@ class LanguageModel:
     ) -> None:
         self.engine, self.vocab_size, self.codebook_sizes = engine, vocab_size, codebook_sizes
         self.plan, self.start, self.name, self.frozen = plan, start, type(model).__name__, frozen
+        module: Any = model
+        known = getattr(module.get_input_embeddings(), "num_embeddings", None)
+        self.num_tokens = known if isinstance(known, int) else vocab_size
+        """prompts hold numbers below this"""
         self._seen: tuple[Snapshot, int, object] | None = None
 
     def prefill(self, batch: Batch) -> Session:

@@ -107,6 +107,11 @@ class System(nn.Module):
         return self.catalog.num_items
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether histories hold something else than items: a language model's tokens."""
+        return False
+
+    @property
     def num_inputs(self) -> int:
         """Histories hold numbers below this: items, or what else the layout reads."""
         return self.num_items
@@ -194,22 +199,28 @@ class System(nn.Module):
         laid: Batch = self.layout(batch.to(self.device))
         return laid
 
-    def search(self, question: Question, query: Query) -> Ranked:
-        """The items of some users; call within ``answering()``. Histories are not cut here."""
-        query = query.filtered(self.num_items)
-        return run(self.decoder.begin(self, self.batch(question), query.to(self.device)))
+    def search(self, question: Question, query: Query, decoder: Any = None) -> Ranked:
+        """The items of some users, by a decoder (``None``: the system's); call within ``answering()``.
 
-    def answer(self, question: Question, query: Query) -> Ranked:
+        Histories are not cut here.
+        """
+        query = query.filtered(self.num_items)
+        decoder = self.decoder if decoder is None else decoder
+        found: Ranked = run(decoder.begin(self, self.batch(question), query.to(self.device)))
+        return found
+
+    def answer(self, question: Question, query: Query, decoder: Any = None) -> Ranked:
         """``search``, on the CPU, and for users without a history the popular items where the network learned no start.
 
         Each answer says what it is based on.
         """
+        decoder = self.decoder if decoder is None else decoder
         bare = question.items.lengths == 0
         if self.may_be_empty or not bool(bare.any()):
-            return based(self.search(question, query).to("cpu"), question, self.may_be_empty)
+            return based(self.search(question, query, decoder).to("cpu"), question, self.may_be_empty)
         without, others = bare.nonzero().squeeze(1), (~bare).nonzero().squeeze(1)
-        found = popular(self._counted(), query.select(without), without.shape[0], self.decoder.by_level)
+        found = popular(self._counted(), query.select(without), without.shape[0], decoder.by_level)
         if others.numel():
-            searched = self.search(question.select(others), query.select(others)).to("cpu")
+            searched = self.search(question.select(others), query.select(others), decoder).to("cpu")
             found = Ranked.cat([found, searched]).select(torch.cat([without, others]).argsort())
         return based(found, question, False)

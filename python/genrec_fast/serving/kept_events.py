@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.protocols import Resumable
-from genrec_fast.base.query import Query, times_of_events
+from genrec_fast.base.query import Query
 from genrec_fast.decoders.retrieve import Retrieve
 from genrec_fast.nn.pages import PagedPast, PagePool
 from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
+from genrec_fast.serving.new_events import NewEvents
 
 __all__ = ["KeptEvents"]
 
@@ -74,16 +74,16 @@ class KeptEvents(KeptUsers):
         snapshot = Snapshot(self._parts)
         self._seen = (snapshot, snapshot.mark())
 
-    def put(self, users: list[Hashable], items: Any, timestamps: Any) -> None:
+    def put(self, users: list[Hashable], events: NewEvents) -> None:
         """Other histories in the place of what was known; nothing is read."""
-        entries, _ = self._new_events(users, items, timestamps, None, anew=True)
+        entries, _ = self._new_events(users, events, anew=True)
         for user in users:
             self.forget(user)
         self.store(users, entries)
 
-    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Reading:
+    def read(self, users: list[Hashable], events: NewEvents) -> Reading:
         """``[B, D]``: what is multiplied with ``item_table``, after new events."""
-        entries, asked = self._new_events(users, items, timestamps, target_timestamps)
+        entries, asked = self._new_events(users, events)
         device = self.model.device
         known = torch.tensor([entry.known for entry in entries], dtype=torch.int64)
         totals = torch.tensor([self._head + entry.items.numel() for entry in entries], dtype=torch.int64)
@@ -118,21 +118,11 @@ class KeptEvents(KeptUsers):
         return found
 
     def _new_events(
-        self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any, *, anew: bool = False
+        self, users: list[Hashable], events: NewEvents, *, anew: bool = False
     ) -> tuple[list[Entry], Tensor | None]:
         """Each user's entry with its new events and the old pages, not yet stored; int64 times of the questions."""
-        op = "UserCache"
-        rows = Items(op, self.model).rows("items", items)
-        if len(rows) != len(users):
-            raise InvalidValueError(f"{op}: items must have one row for each of {len(users)} users, got {len(rows)}")
-        reads = self.backbone.reads_times
-        if reads and timestamps is None and rows.values.numel():
-            raise InvalidValueError(f"{op}: timestamps must be given, as the backbone reads times, got None")
-        if not reads:
-            timestamps = target_timestamps = None
-        elif timestamps is None:
-            timestamps = Jagged(torch.zeros(0, dtype=torch.float64), rows.offsets)
-        whole, asked = times_of_events(op, rows, timestamps, target_timestamps)
+        op, rows = "UserCache", events.items
+        whole, asked = (events.times, events.asked) if self.backbone.reads_times else (None, None)
         most, entries = self.model.max_items, []
         for row, user in enumerate(users):
             span = slice(int(rows.offsets[row]), int(rows.offsets[row + 1]))

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 
 from genrec_fast.base.batch import Batch, Ranked
-from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Continuable, PromptReader, Session
 from genrec_fast.base.query import Query
@@ -17,6 +15,7 @@ from genrec_fast.decoders.base import run
 from genrec_fast.nn.pages import Pages
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
+from genrec_fast.serving.new_events import NewEvents
 
 __all__ = ["KeptPrompts", "ReadPrompts"]
 
@@ -53,17 +52,17 @@ class KeptPrompts(KeptUsers):
         if before.version is not self._reader.version:
             self.drop_states()
 
-    def put(self, users: list[Hashable], items: Any, timestamps: Any) -> None:
+    def put(self, users: list[Hashable], events: NewEvents) -> None:
         """Other histories in the place of what was known; what both begin with alike is not read again."""
-        for user, entry in zip(users, self._new_items(users, items, anew=True), strict=True):
+        for user, entry in zip(users, self._new_items(users, events, anew=True), strict=True):
             old = self.entries.get(user)
             if old is not None:
                 entry.pages, entry.known, entry.state = old.pages, old.known, old.state
             self.store([user], [entry])
 
-    def read(self, users: list[Hashable], items: Any, timestamps: Any, target_timestamps: Any) -> Reading:
+    def read(self, users: list[Hashable], events: NewEvents) -> Reading:
         """The users' prompts with new items, and the session behind them: ``ReadPrompts``."""
-        entries = self._new_items(users, items)
+        entries = self._new_items(users, events)
         batch = self.model.layout(Batch(Jagged.from_rows([entry.items for entry in entries])))
         if not entries:
             return Reading(ReadPrompts(self.model, batch, None), entries, lambda: None)
@@ -87,17 +86,11 @@ class KeptPrompts(KeptUsers):
         best: Ranked = run(self.model.decoder.begin(found, found.batch, query))
         return best
 
-    def _new_items(self, users: list[Hashable], items: Any, *, anew: bool = False) -> list[Entry]:
-        numbers = self.model.num_inputs  # items or, where they are not as many, tokens
-        rows = Items("UserCache", self.model).rows("items", items, None if numbers == self.model.num_items else numbers)
-        if len(rows) != len(users):
-            raise InvalidValueError(
-                f"UserCache: items must have one row for each of {len(users)} users, got {len(rows)}"
-            )
+    def _new_items(self, users: list[Hashable], events: NewEvents, *, anew: bool = False) -> list[Entry]:
         empty = Entry(torch.zeros(0, dtype=torch.int64), None)
         known = [empty if anew else self.entries.get(user, empty) for user in users]
         most = self.model.max_items
-        return [old.extended(new, None, most) for old, new in zip(known, rows.rows(), strict=True)]
+        return [old.extended(new, None, most) for old, new in zip(known, events.items.rows(), strict=True)]
 
 
 class ReadPrompts:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from genrec_fast.base.batch import Ranked
 from genrec_fast.base.checks import check_flag
@@ -16,11 +17,12 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, Unsuppo
 from genrec_fast.base.items import Items
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
-from genrec_fast.base.query import Options, checked_query
+from genrec_fast.base.query import SearchOptions, check_options, checked_query, seen_are_tokens, skips
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_events import KeptEvents
 from genrec_fast.serving.kept_prompts import KeptPrompts
 from genrec_fast.serving.kept_users import Reading
+from genrec_fast.serving.new_events import NewEvents
 
 __all__ = ["UserCache"]
 
@@ -153,7 +155,8 @@ class UserCache:
             InvalidTypeError, InvalidValueError: as ``extend``.
         """
         with self._lock:
-            self._kept.put(_names(users), items, timestamps)
+            names = _names(users)
+            self._kept.put(names, NewEvents.of(self.model, names, items, timestamps))
 
     def extend(
         self,
@@ -181,7 +184,9 @@ class UserCache:
             InvalidValueError: a user twice, rows or times that do not fit, an item outside the catalog, an empty
                 prompt, or no room.
         """
-        found = self._read(lambda reading: reading.found, _names(users), items, timestamps, target_timestamps)
+        names = _names(users)
+        events = NewEvents.of(self.model, names, items, timestamps, target_timestamps)
+        found = self._read(lambda reading: reading.found, names, events)
         return found if isinstance(found, Tensor) else found.session
 
     def recommend(
@@ -192,11 +197,7 @@ class UserCache:
         items: Jagged | Sequence[Sequence[int]] | None = None,
         timestamps: Jagged | Sequence[Sequence[float]] | None = None,
         target_timestamps: Sequence[float] | Tensor | None = None,
-        allowed: Tensor | Jagged | Iterable[Any] | None = None,
-        exclude: Tensor | Jagged | Iterable[Any] | None = None,
-        exclude_seen: bool = False,
-        num_beams: int | None = None,
-        exact: bool = False,
+        **options: Unpack[SearchOptions],
     ) -> Ranked:
         """The k best items for each user, after reading ``items`` (``None``: nothing new); see ``extend``.
 
@@ -206,39 +207,42 @@ class UserCache:
             items: see ``extend``.
             timestamps: see ``extend``.
             target_timestamps: see ``extend``.
-            allowed: nothing else is recommended: a mask, bool ``[N]`` or ``[B, N]``, or items in any form of
-                ``Options``.
-            exclude: what is not recommended, in the same forms.
-            exclude_seen: do not recommend the last ``max_items`` events; not together with ``exclude``.
-            num_beams: of a language model's search; ``None``: its decoder's.
-            exact: widen that search until the items are proven to be the best (retrieval always is exact).
+            options: ``allowed``, ``candidates``, ``exclude``, ``exclude_seen`` (of the last ``max_items`` events),
+                ``unknown`` (of ``items`` and the filters; ``Ranked.skipped`` counts those of ``items``), ``num_beams``
+                and ``exact`` (of a language model's search), ``seed``; see ``base.query.Options``. Its ``users`` and
+                ``actions`` are not kept.
 
         Raises:
+            InvalidTypeError: as ``extend``, and an option that there is not.
             InvalidValueError: as ``extend``, and a filter or a width that does not fit.
+            UnsupportedError: ``actions``.
         """
-        users = _names(users)
-        if check_flag("UserCache", "exclude_seen", exclude_seen):
-            if exclude is not None:
-                raise InvalidValueError("UserCache: exclude must be None with exclude_seen, got both")
-            if self.model.num_inputs != self.model.num_items:
-                raise InvalidValueError(
-                    "UserCache: exclude_seen must be False for a model that reads tokens: give the items as exclude"
-                )
-        options: Options = {"allowed": allowed, "exclude": exclude, "num_beams": num_beams, "exact": exact}
-        query = checked_query(Items("UserCache", self.model), len(users), k, options).filtered(self.model.num_items)
+        users, op, model = _names(users), "UserCache", self.model
+        if "actions" in options:
+            raise UnsupportedError(f"{op}: actions must not be given: of an event its item and time are kept, no more")
+        check_options(op, options, SearchOptions)
+        without_seen = check_flag(op, "exclude_seen", options.get("exclude_seen", False))
+        if without_seen and model.reads_tokens:
+            raise seen_are_tokens(op)
+        skip = skips(op, options.get("unknown", "refuse"))
+        query = checked_query(Items(op, model, skip), len(users), k, options).filtered(model.num_items)
+        items = [[] for _ in users] if items is None else items
+        events = NewEvents.of(model, users, items, timestamps, target_timestamps, skip=skip)
 
         def best(reading: Reading) -> Ranked:
-            seen = Jagged.from_rows([entry.items for entry in reading.entries]) if exclude_seen else query.exclude
-            return self._kept.ranked(reading.found, replace(query, exclude=seen))
+            exclude = query.exclude
+            if without_seen:
+                seen = Jagged.from_rows([entry.items for entry in reading.entries], torch.int64)
+                exclude = seen if exclude is None else exclude.followed_by(seen)
+            return self._kept.ranked(reading.found, replace(query, exclude=exclude))
 
-        items = [[] for _ in users] if items is None else items
-        return self._read(best, users, items, timestamps, target_timestamps)
+        return replace(self._read(best, users, events), skipped=events.skipped)
 
-    def _read(self, answer: Callable[[Reading], T], users: list[Hashable], *given: Any) -> T:
+    def _read(self, answer: Callable[[Reading], T], users: list[Hashable], events: NewEvents) -> T:
         """Reads new events and answers; only then anything that is kept changes."""
         with self._lock, self.model.answering():
             self._kept.look()
-            reading = self._kept.read(users, *given)
+            reading = self._kept.read(users, events)
             found = answer(reading)
             reading.keep()
             return found
