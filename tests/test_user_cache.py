@@ -249,16 +249,16 @@ def test_options_that_there_are_not_are_named():
     cache = UserCache(recommender(FORMS["positions"]))
     with pytest.raises(InvalidTypeError, match=r"^UserCache: options are num_beams, .*, got beams"):
         cache.recommend(["a"], items=[[1]], beams=3)
-    with pytest.raises(UnsupportedError, match="^UserCache: actions must not be given"):
+    with pytest.raises(UnsupportedError, match=r"^UserCache: actions must not be given"):
         cache.recommend(["a"], items=[[1]], actions=Jagged(torch.ones(1, 1, dtype=torch.bool), torch.tensor([0, 1])))
     assert "a" not in cache
 
 
 def test_times_that_are_not_read_are_checked_as_recommend_does():
     cache = UserCache(recommender(FORMS["positions"]))
-    with pytest.raises(InvalidValueError, match="^UserCache: timestamps must have rows as long as the histories'"):
+    with pytest.raises(InvalidValueError, match=r"^UserCache: timestamps must have rows as long as the histories'"):
         cache.recommend(["a"], items=[[1]], timestamps=[[5, 6]])
-    with pytest.raises(InvalidValueError, match="^UserCache: timestamps must have rows as long as the histories'"):
+    with pytest.raises(InvalidValueError, match=r"^UserCache: timestamps must have rows as long as the histories'"):
         cache.replace(["a"], [[1]], timestamps=[[5, 6]])
     with pytest.raises(InvalidValueError, match=r"^UserCache: target_timestamps must be \[1\]"):
         cache.extend(["a"], [[1]], timestamps=[[5]], target_timestamps=[6, 7])

@@ -128,6 +128,8 @@ def test_learned_prompts_stand_before_every_prompt(kind):
     assert torch.equal(top.items, wanted.topk(5).indices)
     with pytest.raises(UnsupportedError, match="learned prompt"):
         gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
+    with pytest.raises(UnsupportedError, match="behind a learned prompt keeps no keys and values"):
+        gf.UserCache(gf.hf.compile(model, TRIE, code_to_token=tables_of()))
 
 
 def scores_of_items(model):

@@ -59,6 +59,10 @@ class CalledModel:
         prompted = None if learned is None else Prompted(learned)
         model = model if prompted is None else prompted
         self.module: Any = model
+        self.name = (
+            type(model).__name__ if prompted is None else f"{type(prompted.base).__name__} behind a learned prompt"
+        )
+        """in messages"""
         self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         plain: Any = getattr(model, "_orig_mod", model)  # torch.compile hides the signature
         if isinstance(plain, Prompted):

@@ -114,7 +114,7 @@ class TorchEngine:
             known = _resumes[owner] = (Snapshot(owner), can)
         if not known[1]:
             raise UnsupportedError(
-                f"TorchEngine: {type(self.model.module).__name__} keeps no keys and values that can be rolled back to "
+                f"TorchEngine: {self.model.name} keeps no keys and values that can be rolled back to "
                 "a part of a prompt and read on with the logits of the whole prompt"
             )
 
