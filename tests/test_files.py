@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from genrec_fast.base.errors import StorageError
 from genrec_fast.base.files import atomic_path, write_text
 
 
@@ -48,3 +49,35 @@ def test_files_are_as_private_as_the_umask_says(tmp_path):
         assert stat.S_IMODE(target.stat().st_mode) == 0o640
     finally:
         os.umask(before)
+
+
+def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "a.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    for text in ("new", "newer"):  # at first it points to nothing
+        write_text(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert [p.name for p in target.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_a_file_keeps_its_permissions(tmp_path, mode):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    target.chmod(mode)
+    with atomic_path(target) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o077 == mode & 0o077, "nobody else reads what is written"
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    target = tmp_path / "pipe"
+    os.mkfifo(target)
+    with pytest.raises(StorageError, match=r"write: .*pipe must be a file or a new name, got a device or a pipe"):
+        write_text(target, "x")
+    assert target.is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -106,6 +108,38 @@ def test_each_line_may_ask_in_its_own_way(model):
     assert [answer.get("user") for answer in found] == [None, None, 4, *[None] * 4]
 
 
+def test_numbers_arrays_and_sets_are_read_as_what_they_hold(model):
+    plain = {"id": 5, "history_ids": [3, 4], "allowed_ids": [5, 6, 7], "exclude_ids": [6], "k": 2, "seed": 1}
+    arrays = {
+        "id": np.int64(5),
+        "history_ids": np.array([3, 4], np.int32),
+        "allowed_ids": {7, 6, 5},
+        "exclude_ids": (np.int64(6),),
+        "k": np.int64(2),
+        "seed": torch.tensor(1),
+    }
+    tensors = {
+        **plain,
+        "history_ids": [np.int64(3), 4],
+        "allowed_ids": torch.tensor([5, 6, 7]),
+        "exclude_seen": np.True_,
+    }
+    answers = list(gf.recommend_many(model, [plain, arrays, tensors], 3))
+    assert sorted(item["id"] for item in answers[0]["items"]) == [5, 7]
+    for answer in answers:
+        same(answer, answers[0])
+        assert (answer["id"], type(answer["id"])) == (5, int)
+    (answer,) = gf.recommend_many(model, [[3, 4]], np.int64(2), allowed_ids={5, 6, 7}, exclude_ids=np.array([6]))
+    same(answer, answers[0])
+
+
+def test_a_line_speaks_for_itself_alone(model):
+    """As many lists as lines of one kind: nobody gets another's."""
+    nested = [["thing 5", "thing 6"], ["thing 7"]]
+    lines = [{"history_ids": [3], "allowed": nested}, {"history_ids": [3, 4], "allowed": nested}]
+    assert ["error" in answer for answer in gf.recommend_many(model, lines, 3, strict=False)] == [True, True]
+
+
 WRONG = [
     ("thing 3", 'each line must be an object such as {"history": ["item17"]}'),
     ({"history": ["thing 99"]}, "each item of histories must be one of the catalog's 30 names"),
@@ -120,6 +154,21 @@ WRONG = [
     ({"history_ids": [1], "exclude": "thing 2"}, "exclude must be a list, got 'thing 2'"),
     ({"history_ids": [1, 2], "times": [1]}, "timestamps must have rows as long as the histories'"),
     ({"history_ids": [1, 2], "times": [5, 1]}, "timestamps must not decrease"),
+    ({"history_ids": [1], "allowed": [["thing 2"], ["thing 3"]]}, "allowed must be a list of items, as a line is one"),
+    ({"history_ids": [1], "allowed_ids": [[2]]}, "allowed_ids must be a list of items, as a line is one user's"),
+    ({"history_ids": [1], "exclude_ids": [[2]]}, "exclude_ids must be a list of items, as a line is one user's"),
+    ({"history_ids": [1], "allowed": "thing 2"}, "allowed must be a list, got 'thing 2'"),
+    (
+        {"history_ids": [1], "k": Decimal(2)},
+        "k must be of texts, numbers, true or false, or lists of them, got Decimal",
+    ),
+    ({"history_ids": [1], "allowed": [b"4"]}, "allowed must be of texts, numbers, true or false, or lists of them"),
+    ({"history_ids": [1], "seed": timedelta(1)}, "seed must be of texts, numbers, true or false, or lists of them"),
+    ({"history_ids": {1, 2}}, "history_ids must be of texts, numbers, true or false, or lists of them, got {1, 2}"),
+    ({"history_ids": [1], "num_beams": {"a": 1}}, "num_beams must be of texts, numbers, true or false, or lists"),
+    ({"history_ids": [1], "seed": [[[[[1]]]]]}, "seed must be of texts, numbers, true or false, or lists of them"),
+    ({"history_ids": [1], "k": 10**5000}, "numbers must be below 2^63, got one of thousands of digits in k"),
+    ({"history_ids": [1], "allowed_ids": np.ones(30, bool)}, "allowed_ids must hold whole numbers, got True"),
     ({"history_ids": [1], "actions": ["1"]}, "actions must not be given as toy reads none"),
 ]
 

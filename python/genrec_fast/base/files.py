@@ -27,8 +27,10 @@ __all__ = [
     "atomic_path",
     "checksum",
     "file_checksum",
+    "is_temporary",
     "json_checksum",
     "make_folder",
+    "mode_of",
     "read_tensors",
     "save_tensors",
     "storing",
@@ -87,10 +89,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary name beside ``path``, which is renamed to ``path`` if the block ends without an error.
 
     The temporary file keeps the suffix of ``path``; if the block raises, it is removed and ``path`` stays as it was.
+    Where ``path`` is a link, what it points to is replaced; the new file has the permissions of the old.
 
     Raises:
         MissingFolderError: the folder does not exist.
-        StorageError: the disk is full, read-only, or refuses for another reason.
+        StorageError: the disk is full, read-only, or refuses for another reason; ``path`` is a device or a pipe, which
+            cannot be replaced.
 
     Example:
         >>> import tempfile, pathlib
@@ -102,22 +106,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     if not target.parent.is_dir():
         raise MissingFolderError(f"write: the folder of {target} must exist, got {target.parent}")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp{target.suffix}")
     with storing(target):
+        before = mode_of(target)
+        if before is not None and not (target.is_file() or target.is_dir()):
+            raise StorageError(
+                f"write: {target} must be a file or a new name, got a device or a pipe, which a file would replace"
+            )
         try:
             temporary.touch()
-            mode = stat.S_IMODE(temporary.stat().st_mode)  # as the user's umask wants it; some writers make it private
+            # As the old file's, else as the user's umask wants it; some writers make it private.
+            mode = stat.S_IMODE(temporary.stat().st_mode) if before is None else before
+            temporary.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)  # what only its owner may read is so from the start
             yield temporary
-            temporary.chmod(mode)
             with temporary.open("rb+") as written:  # on disk before the name points to it: a crash leaves the old file
+                temporary.chmod(mode)
                 os.fsync(written.fileno())
             temporary.replace(target)
             sync_folder(target.parent)
         finally:
             with contextlib.suppress(OSError):  # what keeps it from going is what was raised already
                 temporary.unlink(missing_ok=True)
+
+
+def mode_of(path: str | os.PathLike[str]) -> int | None:
+    """The permissions of what is there (of a link: of what it points to); ``None``: nothing is."""
+    try:
+        return stat.S_IMODE(Path(path).stat().st_mode)
+    except FileNotFoundError:
+        return None
 
 
 def sync_folder(folder: Path) -> None:
@@ -148,8 +169,13 @@ def sweep(folder: Path) -> None:
     """Removes what killed processes left under temporary names; only for who has the folder to himself."""
     with storing(folder, "sweep"):
         for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            if is_temporary(path) and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one of those that ``sweep`` removes."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +14,14 @@ from types import TracebackType
 from typing import IO, Any
 
 from genrec_fast.base.errors import CorruptFileError
-from genrec_fast.base.files import atomic_path, storing
+from genrec_fast.base.files import storing
 from genrec_fast.serving.question_file import Place, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 
-__all__ = ["AnswerFile", "Tally", "as_lines", "table_schema"]
+__all__ = ["AnswerFile", "Tally", "packed_lines", "table_schema", "write_all"]
 
 _GROUP_BYTES = 1 << 26  # of JSON lines that become a group of rows of a table
+_HALF = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)  # of a character as JSON has it; it may lack the other half
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,40 @@ class Tally:
         return cls(len(answers) - len(errors), len(errors), first)
 
 
-def as_lines(answers: Sequence[dict[str, Any]]) -> bytes:
-    """JSON lines, ASCII: a name that UTF-8 cannot carry must not break the file."""
-    return "".join(f"{json.dumps(answer, allow_nan=False)}\n" for answer in answers).encode()
+def packed_lines(answers: Sequence[dict[str, Any]], path: str | Path) -> bytes:
+    """JSON lines, ASCII: a name that UTF-8 cannot carry must not break the file; gzipped if ``path`` says so."""
+    text = "".join(f"{json.dumps(answer, allow_nan=False)}\n" for answer in answers).encode()
+    packed = str(path).lower().endswith(".gz")
+    return gzip.compress(text, mtime=0) if packed else text  # members one after the other are one gzip file
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """To a file without a buffer: a disk that becomes full takes a part, and so does a pipe."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 @dataclass(frozen=True)
 class _State:
-    """Behind a window: where the questions are gone on with, and how long the answers are."""
+    """Behind a window: where the questions are gone on with, and how long the answers are.
+
+    ``marks``: of ``id`` and ``user`` whether all until here were whole numbers of 64 bits ("number") or not ("text").
+    """
 
     place: Place = field(default_factory=Place)
     tally: Tally = field(default_factory=Tally)
     size: int = 0
-    whole: bool = False
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def behind(self, answers: Sequence[dict[str, Any]], place: Place, size: int) -> _State:
+        """Behind some more answers."""
+        marks = dict(self.marks)
+        for answer in answers:
+            for name in answer.keys() & ("id", "user"):
+                number = isinstance(answer[name], int) and -(2**63) <= answer[name] < 2**63
+                marks[name] = "number" if number and marks.get(name) != "text" else "text"
+        return _State(place, self.tally + Tally.of(answers), self.size + size, marks)
 
 
 class AnswerFile:
@@ -72,7 +95,7 @@ class AnswerFile:
 
     Args:
         run: whose answers.
-        mark_types: polars' types of ``id`` and ``user``, for Parquet.
+        mark_types: polars' types of ``id`` and ``user``, for Parquet; what it does not say is as the answers have it.
 
     Raises:
         CorruptFileError: the answers of an earlier run are shorter than it noted.
@@ -83,14 +106,12 @@ class AnswerFile:
         self._path = run.folder / "answers"
         self._state = _read_state(run)
         there = self._path.stat().st_size if self._path.exists() else 0
-        # Moved to the output's place, and ended before the folder was removed.
-        self.whole = self._state.whole and not self._path.exists() and run.output.exists()
+        self.whole = run.moved
         if not self.whole and there < self._state.size:
             raise CorruptFileError(
                 f"recommend: {self._path} must have the {self._state.size} bytes that were written, got {there}; "
                 f"{START_OVER}"
             )
-        self._packed = run.output.suffix.lower() == ".gz"
         self._file = None if self.whole else self._opened()
 
     def _opened(self) -> IO[bytes]:
@@ -119,18 +140,13 @@ class AnswerFile:
     def append(self, answers: Sequence[dict[str, Any]], place: Place) -> None:
         """One window, on disk when this returns; ``place`` is behind its last line."""
         assert self._file is not None
-        text = as_lines(answers)
-        data = gzip.compress(text, mtime=0) if self._packed else text  # members one after the other are one gzip file
+        data = packed_lines(answers, self._run.output)
         with storing(self._path, "recommend"):
             self._file.seek(self._state.size)
             self._file.truncate()  # what was written of a window before a kill
-            left = memoryview(data)
-            while left:  # a disk that becomes full takes a part
-                left = left[self._file.write(left) :]
+            write_all(self._file, data)
             os.fsync(self._file.fileno())
-        self._note(_State(place, self._state.tally + Tally.of(answers), self._state.size + len(data)))
-
-    def _note(self, state: _State) -> None:
+        state = self._state.behind(answers, place, len(data))
         self._run.note(asdict(state))
         self._state = state
 
@@ -142,13 +158,19 @@ class AnswerFile:
         with storing(self._path, "recommend"):
             self._file.truncate(self._state.size)
             self._file.close()
-        if is_table(self._run.output):
-            with atomic_path(self._run.output) as temporary:
-                _write_table(self._path, temporary, self._mark_types)
-            self._run.remove()
-            return
-        self._note(_State(self._state.place, self._state.tally, self._state.size, whole=True))
-        self._run.finish(self._path)
+        self._run.finish(self._table() if is_table(self._run.output) else self._path)
+
+    def _table(self) -> Path:
+        """The answers as Parquet, on disk."""
+        import polars
+
+        numbers = {name: polars.Int64 for name, kind in self._state.marks.items() if kind == "number"}
+        table = self._path.with_name("table.parquet")
+        with storing(table, "recommend"):
+            _write_table(self._path, table, {**numbers, **self._mark_types})
+            with table.open("rb+") as written:
+                os.fsync(written.fileno())
+        return table
 
 
 def _read_state(run: Unfinished) -> _State:
@@ -156,7 +178,7 @@ def _read_state(run: Unfinished) -> _State:
         return _State()
     try:
         state = run.state
-        return _State(Place(**state["place"]), Tally(**state["tally"]), int(state["size"]), bool(state["whole"]))
+        return _State(Place(**state["place"]), Tally(**state["tally"]), int(state["size"]), dict(state["marks"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(
             f"recommend: {run.folder / 'state.json'} must be as it was written, got {error!r:.80}; {START_OVER}"
@@ -194,7 +216,19 @@ def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> Non
             some = file.readlines(_GROUP_BYTES)
             if not some and number:
                 break
-            part = polars.read_ndjson(b"".join(some), schema=schema) if some else polars.DataFrame(schema=schema)
+            part = (
+                polars.read_ndjson(b"".join(map(_utf8, some)), schema=schema)
+                if some
+                else polars.DataFrame(schema=schema)
+            )
             part.write_parquet(parts / f"{number:06}.parquet")
             rows = max(rows, len(some))
     polars.scan_parquet(parts / "*.parquet").sink_parquet(table, row_group_size=max(rows, 1))
+
+
+def _utf8(line: bytes) -> bytes:
+    """A JSON line without halves of characters, which UTF-8 cannot carry: each becomes U+FFFD."""
+    if not _HALF.search(line):
+        return line
+    text = json.dumps(json.loads(line), ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"

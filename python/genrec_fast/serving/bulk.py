@@ -15,7 +15,7 @@ from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueE
 from genrec_fast.base.query import Query, ask
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.http_body import answer_of, question_of
-from genrec_fast.serving.lines import checked_line, joined_lines, kind_of_line, marks_of_line
+from genrec_fast.serving.lines import checked_line, joined_lines, kind_of_line, marks_of_line, plain_field
 
 __all__ = ["WINDOW_BATCHES", "Window", "recommend_many"]
 
@@ -51,7 +51,8 @@ def recommend_many(
         model: who answers.
         questions: one for each user: a history of item ids, or a mapping with the fields of a line of
             ``genrec-fast recommend --input`` (docs/serving.md): ``history`` (names) or ``history_ids``, ``id``,
-            ``user``, ``times``, ``at``, ``actions``, ``exclude``, ``k``, ...
+            ``user``, ``times``, ``at``, ``actions``, ``exclude``, ``k``, ...; lists may be arrays and tensors, those of
+            items sets, too.
         k: how many items, where a question does not say.
         users_per_batch: users searched at once: a matter of memory and speed. ``WINDOW_BATCHES`` times as many
             questions are read ahead.
@@ -100,7 +101,8 @@ class Window:
     def __init__(self, model: Recommender, defaults: Mapping[str, Any], users_per_batch: int) -> None:
         self._batch = whole_number("recommend", "users_per_batch", users_per_batch)
         self.size = WINDOW_BATCHES * self._batch
-        self.model, self._defaults = model, dict(defaults)
+        self.model = model
+        self._defaults = {name: plain_field(name, value) for name, value in defaults.items() if value is not None}
         self._check_defaults()
 
     def _check_defaults(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -13,13 +14,14 @@ from typing import Any
 
 from genrec_fast._version import __version__
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.files import storing
 from genrec_fast.base.weights import module_tensors
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.recipe.card import to_json
 from genrec_fast.recipe.recommender import Recommender
-from genrec_fast.serving.answer_file import AnswerFile, Tally, as_lines
+from genrec_fast.serving.answer_file import AnswerFile, Tally, packed_lines, write_all
 from genrec_fast.serving.bulk import Window
-from genrec_fast.serving.question_file import Place, Survey, Table, open_questions
+from genrec_fast.serving.question_file import Kept, Place, Table, is_table, open_questions
 from genrec_fast.serving.unfinished import Unfinished
 from genrec_fast.training.log import StageBar
 
@@ -66,7 +68,7 @@ def recommend_file(
     Args:
         model: who answers.
         questions: JSON lines (``.gz``: gzipped), Parquet, or "-": JSON lines of the standard input.
-        answers: likewise; "-": the standard output.
+        answers: likewise; "-": the standard output. A device or a named pipe is written to as that is.
         defaults: fields of lines that do not have them.
         config: how.
 
@@ -76,7 +78,7 @@ def recommend_file(
     Raises:
         InvalidValueError: a line is wrong and ``config.strict``; an unfinished run of other questions or another model.
         CorruptFileError: what an unfinished run left was altered.
-        DataError: a file of questions that cannot be read.
+        DataError: a file of questions that cannot be read, or was changed meanwhile.
 
     Notes:
         Killed at any point and started again, the output ends with the same bytes: windows of lines are searched
@@ -86,25 +88,26 @@ def recommend_file(
     source = open_questions(questions)
     window = Window(model, defaults, config.users_per_batch)
     begun = time.monotonic()
-    if answers == "-":
-        tally = _to_pipe(window, source.windows(window.size, Place()), config)
-        return Outcome(tally, tally.lines, time.monotonic() - begun)
     output = Path(answers)
-    if output.is_dir():
-        raise InvalidValueError(f"recommend: --output must be the name of a file, got the folder {output}")
-    if questions != "-" and output.exists() and output.samefile(questions):
-        raise InvalidValueError(f"recommend: --output must be another file than --input, got {output}")
-    survey = None if questions == "-" else source.survey()
-    input_is = "a pipe" if survey is None else survey.checksum
+    if answers != "-":
+        if output.is_dir():
+            raise InvalidValueError(f"recommend: --output must be the name of a file, got the folder {output}")
+        if questions != "-" and output.exists() and output.samefile(questions):
+            raise InvalidValueError(f"recommend: --output must be another file than --input, got {output}")
+    if answers == "-" or (output.exists() and not output.is_file()):
+        tally = _to_pipe(window, source.windows(window.size, Place()), config, answers)
+        return Outcome(tally, tally.lines, time.monotonic() - begun)
+    kept = Kept(source, questions) if Path(questions).is_file() and questions != "-" else None
+    input_is = "a pipe" if kept is None else kept.survey.checksum
     identity = {**identity_of(model, defaults, config, input_is), "form": "a file"}
     with (
-        Unfinished(output, identity, resume=config.resume and survey is not None) as run,
+        Unfinished(output, identity, resume=config.resume and kept is not None) as run,
         AnswerFile(run, mark_types(source)) as file,
     ):
         earlier = file.tally.lines
         try:
             if not file.whole:
-                _to_file(window, source.windows(window.size, file.place), file, config, survey)
+                _to_file(window, source.windows(window.size, file.place), file, config, kept)
         except (InvalidTypeError, InvalidValueError):  # a wrong line: mended, it is another input
             run.remove()
             raise
@@ -117,18 +120,24 @@ def _to_file(
     windows: Iterator[tuple[list[tuple[int, Any]], Place]],
     file: AnswerFile,
     config: BulkConfig,
-    survey: Survey | None,
+    kept: Kept | None,
 ) -> None:
     begun, first = time.monotonic(), file.place.lines
+    total = kept.survey.lines if kept else 0
     try:
         with StageBar(config.show) as show:
-            show("recommend", first, survey.lines if survey else 0, {})  # what was done before is no pace
+            show("recommend", first, total, {})  # what was done before is no pace
             for lines, place in windows:
-                file.append(_answered(window, lines, config), place)
+                answers = _answered(window, lines, config)
+                if kept:
+                    kept.check()
+                file.append(answers, place)
                 rate = (place.lines - first) / max(time.monotonic() - begun, 1e-9)
-                show("recommend", place.lines, survey.lines if survey else 0, {"users/s": rate})
+                show("recommend", place.lines, total, {"users/s": rate})
+            if kept:
+                kept.check()
     except KeyboardInterrupt as stop:
-        again = "the same command begins again" if survey is None else "the same command goes on from there"
+        again = "the same command begins again" if kept is None else "the same command goes on from there"
         raise KeyboardInterrupt(f"stopped behind line {file.place.lines}; {again}") from stop
 
 
@@ -136,13 +145,27 @@ def _answered(window: Window, lines: list[tuple[int, Any]], config: BulkConfig) 
     return list(window.strictly(lines)) if config.strict else window(lines)
 
 
-def _to_pipe(window: Window, windows: Iterator[tuple[list[tuple[int, Any]], Place]], config: BulkConfig) -> Tally:
+def _to_pipe(
+    window: Window, windows: Iterator[tuple[list[tuple[int, Any]], Place]], config: BulkConfig, answers: str
+) -> Tally:
+    if is_table(answers):
+        raise InvalidValueError(
+            f"recommend: --output must be a file to be Parquet, got {answers}, a device or a pipe; JSON lines "
+            "can go there"
+        )
     tally = Tally()
-    for lines, _ in windows:
-        answers = _answered(window, lines, config)
-        sys.stdout.buffer.write(as_lines(answers))
-        sys.stdout.buffer.flush()
-        tally += Tally.of(answers)
+    with contextlib.ExitStack() as leaving:
+        if answers == "-":
+            stream = sys.stdout.buffer
+        else:
+            with storing(answers, "recommend"):
+                stream = leaving.enter_context(Path(answers).open("wb", buffering=0))
+        for lines, _ in windows:
+            found = _answered(window, lines, config)
+            with contextlib.nullcontext() if answers == "-" else storing(answers, "recommend"):
+                write_all(stream, packed_lines(found, answers))
+                stream.flush()
+            tally += Tally.of(found)
     return tally
 
 

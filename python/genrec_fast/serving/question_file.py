@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol, cast
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.files import file_checksum
 
-__all__ = ["JsonLines", "Place", "Source", "Survey", "Table", "is_table", "open_questions"]
+__all__ = ["JsonLines", "Kept", "Place", "Source", "Survey", "Table", "is_table", "open_questions"]
 
 _MAX_LINE = 1 << 24  # bytes of a line; a longer one is an error of its own, not a failure of the machine
 _CHUNK = 1 << 20
@@ -72,6 +72,52 @@ def open_questions(path: str) -> Source:
     if not file.exists():
         raise InvalidValueError(f"recommend: --input must be a file that is there, got {file}")
     return Table(file) if is_table(file) else JsonLines(file)
+
+
+class Kept:
+    """A file of questions that must stay as it was when the run began.
+
+    Args:
+        source: that reads it.
+        path: of the file.
+
+    Attributes:
+        survey: what it holds.
+    """
+
+    def __init__(self, source: Source, path: str) -> None:
+        self._source, self._path = source, Path(path)
+        self._stamp = self._now()
+        self.survey = source.survey()
+
+    def _now(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def check(self) -> None:
+        """All that was read until now was read from the file that was surveyed; cheap where nobody touched it.
+
+        Raises:
+            DataError: it was not.
+        """
+        now = self._now()
+        if now == self._stamp:
+            return
+        if now is None or not self._same():
+            raise DataError(
+                f"recommend: --input must stay as it is while it is read, but {self._path} was changed; put it back "
+                "and run the same command again, or give --no-resume to answer what stands there now"
+            )
+        self._stamp = now
+
+    def _same(self) -> bool:
+        try:
+            return self._source.survey() == self.survey
+        except DataError:
+            return False
 
 
 class JsonLines:
@@ -163,8 +209,8 @@ class Table:
 
     def survey(self) -> Survey:
         """SHA-256 of the file, and its rows."""
-        rows = self._polars.scan_parquet(self._path).select(self._polars.len()).collect().item()
-        return Survey(file_checksum(self._path), rows)
+        (rows,) = self._read(self._polars.scan_parquet(self._path).select(rows=self._polars.len()))
+        return Survey(file_checksum(self._path), rows["rows"])
 
     def windows(self, size: int, start: Place) -> Iterator[tuple[list[tuple[int, Any]], Place]]:
         """As ``Source``; a row's number counts from 1."""
@@ -179,7 +225,13 @@ class Table:
     def rows(self, begin: int, count: int) -> list[dict[str, Any]]:
         """``count`` rows, fewer at the end."""
         some = self._polars.scan_parquet(self._path).slice(begin, count)
-        return list(some.with_columns(self._seconds()).collect().to_dicts())
+        return self._read(some.with_columns(self._seconds()))
+
+    def _read(self, rows: Any) -> list[dict[str, Any]]:
+        try:
+            return list(rows.collect().to_dicts())
+        except (self._polars.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"recommend: --input {self._path} must be Parquet, got: {error!s:.200}") from error
 
     def _seconds(self) -> list[Any]:
         """Columns of dates with times as seconds since 1970."""

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from genrec_fast.base.errors import CorruptFileError, InvalidValueError, UnsupportedError, install_hint
-from genrec_fast.base.files import atomic_path, storing
+from genrec_fast.base.errors import CorruptFileError, DataError, InvalidValueError, UnsupportedError, install_hint
+from genrec_fast.base.files import atomic_path
 from genrec_fast.recipe.recommender import load
 from genrec_fast.serving.answer_file import Tally, table_schema
 from genrec_fast.serving.bulk import Window
 from genrec_fast.serving.bulk_run import BulkConfig, Outcome, identity_of, mark_types
-from genrec_fast.serving.question_file import Table, is_table
+from genrec_fast.serving.question_file import Kept, Table, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 from genrec_fast.training.log import StageBar
 
@@ -142,7 +142,8 @@ def recommend_on_cluster(
             raise InvalidValueError(f"recommend: {name} must end in .parquet with --ray, got {path}")
     _ray()  # before anything is begun
     table, begun = Table(Path(questions)), time.monotonic()
-    survey, recommender = table.survey(), load(model)
+    kept, recommender = Kept(table, questions), load(model)
+    survey = kept.survey
     identity = {**identity_of(recommender, defaults, config, survey.checksum), "form": "a folder of parts"}
     size = Window(recommender, defaults, config.users_per_batch).size
     del recommender  # the workers have their own
@@ -159,18 +160,18 @@ def recommend_on_cluster(
             config=config,
             cluster=cluster,
         )
-        moved = run.state.get("whole") and run.output.is_dir()  # and ended before its folder was removed
-        done = 0 if moved else _answer(job, run, survey.lines, size * windows)
+        done = 0 if run.moved else _answer(job, run, kept, size * windows)
         tally = _tally(run.output, survey.lines)
         run.remove()
     return Outcome(tally, done, time.monotonic() - begun)
 
 
-def _answer(job: _Job, run: Unfinished, lines: int, rows: int) -> int:
+def _answer(job: _Job, run: Unfinished, kept: Kept, rows: int) -> int:
     """Answers what no file of ``rows`` lines is there for, and puts the folder in its place; how many that were."""
+    lines = kept.survey.lines
     if run.output.exists():
         raise InvalidValueError(f"recommend: --output must be a new name with --ray, got {run.output}")
-    run.note({"whole": False})
+    run.note({})
     job.parts.mkdir(exist_ok=True)
     names = [_name(number) for number in range(max(1, -(-lines // rows)))]
     there = {path.name for path in job.parts.iterdir()}
@@ -191,9 +192,12 @@ def _answer(job: _Job, run: Unfinished, lines: int, rows: int) -> int:
     for path in job.parts.iterdir():
         if path.name not in names:  # a killed worker's half a file
             path.unlink()
-    run.note({"whole": True})
-    with storing(run.output, "recommend"):
-        job.parts.rename(run.output)
+    try:
+        kept.check()
+    except DataError:  # some of the parts are answers to what stands there now
+        run.remove()
+        raise
+    run.move(job.parts)
     return done
 
 

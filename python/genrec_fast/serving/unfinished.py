@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from genrec_fast.base.errors import CorruptFileError, InvalidValueError, MissingFolderError
-from genrec_fast.base.files import storing, sync_folder, write_text
+from genrec_fast.base.files import is_temporary, mode_of, storing, sweep, sync_folder, write_text
 from genrec_fast.base.lock import NAME as LOCK_NAME
 from genrec_fast.base.lock import FolderLock
 
 __all__ = ["START_OVER", "Unfinished"]
 
 _FORMAT = "genrec_fast.recommend"
+_STATE = "state.json"
+_OURS = (_STATE, "answers", "parts", "table.parquet", LOCK_NAME)  # nothing else in the folder is ever removed
 START_OVER = "give --no-resume to start over"
 
 
@@ -25,40 +30,68 @@ class Unfinished:
     """The folder ``OUTPUT.unfinished``: what is there so far, and ``state.json``, which says of which run and how far.
 
     Args:
-        output: what there will be in the end.
+        output: what there will be in the end; of a link, what it points to.
         identity: what the answers depend on: a run is gone on with only where all of it is equal.
         resume: false: what an earlier run left goes.
 
     Attributes:
         folder: to write to.
+        output: where the output will be.
         state: as an earlier run noted it last; empty where there is none.
+        moved: that run had put the output in its place, and ended before the folder was removed.
 
     Raises:
         MissingFolderError: the output's folder is not there.
 
     Notes:
         Within ``with`` the folder is this process's alone; entering it raises ``FolderInUseError`` where another run
-        has it, ``InvalidValueError`` where there is an unfinished run of another identity, and ``CorruptFileError``
-        where its state is cut short or altered.
+        has it, ``InvalidValueError`` where there is an unfinished run of another identity or somebody else's files, and
+        ``CorruptFileError`` where its state is cut short or altered.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, str], *, resume: bool = True) -> None:
+        if output.is_symlink():
+            output = Path(os.path.realpath(output))
         if not output.parent.is_dir():
             raise MissingFolderError(f"recommend: the folder of --output must exist, got {output.parent}")
         self.output, self._identity, self._resume = output, dict(identity), resume
         self.folder = output.with_name(f"{output.name}.unfinished")
-        self._path = self.folder / "state.json"
+        self._path = self.folder / _STATE
         self._lock = FolderLock(self.folder, "recommend")
         self.state: dict[str, Any] = {}
+        self.moved = False
 
     def __enter__(self) -> Unfinished:
+        self._check_own()
         with contextlib.ExitStack() as leaving:
             leaving.enter_context(self._lock)
+            sweep(self.folder)
             if not self._resume:
                 self._clear()
-            self.state = self._earlier() if self._path.exists() else {}
+            if self._path.exists():
+                self.state = self._earlier()
+            else:
+                self._hide()
             leaving.pop_all()  # the lock stays
         return self
+
+    def _check_own(self) -> None:
+        """Raises where a folder of this name was not made by this class."""
+        with storing(self.folder, "recommend"):
+            there = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        strange = [path.name for path in there if path.name not in _OURS and not is_temporary(path)]
+        if strange:
+            raise InvalidValueError(
+                f"recommend: {self.folder} must be free for unfinished answers, but it holds {min(strange)!r:.80}; "
+                "move that away, or choose another --output"
+            )
+
+    def _hide(self) -> None:
+        """An output that only its owner may read is not to be read here either."""
+        mode = mode_of(self.output)
+        if mode is not None:
+            with storing(self.folder, "recommend"):
+                self.folder.chmod(mode | stat.S_IRWXU)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -66,14 +99,14 @@ class Unfinished:
         self._lock.__exit__(kind, value, trace)
 
     def _clear(self) -> None:
-        """Removes all but the lock, the state first: what is without it is not gone on with."""
+        """Removes all of ours but the lock, the state first: what is without it is not gone on with."""
         with storing(self.folder, "recommend"):
-            self._path.unlink(missing_ok=True)
-            for path in self.folder.iterdir():
+            for name in _OURS:
+                path = self.folder / name
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name != LOCK_NAME:
-                    path.unlink()
+                elif name != LOCK_NAME:
+                    path.unlink(missing_ok=True)
 
     def _earlier(self) -> dict[str, Any]:
         try:
@@ -81,17 +114,23 @@ class Unfinished:
             if noted["format"] != _FORMAT:
                 raise ValueError(noted["format"])
             identity, state = dict(noted["identity"]), dict(noted["state"])
+            whole = state.get("whole") or ""
+            moved = whole != "" and not (self.folder / whole).exists()
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptFileError(
                 f"recommend: {self._path} must be as it was written, got {error!r:.80}; {START_OVER}"
             ) from error
-        for name, now in self._identity.items():
-            if identity.get(name) != now:
-                raise InvalidValueError(
-                    f"recommend: --output must have the {name} that it was begun with, but {self.folder} has "
-                    f"{identity.get(name)!s:.100} and this run {now!s:.100}; run again what was begun, choose another "
-                    f"--output, or {START_OVER}"
-                )
+        others = [name for name, now in self._identity.items() if identity.get(name) != now]
+        if moved and (others or not self.output.exists()):  # it came to its end: there is nothing to go on with
+            self._clear()
+            return {}
+        for name in others:
+            raise InvalidValueError(
+                f"recommend: --output must have the {name} that it was begun with, but {self.folder} has "
+                f"{identity.get(name)!s:.100} and this run {self._identity[name]!s:.100}; run again what was begun, "
+                f"choose another --output, or {START_OVER}"
+            )
+        self.moved = moved
         return state
 
     def note(self, state: Mapping[str, Any]) -> None:
@@ -105,14 +144,28 @@ class Unfinished:
         write_text(self._path, json.dumps({"format": _FORMAT, "identity": self._identity, "state": dict(state)}) + "\n")
         self.state = dict(state)
 
-    def finish(self, whole: Path) -> None:
-        """Puts what is whole in the output's place, and removes the folder."""
+    def move(self, whole: Path) -> None:
+        """Puts what is whole, a file or a folder of ours, in the output's place."""
+        self.note({**self.state, "whole": whole.name})
         with storing(self.output, "recommend"):
+            mode = mode_of(self.output)
+            if mode is not None:
+                whole.chmod(mode)
             whole.replace(self.output)
             sync_folder(self.output.parent)
+
+    def finish(self, whole: Path) -> None:
+        """The same, and removes the folder."""
+        self.move(whole)
         self.remove()
 
     def remove(self) -> None:
-        """Removes the folder; nothing can be noted any more."""
+        """Removes the folder; nothing can be noted any more. What somebody else has put there stays."""
+        self._clear()
         with storing(self.folder, "recommend"):
-            shutil.rmtree(self.folder)
+            (self.folder / LOCK_NAME).unlink(missing_ok=True)
+            try:
+                self.folder.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
