@@ -7,7 +7,7 @@ import torch
 
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.evaluation import evaluation_batches
+from genrec_fast.data import evaluation_batches
 from proofs import dpo, shop
 from proofs.suite import ProofSuite
 
