@@ -53,7 +53,7 @@ def report(
 
     gini is 0 where all codes are used alike and (K - 1) / K where all items have one code. Purity grows with the
     number of groups whatever they mean (a group of one is pure): ``chance_purity`` is the purity of the same groups
-    with the labels shuffled, and what counts is the distance from it. Likewise ``chance_mse`` is the error of the same
+    with the labels shuffled (the highest of 20), and what counts is the distance from it. Likewise ``chance_mse`` is the error of the same
     IDs shuffled among the items (groups of one have no error, whatever they mean), and ``chance_collision_rate`` that
     of levels shuffled each by itself. All shuffles have fixed seeds.
 
