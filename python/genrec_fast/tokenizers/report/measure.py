@@ -51,11 +51,11 @@ def report(
         mse = mean_i |x_i - y_i|^2 / F                    y_i by ``reconstruction``, for each t
         purity = sum_g max_c |{i in g: label_i = c}| / N  over items of known label, for each t
 
-    gini is 0 where all codes are used alike and (K - 1) / K where all items have one code. Purity grows with the
-    number of groups whatever they mean (a group of one is pure): ``chance_purity`` is the purity of the same groups
-    with the labels shuffled (the highest of 20), and what counts is the distance from it. Likewise ``chance_mse`` is the error of the same
-    IDs shuffled among the items (groups of one have no error, whatever they mean), and ``chance_collision_rate`` that
-    of levels shuffled each by itself. All shuffles have fixed seeds.
+    gini is 0 where all codes are used alike and (K - 1) / K where all items have one code. Purity grows with the number
+    of groups whatever they mean (a group of one is pure): ``chance_purity`` is the purity of the same groups with the
+    labels shuffled (the highest of 20), and what counts is the distance from it. Likewise ``chance_mse`` is the error
+    of the same IDs shuffled among the items (groups of one have no error, whatever they mean), and
+    ``chance_collision_rate`` that of levels shuffled each by itself. All shuffles have fixed seeds.
 
     ``held_out_mse`` is the error of an item's features as predicted from the *other* items by its codes
     (``held_out.held_out_errors``): random IDs do not get below ``held_out_variance``, the error without codes. The
