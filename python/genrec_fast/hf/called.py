@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.adapters import learned_prompt
+from genrec_fast.hf.places import Places
 from genrec_fast.hf.prompted import Prompted
 
 __all__ = ["CACHE_NAMES", "CalledModel"]
@@ -63,6 +64,10 @@ class CalledModel:
             type(model).__name__ if prompted is None else f"{type(prompted.base).__name__} behind a learned prompt"
         )
         """in messages"""
+        inner = model if prompted is None else prompted.base
+        before = 0 if prompted is None else int(prompted.peft_model.active_peft_config.num_virtual_tokens)
+        self.places = Places.of(inner, before)
+        """how much it reads"""
         self.encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         plain: Any = getattr(model, "_orig_mod", model)  # torch.compile hides the signature
         if isinstance(plain, Prompted):

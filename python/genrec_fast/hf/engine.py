@@ -13,14 +13,16 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPat
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.places import Places
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.several import Several
 from genrec_fast.hf.stepped import Stepped
 from genrec_fast.hf.trial import Way, can_be_continued, way_to_search
 from genrec_fast.hf.whole import WholeTexts
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.snapshot import Snapshot
 
-__all__ = ["Engine", "TorchEngine"]
+__all__ = ["Engine", "TorchEngine", "places_of"]
 
 
 class Engine(Protocol):
@@ -34,6 +36,14 @@ class Engine(Protocol):
         ``decoder_prompts`` holds the decoder's first tokens of an encoder-decoder.
         """
         ...
+
+
+def places_of(engine: Engine) -> Places:
+    """How long a text an engine reads."""
+    if isinstance(engine, TorchEngine):
+        return engine.model.places
+    table = engine.tensors.get("positions") if isinstance(engine, NativeEngine) else None
+    return Places(None, None if table is None else table.shape[0])
 
 
 # How a model is searched: found out once, and again when its parts have changed.

@@ -15,9 +15,10 @@ from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.trie_search import TrieSearch
 from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
-from genrec_fast.hf.engine import Engine, TorchEngine
+from genrec_fast.hf.engine import Engine, TorchEngine, places_of
 from genrec_fast.hf.given import check_given, check_settings
 from genrec_fast.hf.native import native_engine
+from genrec_fast.hf.places import check_room
 from genrec_fast.hf.processed import Processed
 from genrec_fast.hf.prompts import Prompts, prompts_of
 from genrec_fast.hf.rules import RuleSettings
@@ -160,6 +161,9 @@ def trie_beam_search(
             num_items=items_per_sequence,
             processor=processed,
         )
+        answer = length + (end is not None)
+        read = prompts.rows if prompts.kept is None else prompts.rows.kept(prompts.kept.values)
+        check_room(op, places_of(chosen), read, prompts.decoder, answer, prompts.encoded)
         session = begin(chosen, prompts)
         found = TrieSearch(session, trie, plan, len(prompts.rows), rule.begin(num_beams, prompts.rows)).run().found()
         if processed is not None:

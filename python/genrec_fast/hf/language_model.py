@@ -13,7 +13,8 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import KeptPrompt, Session
-from genrec_fast.hf.engine import Engine, TorchEngine
+from genrec_fast.hf.engine import Engine, TorchEngine, places_of
+from genrec_fast.hf.places import check_room
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.nn.snapshot import Snapshot
@@ -56,13 +57,19 @@ class LanguageModel:
         """Reads prompts.
 
         Raises:
-            InvalidValueError: an empty one.
+            InvalidValueError: an empty one, or one that leaves no position for the answer.
         """
         rows = _not_empty(batch.items)
         start = None
         if self.start is not None:
             start = Jagged(torch.tensor(self.start * len(rows)), torch.arange(len(rows) + 1) * len(self.start))
-        return self.engine().prefill(rows, start)
+        engine = self.engine()
+        self._check_room(engine, rows, start)
+        return engine.prefill(rows, start)
+
+    def _check_room(self, engine: Engine, rows: Jagged, start: Jagged | None) -> None:
+        answer = len(self.plan.prefix) + len(self.codebook_sizes)
+        check_room("recommend", places_of(engine), rows, start, answer, encoded=False)
 
     def reader(self, *, frozen: bool = False) -> Reader:
         """See ``Continuable``."""
@@ -73,11 +80,11 @@ class LanguageModel:
             )
         engine = self.engine()
         if isinstance(engine, NativeEngine):  # packed anew where anything has changed
-            return Reader(engine, engine)
+            return Reader(engine, engine, self._check_room)
         assert isinstance(engine, TorchEngine)
         assert self.plan.tokens is not None
         engine.check_resumes(torch.cat([table[:16] for table in self.plan.tokens.known]))
-        return Reader(engine, self._version(engine, frozen))
+        return Reader(engine, self._version(engine, frozen), self._check_room)
 
     def _version(self, engine: TorchEngine, frozen: bool) -> object:
         owner, device = engine.model.owner, engine.model.device
@@ -103,17 +110,24 @@ class Reader:
     Args:
         engine: runs a decoder.
         version: see ``PromptReader``.
+        check_room: raises for prompts too long for an engine.
     """
 
-    def __init__(self, engine: NativeEngine | TorchEngine, version: object) -> None:
-        self.engine, self.version = engine, version
+    def __init__(
+        self,
+        engine: NativeEngine | TorchEngine,
+        version: object,
+        check_room: Callable[[Engine, Jagged, Jagged | None], None],
+    ) -> None:
+        self.engine, self.version, self._check_room = engine, version, check_room
 
     def read(self, prompts: Jagged, kept: Sequence[KeptPrompt | None]) -> tuple[Session, list[KeptPrompt]]:
         """See ``PromptReader``; of a prompt that is kept whole the last token is read again, but for a single user's.
 
         Raises:
-            InvalidValueError: an empty prompt, a token outside the vocabulary.
+            InvalidValueError: an empty prompt or one beyond the model's positions, a token outside the vocabulary.
         """
+        self._check_room(self.engine, prompts, None)
         rows = _not_empty(prompts).rows()
         if len(rows) == 1 and kept[0] is not None and torch.equal(rows[0], kept[0].tokens):
             return kept[0].session.select(torch.tensor([0])), [kept[0]]
