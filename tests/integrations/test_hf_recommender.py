@@ -133,6 +133,14 @@ def test_it_is_evaluated(compiled):
     assert result.ndcg[10] == 1.0
 
 
+def test_prompts_of_tokens_are_evaluated_too():
+    model = gf.hf.compile(make("qwen2"), CATALOG, token_offset=OFFSET)
+    prompts = [[3, ITEMS + 10], [model.num_inputs - 1]]
+    questions = Evaluation(gf.Jagged.from_rows(prompts), torch.tensor([1, 2]), torch.arange(2))
+    best = model.recommend(prompts, 5).items
+    assert gf.evaluate(model, questions, ks=5).recall[5] == gf.metrics.recall(best, questions.targets, 5)
+
+
 def test_it_is_served_by_the_names_of_the_catalog(compiled):
     async def ask():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(compiled)), base_url="http://here") as c:

@@ -81,7 +81,8 @@ def evaluate(
             raise InvalidTypeError(f"evaluate: {name} must be {what}, got {shown(given)}")
     if len(evaluation) == 0:
         raise InvalidValueError("evaluate: evaluation must have at least one user, got none")
-    _check_items(evaluation, model.num_items)
+    _check_items("histories", evaluation.histories.values, model.num_inputs)
+    _check_items("targets", evaluation.targets, model.num_items)
     cuts = _cuts(ks)
     if num_beams is not None:
         num_beams = whole_number("evaluate", "num_beams", num_beams)
@@ -230,14 +231,13 @@ def _cuts(ks: Any) -> tuple[int, ...]:
     return tuple(whole_number("evaluate", "ks", k) for k in found)
 
 
-def _check_items(evaluation: Evaluation, num_items: int) -> None:
-    """Raises for a question of items that the model does not have."""
-    for name, items in (("histories", evaluation.histories.values), ("targets", evaluation.targets)):
-        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < num_items:
-            raise InvalidValueError(
-                f"evaluate: evaluation must hold items of the model's {num_items}, but its {name} hold "
-                f"{int(items.min())} to {int(items.max())}"
-            )
+def _check_items(name: str, items: Tensor, most: int) -> None:
+    """Raises for a question of items (or tokens) that the model does not have."""
+    if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < most:
+        raise InvalidValueError(
+            f"evaluate: evaluation must hold items of the model's {most}, but its {name} hold "
+            f"{int(items.min())} to {int(items.max())}"
+        )
 
 
 def _mask(model: Recommender, allowed: Tensor | Iterable[Any] | None) -> Tensor | None:
