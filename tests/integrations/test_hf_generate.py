@@ -310,11 +310,11 @@ def test_what_does_not_fit_is_named(models):
     with pytest.raises(InvalidValueError, match="max_new_tokens must be at least 3"):
         generate(model, inputs, 2, 1, 2, None, custom_generate=gf.hf.trie_beam_search(trie, token_offset=OFFSET))
     compiled = gf.hf.compile(model, trie, token_offset=OFFSET)
-    with pytest.raises(InvalidValueError, match="user 1 has none"):
+    with pytest.raises(InvalidValueError, match="histories must not be empty, but row 1 is"):
         compiled.recommend([[1], []])
-    with pytest.raises(InvalidValueError, match=r"tokens must be in \[0, 61\), got 5 to 61"):
+    with pytest.raises(InvalidValueError, match=r"must hold tokens in \[0, 61\), got 61"):
         compiled.recommend([[5, 61]])
-    with pytest.raises(InvalidValueError, match="k must be in"):
+    with pytest.raises(InvalidValueError, match="k must be at least 1, got 0"):
         compiled.recommend([[5]], 0)
     with pytest.raises(InvalidTypeError, match="prompts must be lists"):
         compiled.recommend([["a"]])

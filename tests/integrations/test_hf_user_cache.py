@@ -203,7 +203,7 @@ def test_pages_are_counted_and_the_longest_unused_go_first():
 def test_a_call_that_fails_changes_nothing():
     cache = gf.UserCache(compiled("gpt2", reads="items", engine="native"))  # places up to 96
     before = cache.recommend(["a"], 3, items=[[1, 2, 3]])
-    with pytest.raises(InvalidValueError, match="tokens must stand below position 96"):
+    with pytest.raises(InvalidValueError, match="prompts must fit the model's 96 positions, but user 0 has 106"):
         cache.extend(["a"], [[1] * 50])
     assert cache.history("a").tolist() == [1, 2, 3]
     assert torch.equal(cache.recommend(["a"], 3).scores, before.scores)

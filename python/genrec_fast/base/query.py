@@ -162,8 +162,12 @@ def ask(
     options: Options,
     op: str = "recommend",
     limits: Limits = NO_LIMITS,
+    *,
+    least: int = 1,
 ) -> tuple[Question, Query]:
-    """What ``Recommender.recommend`` was given, checked; ``exclude_seen`` becomes ``exclude``.
+    """What ``Recommender.recommend`` was given, at least so many histories, checked.
+
+    ``exclude_seen`` becomes ``exclude``.
 
     Raises:
         InvalidTypeError: an option that there is not; histories or filters of the wrong kind.
@@ -173,7 +177,7 @@ def ask(
     check_options(op, options, Options)
     items = Items(op, asked, skips(op, options.get("unknown", "refuse")))
     given = items.rows("histories", histories, asked.num_inputs if asked.reads_tokens else None)
-    if len(given) == 0:
+    if len(given) < least:
         raise InvalidValueError(f"{op}: histories must have at least one row, got none")
     times, now = times_of_events(op, given, options.get("timestamps"), options.get("target_timestamps"))
     actions = _actions(op, options.get("actions"), given)

@@ -259,7 +259,7 @@ class CompiledRecommender(Recommender):
         if self.reads_tokens or isinstance(prompts, Tensor) or attention_mask is not None:
             rows = _to_rows(rows, attention_mask)
         seed = options.pop("seed", None)  # any of 64 bits
-        question, query = ask(self, rows, k, options)
+        question, query = ask(self, rows, k, options, least=0)
         settings = RuleSettings(
             op="recommend",
             seed=seed,
