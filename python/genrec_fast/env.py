@@ -33,6 +33,7 @@ EXTRAS = {
     "plot": (("matplotlib",), "pictures of training curves"),
     "text": (("sentence-transformers",), "item text to feature vectors"),
     "serve": (("starlette", "uvicorn", "prometheus-client"), "a recommender over HTTP"),
+    "ray": (("ray",), "many users over a cluster"),
     "hf": (("transformers",), "comparison with the search of transformers"),
     "cuda": (("cupy-cuda12x",), "launching CUDA kernels (none is shipped yet)"),
 }
