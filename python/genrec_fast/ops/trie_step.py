@@ -157,29 +157,30 @@ def trie_step(
                 raise InvalidValueError(
                     f"trie_step: allowed and exclude must be for {users} users like logits, got {chosen.num_users}"
                 )
-        found = (_cpu if direct else _op)(
-            logits,
-            nodes,
-            scores,
-            trie.tokens[level:last],
-            trie.child_bases[level:last],
-            trie.child_deltas[level:last],
-            num_beams,
-            normalize == "valid",
-            log_sums,
-            *masks,
-        )
+        try:
+            found = (_cpu if direct else _op)(
+                logits,
+                nodes,
+                scores,
+                trie.tokens[level:last],
+                trie.child_bases[level:last],
+                trie.child_deltas[level:last],
+                num_beams,
+                normalize == "valid",
+                log_sums,
+                *masks,
+            )
+        except GenrecError:
+            _require_beams(logits, nodes, scores)  # in the words of this function, if that is what the kernel refuses
+            raise
         return TrieStep._make(found)
     except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
-        # The kernel refuses beams of a wrong kind, something else than a trie lacks these fields, and a sparse or
-        # nested tensor has no size or address for torch: which of them it was is only looked at now.
-        if not isinstance(error, GenrecError):
-            num_levels("trie_step", trie)
-            require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
-        if isinstance(logits, Tensor) and isinstance(nodes, Tensor) and isinstance(scores, Tensor):
-            _require_beams(logits, nodes, scores)
+        # Something else than a trie lacks these fields, and a sparse or nested tensor has no size or address for torch:
+        # which of them it was is only looked at now.
         if isinstance(error, GenrecError):
             raise
+        num_levels("trie_step", trie)
+        require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
         raise refusal("trie_step", error) from error
 
 
