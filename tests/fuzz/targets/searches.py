@@ -140,6 +140,8 @@ def _searched(config: Any, *, proven: bool) -> Any:
             args["k"] = min(args["k"], 5)
 
         def call(**given: Any) -> Ranked:
+            if isinstance(given["num_beams"], list):  # a number per level is legal, and tested elsewhere
+                raise InvalidTypeError("a list")
             given = dict(given)
             found: Ranked = config.build().search(model, batch, given.pop("trie"), given.pop("k"), **given)
             return found
