@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from genrec_fast.serving.unfinished import START_OVER, Unfinished
 __all__ = ["AnswerFile", "Tally", "packed_lines", "table_schema", "write_all"]
 
 _GROUP_BYTES = 1 << 26  # of JSON lines that become a group of rows of a table
+_NUMBER = re.compile(rb'"(id|user)": -?\d')
 _HALF = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)  # of a character as JSON has it; it may lack the other half
 
 
@@ -209,6 +210,7 @@ def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> Non
     import polars
 
     schema, parts = table_schema(mark_types), lines.with_name("parts")
+    texts = [name for name in ("id", "user") if schema[name] == polars.String]
     parts.mkdir(exist_ok=True)
     rows = 0  # of the largest file: a group of rows in the end
     with lines.open("rb") as file:
@@ -217,7 +219,7 @@ def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> Non
             if not some and number:
                 break
             part = (
-                polars.read_ndjson(b"".join(map(_utf8, some)), schema=schema)
+                polars.read_ndjson(b"".join(_plain(line, texts) for line in some), schema=schema)
                 if some
                 else polars.DataFrame(schema=schema)
             )
@@ -226,9 +228,16 @@ def _write_table(lines: Path, table: Path, mark_types: Mapping[str, Any]) -> Non
     polars.scan_parquet(parts / "*.parquet").sink_parquet(table, row_group_size=max(rows, 1))
 
 
-def _utf8(line: bytes) -> bytes:
-    """A JSON line without halves of characters, which UTF-8 cannot carry: each becomes U+FFFD."""
-    if not _HALF.search(line):
+def _plain(line: bytes, texts: Collection[str]) -> bytes:
+    """A JSON line as every polars reads it: of the marks in columns of ``texts``, numbers are texts, too.
+
+    Halves of characters, which UTF-8 cannot carry, become U+FFFD.
+    """
+    # Items have ids, too; a line without items is searched to its end (-1).
+    numbered = texts and _NUMBER.search(line, 0, line.find(b'"items"') % len(line))
+    if not numbered and not _HALF.search(line):
         return line
-    text = json.dumps(json.loads(line), ensure_ascii=False)
+    answer = json.loads(line)
+    answer |= {name: str(answer[name]) for name in texts if isinstance(answer.get(name), int)}
+    text = json.dumps(answer, ensure_ascii=False)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
