@@ -129,10 +129,15 @@ std::string Arguments::text(const char* name) {
 }
 
 std::vector<PyObject*> Arguments::objects(const char* name) {
+  const auto found = items(name);
+  return {found.begin(), found.end()};
+}
+
+std::span<PyObject* const> Arguments::items(const char* name) {
   PyObject* const found = take(name);
   if (!PyList_Check(found) && !PyTuple_Check(found)) refuse_kind(op_, name, found);
   PyObject* const* const items = PySequence_Fast_ITEMS(found);
-  return {items, items + PySequence_Fast_GET_SIZE(found)};
+  return {items, static_cast<std::size_t>(PySequence_Fast_GET_SIZE(found))};
 }
 
 void* Arguments::pointer(const char* name, std::size_t alignment) {

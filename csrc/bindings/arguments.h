@@ -75,6 +75,19 @@ class Arguments {
     return many<const T>(name, only<T>, shape, Layout::copied);
   }
 
+  // What memory holds of each; none where one of them cannot be read so.
+  std::optional<std::vector<Bytes>> all_bytes(const char* name) {
+    std::vector<Bytes> out;
+    const auto tensors = items(name);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (i + 8 < tensors.size()) __builtin_prefetch(tensors[i + 8]);
+      const std::optional<Bytes> found = reader_.bytes(tensors[i]);
+      if (!found) return std::nullopt;
+      out.push_back(*found);
+    }
+    return out;
+  }
+
   // Rows of which each lies end to end, the `free` first dimensions as they will: strides say how.
   Tensor rows(const char* name, const Dtypes& dtypes, const char* shape, int free) {
     return read({op_, name}, take(name), dtypes, shape, Layout::copied, 0, free);
@@ -115,8 +128,9 @@ class Arguments {
   T* address(const char* name) {  // of memory that is no tensor's, or whose address the caller keeps
     return static_cast<T*>(pointer(name, alignof(T)));
   }
-  std::vector<PyObject*> objects(const char* name);  // a list's
-  bool is_none(const char* name);                    // and asked for, if so
+  std::vector<PyObject*> objects(const char* name);    // a list's
+  std::span<PyObject* const> items(const char* name);  // the same in place: for as long as no Python code runs
+  bool is_none(const char* name);                      // and asked for, if so
 
   // Every argument has been asked for: throws ValueError if not. Python's lock is free while the result lives.
   [[nodiscard]] pybind11::gil_scoped_release release() {

@@ -11,49 +11,93 @@ struct Arrays {
   std::int64_t count() const { return static_cast<std::int64_t>(data.size()); }
 };
 
-Arrays arrays(Arguments& given) {
+// None where one of the tensors has no bytes that could be read as they lie: Python says which, or copies.
+std::optional<Arrays> arrays(Arguments& given) {
+  const auto all = given.all_bytes("tensors");
+  if (!all) return std::nullopt;
   Arrays out;
-  for (const std::int64_t address : given.numbers("pointers"))
-    out.data.push_back(reinterpret_cast<const void*>(address));
-  out.sizes = given.numbers("sizes");
-  check(out.data.size() == out.sizes.size(), "fingerprint: sizes must be one per pointer, got ", out.sizes.size(),
-        " for ", out.count());
+  for (const Bytes& bytes : *all) {
+    out.data.push_back(bytes.data);
+    out.sizes.push_back(bytes.size);
+  }
   return out;
+}
+
+// Thousands are compared, and most lie in no cache: those to come are fetched while one is looked at.
+void prefetch(PyObject* container) { __builtin_prefetch(container); }
+void prefetch_contents(PyObject* container) {
+#ifdef Py_LIMITED_API
+  (void)container;
+#else
+  if (PyDict_Check(container) == 0) return;
+  const auto* const dict = reinterpret_cast<const PyDictObject*>(container);
+  __builtin_prefetch(dict->ma_keys);
+  __builtin_prefetch(dict->ma_values);
+#endif
+}
+
+// The dictionary of a class; the class owns it.
+PyObject* own_dict(PyObject* kind) {
+#if PY_VERSION_HEX >= 0x030C0000
+  PyObject* const dict = PyType_GetDict(reinterpret_cast<PyTypeObject*>(kind));
+  Py_XDECREF(dict);
+  return dict;
+#else
+  return reinterpret_cast<PyTypeObject*>(kind)->tp_dict;
+#endif
+}
+
+bool same_values(std::span<PyObject* const> containers, const std::int64_t* sizes, std::span<PyObject* const> values) {
+  std::size_t at = 0;
+  for (std::size_t c = 0; c < containers.size(); ++c) {
+    if (c + 16 < containers.size()) prefetch(containers[c + 16]);
+    if (c + 8 < containers.size()) prefetch_contents(containers[c + 8]);
+    PyObject* container = containers[c];
+    if (PyType_Check(container) != 0) container = own_dict(container);
+    const bool is_list = PyList_Check(container) != 0;
+    if (!is_list && PyDict_Check(container) == 0)
+      throw TypeError("same_values: containers must be dictionaries, classes and lists");
+    if ((is_list ? PyList_GET_SIZE(container) : PyDict_Size(container)) != sizes[c]) return false;
+    if (values.size() - at < static_cast<std::size_t>(sizes[c])) return false;
+    PyObject* value = nullptr;
+    if (is_list) {
+      for (Py_ssize_t i = 0; i < sizes[c]; ++i)
+        if (PyList_GET_ITEM(container, i) != values[at++]) return false;
+    } else {
+      for (Py_ssize_t next = 0; PyDict_Next(container, &next, nullptr, &value) != 0;)
+        if (value != values[at++]) return false;
+    }
+  }
+  return at == values.size();
 }
 
 }  // namespace
 
-// Addresses, not tensors: hundreds are asked for at a time, and Python has looked at each.
 void register_fingerprint(pybind11::module_& m) {
-  def<[](Arguments& given) {
-    const Arrays all = arrays(given);
+  def<[](Arguments& given) -> std::optional<std::uint64_t> {
+    const auto all = arrays(given);
     const int threads = given.threads();
     const auto unlocked = given.release();
-    return fingerprint(all.data.data(), all.sizes.data(), all.count(), threads);
+    if (!all) return std::nullopt;
+    return fingerprint(all->data.data(), all->sizes.data(), all->count(), threads);
   }>(m, "fingerprint");
   def<[](Arguments&) { return fingerprint_watches(); }>(m, "fingerprint_watches");
   def<[](Arguments&) { return fingerprint_open(); }>(m, "fingerprint_open");
   def<[](Arguments& given) { fingerprint_close(given.number("watch")); }>(m, "fingerprint_close");
-  def<[](Arguments& given) {
+  def<[](Arguments& given) -> std::optional<std::uint64_t> {
     const std::int64_t watch = given.number("watch");
-    const Arrays all = arrays(given);
+    const auto all = arrays(given);
     const int threads = given.threads();
     const auto unlocked = given.release();
-    return fingerprint_watched(watch, all.data.data(), all.sizes.data(), all.count(), threads);
+    if (!all) return std::nullopt;
+    return fingerprint_watched(watch, all->data.data(), all->sizes.data(), all->count(), threads);
   }>(m, "fingerprint_watched");
   def<[](Arguments& given) {
-    const auto dicts = given.objects("dicts"), values = given.objects("values");
-    const std::vector<std::int64_t> sizes = given.numbers("sizes");
-    check(dicts.size() == sizes.size(), "same_values: sizes must be one per dictionary, got ", sizes.size());
-    std::size_t at = 0;
-    for (std::size_t d = 0; d < dicts.size(); ++d) {
-      if (PyDict_Check(dicts[d]) == 0) throw TypeError("same_values: dicts must be dictionaries");
-      if (PyDict_Size(dicts[d]) != sizes[d]) return false;
-      PyObject* value = nullptr;
-      for (Py_ssize_t next = 0; PyDict_Next(dicts[d], &next, nullptr, &value); ++at)
-        if (at >= values.size() || value != values[at]) return false;
-    }
-    return at == values.size();
+    const auto containers = given.items("containers"), values = given.items("values");
+    given.set_size('C', static_cast<std::int64_t>(containers.size()));
+    const auto* const sizes = given.in<std::int64_t>("sizes", "C");
+    given.finish();
+    return same_values(containers, sizes, values);
   }>(m, "same_values");
 }
 

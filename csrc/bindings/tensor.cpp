@@ -28,11 +28,11 @@ struct DlExchange {
 // ---- what is found once and never changes
 
 struct Torch {
-  PyTypeObject* tensor = nullptr;
-  const DlExchange* exchange = nullptr;         // null: this torch has none
-  std::unordered_map<PyObject*, Dtype> dtypes;  // of torch's dtype objects, where there is no exchange
-  PyObject *data_ptr, *stride, *is_neg;         // Tensor's own methods
-  PyObject *dtype, *shape, *is_cpu;             // and getters: by name they would be looked up in every call
+  PyTypeObject *tensor = nullptr, *parameter = nullptr;
+  const DlExchange* exchange = nullptr;            // null: this torch has none
+  std::unordered_map<PyObject*, Dtype> dtypes;     // of torch's dtype objects, where there is no exchange
+  PyObject *data_ptr, *stride, *is_neg, *is_conj;  // Tensor's own methods
+  PyObject *dtype, *shape, *is_cpu;                // and getters: by name they would be looked up in every call
 };
 Torch torch;
 
@@ -67,10 +67,13 @@ void find_torch() {
   const py::module_ module = py::module_::import("torch");
   py::object tensor = module.attr("Tensor");
   torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.inc_ref().ptr());
+  const py::object parameter = module.attr("nn").attr("Parameter");
+  torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
   const auto member = [&](const char* name) { return py::object(tensor.attr(name)).release().ptr(); };
   torch.data_ptr = member("data_ptr");
   torch.stride = member("stride");
   torch.is_neg = member("is_neg");
+  torch.is_conj = member("is_conj");
   torch.dtype = member("dtype");
   torch.shape = member("shape");
   torch.is_cpu = member("is_cpu");
@@ -141,18 +144,35 @@ Tensor TensorReader::by_attributes(PyObject* object) {
   return out;
 }
 
+Tensor TensorReader::look(PyObject* object) {
+  if (torch.exchange == nullptr) return by_attributes(object);
+  DlTensor read;
+  if (torch.exchange->view(object, &read) != 0) throw py::error_already_set();
+  return {read.data, read.dims, read.dtype, read.sizes, read.strides, read.device_type == 1};
+}
+
+std::optional<Bytes> TensorReader::bytes(PyObject* object) {
+  if (Py_TYPE(object) != torch.tensor && Py_TYPE(object) != torch.parameter) return std::nullopt;
+  Tensor found{};
+  try {
+    found = look(object);
+  } catch (py::error_already_set&) {  // sparse, quantized, nested: they have no such memory
+    return std::nullopt;
+  }
+  const auto is = [&](PyObject* method) { return ask(object, method).ptr() == Py_True; };
+  if (!found.on_cpu || !found.is_whole() || is(torch.is_neg)) return std::nullopt;
+  if (found.dtype.code == 5 && is(torch.is_conj)) return std::nullopt;
+  const std::int64_t size = found.elements() * found.element_size();
+  if (size != 0 && found.data == nullptr) return std::nullopt;
+  return Bytes{found.data, size};
+}
+
 Tensor TensorReader::view(const Label& label, PyObject* object) {
   if (!PyObject_TypeCheck(object, torch.tensor))
     throw TypeError(message(label.text(), " must be a tensor, got ", Py_TYPE(object)->tp_name));
   Tensor found{};
   try {
-    if (torch.exchange == nullptr) {
-      found = by_attributes(object);
-    } else {
-      DlTensor read;
-      if (torch.exchange->view(object, &read) != 0) throw py::error_already_set();
-      found = {read.data, read.dims, read.dtype, read.sizes, read.strides, read.device_type == 1};
-    }
+    found = look(object);
   } catch (py::error_already_set&) {
     if (device_of(object) == "cpu") throw;
   }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -72,6 +73,11 @@ struct Label {
   std::string text() const;
 };
 
+struct Bytes {
+  const void* data;
+  std::int64_t size;
+};
+
 // Finds torch.Tensor and how it is read; called once, when the module is made.
 void find_torch();
 
@@ -82,7 +88,12 @@ class TensorReader {
   // alignment: of the first element, in bytes; 0: its size. free: as in Tensor::is_whole.
   Tensor read(const Label& label, PyObject* object, Layout layout, std::int64_t alignment = 0, int free = 0);
 
+  // What memory holds of a Tensor or Parameter; none where that is not its elements in order, as they are meant: it
+  // lies otherwise, elsewhere, negated, conjugated, is of another kind, or no tensor at all.
+  std::optional<Bytes> bytes(PyObject* object);
+
  private:
+  Tensor look(PyObject* object);
   Tensor view(const Label& label, PyObject* object);
   Tensor by_attributes(PyObject* object);
 

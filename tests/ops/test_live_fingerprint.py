@@ -235,18 +235,48 @@ def test_where_nothing_is_watched_everything_is_read():
 
 
 def test_values_are_compared_by_identity():
+    class Kind:
+        spare = None
+
     one, two = [1.0], [1.0]
-    first, second = {"a": one, "b": 5}, {}
-    values = [one, 5]
-    assert same_values([first, second], [2, 0], values)
+    first, second, listed = {"a": one, "b": 5}, {}, [one]
+    containers = [first, second, Kind, listed]
+    own = [*vars(Kind).values()]
+    sizes, values = torch.tensor([2, 0, len(own), 1]), [one, 5, *own, one]
+    assert same_values(containers, sizes, values)
     second["c"] = None
-    assert not same_values([first, second], [2, 0], values)
+    assert not same_values(containers, sizes, values)
     del second["c"]
     first["a"] = two
-    assert not same_values([first, second], [2, 0], values)
-    assert not same_values([{"a": one}, {"b": 5}], [2, 0], values)
-    assert not same_values([{"a": one}], [1], values)
-    with pytest.raises(errors.InvalidTypeError, match="same_values: dicts must be dictionaries"):
-        same_values([[1]], [1], [1])  # type: ignore[list-item]
-    with pytest.raises(errors.InvalidValueError, match="sizes must be one per dictionary, got 0"):
-        same_values([first], [], values)
+    assert not same_values(containers, sizes, values)
+    first["a"] = one
+    Kind.spare = two
+    assert not same_values(containers, sizes, values)
+    Kind.spare = None
+    listed[0] = two
+    assert not same_values(containers, sizes, values)
+    listed.clear()
+    assert not same_values(containers, sizes, values)
+    listed.append(one)
+    assert same_values(containers, sizes, values)
+    assert not same_values([{"a": one}, {"b": 5}], torch.tensor([2, 0]), [one, 5])
+    assert not same_values([{"a": one}], torch.tensor([1]), [one, 5])
+    assert not same_values([{"a": one}], torch.tensor([1]), [])
+    with pytest.raises(errors.InvalidTypeError, match="containers must be dictionaries, classes and lists"):
+        same_values([(1,)], torch.tensor([1]), [1])
+    with pytest.raises(errors.InvalidValueError, match=r"sizes must be int64 \[1\]"):
+        same_values([first], torch.tensor([], dtype=torch.int64), values)
+
+
+def test_a_view_that_takes_a_tensors_place_is_seen():
+    for view in (torch.t, torch._neg_view, lambda tensor: tensor[:200]):
+        weight = torch.nn.Parameter(torch.randn(300, 300))
+        live = LiveFingerprint([weight])
+        before = live.value()
+        weight.data = view(weight.data)  # of the same memory
+        assert live.value() == fingerprint([weight]) != before
+    weight = torch.nn.Parameter(torch.randn(300, 300, dtype=torch.complex64))
+    live = LiveFingerprint([weight])
+    before = live.value()
+    weight.data = weight.data.conj()
+    assert live.value() == fingerprint([weight]) != before

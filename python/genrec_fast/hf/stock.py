@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -55,12 +54,12 @@ def check_stock(model: nn.Module, kinds: tuple[str, ...]) -> None:
         )
 
 
-def attention_functions() -> list[Mapping[Any, Any]]:
+def attention_functions() -> list[dict[Any, Any]]:
     """The tables of attention functions of transformers: whoever adds to them changes what a model does."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as KNOWN
 
     own = [getattr(KNOWN, name, None) for name in ("_global_mapping", "_local_mapping")]
-    return [table for table in own if isinstance(table, Mapping)]
+    return [table for table in own if isinstance(table, dict)]
 
 
 def _overridden(kind: type, stock: type) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def packed_once(
     name: str,
     check: Callable[[], None],
     pack: Callable[[], Tensor],
-    also: Iterable[Mapping[Any, Any]] = (),
+    also: Iterable[dict[Any, Any]] = (),
 ) -> NativeEngine:
     """The engine of a model's packed weights; checked and packed anew when anything about the model has changed.
 
@@ -45,7 +45,7 @@ def packed_once(
         name: which of the model's packed forms.
         check: raises ``UnsupportedError`` where the packed form would not be the model.
         pack: makes the block.
-        also: more mappings whose values the packing depends on.
+        also: more dictionaries whose values the packing depends on.
     """
     forms = _packed.setdefault(model, {})
     known = forms.get(name)
