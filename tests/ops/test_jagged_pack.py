@@ -1,4 +1,4 @@
-"""jagged_pack against its twins and plain Python: rows of every length, dtypes, gradients, bad offsets."""
+"""jagged_pad, jagged_join, segment_sum: their twins and plain Python, rows of every length, gradients, bad offsets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from genrec_fast import ops
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.ops.reference import jagged_pack as twins
+from genrec_fast.ops.reference import jagged_join, jagged_pad
+from genrec_fast.ops.reference import segment_sum as sums
 from shared.isas import every_isa
 
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 5, 17]), max_size=5)
@@ -53,7 +54,7 @@ def test_to_padded_and_back(case, max_len, padding):
     values, offsets = case
     padded = ops.to_padded(values, offsets, max_len, padding)
     assert padded.dtype == values.dtype
-    assert torch.equal(padded, twins.to_padded(values, offsets.long(), max_len, padding))
+    assert torch.equal(padded, jagged_pad.to_padded(values, offsets.long(), max_len, padding))
     for row, line in zip(rows_of(values, offsets), padded, strict=True):
         assert torch.equal(line[: len(row)], row[:max_len])
         assert (line[len(row) :] == padding).all()
@@ -78,8 +79,8 @@ def test_concat_and_split(case, lengths, dense):
     back = ops.jagged_split(joined, [*starts[:2], dense])
     assert all(torch.equal(a, b) for a, b in zip(back, parts, strict=True))
     flat = [offsets.long(), starts[1]]
-    assert torch.equal(twins.join(parts[:2], flat), ops.jagged_concat(parts[:2], flat)[0])
-    for a, b in zip(twins.part(twins.join(parts[:2], flat), flat), parts[:2], strict=True):
+    assert torch.equal(jagged_join.join(parts[:2], flat), ops.jagged_concat(parts[:2], flat)[0])
+    for a, b in zip(jagged_join.part(jagged_join.join(parts[:2], flat), flat), parts[:2], strict=True):
         assert torch.equal(a, b)
 
 
@@ -97,7 +98,7 @@ def test_interleave_and_back(case, count):
 @given(jagged([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
 def test_sums_are_the_twins_to_the_bit_on_every_set(case):
     values, offsets = case
-    expected = twins.segment_sum(values, offsets.long())
+    expected = sums.segment_sum(values, offsets.long())
     mean = torch.stack([r.to(expected.dtype).sum(0) / max(len(r), 1) for r in rows_of(values, offsets)] or [values[:0]])
     for _ in every_isa():
         assert torch.equal(ops.segment_sum(values, offsets), expected.to(values.dtype))

@@ -6,20 +6,13 @@ from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.jagged_attention import jagged_attention
-from genrec_fast.ops.jagged_pack import (
-    deinterleave,
-    from_padded,
-    interleave,
-    jagged_concat,
-    jagged_split,
-    segment_mean,
-    segment_sum,
-    to_padded,
-)
+from genrec_fast.ops.jagged_join import deinterleave, interleave, jagged_concat, jagged_split
+from genrec_fast.ops.jagged_pad import from_padded, to_padded
 from genrec_fast.ops.jagged_products import embedding, jagged_dense_matmul, jagged_gather, jagged_jagged_matmul
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
+from genrec_fast.ops.segment_sum import segment_mean, segment_sum
 from genrec_fast.ops.topk_inner_product import topk_inner_product
 from genrec_fast.ops.transformer import (
     transformer_cross,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import is_freed, require_room, require_tensors, sequence, shown
+from genrec_fast.base.checks import MOST_BYTES, is_freed, require_room, require_tensors, sequence, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 
@@ -22,6 +22,7 @@ __all__ = [
     "require_finite",
     "require_matrix",
     "require_offsets",
+    "require_values",
 ]
 
 MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
@@ -74,6 +75,26 @@ def require_matrix(op: str, name: str, value: Tensor, shape: str, device: torch.
         raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(value.shape)}")
     if device is not None and value.device != device:
         raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {value.device}")
+
+
+def require_values(
+    op: str, name: str, values: Any, dims: int, shape: str, device: torch.device | None = None
+) -> Tensor:
+    """The tensor: dense, at least ``dims`` dimensions, rows that can be addressed, on ``device`` where one is named.
+
+    Raises:
+        InvalidTypeError: not a dense tensor.
+        InvalidValueError: too few dimensions, rows too long, or another device.
+    """
+    require_tensors(op, None, **{name: values})
+    checked: Tensor = values
+    if checked.dim() < dims:
+        raise InvalidValueError(f"{op}: {name} must be {shape}, got {list(checked.shape)}")
+    if not torch.compiler.is_compiling() and math.prod(checked.shape[1:]) > MOST_BYTES:
+        raise InvalidValueError(f"{op}: {name} must have rows that can be addressed, got {list(checked.shape)}")
+    if device is not None and checked.device != device:
+        raise InvalidValueError(f"{op}: {name} must be on {device} like the rest, got {checked.device}")
+    return checked
 
 
 def require_finite(op: str, name: str, value: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Products of jagged rows with matrices, and rows taken out of tables and out of jagged rows.
 
-``values``, ``offsets`` and their rules as in ``jagged_pack``.
+``values``, ``offsets`` and their rules as in ``jagged_pad``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, check_flag, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops._checked import checked_ids, checked_offsets
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
-from genrec_fast.ops.jagged_pack import add_rows, checked_ids, checked_offsets, spread, summed_rows
 from genrec_fast.ops.reference import jagged_products as reference
+from genrec_fast.ops.segment_sum import add_rows, spread, summed_rows
 
 __all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
 

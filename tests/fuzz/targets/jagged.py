@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.base.errors import InvalidTypeError
-from genrec_fast.ops.reference import jagged_pack as twin
+from genrec_fast.ops.reference import jagged_join, jagged_pad
+from genrec_fast.ops.reference import segment_sum as sums_twin
 
 from ..case import Case, Rng, Unasked, target
 from ..compare import differs
@@ -69,7 +70,7 @@ def trailing(rng: Rng) -> tuple[int, ...]:
 def _padded(values: Tensor, offsets: Tensor, max_len: int, padding_value: float) -> Any:
     if int(max_len) > 1 << 20:
         raise Unasked
-    return moved(twin.to_padded)(values, offsets.long(), int(max_len), padding_value)
+    return moved(jagged_pad.to_padded)(values, offsets.long(), int(max_len), padding_value)
 
 
 @target("to_padded")
@@ -102,7 +103,7 @@ def from_padded(rng: Rng) -> Case:
         end = int(offsets[-1])
         if total is not None and int(total) != end:
             raise ValueError(f"total {total} is not {end}")
-        return moved(twin.from_padded)(dense, offsets.long(), end)
+        return moved(jagged_pad.from_padded)(dense, offsets.long(), end)
 
     return Case(ops.from_padded, args, right)
 
@@ -137,7 +138,7 @@ def _flat(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor | None]) 
 
 def _joined(values_list: Sequence[Tensor], offsets_list: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
     flat, offsets = _flat(list(values_list), list(offsets_list))
-    return moved(twin.join)(flat, offsets), torch.stack(offsets).sum(0)
+    return moved(jagged_join.join)(flat, offsets), torch.stack(offsets).sum(0)
 
 
 @target("jagged_concat")
@@ -157,7 +158,7 @@ def jagged_split(rng: Rng) -> Case:
         entries = list(offsets_list)
         rows = next(len(o) - 1 for o in entries if isinstance(o, Tensor))
         starts = [o.long() if isinstance(o, Tensor) else torch.arange(rows + 1) * int(o) for o in entries]
-        found = moved(twin.part)(values, starts)
+        found = moved(jagged_join.part)(values, starts)
         if totals is not None:
             wrong = [
                 (int(t), len(f))
@@ -225,7 +226,7 @@ def segment_sum(rng: Rng) -> Case:
     return Case(
         ops.segment_sum,
         args,
-        lambda values, offsets: twin.segment_sum(values, offsets.long()).to(values.dtype),
+        lambda values, offsets: sums_twin.segment_sum(values, offsets.long()).to(values.dtype),
         also=_too(ops.segment_sum, dtype),
     )
 
@@ -236,7 +237,7 @@ def segment_mean(rng: Rng) -> Case:
 
     def right(values: Tensor, offsets: Tensor) -> Tensor:
         rows = offsets.long()
-        sums = twin.segment_sum(values, rows)
+        sums = sums_twin.segment_sum(values, rows)
         return (sums / rows.diff().clamp(min=1).view(-1, *(1,) * (sums.dim() - 1))).to(values.dtype)
 
     return Case(ops.segment_mean, args, right, also=_too(ops.segment_mean, dtype))
@@ -350,7 +351,10 @@ def _for_gradients(rng: Rng) -> dict[str, Any]:
 
 
 _graded(
-    "segment_sum", ops.segment_sum, lambda values, offsets: twin.segment_sum(values, offsets.long()), _for_gradients
+    "segment_sum",
+    ops.segment_sum,
+    lambda values, offsets: sums_twin.segment_sum(values, offsets.long()),
+    _for_gradients,
 )
 _graded(
     "to_padded",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.ops.reference.jagged_pack import spread
+from genrec_fast.ops.reference.segment_sum import spread
 
 __all__ = ["dense_matmul", "embedding", "embedding_gradient", "embedding_rows", "jagged_matmul"]
 
