@@ -75,6 +75,8 @@ class Arguments {
     return many<const T>(name, only<T>, shape, Layout::copied);
   }
 
+  bool is_float_matrix(const char* name) { return reader_.is_float_matrix(take(name)); }
+
   // What memory holds of each; none where one of them cannot be read so.
   std::optional<std::vector<Bytes>> all_bytes(const char* name) {
     std::vector<Bytes> out;

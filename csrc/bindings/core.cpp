@@ -64,6 +64,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     const Tensor data = given.tensor("data", any_dtype, "...", Layout::whole);
     genrec::ask_huge_pages(data.data, data.elements() * data.element_size());
   }>(m, "ask_huge_pages");
+  def<[](Arguments& given) { return given.is_float_matrix("value"); }>(m, "is_float_matrix");
   register_fingerprint(m);
   register_gemm(m);
   register_jagged_attention(m);

@@ -151,20 +151,30 @@ Tensor TensorReader::look(PyObject* object) {
   return {read.data, read.dims, read.dtype, read.sizes, read.strides, read.device_type == 1};
 }
 
-std::optional<Bytes> TensorReader::bytes(PyObject* object) {
+// None: of another kind, sparse, quantized, nested, elsewhere, or without data.
+std::optional<Tensor> TensorReader::look_at_dense(PyObject* object) {
   if (Py_TYPE(object) != torch.tensor && Py_TYPE(object) != torch.parameter) return std::nullopt;
-  Tensor found{};
   try {
-    found = look(object);
-  } catch (py::error_already_set&) {  // sparse, quantized, nested: they have no such memory
+    const Tensor found = look(object);
+    const bool has_data = found.data != nullptr || found.elements() == 0;
+    return found.on_cpu && has_data ? std::optional(found) : std::nullopt;
+  } catch (py::error_already_set&) {
     return std::nullopt;
   }
+}
+
+std::optional<Bytes> TensorReader::bytes(PyObject* object) {
+  const std::optional<Tensor> found = look_at_dense(object);
   const auto is = [&](PyObject* method) { return ask(object, method).ptr() == Py_True; };
-  if (!found.on_cpu || !found.is_whole() || is(torch.is_neg)) return std::nullopt;
-  if (found.dtype.code == 5 && is(torch.is_conj)) return std::nullopt;
-  const std::int64_t size = found.elements() * found.element_size();
-  if (size != 0 && found.data == nullptr) return std::nullopt;
-  return Bytes{found.data, size};
+  if (!found || !found->is_whole() || is(torch.is_neg)) return std::nullopt;
+  if (found->dtype.code == 5 && is(torch.is_conj)) return std::nullopt;
+  return Bytes{found->data, found->elements() * found->element_size()};
+}
+
+bool TensorReader::is_float_matrix(PyObject* object) {
+  const std::optional<Tensor> found = look_at_dense(object);
+  if (!found || found->dims != 2) return false;
+  return found->dtype == dtype_of<float>() || found->dtype == bfloat16 || found->dtype == float16;
 }
 
 Tensor TensorReader::view(const Label& label, PyObject* object) {

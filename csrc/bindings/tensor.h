@@ -92,8 +92,12 @@ class TensorReader {
   // lies otherwise, elsewhere, negated, conjugated, is of another kind, or no tensor at all.
   std::optional<Bytes> bytes(PyObject* object);
 
+  // Whether it is a Tensor or Parameter of float32, bfloat16 or float16, of two dimensions, on the CPU, with data.
+  bool is_float_matrix(PyObject* object);
+
  private:
   Tensor look(PyObject* object);
+  std::optional<Tensor> look_at_dense(PyObject* object);
   Tensor view(const Label& label, PyObject* object);
   Tensor by_attributes(PyObject* object);
 

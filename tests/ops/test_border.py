@@ -101,3 +101,18 @@ def test_a_torch_without_the_exchange_of_dlpack_gives_the_same(tmp_path):
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})
     found = torch.load(tmp_path / "found")
     assert {name for name in CALLS if not equal(found[name], call(name))} == set()
+
+
+def test_a_float_matrix_is_known_at_a_look():
+    whole = torch.zeros(3, 4)
+    for fits in (whole, whole.t(), whole.bfloat16(), whole.half(), whole[:0], torch.nn.Parameter(whole), whole[:, ::2]):
+        assert core.is_float_matrix(fits)
+    freed = torch.zeros(3, 4)
+    freed.untyped_storage().resize_(0)
+    others = [whole[0], whole[None], whole.double(), whole.int(), whole.to_sparse(), whole.to("meta"), freed, 5, None]
+    for other in [*others, whole.as_subclass(Subclass)]:
+        assert not core.is_float_matrix(other)
+
+
+class Subclass(torch.Tensor):
+    """Of a type of its own, which may mean anything."""

@@ -95,9 +95,13 @@ def topk_inner_product(
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
     direct = type(queries) is type(table) is Tensor and queries.is_cpu and not torch.compiler.is_compiling()
     scores, found = (_cpu if direct else _op)(
-        queries.detach(), table.detach(), k, None if bias is None else bias.detach(), allowed, ids, offsets
+        _plain(queries), _plain(table), k, None if bias is None else bias.detach(), allowed, ids, offsets
     )
     return scores, found
+
+
+def _plain(matrix: Tensor) -> Tensor:
+    return matrix.detach() if matrix.requires_grad else matrix
 
 
 def _excluded(
@@ -140,8 +144,8 @@ def _cpu(
     shape = queries.shape[0], max(1, min(k, table.shape[0]))
     scores, ids = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int64)
     core.topk_inner_product(
-        queries=queries.float(),
-        table=table.float(),
+        queries=queries if queries.dtype == torch.float32 else queries.float(),
+        table=table if table.dtype == torch.float32 else table.float(),
         bias=bias,
         allowed=allowed,
         exclude_ids=exclude_ids,
