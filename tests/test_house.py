@@ -68,3 +68,17 @@ def test_every_op_has_a_twin():
     assert ops
     twins = {path.stem for path in (PACKAGE / "ops" / "reference").glob("*.py")}
     assert ops <= twins
+
+
+def test_no_function_but_an_op_and_its_twin_has_more_than_ten_parameters():
+    """What belongs together is one thing: a config, a query, ``**options`` described and checked in one place."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not path.is_relative_to(PACKAGE / "ops"):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [argument.arg for argument in given if argument.arg not in ("self", "cls", "ctx")]
+                rest = [argument for argument in (node.args.vararg, node.args.kwarg) if argument is not None]
+                found.append((len(names) + len(rest), path.name, node.name))
+    assert found
+    assert [function for function in found if function[0] > 10] == []

@@ -18,9 +18,9 @@ import transformers
 
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.engine import TorchEngine
-from genrec_fast.hf.generate import choose_engine
 from genrec_fast.hf.stepped import Stepped
 from genrec_fast.hf.whole import WholeTexts
+from genrec_fast.hf.writing import choose_engine
 from genrec_fast.nn.engine.native import NativeEngine
 from integrations.model_types import MODEL_TYPES, THEIRS_DIFFER, VERDICTS, make
 from integrations.models import prefix_function

@@ -142,3 +142,22 @@ def test_prompts_of_other_kinds_are_refused(llama, trie, engine):
         compiled.recommend(torch.ones(1, 2, dtype=torch.int64), attention_mask=torch.ones(1, 3))
     with pytest.raises(InvalidValueError, match=rf"must hold tokens in \[0, {VOCAB}\), got -1"):
         compiled.recommend([[2, -1]])
+
+
+@pytest.mark.parametrize("call", ["compile", "trie_beam_search"])
+def test_options_of_how_items_are_written_are_checked_in_one_place(llama, trie, call):
+    def run(**options):
+        return (
+            gf.hf.compile(llama, trie, 20, **options) if call == "compile" else gf.hf.trie_beam_search(trie, **options)
+        )
+
+    known = "engine, dtype, normalize, prefix_tokens"
+    for options, error, message in (
+        ({"normalise": "all"}, InvalidTypeError, f"{call}: options are {known}, got normalise"),
+        ({"normalize": "none"}, InvalidValueError, f"{call}: normalize must be 'all' or 'valid', got 'none'"),
+        ({"engine": "gpu"}, InvalidValueError, f"{call}: engine must be 'auto', 'native' or 'torch', got 'gpu'"),
+        ({"prefix_tokens": [-1]}, InvalidValueError, f"{call}: prefix_tokens must be at least 0, got -1"),
+    ):
+        with pytest.raises(error) as raised:
+            run(**options)
+        assert str(raised.value) == message

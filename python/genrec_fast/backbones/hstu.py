@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
-from genrec_fast.nn.hstu import HSTULayer, RelativeBias
+from genrec_fast.nn.hstu import HSTULayer, HSTULayerConfig, RelativeBias
 from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
 from genrec_fast.nn.transformer import init_weights
 
@@ -25,28 +25,15 @@ __all__ = ["HSTU", "HSTUConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HSTUConfig:
+class HSTUConfig(HSTULayerConfig):
     """Settings of ``HSTU``; the defaults are the research form."""
 
-    width: int = 64  # channels
-    num_heads: int = 2
     num_layers: int = 2
-    qk_dim: int = 32  # channels of a query and a key per head
-    v_dim: int = 32  # channels of a value and a gate per head
-    attention: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
-    activate: Literal["all", "gate"] = "all"  # silu over u, v, q, k (the paper), or over the gate alone (production)
-    norm: Literal["layer", "group"] = "layer"  # of what was attended: over all heads, or per head
-    epsilon: float = field(default=1e-6, metadata={"absent": 1e-5})  # of the norms; before it was a setting, 1e-5
-    alpha: float | None = 1.0  # factor of the scores; None: 1 / sqrt(qk_dim) (production)
     bias: Literal["none", "position", "time", "both"] = "both"  # learned bias of the scores; time needs timestamps
     num_time_buckets: int = 128  # buckets of the gaps in the bias, floor(ln(gap in seconds) / 0.301)
     positions: Literal["start", "end", "none"] = "start"  # learned positions in the input, counted from there
     times: Literal["none", "gap", "end"] = "none"  # embedded in the input: time since the event before, or to the end
     num_input_buckets: int = 512  # buckets of those times, floor(sqrt(minutes))
-    rotary: bool = False  # turn queries and keys by their positions
-    max_attn_len: int = 0  # tokens a query looks back at most; 0: all
-    dropout: float = 0.2  # rate, on the input and on what goes into each output projection
-    attention_dropout: float = 0.0  # rate, on the weights of the attention
     normalize: bool = False  # users and items of length 1, scored by their cosine / temperature
     temperature: float = 0.05  # divides the cosine; read only with normalize
     num_actions: int = 0  # A: tasks of the head that predicts what a user will do; 0: no such head
@@ -126,22 +113,7 @@ class HSTU(nn.Module):
         c = self.config
         distances = c.longest if c.bias in ("position", "both") else 0
         buckets = c.num_time_buckets if c.bias in ("time", "both") else 0
-        return HSTULayer(
-            c.width,
-            c.num_heads,
-            c.qk_dim,
-            c.v_dim,
-            kind=c.attention,
-            activate=c.activate,
-            norm=c.norm,
-            epsilon=c.epsilon,
-            alpha=c.alpha,
-            rotary=c.rotary,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            max_attn_len=c.max_attn_len,
-            bias=RelativeBias(distances, buckets) if distances or buckets else None,
-        )
+        return HSTULayer(c, RelativeBias(distances, buckets) if distances or buckets else None)
 
     @property
     def num_actions(self) -> int:

@@ -21,12 +21,12 @@ from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.trie_search import Rule
 from genrec_fast.hf.adapters import underlying
-from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
+from genrec_fast.hf.codes import CodeTokens, token_ids
 from genrec_fast.hf.engine import Engine
-from genrec_fast.hf.generate import choose_engine
 from genrec_fast.hf.language_model import LanguageModel
 from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
+from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.recipe.recommender import Recommender
@@ -40,15 +40,12 @@ def compile(
     token_offset: int = 0,
     code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
     *,
-    engine: str = "auto",
-    dtype: str | torch.dtype | None = None,
-    normalize: str = "all",
-    prefix_tokens: Sequence[int] = (),
     decoder_start_tokens: Sequence[int] | None = None,
     reads: str = "tokens",
     before: Sequence[int] = (),
     after: Sequence[int] = (),
     frozen: bool = False,
+    **options: Unpack[WritingOptions],
 ) -> CompiledRecommender:
     """A model of transformers made a recommender over a catalog, without ``generate``.
 
@@ -57,10 +54,6 @@ def compile(
         trie: the catalog: a trie, or a ``Catalog``, whose names and titles the server then knows.
         token_offset: see ``trie_beam_search``.
         code_to_token: see ``trie_beam_search``.
-        engine: see ``trie_beam_search``.
-        dtype: see ``trie_beam_search``.
-        normalize: see ``trie_beam_search``.
-        prefix_tokens: see ``trie_beam_search``.
         decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
         reads: what ``recommend`` is given: "tokens", whole prompts, or "items", histories of item ids; then a prompt is
             ``before``, the tokens of each item's codes, oldest item first, and ``after``.
@@ -68,9 +61,10 @@ def compile(
         after: tokens behind it, such as T5's end token.
         frozen: nobody will change the model any more, so that a call need not look whether anybody has (which reads
             every weight once). Answers are those of the weights of this moment.
+        options: ``engine``, ``dtype``, ``normalize``, ``prefix_tokens``; see ``hf.writing.WritingOptions``.
 
     Raises:
-        InvalidTypeError: not a trie.
+        InvalidTypeError: not a trie, an option that there is not.
         InvalidValueError: the map does not fit, or an encoder-decoder has no start token.
         UnsupportedError: engine="native", and it does not run the model.
 
@@ -78,15 +72,14 @@ def compile(
         ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
     """
     catalog = Catalog.of_trie(trie) if isinstance(trie, Trie) else trie
-    if not isinstance(catalog, Catalog):
-        raise InvalidTypeError(f"compile: trie must be a Trie (build_trie makes one), got {type(trie).__name__}")
+    trie = catalog.trie if isinstance(catalog, Catalog) else trie
+    writing = Writing.of("compile", trie, token_offset, code_to_token, options)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
     model = underlying(model)
-    chosen = choose_engine(model, engine, dtype)
+    chosen, tokens = writing.engine_of(model), writing.tokens
     catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
     trie = catalog.trie.to("cpu")
-    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op="compile")
     tokens.require("compile", trie, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
@@ -98,7 +91,6 @@ def compile(
         )
         if not start:
             raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
-    prefix = token_ids("compile", "prefix_tokens", prefix_tokens)
     if reads not in ("tokens", "items"):
         raise InvalidValueError(f"compile: reads must be 'tokens' or 'items', got {reads!r}")
     histories = None
@@ -107,16 +99,16 @@ def compile(
         histories = _Histories(tokens.encode(_item_codes(trie)), *around)
     elif len(before) or len(after):
         raise InvalidValueError("compile: before and after must be empty but for reads='items'")
-    for name, ids in (("prefix_tokens", prefix), ("decoder_start_tokens", start or [])):
+    for name, ids in (("prefix_tokens", writing.prefix), ("decoder_start_tokens", start or [])):
         if ids and max(ids) >= chosen.vocab_size:
             raise InvalidValueError(f"compile: {name} must be in [0, {chosen.vocab_size}), got {max(ids)}")
     if not isinstance(frozen, bool):
         raise InvalidTypeError(f"compile: frozen must be a bool, got {frozen!r:.40}")
 
     def now() -> Engine:
-        return chosen if frozen else choose_engine(model, engine, dtype)
+        return chosen if frozen else writing.engine_of(model)
 
-    plan = Plan((), normalize, tokens=tokens, prefix=tuple(prefix))
+    plan = Plan((), writing.normalize, tokens=tokens, prefix=writing.prefix)
     language = LanguageModel(now, chosen.vocab_size, trie.codebook_sizes, plan, start, model, frozen)
     return CompiledRecommender(catalog, language, histories)
 

@@ -7,45 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from genrec_fast.base.checks import INT64, choice, whole_number
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.checks import INT64, whole_number
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.trie_search import TrieSearch
-from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
+from genrec_fast.hf.codes import CodeTokens
 from genrec_fast.hf.engine import Engine, TorchEngine, places_of
 from genrec_fast.hf.given import check_given, check_settings
-from genrec_fast.hf.native import native_engine
 from genrec_fast.hf.places import check_room
 from genrec_fast.hf.processed import Processed
 from genrec_fast.hf.prompts import Prompts, prompts_of
 from genrec_fast.hf.rules import RuleSettings
+from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
-from genrec_fast.nn.native import warn_once
 
-__all__ = ["choose_engine", "trie_beam_search"]
-
-
-def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None) -> Engine:
-    """The native engine where it runs the model, else torch's modules, said once.
-
-    Raises:
-        InvalidValueError: an unknown engine.
-        UnsupportedError: engine="native", and it does not run the model.
-    """
-    choice("trie_beam_search", "engine", engine, ("auto", "native", "torch"))
-    if engine == "torch":
-        return TorchEngine(model)
-    try:
-        return native_engine(model, dtype)
-    except UnsupportedError as error:
-        if engine == "native":
-            raise
-        warn_once(error)
-        return TorchEngine(model)
+__all__ = ["trie_beam_search"]
 
 
 def trie_beam_search(
@@ -53,14 +34,11 @@ def trie_beam_search(
     token_offset: int = 0,
     code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
     *,
-    engine: str = "auto",
-    dtype: str | torch.dtype | None = None,
-    normalize: str = "all",
-    prefix_tokens: Sequence[int] = (),
     items_per_sequence: int = 1,
     seed: int | None = None,
     num_groups: int = 1,
     diversity_penalty: float = 0.0,
+    **options: Unpack[WritingOptions],
 ) -> Callable[..., Any]:
     """What ``generate`` is to call in the place of its own loop: beam search over the items of a trie.
 
@@ -72,10 +50,6 @@ def trie_beam_search(
         trie: the catalog.
         token_offset: token of the first code, where the levels follow each other in the vocabulary.
         code_to_token: instead, a table of tokens per level, or ``tokens_from_tokenizer(...)``.
-        engine: "native": compiled kernels; "torch": the model's own modules; "auto": native where it runs the model.
-        dtype: of the native engine's weights, "float32", "bfloat16" or "int8"; ``None``: the model's.
-        normalize: "all": log-softmax over the vocabulary, Hugging Face's scores; "valid": over what the trie allows.
-        prefix_tokens: written before every item.
         items_per_sequence: items that a sequence holds, none of them twice.
         seed: draws the sequences without replacement from the model's distribution over what the trie allows, in the
             order of the draw (stochastic beam search; needs ``normalize="valid"``). A prompt's draw depends on the
@@ -83,6 +57,7 @@ def trie_beam_search(
         num_groups: groups of beams, searched one after the other (diverse beam search); divides ``num_beams``.
         diversity_penalty: log-probability that a candidate loses for every beam of an earlier group at its prefix;
             scores are without it.
+        options: ``engine``, ``dtype``, ``normalize``, ``prefix_tokens``; see ``hf.writing.WritingOptions``.
 
     Returns:
         A function for ``custom_generate``. It returns what ``generate`` returns with beams: sequences int64
@@ -92,7 +67,7 @@ def trie_beam_search(
         ``attention_mask``, decoder start tokens and logits processors (then over the whole vocabulary, by torch).
 
     Raises:
-        InvalidTypeError: not a trie.
+        InvalidTypeError: not a trie, an option that there is not.
         InvalidValueError: an argument out of range; at the call: tokens outside the vocabulary, ``max_new_tokens``
             too small for an item, a mode other than beams, or a processor or setting (``min_length``, say) that leaves
             a user without any item.
@@ -109,17 +84,12 @@ def trie_beam_search(
     Source: ours; the scores are those of transformers' beam search. Draws: ``decoders.StochasticBeam``; groups:
     ``decoders.DiverseBeam``.
     """
-    if not isinstance(trie, Trie):
-        raise InvalidTypeError(
-            f"trie_beam_search: trie must be a Trie (build_trie makes one), got {type(trie).__name__}"
-        )
-    items_per_sequence = whole_number("trie_beam_search", "items_per_sequence", items_per_sequence, *INT64)
-    if items_per_sequence < 1:
-        raise InvalidValueError(f"trie_beam_search: items_per_sequence must be at least 1, got {items_per_sequence}")
-    choice("trie_beam_search", "engine", engine, ("auto", "native", "torch"))
-    if normalize not in ("all", "valid"):
-        raise InvalidValueError(f"trie_beam_search: normalize must be 'all' or 'valid', got {normalize!r}")
     op = "trie_beam_search"
+    writing = Writing.of(op, trie, token_offset, code_to_token, options)
+    items_per_sequence = whole_number(op, "items_per_sequence", items_per_sequence, *INT64)
+    if items_per_sequence < 1:
+        raise InvalidValueError(f"{op}: items_per_sequence must be at least 1, got {items_per_sequence}")
+    normalize, tokens, prefix = writing.normalize, writing.tokens, writing.prefix
     rule = RuleSettings(
         op=op, seed=seed, num_groups=num_groups, diversity_penalty=diversity_penalty, normalize=normalize
     )
@@ -128,9 +98,6 @@ def trie_beam_search(
             f"{op}: items_per_sequence must be 1 with a seed or groups of beams, got {items_per_sequence}"
         )
     trie = trie.to("cpu")  # where the search runs, whatever runs the model
-    tokens = code_tokens(trie.codebook_sizes, token_offset, code_to_token, op=op)
-    tokens.require("trie_beam_search", trie)
-    prefix = token_ids("trie_beam_search", "prefix_tokens", prefix_tokens)
     length = items_per_sequence * (len(prefix) + trie.num_levels)
 
     # Arguments named here would be taken out of what the encoder gets: only those of generate's own loops may be.
@@ -148,15 +115,15 @@ def trie_beam_search(
         check_given(model, model_kwargs)
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
         prompts = prompts_of(model, start, num_beams, model_kwargs)
-        chosen, prompts = _engine_for(model, prompts, engine, dtype)
-        tokens.require("trie_beam_search", trie, chosen.vocab_size)
+        chosen, prompts = _engine_for(model, prompts, writing)
+        tokens.require(op, trie, chosen.vocab_size)
         processed = Processed(logits_processor, start, num_beams) if logits_processor else None
         end = _end_token(settings, start.shape[1], length)
         plan = Plan(
             (num_beams,) * trie.num_levels,
             normalize,
             tokens=tokens,
-            prefix=tuple(prefix),
+            prefix=prefix,
             end_token=end,
             num_items=items_per_sequence,
             processor=processed,
@@ -187,20 +154,20 @@ def begin(engine: Engine, prompts: Prompts) -> Session:
     return engine.prefill(prompts.rows, prompts.decoder, encoded=prompts.encoded, **kept)
 
 
-def _engine_for(model: nn.Module, prompts: Prompts, engine: str, dtype: Any) -> tuple[Engine, Prompts]:
+def _engine_for(model: nn.Module, prompts: Prompts, writing: Writing) -> tuple[Engine, Prompts]:
     """The engine, and prompts as it counts their tokens where some inside them are masked.
 
     Raises:
         UnsupportedError: engine="native", and it would see through a window what the model does not.
     """
-    chosen = choose_engine(model, engine, dtype)
+    chosen = writing.engine_of(model)
     if prompts.kept is None or not isinstance(chosen, NativeEngine):
         return chosen, prompts
     if not chosen.decoder.spec.window:  # positions count the tokens that are kept, and nothing else depends on them
         kept = prompts.kept.values
         lengths = torch.stack([row.sum() for row in prompts.kept.rows()])
         return chosen, prompts._replace(rows=Jagged.from_lengths(prompts.rows.values[kept], lengths), kept=None)
-    if engine == "native":
+    if writing.engine == "native":
         raise UnsupportedError(
             "trie_beam_search: attention_mask must have no 0 inside a prompt for the native engine: "
             f"the window of {type(model).__name__} counts it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.rotary import rotate
 from genrec_fast.ops import RelativeTimeBias, jagged_attention
 
-__all__ = ["HSTULayer", "RelativeBias"]
+__all__ = ["HSTULayer", "HSTULayerConfig", "RelativeBias"]
 
 
 class RelativeBias(nn.Module):
@@ -47,6 +48,25 @@ class RelativeBias(nn.Module):
         return RelativeTimeBias(self.pos_w, self.ts_w, rows.timestamps, rows.query_timestamps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HSTULayerConfig:
+    """Settings of ``HSTULayer``; the defaults are the research form."""
+
+    width: int = 64  # channels
+    num_heads: int = 2
+    qk_dim: int = 32  # channels of a query and a key per head
+    v_dim: int = 32  # channels of a value and a gate per head
+    attention: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
+    activate: Literal["all", "gate"] = "all"  # silu over u, v, q, k (the paper), or over the gate alone (production)
+    norm: Literal["layer", "group"] = "layer"  # of what was attended: over all heads, or per head
+    epsilon: float = field(default=1e-6, metadata={"absent": 1e-5})  # of the norms; before it was a setting, 1e-5
+    alpha: float | None = 1.0  # factor of the scores; None: 1 / sqrt(qk_dim) (production)
+    rotary: bool = False  # turn queries and keys by their positions
+    max_attn_len: int = 0  # tokens a query looks back at most; 0: all
+    dropout: float = 0.2  # rate, on the input and on what goes into each output projection
+    attention_dropout: float = 0.0  # rate, on the weights of the attention
+
+
 class HSTULayer(nn.Module):
     """One layer of HSTU over packed rows.
 
@@ -57,19 +77,7 @@ class HSTULayer(nn.Module):
         x + linear(dropout(u * norm(a)))                                            equation 3
 
     Args:
-        width: channels D.
-        num_heads: H.
-        qk_dim: channels of a query and key per head.
-        v_dim: channels of a value and gate per head.
-        kind: "silu", or "softmax" in its place.
-        activate: "all": silu over u, v, q and k (the paper, the research code); "gate": over u alone (production).
-        norm: of a: "layer" over all heads, "group" per head.
-        epsilon: of both norms.
-        alpha: factor of the scores; ``None``: ``1 / sqrt(qk_dim)``.
-        rotary: turn q and k by their positions; needs an even qk_dim.
-        dropout: rate, on what goes into the output projection.
-        attention_dropout: rate, on the weights of the attention; seeds come from torch's generator.
-        max_attn_len: positions a query looks back at most; 0: all.
+        config: its settings.
         bias: added to the scores, or ``None``.
 
     Notes:
@@ -79,70 +87,53 @@ class HSTULayer(nn.Module):
     Source: HSTU (arXiv:2402.17152), equations 1-3.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        qk_dim: int,
-        v_dim: int,
-        *,
-        kind: Literal["silu", "softmax"] = "silu",
-        activate: Literal["all", "gate"] = "all",
-        norm: Literal["layer", "group"] = "layer",
-        epsilon: float = 1e-6,
-        alpha: float | None = None,
-        rotary: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        max_attn_len: int = 0,
-        bias: RelativeBias | None = None,
-    ) -> None:
+    def __init__(self, config: HSTULayerConfig, bias: RelativeBias | None = None) -> None:
         super().__init__()
-        if rotary and qk_dim % 2:
-            raise InvalidValueError(f"HSTULayer: qk_dim must be even with rotary, got {qk_dim}")
-        self.num_heads, self.qk_dim, self.v_dim = num_heads, qk_dim, v_dim
-        self.kind, self.activate, self.alpha, self.rotary = kind, activate, alpha, rotary
-        self.attention_dropout, self.max_attn_len = attention_dropout, max_attn_len
-        self.input_norm = nn.LayerNorm(width, eps=epsilon)
-        self.uvqk = nn.Linear(width, 2 * num_heads * (qk_dim + v_dim))
-        inner = num_heads * v_dim
+        self.config = config
+        self.num_heads, self.qk_dim, self.v_dim = config.num_heads, config.qk_dim, config.v_dim
+        inner, epsilon = config.num_heads * config.v_dim, config.epsilon
+        self.input_norm = nn.LayerNorm(config.width, eps=epsilon)
+        self.uvqk = nn.Linear(config.width, 2 * config.num_heads * (config.qk_dim + config.v_dim))
         self.attention_norm = (
-            nn.LayerNorm(inner, eps=epsilon) if norm == "layer" else nn.GroupNorm(num_heads, inner, eps=epsilon)
+            nn.LayerNorm(inner, eps=epsilon)
+            if config.norm == "layer"
+            else nn.GroupNorm(config.num_heads, inner, eps=epsilon)
         )
-        self.out = nn.Linear(inner, width)
-        self.dropout = Dropout(dropout)
+        self.out = nn.Linear(inner, config.width)
+        self.dropout = Dropout(config.dropout)
         self.bias = bias
 
     def forward(self, x: Tensor, rows: Packing, layer: int = 0) -> Tensor:
         """``x [E, D]``, end to end -> ``[E, D]``; ``layer``: under which number ``rows.past`` knows this one."""
+        c = self.config
         gates, keyed = self.num_heads * self.v_dim, self.num_heads * self.qk_dim
         mixed = self.uvqk(self.input_norm(x))
-        if self.activate == "all":
+        if c.activate == "all":
             mixed = F.silu(mixed)
         u, v, q, k = mixed.split([gates, gates, keyed, keyed], 1)
-        if self.activate == "gate":
+        if c.activate == "gate":
             u = F.silu(u)
         q, k = (part.reshape(-1, self.num_heads, self.qk_dim) for part in (q, k))
         v = v.reshape(-1, self.num_heads, self.v_dim)
-        if self.rotary:
+        if c.rotary:
             q, k = rotate(q, rows.positions), rotate(k, rows.positions)
         if rows.past is not None:
             k, v = rows.past.join(layer, k, v)
-        rate = self.attention_dropout if self.training else 0.0
+        rate = c.attention_dropout if self.training else 0.0
         attended = jagged_attention(
             q,
             k,
             v,
             rows.offsets,
-            kind=self.kind,
+            kind=c.attention,
             max_seq_len=rows.max_seq_len,
-            alpha=self.alpha,
+            alpha=c.alpha,
             num_targets=rows.num_targets,
             contextual_seq_len=rows.contextual_seq_len,
-            max_attn_len=self.max_attn_len,
+            max_attn_len=c.max_attn_len,
             bias=None if self.bias is None else self.bias(rows),
             dropout_p=rate,
-            seed=int(torch.randint(2**62, ())) if rate else None,
+            seed=int(torch.randint(2**62, ())) if rate else None,  # from torch's generator
             kv_offsets=rows.kv_offsets,
         )
         gated = u * self.attention_norm(attended.reshape(-1, gates))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +58,19 @@ def contrast(
         is dense, as an optimizer's state is, and made in the backward pass alone where fewer rows are met than there
         are. Under autocast the products run in its dtype; the rest stays float32.
     """
-    args = (states, table, targets, negatives, kind, scale, target_shift, negative_shift, hits, positive_weight)
-    return _Contrast.apply(*args)  # type: ignore[no-untyped-call, no-any-return]
+    terms = _Terms(kind, scale, target_shift, negative_shift, hits, positive_weight)
+    return _Contrast.apply(states, table, targets, negatives, terms)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Terms(NamedTuple):
+    """What ``contrast`` was told of the scores and the loss; nothing here has a gradient."""
+
+    kind: Literal["softmax", "bce"]
+    scale: float
+    target_shift: Tensor | None
+    negative_shift: Tensor | None
+    hits: Callable[[int, int, Tensor], Tensor]
+    positive_weight: float
 
 
 def _products(against: Tensor, rows: Tensor, exact: torch.dtype) -> Tensor:
@@ -99,19 +110,8 @@ class _TableGradient:
 
 class _Contrast(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        table: Tensor,
-        targets: Tensor,
-        negatives: Tensor,
-        kind: str,
-        scale: float,
-        target_shift: Tensor | None,
-        negative_shift: Tensor | None,
-        hits: Callable[[int, int, Tensor], Tensor],
-        positive_weight: float,
-    ) -> Tensor:
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, terms: _Terms) -> Tensor:
+        kind, scale, target_shift, negative_shift, hits, positive_weight = terms
         device = states.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
         exact = torch.promote_types(states.dtype, torch.float32)
@@ -178,4 +178,4 @@ class _Contrast(torch.autograd.Function):
         grad_table = rows * grads[0].to(rows.dtype)
         if len(ids) or not len(rows):
             grad_table = rows.new_zeros(ctx.table_shape).index_add_(0, ids, grad_table)
-        return (own, grad_table.to(ctx.table_dtype), *(None,) * 8)
+        return (own, grad_table.to(ctx.table_dtype), *(None,) * 3)
