@@ -79,13 +79,14 @@ class Arguments {
 
   // What memory holds of each; none where one of them cannot be read so.
   std::optional<std::vector<Bytes>> all_bytes(const char* name) {
-    std::vector<Bytes> out;
     const auto tensors = items(name);
+    std::vector<Bytes> out(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (i + 8 < tensors.size()) __builtin_prefetch(tensors[i + 8]);
+      if (i + 16 < tensors.size()) __builtin_prefetch(tensors[i + 16]);
+      if (i + 8 < tensors.size()) TensorReader::fetch(tensors[i + 8]);
       const std::optional<Bytes> found = reader_.bytes(tensors[i]);
       if (!found) return std::nullopt;
-      out.push_back(*found);
+      out[i] = *found;
     }
     return out;
   }

@@ -92,6 +92,9 @@ class TensorReader {
   // lies otherwise, elsewhere, negated, conjugated, is of another kind, or no tensor at all.
   std::optional<Bytes> bytes(PyObject* object);
 
+  // A hint: what a tensor's Python object points to will be read soon.
+  static void fetch(PyObject* object);
+
   // Whether it is a Tensor or Parameter of float32, bfloat16 or float16, of two dimensions, on the CPU, with data.
   bool is_float_matrix(PyObject* object);
 
