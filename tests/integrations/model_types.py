@@ -363,8 +363,8 @@ VERDICTS: dict[str, str] = {
 THEIRS_DIFFER = ("bert (encoder)", "minimax", "prophetnet", "roberta", "rwkv", "xlstm")
 
 
-def make(name: str, seed: int = 0) -> Any:
-    """A random model in evaluation mode; ``None`` where this transformers does not have the type."""
+def make(name: str, seed: int = 0, **settings: Any) -> Any:
+    """A random model in evaluation mode, other ``settings`` in its config's place; ``None`` where there is no such."""
     import transformers
 
     kind = MODEL_TYPES[name]
@@ -373,7 +373,7 @@ def make(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(transformers, kind.model)(getattr(transformers, kind.config)(**kind.settings)).eval()
+        model = getattr(transformers, kind.model)(getattr(transformers, kind.config)(**kind.settings | settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

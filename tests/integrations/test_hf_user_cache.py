@@ -267,3 +267,36 @@ def test_every_type_of_model_is_right_or_refused(name):
     told["a"] = [*told["a"][:4], 77]
     cache.replace(["a"], [told["a"]])
     assert_same(cache.recommend(["a", "b"], 5), model.recommend([*told.values()], 5), bits=False)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_torch_searches_all_users_in_one_call_a_level(name, monkeypatch):
+    """Their caches, of different lengths, are joined; what is kept stays each user's own."""
+    model = compiled(name, engine="torch")
+    cache = gf.UserCache(model)
+    told = {"a": [3, 14, 15, 9, 2], "b": [9], "c": [1, 2, 3]}
+    cache.extend([*told], [*told.values()])
+    calls, read = [], Stepped._read
+    monkeypatch.setattr(
+        Stepped, "_read", lambda self, tokens, beams: calls.append(tokens.shape) or read(self, tokens, beams)
+    )
+    found = cache.recommend([*told], 5, num_beams=8)
+    assert [shape for shape in calls if shape[0] > 1] == [(3 * 5, 1)]  # the second and last level: behind five codes
+    monkeypatch.undo()
+    assert_same(found, model.recommend([*told.values()], 5, num_beams=8), bits=False)
+    assert_same(cache.recommend(["b"], 5, items=[[4]]), model.recommend([[9, 4]], 5), bits=False)
+    exact = cache.recommend(["c", "a"], 5, num_beams=5, exact=True)
+    assert exact.exact.all()
+    assert_same(exact, model.recommend([told["c"], told["a"]], 5, num_beams=5, exact=True), bits=False)
+
+
+@torch.no_grad()
+def test_what_is_kept_reads_trees():
+    model = compiled("llama", reads="tokens", engine="torch")
+    cache = gf.UserCache(model)
+    prompts = [[50, 51, 3, 11], [52, 53]]
+    session = cache.extend(["a", "b"], prompts)
+    codes, parents = torch.tensor([[5, 6, 7], [8, 9, 10]]), torch.tensor([[0, 1, 0], [0, 1, 2]])
+    tree = session.extend_tree(codes, parents)
+    fresh = model.engine.prefill(gf.Jagged.from_rows(prompts)).extend_tree(codes, parents)
+    torch.testing.assert_close(tree.logits, fresh.logits, rtol=1e-4, atol=1e-4)

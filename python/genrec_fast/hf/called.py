@@ -79,8 +79,7 @@ class CalledModel:
         self.takes_positions = "position_ids" in names and not self.encoder_decoder
         self._takes_use_cache = "use_cache" in names
         self._always: dict[str, Any] = {}
-        if "logits_to_keep" in names:
-            self._always["logits_to_keep"] = 1
+        self._takes_last = "logits_to_keep" in names
         if "output_router_logits" in names:  # a loss of mixtures of experts
             self._always["output_router_logits"] = False
         self._head: Any = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
@@ -103,6 +102,13 @@ class CalledModel:
         raise UnsupportedError(
             f"TorchEngine: model must have its weights on a device, got {type(self.module).__name__} on meta"
         )
+
+    @property
+    def turns_by_length(self) -> bool:
+        """Whether a longer text turns the keys of its first tokens in another way than a short one does."""
+        kinds = [getattr(module, "rope_type", None) for module in self.module.modules()]
+        found = [one for kind in kinds for one in (kind.values() if isinstance(kind, dict) else [kind])]
+        return any(kind in ("dynamic", "longrope") for kind in found)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,16 +151,29 @@ class CalledModel:
 
     def __call__(self, tokens: Tensor, *, cache: Any = None, use_cache: bool, **given: Any) -> tuple[Tensor, Any]:
         """float32 logits ``[R, V]`` behind the last of tokens ``[R, S]``, and the state, where the model gives one."""
+        logits, state = self._call(tokens, 1, cache, use_cache, given)
+        return logits[:, -1].float(), state
+
+    def rows(self, tokens: Tensor, *, cache: Any, use_cache: bool, **given: Any) -> tuple[Tensor, Any]:
+        """float32 logits ``[R, S, V]`` behind every one of tokens ``[R, S]``, and the state."""
+        logits, state = self._call(tokens, tokens.shape[1], cache, use_cache, given)
+        return logits.float(), state
+
+    def _call(
+        self, tokens: Tensor, last: int, cache: Any, use_cache: bool, given: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
         given["decoder_input_ids" if self.encoder_decoder else "input_ids"] = tokens
         if cache is not None:
             assert self.cache_name is not None
             given[self.cache_name] = cache
         if self._takes_use_cache:
             given["use_cache"] = use_cache
+        if self._takes_last:
+            given["logits_to_keep"] = last
         out = self.module(**given, **self._always, return_dict=True)
         logits = getattr(out, "logits", None)
         if not isinstance(logits, Tensor):
             raise InvalidTypeError(
                 f"TorchEngine: model must have a language model head, got {type(self.module).__name__}"
             )
-        return logits[:, -1].float(), getattr(out, self.cache_name or "", None)
+        return logits, getattr(out, self.cache_name or "", None)

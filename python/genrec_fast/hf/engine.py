@@ -48,6 +48,7 @@ def places_of(engine: Engine) -> Places:
 
 # How a model is searched: found out once, and again when its parts have changed.
 _ways: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, Way]] = weakref.WeakKeyDictionary()
+_said: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # of which it was said that it is slow
 # And whether its prompts can be read on.
 _resumes: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, bool]] = weakref.WeakKeyDictionary()
 
@@ -91,10 +92,19 @@ class TorchEngine:
                 self.model.check_tokens(given, decoder=decoder)
         if decoder_prompts is not None and int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
             raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
-        return self._way(prompts, decoder_prompts, encoded)(self.model, prompts, decoder_prompts, encoded, kept)
+        way = self._way(prompts, decoder_prompts, encoded)
+        if way == WholeTexts.begin and self.model.owner not in _said:
+            _said.add(self.model.owner)
+            warnings.warn(
+                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
+                "gives the scores of whole texts; so every beam's text is read whole at every token",
+                SlowPathWarning,
+                stacklevel=3,
+            )
+        return way(self.model, prompts, decoder_prompts, encoded, kept)
 
     def resume(self, prompts: Jagged, known: Sequence[tuple[TransformersSession, int] | None]) -> Several:
-        """Reads a decoder's prompts, each by itself, behind what is known of them.
+        """Reads a decoder's prompts, each by itself, behind what is known of them; a search then joins them.
 
         Args:
             prompts: int64 token ids per user, whole, none empty.
@@ -113,7 +123,9 @@ class TorchEngine:
                 assert isinstance(old[0], Several)
                 before = old[0].users[0], old[1]
             found.append(Stepped.alone(self.model, tokens, before))
-        return Several(self.model, found)
+        # Joined caches lie elsewhere than they were made: right where a token's place is given, not counted.
+        alone = len(prompts) == 1 or not self.model.takes_positions
+        return Several(self.model, found, not alone and self._way(prompts, None, False) == Stepped.begin)
 
     def check_resumes(self, tokens: Tensor) -> None:
         """Raises ``UnsupportedError`` for a model that ``resume`` would misread; tried once per model."""
@@ -137,11 +149,4 @@ class TorchEngine:
             return known[1]
         way = way_to_search(self.model, prompts, decoder_prompts, encoded)
         _ways[owner] = (Snapshot(owner), way)
-        if way == WholeTexts.begin:
-            warnings.warn(
-                f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
-                "gives the scores of whole texts; so every beam's text is read whole at every token",
-                SlowPathWarning,
-                stacklevel=4,
-            )
         return way

@@ -6,14 +6,15 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from genrec_fast.base.protocols import Session
+from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.base.protocols import TreeSession
 from genrec_fast.hf.called import CalledModel
 
 __all__ = ["TransformersSession"]
 
 
-class TransformersSession(Session):
-    """See ``Session``, extended by tokens; scores are on the CPU, as the trie is.
+class TransformersSession(TreeSession):
+    """See ``TreeSession``, extended by tokens; scores are on the CPU, as the trie is.
 
     Args:
         model: to be called.
@@ -30,6 +31,17 @@ class TransformersSession(Session):
     @abstractmethod
     def select(self, users: Tensor) -> TransformersSession:
         """The session of users int64 ``[m]``, independent of this one."""
+
+    def extend_tree(self, codes: Tensor, parents: Tensor) -> TransformersSession:
+        """See ``TreeSession``; not every model keeps a state that rows at different depths can share.
+
+        Raises:
+            UnsupportedError: such a model, by its name.
+        """
+        raise UnsupportedError(
+            f"extend_tree: {self.model.name} must be a decoder that keeps the keys and values of every token, "
+            "to read rows at different depths in one call: extend level by level"
+        )
 
     def scores(self, span: Tensor | slice | None = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits ``[B, W, K]`` of tokens (``None``: of the whole vocabulary), and their sums if wanted."""

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.hf.branched import Branched, whole
 from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.padding import left_padded, length_mask
 from genrec_fast.hf.session import TransformersSession
+from genrec_fast.hf.tree_trial import check_trees
 
-__all__ = ["Stepped", "forked", "left_padded", "rolls_back"]
+__all__ = ["Stepped", "forked", "rolls_back"]
 
 
 class Stepped(TransformersSession):
@@ -27,11 +30,21 @@ class Stepped(TransformersSession):
         fixed: of an encoder-decoder: rows and mask of the encoder.
         mask: of a decoder: int64 ``[B * W, S]`` of the whole texts.
         masked: whether a step is given the mask; state-space models want one for what they read.
+        prompt: of a decoder: int64 ``[S]`` that somebody gave, to try the model with.
     """
 
-    def __init__(self, model: CalledModel, fixed: dict[str, Any], mask: Tensor | None, masked: bool) -> None:
-        self.model, self.fixed, self.mask, self.masked = model, fixed, mask, masked
+    def __init__(
+        self,
+        model: CalledModel,
+        fixed: dict[str, Any],
+        mask: Tensor | None,
+        masked: bool,
+        prompt: Tensor | None = None,
+    ) -> None:
+        self.model, self.fixed, self.mask, self.masked, self.prompt = model, fixed, mask, masked, prompt
         self.cache: Any = None
+        self._root: Branched | None = None  # behind the prompts, once the session was extended
+        self._calls: tuple[tuple[Tensor, Tensor], ...] = ()  # what it was extended by
 
     @classmethod
     def begin(
@@ -48,8 +61,9 @@ class Stepped(TransformersSession):
         device = model.device
         if decoder_prompts is None:
             tokens, mask = left_padded(prompts, kept, device)
-            return cls(model, {}, mask, masked)._read(tokens, 1)
-        mask = _mask(prompts.lengths).to(device)
+            longest = prompts[int(prompts.lengths.argmax())] if len(prompts) else None
+            return cls(model, {}, mask, masked, longest)._read(tokens, 1)
+        mask = length_mask(prompts.lengths).to(device)
         rows = prompts.padded().to(device)
         rows = rows.to(model.dtype) if encoded else model.encode(rows, mask)
         return cls(model, model.encoded(rows, mask), None, masked)._read(decoder_prompts.padded().to(device), 1)
@@ -72,7 +86,8 @@ class Stepped(TransformersSession):
             cache, surplus = forked(before.cache), before.mask.shape[1] - used
             if surplus:
                 cache.crop(-surplus)
-        session = cls(model, {}, torch.ones(1, len(tokens), dtype=torch.int64, device=model.device), masked=True)
+        mask = torch.ones(1, len(tokens), dtype=torch.int64, device=model.device)
+        session = cls(model, {}, mask, masked=True, prompt=tokens)
         session.cache = cache
         return session._read(tokens[used:].unsqueeze(0).to(model.device), 1)
 
@@ -85,22 +100,50 @@ class Stepped(TransformersSession):
         if self.cache is None:
             raise InvalidValueError("extend: session must have its cache, got one that was extended (select copies)")
         (users, beams), before = codes.shape, self.logits.shape[1]
-        after, self.cache = self._with(self.cache), None
+        after = self._with(self.cache)
+        after._root, after._calls = self._behind_prompts(), (*self._calls, (codes, parents))
+        self.cache = None
         rows = (parents.long() + torch.arange(users, device=parents.device).unsqueeze(1) * before).flatten()
         after._reorder(rows, before == beams)
         if after.mask is not None:
             after.mask = torch.cat([after.mask, after.mask.new_ones(users * beams, 1)], 1)
         return after._read(codes.long().reshape(-1, 1).to(self.model.device), beams)
 
+    def extend_tree(self, codes: Tensor, parents: Tensor) -> TransformersSession:
+        """See ``TreeSession``. What the session was extended by before is read again: its cache lost dead beams.
+
+        Raises:
+            InvalidValueError: a parent that is no row made before; a session that was extended before.
+            UnsupportedError: a model that does not read trees, by its name.
+        """
+        if self.cache is None:
+            raise InvalidValueError("extend_tree: session must have its cache, got one that was extended")
+        tree = self._behind_prompts()
+        if tree is None or self.prompt is None:
+            return super().extend_tree(codes, parents)
+        check_trees(self.model, self.prompt)
+        for call in self._calls:
+            tree = tree.extend(*call)
+        return tree.extend_tree(codes, parents)
+
     def select(self, users: Tensor) -> Stepped:
         """The session of users int64 ``[m]``, with a cache of its own."""
         beams, chosen = self.logits.shape[1], self._with(forked(self.cache))
         chosen._reorder((users.unsqueeze(1) * beams + torch.arange(beams, device=users.device)).flatten(), False)
         chosen.logits = self.logits[users.to(self.logits.device)]
+        chosen._root = None if self._root is None else self._root.select(users)
+        chosen._calls = tuple((codes[users], parents[users]) for codes, parents in self._calls)
         return chosen
 
+    def _behind_prompts(self) -> Branched | None:
+        """What a tree begins with, where the cache holds the keys and values of every token; they are not copied."""
+        if self._calls or self.mask is None or not self.masked:
+            return self._root
+        cache = whole(self.cache)
+        return None if cache is None else Branched.behind(self.model, cache, self.mask, self.logits)
+
     def _with(self, cache: Any) -> Stepped:
-        other = Stepped(self.model, self.fixed, self.mask, self.masked)
+        other = Stepped(self.model, self.fixed, self.mask, self.masked, self.prompt)
         other.cache = cache
         return other
 
@@ -149,19 +192,3 @@ def forked(cache: Any) -> Any:
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]  # they never write to a tensor in place
     return other
-
-
-def _mask(lengths: Tensor) -> Tensor:
-    longest = int(lengths.max()) if lengths.numel() else 0
-    return (torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)).long()
-
-
-def left_padded(prompts: Jagged, kept: Jagged | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and mask int64 ``[B, S]``; ``kept`` is False where a token inside a prompt is masked."""
-    place = _mask(prompts.lengths).flip(1).bool()
-    tokens = torch.zeros(place.shape, dtype=torch.int64, device=place.device)
-    tokens[place] = prompts.values.to(place.device)
-    mask = place.long()
-    if kept is not None:
-        mask[place] = kept.values.to(place.device).long()
-    return tokens.to(device), mask.to(device)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
@@ -22,14 +22,6 @@ __all__ = ["Way", "can_be_continued", "way_to_search"]
 Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
 
 _SHORTEST, _LONGEST = 8, 64  # tokens of the trial's longer prompt
-# Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
-# float32 and 0.05 in bfloat16, a wrong one not within 0.3.
-_TOLERANCE, _TOLERANCE_OF_HALF = 0.02, 0.2
-# Models that quantize what they compute differ with the texts that are read together: this many times that is noise.
-_NOISE = 5.0
-# What the code of a model raises when its state is not made for beams, or not for one token behind a prompt.
-_NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
-
 
 _without_masks = functools.partial(Stepped.begin, masked=False)
 
@@ -66,7 +58,7 @@ def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
         model: a decoder.
         tokens: int64 ``[S]`` that it knows; repeated if they are few.
     """
-    if model.cache_name is None or any(map(_turns_by_length, model.module.modules())):
+    if model.cache_name is None or model.turns_by_length:
         return False
     tokens = tokens.repeat(-(-2 * _SHORTEST // len(tokens)))[:_LONGEST]
     half = len(tokens) // 2
@@ -76,48 +68,34 @@ def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
         rows = Jagged.from_rows([tokens])
         whole = WholeTexts.begin(model, rows, None, False)
         steps = [(codes[:1], parents[:1]) for codes, parents in _steps(model, whole.logits[:, 0].repeat(2, 1))]
-        wanted, tolerance = _along(whole, steps), _tolerance(model, rows[0], None, False, whole.logits)
+        wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
         before = Stepped.alone(model, torch.cat([tokens[:half], tokens[:half].flip(0)]))
         if not rolls_back(before.cache):
             return False
         got = _along(Stepped.alone(model, tokens, (before, half)).select(torch.tensor([0])), steps)
     except torch.OutOfMemoryError:
         raise
-    except (UnsupportedError, *_NOT_MADE_FOR_IT):
+    except (UnsupportedError, *NOT_MADE_FOR_IT):
         return False
     finally:
         model.module.train(training)
-    return all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True))
-
-
-def _turns_by_length(module: nn.Module) -> bool:
-    """Whether a longer text turns the keys of its first tokens in another way than a short one does."""
-    kinds: Any = getattr(module, "rope_type", None)
-    return any(kind in ("dynamic", "longrope") for kind in (kinds.values() if isinstance(kinds, dict) else [kinds]))
-
-
-def _tolerance(model: CalledModel, row: Tensor, starts: Jagged | None, encoded: bool, wanted: Tensor) -> float:
-    """How far logits may differ: by more than the same row differs when read beside another one."""
-    together = Jagged.from_rows([row, row.flip(0)], row.dtype)
-    noise = _difference(WholeTexts.begin(model, together, starts, encoded).logits[:1], wanted[:1])
-    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.module.parameters())
-    return max(_NOISE * noise, _TOLERANCE_OF_HALF if half else _TOLERANCE)
+    return all(difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True))
 
 
 def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
     whole = WholeTexts.begin(model, rows, starts, encoded)
     steps = _steps(model, whole.logits[:, 0])
     wanted = _along(whole, steps)
-    tolerance = _tolerance(model, rows[0], starts, encoded, wanted[0])
+    tolerance = tolerance_of(model, rows[0], starts, encoded, wanted[0])
     ways: tuple[Way, ...] = (Stepped.begin,) if model.encoder_decoder else (Stepped.begin, _without_masks)
     for way in ways:
         try:
             got = _along(way(model, rows, starts, encoded, None), steps)
         except torch.OutOfMemoryError:
             raise
-        except (UnsupportedError, *_NOT_MADE_FOR_IT):
+        except (UnsupportedError, *NOT_MADE_FOR_IT):
             continue
-        if all(_difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True)):
+        if all(difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True)):
             return way
     return WholeTexts.begin
 
@@ -133,18 +111,5 @@ def _along(session: TransformersSession, steps: list[tuple[Tensor, Tensor]]) -> 
 
 def _steps(model: CalledModel, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Tokens and parents of two steps: likely tokens, but none that a model may treat as padding or an end."""
-    logits, config = logits.clone(), model.module.config
-    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
-        given: Any = getattr(config, name, None)
-        for token in given if isinstance(given, list) else [given]:
-            if isinstance(token, int) and 0 <= token < logits.shape[1]:
-                logits[:, token] = -torch.inf
-    first = logits.topk(2).indices
+    first = likely_tokens(model, logits, 2)
     return [(first, torch.zeros_like(first)), (first.flip(1), torch.tensor([[1, 0]] * 2))]
-
-
-def _difference(got: Tensor, wanted: Tensor) -> float:
-    """The largest difference in standard deviations of a row; inf where it is not a number."""
-    spread = wanted.std(-1, keepdim=True).clamp(min=1e-6)
-    largest = ((got - wanted).abs() / spread).max()
-    return float(largest.nan_to_num(nan=torch.inf, posinf=torch.inf))

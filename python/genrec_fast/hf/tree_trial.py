@@ -1,0 +1,78 @@
+"""Whether a model reads rows at different depths in one call as it reads whole texts: found out by trying, once."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.hf.branched import Branched, shortest_window
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
+from genrec_fast.hf.whole import WholeTexts
+from genrec_fast.nn.snapshot import Snapshot
+
+__all__ = ["check_trees"]
+
+_SHORTEST, _LONGEST = 8, 24  # tokens of the trial's longer prompt
+# Two calls of three rows: what each writes is its number; behind which row (0 is the prompt), some of the same call.
+_PARENTS = ((0, 0, 1), (2, 3, 0))
+_PATHS = ((0,), (1,), (0, 2)), ((1, 3), (0, 2, 4), (5,))
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, bool]] = weakref.WeakKeyDictionary()
+
+
+def check_trees(model: CalledModel, prompt: Tensor) -> None:
+    """Raises for a model that ``Branched`` would misread.
+
+    Args:
+        model: a decoder.
+        prompt: int64 ``[S]`` that it knows; repeated if it is short.
+
+    Raises:
+        UnsupportedError: such a model, by its name.
+    """
+    known = _known.get(model.owner)
+    if known is None or not known[0].same_parts(model.owner):
+        known = _known[model.owner] = (Snapshot(model.owner), _reads_trees(model, prompt))
+    if not known[1]:
+        raise UnsupportedError(
+            f"extend_tree: {model.name} does not read rows at different depths in one call, told apart by a mask "
+            "[B, 1, W, S] and position_ids, as it reads whole texts: extend level by level"
+        )
+
+
+@torch.no_grad()
+def _reads_trees(model: CalledModel, prompt: Tensor) -> bool:
+    if model.turns_by_length:
+        return False
+    longest = max(2, min(_LONGEST, shortest_window(model)[1] - 6))
+    prompt = prompt.repeat(-(-_SHORTEST // len(prompt)))[:longest]
+    prompts = [prompt, prompt[len(prompt) // 2 :]]  # one of two is padded
+    training = model.module.training
+    model.module.eval()  # dropout would draw other units for either
+    try:
+        read = WholeTexts.begin(model, Jagged.from_rows(prompts), None, False).logits
+        tolerance = tolerance_of(model, prompt, None, False, read)
+        tokens = likely_tokens(model, read[:, 0], 6)
+        tree: Branched = Branched.begin(model, Jagged.from_rows(prompts))
+        for call, (parents, paths) in enumerate(zip(_PARENTS, _PATHS, strict=True)):
+            tree = tree.extend_tree(tokens[:, 3 * call : 3 * call + 3], torch.tensor([parents] * 2))
+            texts = [
+                torch.cat([text, row[list(path)].to(text.device)])
+                for text, row in zip(prompts, tokens, strict=True)
+                for path in paths
+            ]
+            wanted = WholeTexts.begin(model, Jagged.from_rows(texts), None, False).logits
+            if difference(tree.logits, wanted.view(tree.logits.shape)) > tolerance:
+                return False
+    except torch.OutOfMemoryError:
+        raise
+    except (UnsupportedError, *NOT_MADE_FOR_IT):
+        return False
+    finally:
+        model.module.train(training)
+    return True
