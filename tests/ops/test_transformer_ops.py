@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_stacks import offsets_of, random_weights
 
+from genrec_fast import ops
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
-from genrec_fast.ops import transformer
 from genrec_fast.ops.reference import transformer as twin
+from genrec_fast.ops.reference import transformer_head as twin_head
+from genrec_fast.ops.reference import transformer_step as twin_step
 from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks, unpack_weights
 from genrec_fast.ops.transformer_spec import TransformerSpec
 from shared.isas import every_isa
@@ -107,17 +109,15 @@ def run(case, ops, weights, seed):
 
 
 KERNEL = SimpleNamespace(
-    first=transformer.transformer_first,
-    cross=transformer.transformer_cross,
-    prefill=lambda stack, rows, offsets, tables, last: transformer.transformer_prefill(
+    first=ops.transformer_first,
+    cross=ops.transformer_cross,
+    prefill=lambda stack, rows, offsets, tables, last: ops.transformer_prefill(
         stack, rows, offsets, only_last=last, **tables
     ),
-    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: transformer.transformer_step(
+    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: ops.transformer_step(
         stack, rows, offsets, cache, chain, ancestors, **tables
     ),
-    head=lambda stack, hidden, first, last, sums: transformer.transformer_head(
-        stack, hidden, first, last, log_sums=sums
-    ),
+    head=lambda stack, hidden, first, last, sums: ops.transformer_head(stack, hidden, first, last, log_sums=sums),
 )
 
 
@@ -132,7 +132,7 @@ TWIN = SimpleNamespace(
     prefill=lambda stack, rows, offsets, tables, last: twin.transformer_prefill(
         stack.weights, rows, offsets, *_tables(tables), stack.number, stack.spec.num_layers, last
     ),
-    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: twin.transformer_step(
+    step=lambda stack, rows, offsets, cache, chain, ancestors, tables: twin_step.transformer_step(
         stack.weights,
         rows,
         offsets,
@@ -145,7 +145,7 @@ TWIN = SimpleNamespace(
         stack.spec.num_layers,
         stack.spec.kept,
     ),
-    head=lambda stack, hidden, first, last, sums: twin.transformer_head(
+    head=lambda stack, hidden, first, last, sums: twin_head.transformer_head(
         stack.weights, hidden, stack.number, first, last, sums
     ),
 )
@@ -187,14 +187,12 @@ def test_rows_behind_a_past_have_the_bits_of_all_rows_read_at_once(case, precisi
         alone = [{} for _ in lengths]
         if spec.cross_width:
             tables["cross_offsets"] = offsets_of([2 * length for length in lengths])
-            tables["cross"] = transformer.transformer_cross(stack, encoded, tables["cross_offsets"])
+            tables["cross"] = ops.transformer_cross(stack, encoded, tables["cross_offsets"])
             for user, part in enumerate(encoded.split([2 * length for length in lengths])):
                 ends = offsets_of([2 * lengths[user]])
-                alone[user] = {"cross": transformer.transformer_cross(stack, part, ends), "cross_offsets": ends}
+                alone[user] = {"cross": ops.transformer_cross(stack, part, ends), "cross_offsets": ends}
         prompts = [torch.randn(length, spec.width, generator=generator) for length in lengths]
-        whole, cache = transformer.transformer_prefill(
-            stack, torch.cat(prompts), offsets_of(lengths), only_last=last, **tables
-        )
+        whole, cache = ops.transformer_prefill(stack, torch.cat(prompts), offsets_of(lengths), only_last=last, **tables)
         past, used, held = [], [], []
         for user, (share, more) in enumerate(cuts[: len(lengths)]):
             used.append(min(int(share * lengths[user]), lengths[user] - 1))
@@ -204,13 +202,13 @@ def test_rows_behind_a_past_have_the_bits_of_all_rows_read_at_once(case, precisi
                 continue
             other = torch.cat([prompts[user][: used[-1]], torch.randn(more, spec.width, generator=generator)])
             own = {**tables, **alone[user]}
-            past.append(transformer.transformer_prefill(stack, other, offsets_of([held[-1]]), **own)[1])
+            past.append(ops.transformer_prefill(stack, other, offsets_of([held[-1]]), **own)[1])
         new = [row[count:] for row, count in zip(prompts, used, strict=True)]
         given = (torch.cat(new), offsets_of([len(row) for row in new]))
         known = {"past": past, "past_rows": torch.tensor(held), "past_used": torch.tensor(used)}
         torch.set_num_threads(threads)
         try:
-            hidden, joined = transformer.transformer_prefill(stack, *given, only_last=last, **tables, **known)
+            hidden, joined = ops.transformer_prefill(stack, *given, only_last=last, **tables, **known)
         finally:
             torch.set_num_threads(1)
         ends = [0, *itertools.accumulate(lengths)]
@@ -222,7 +220,7 @@ def test_rows_behind_a_past_have_the_bits_of_all_rows_read_at_once(case, precisi
         rows = torch.randn(2 * len(lengths), spec.width, generator=generator)
         none = torch.empty(0, len(rows), dtype=torch.int32)
         steps = [
-            transformer.transformer_step(stack, rows, offsets_of(lengths), found, [], none, **tables)[0]
+            ops.transformer_step(stack, rows, offsets_of(lengths), found, [], none, **tables)[0]
             for found in (cache, joined)
         ]
         assert torch.equal(*steps)
@@ -239,7 +237,7 @@ def test_a_past_that_does_not_fit_is_named():
     case = small()
     (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
     rotary, offsets, rows = torch.randn(64, 12), offsets_of([2, 1]), torch.randn(3, 24)
-    _, past = transformer.transformer_prefill(stack, torch.randn(5, 24), offsets_of([5]), rotary=rotary)
+    _, past = ops.transformer_prefill(stack, torch.randn(5, 24), offsets_of([5]), rotary=rotary)
 
     fits = [past, torch.empty(0)]
 
@@ -248,7 +246,7 @@ def test_a_past_that_does_not_fit_is_named():
             name: None if value is None else torch.tensor(value)
             for name, value in {"past_rows": held, "past_used": used}.items()
         }
-        return transformer.transformer_prefill(stack, rows, offsets, rotary=rotary, past=past, **counts)
+        return ops.transformer_prefill(stack, rows, offsets, rotary=rotary, past=past, **counts)
 
     assert read()[0].shape == (2, 24)
     for change, error, text in (
@@ -293,10 +291,10 @@ def test_a_tree_has_the_bits_of_its_rows_step_by_step(case, tree, precision, thr
     if spec.cross_width:
         encoded = torch.randn(2 * sum(case.lengths), spec.cross_width, generator=generator)
         tables["cross_offsets"] = offsets_of([2 * length for length in case.lengths])
-        tables["cross"] = transformer.transformer_cross(stack, encoded, tables["cross_offsets"])
+        tables["cross"] = ops.transformer_cross(stack, encoded, tables["cross_offsets"])
     offsets = offsets_of(case.lengths)
     prompts = torch.randn(sum(case.lengths), spec.width, generator=generator)
-    _, cache = transformer.transformer_prefill(stack, prompts, offsets, **tables)
+    _, cache = ops.transformer_prefill(stack, prompts, offsets, **tables)
     chain, alone, paths = [], [], []  # alone: of every path the rows' hidden and kept, one beam per user
     for call, parents in enumerate(tree):
         first, wide, own = len(paths), len(parents), []
@@ -314,10 +312,10 @@ def test_a_tree_has_the_bits_of_its_rows_step_by_step(case, tree, precision, thr
         flat = (rows.flatten(0, 1), offsets, cache, chain, ancestors.flatten(1))
         torch.set_num_threads(threads)
         try:
-            hidden, kept = transformer.transformer_step(stack, *flat, parts=parts.flatten(1), **tables)
+            hidden, kept = ops.transformer_step(stack, *flat, parts=parts.flatten(1), **tables)
         finally:
             torch.set_num_threads(1)
-        theirs, _ = twin.transformer_step(
+        theirs, _ = twin_step.transformer_step(
             *(stack.weights, *flat, parts.flatten(1)),
             *_tables({"first_table": None, "tokens": None, "rotary": None, "distance": None, "cross": None}
                      | {"cross_offsets": None} | tables),
@@ -328,7 +326,7 @@ def test_a_tree_has_the_bits_of_its_rows_step_by_step(case, tree, precision, thr
         for row, path in enumerate(own):
             so_far = [alone[number] for _, _, number in path]
             lone = torch.arange(users, dtype=torch.int32).expand(len(path), -1).contiguous()
-            one, keeps = transformer.transformer_step(
+            one, keeps = ops.transformer_step(
                 *(stack, rows[:, row].contiguous(), offsets, cache, so_far, lone), **tables
             )
             alone.append(keeps)
@@ -342,12 +340,12 @@ def test_parts_of_a_tree_that_do_not_fit_are_named():
     case = small()
     (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
     offsets, rows, rotary = offsets_of([2]), torch.randn(2, 24), torch.randn(9, 12)
-    _, cache = transformer.transformer_prefill(stack, rows, offsets, rotary=rotary)
+    _, cache = ops.transformer_prefill(stack, rows, offsets, rotary=rotary)
 
     def step(parts, ancestors):
         given = (torch.tensor(part, dtype=torch.int32) for part in (ancestors, parts))
         ancestors, parts = given
-        return transformer.transformer_step(
+        return ops.transformer_step(
             stack, rows, offsets, cache, [], ancestors, parts=parts, rotary=rotary
         )  # fmt: skip
 
@@ -437,7 +435,7 @@ def test_int8_products_are_exact_on_every_instruction_set(rows, width, tokens, s
     found = []
     for _ in every_isa():
         stack = unpack_stacks(pack_stacks([(spec, weights)], "int8"))[0][0]
-        logits, sums = transformer.transformer_head(stack, hidden, 0, tokens)
+        logits, sums = ops.transformer_head(stack, hidden, 0, tokens)
         found.append(logits)
         weight = weights["head.weight"]
         scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
@@ -492,9 +490,9 @@ def test_altered_blocks_are_refused():
         word = int(torch.randint(0, 110, (1,), generator=generator))
         bad.view(torch.int64)[word] = int(torch.randint(-(2**40), 2**40, (1,), generator=generator))
         with contextlib.suppress(InvalidValueError):  # a header may still be sound; what is read lies in the block then
-            transformer.transformer_prefill(good._replace(weights=bad), rows, offsets, rotary=rotary)
+            ops.transformer_prefill(good._replace(weights=bad), rows, offsets, rotary=rotary)
     with pytest.raises(InvalidValueError, match="is cut short"):
-        transformer.transformer_prefill(good._replace(weights=weights[:-64]), rows, offsets, rotary=rotary)
+        ops.transformer_prefill(good._replace(weights=weights[:-64]), rows, offsets, rotary=rotary)
     with pytest.raises(CorruptFileError, match="whole"):
         unpack_stacks(weights[:-64])
     with pytest.raises(InvalidTypeError, match="uint8"):
@@ -505,7 +503,7 @@ def test_what_does_not_fit_is_named():
     case = small()
     (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
     rows, offsets, rotary = torch.randn(52, 24), offsets_of(case.lengths), torch.randn(64, 12)
-    prefill, step = transformer.transformer_prefill, transformer.transformer_step
+    prefill, step = ops.transformer_prefill, ops.transformer_step
     with pytest.raises(InvalidValueError, match="rotary must be given"):
         prefill(stack, rows, offsets)
     with pytest.raises(InvalidValueError, match="rotary must have 40 positions, got 30"):
@@ -547,7 +545,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(InvalidValueError, match=r"chain\[0\] must be float32 \[2, R, 24\]"):
         step(stack, six, offsets, cache, [kept[:1]], torch.zeros(1, 6, dtype=torch.int32))
     with pytest.raises(InvalidValueError, match=r"must lie in \[0, 50\], got 3 and 51"):
-        transformer.transformer_head(stack, six, 3, 51)
+        ops.transformer_head(stack, six, 3, 51)
     weights = dict(case.weights)
     with pytest.raises(InvalidValueError, match=r"must hold layers\.1\.down\.weight"):
         pack_stacks([(case.spec, {name: w for name, w in weights.items() if name != "layers.1.down.weight"})])
@@ -567,7 +565,7 @@ def test_ops_are_registered_whole():
     case = small()
     (stack,), _, _ = unpack_stacks(pack_stacks([(case.spec, case.weights)]))
     rows, offsets, rotary = torch.randn(52, 24), offsets_of(case.lengths), torch.randn(64, 12)
-    _, cache = transformer.transformer_prefill(stack, rows, offsets, rotary=rotary)
+    _, cache = ops.transformer_prefill(stack, rows, offsets, rotary=rotary)
     head = torch.ops.genrec_fast.transformer_head.default
     torch.library.opcheck(head, (stack.weights, rows, 0, 3, 9, True), test_utils=("test_schema", "test_faketensor"))
     step = (stack.weights, torch.randn(6, 24), offsets, cache, [], torch.empty(0, 6, dtype=torch.int32))

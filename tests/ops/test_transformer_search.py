@@ -14,16 +14,12 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops import trie_filter
-from genrec_fast.ops.transformer import (
-    transformer_cross,
-    transformer_first,
-    transformer_head,
-    transformer_prefill,
-    transformer_step,
-)
+from genrec_fast.ops.transformer import transformer_cross, transformer_first, transformer_prefill
+from genrec_fast.ops.transformer_head import transformer_head
 from genrec_fast.ops.transformer_pack import pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_search import transformer_search
 from genrec_fast.ops.transformer_spec import TransformerSpec
+from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_step import trie_step
 from shared.isas import every_isa
 

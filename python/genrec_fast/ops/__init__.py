@@ -14,14 +14,10 @@ from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.segment_sum import segment_mean, segment_sum
 from genrec_fast.ops.topk_inner_product import topk_inner_product
-from genrec_fast.ops.transformer import (
-    transformer_cross,
-    transformer_first,
-    transformer_head,
-    transformer_prefill,
-    transformer_step,
-)
+from genrec_fast.ops.transformer import transformer_cross, transformer_first, transformer_prefill
+from genrec_fast.ops.transformer_head import transformer_head
 from genrec_fast.ops.transformer_search import TransformerFound, transformer_search
+from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup

@@ -1,30 +1,27 @@
-"""Native inference of a transformer: a prompt is read once, beams are rows over its keys and values."""
+"""Native inference of a transformer: what is read once, prompts and an encoder's rows, and kept of them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import INT64, check_flag, require_tensors, sequence, whole_number
+from genrec_fast.base.checks import check_flag, require_tensors, sequence
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.jagged import offsets_of
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate
+from genrec_fast.ops._transformer_call import TABLES, check_call, direct
 from genrec_fast.ops.reference import transformer as reference
-from genrec_fast.ops.transformer_pack import PackedStack, require_stack
+from genrec_fast.ops.transformer_pack import PackedStack
 
 __all__ = [
-    "direct",
     "transformer_cross",
     "transformer_first",
-    "transformer_head",
     "transformer_prefill",
     "transformer_select",
-    "transformer_step",
 ]
 
 
@@ -84,7 +81,7 @@ def transformer_prefill(
     """
     op = "transformer_prefill"
     tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
-    _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
+    check_call(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
     tensors = (stack.weights, rows, offsets, rotary, distance, cross, cross_offsets)
     last = check_flag(op, "only_last", only_last)
     known = _past(op, stack, offsets, past, past_rows, past_used)
@@ -116,7 +113,7 @@ def transformer_first(stack: PackedStack, rows: Tensor) -> Tensor:
 
     Source: ours; the first layer of a model whose positions enter in its attention alone (T5, rotary).
     """
-    _check("transformer_first", stack, rows, None)
+    check_call("transformer_first", stack, rows, None)
     out: Tensor = _first(stack.weights, rows, stack.number, stack.spec.mixed)
     return out
 
@@ -142,98 +139,9 @@ def transformer_cross(stack: PackedStack, rows: Tensor, offsets: Tensor) -> Tens
 
     Source: as ``transformer_prefill``.
     """
-    _check("transformer_cross", stack, rows, offsets)
+    check_call("transformer_cross", stack, rows, offsets)
     out: Tensor = _cross(stack.weights, rows, offsets, stack.number)
     return out
-
-
-@door
-def transformer_step(
-    stack: PackedStack,
-    rows: Tensor,
-    offsets: Tensor,
-    cache: Tensor,
-    chain: Sequence[Tensor],
-    ancestors: Tensor,
-    *,
-    rotary: Tensor | None = None,
-    distance: Tensor | None = None,
-    cross: Tensor | None = None,
-    cross_offsets: Tensor | None = None,
-    first_table: Tensor | None = None,
-    tokens: Tensor | None = None,
-    parts: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Extends every beam by one row: it sees its user's prompt, its ancestors and itself.
-
-    With ``parts`` the rows are those of a tree: at different depths, and ancestors of each other.
-
-    Args:
-        stack: as for the prompts.
-        rows: float32 ``[B * W, D]``, user by user, the embeddings of the tokens that were chosen.
-        offsets: int64 ``[B + 1]`` of the prompts.
-        cache: of the prompts.
-        chain: what the earlier steps kept, oldest first: t tensors float32 ``[layers, R_j, 2 * kept heads' width]``.
-        ancestors: int32 ``[t, B * W]``: the row of each earlier step that a beam descends from.
-        rotary: as for the prompts, positions up to the longest prompt + t.
-        distance: as for the prompts, rows up to the longest prompt + t + 1.
-        cross: as for the prompts.
-        cross_offsets: as for the prompts.
-        first_table: as for the prompts.
-        tokens: of these rows.
-        parts: int32 ``[d, B * W]``: the step that made each ancestor, t for an earlier row of this very call, -1 behind
-            a row's last; ``ancestors`` is then ``[d, B * W]``, oldest first. ``None``: step after step, d = t.
-
-    Returns:
-        hidden float32 ``[B * W, D]`` after the last norm, and what this step keeps: float32
-        ``[layers, B * W, 2 * num_kv_heads * head_width]``.
-
-    Raises:
-        InvalidTypeError: a dtype is wrong.
-        InvalidValueError: a shape, an offset or an ancestor does not fit.
-        UnsupportedError: as ``transformer_prefill``.
-
-    Notes:
-        2 flops per weight and row; nothing is copied or reordered between steps. A chunk of up to 96 rows passes
-        through all layers by itself, so threads meet once (with ``parts`` twice a layer). The same bits for any number
-        of threads, and for a row of a tree as for the same row step by step. Not differentiable.
-
-    Source: as ``transformer_prefill``; the shared prompt is ours, after the mechanism of prefix sharing.
-    """
-    op = "transformer_step"
-    tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
-    _check(op, stack, rows, offsets, cross_offsets=cross_offsets, tokens=tokens, **tables)
-    chain = sequence(op, "chain", chain)
-    require_tensors(
-        op, rows.device, cache=cache, ancestors=ancestors, **{f"chain[{i}]": c for i, c in enumerate(chain)}
-    )
-    if parts is not None:
-        require_tensors(op, rows.device, parts=parts)
-        if parts.dtype != torch.int32 or parts.dim() != 2 or parts.shape[1] != rows.shape[0]:
-            raise InvalidValueError(
-                f"{op}: parts must be int32 [d, {rows.shape[0]}], got {parts.dtype} {list(parts.shape)}"
-            )
-    users, kept = offsets.numel() - 1, stack.spec.kept
-    if users == 0 or rows.shape[0] % users:
-        raise InvalidValueError(f"{op}: rows must be [{users} * W, D], got {list(rows.shape)}")
-    if cache.dtype != torch.float32 or cache.dim() != 1:
-        raise InvalidTypeError(f"{op}: cache must be float32 [floats], got {cache.dtype} {list(cache.shape)}")
-    depth = len(chain) if parts is None else parts.shape[0]
-    if ancestors.dtype != torch.int32 or ancestors.shape != (depth, rows.shape[0]):
-        raise InvalidValueError(
-            f"{op}: ancestors must be int32 [{depth}, {rows.shape[0]}], got {ancestors.dtype} {list(ancestors.shape)}"
-        )
-    for index, part in enumerate(chain):
-        fits = part.dim() == 3 and part.shape[0] == stack.spec.num_layers and part.shape[2] == kept
-        if part.dtype != torch.float32 or not fits:
-            raise InvalidValueError(
-                f"{op}: chain[{index}] must be float32 [{stack.spec.num_layers}, R, {kept}], "
-                f"got {part.dtype} {list(part.shape)}"
-            )
-    tensors = (stack.weights, rows, offsets, cache, list(chain), ancestors, parts, rotary, distance)
-    others = (cross, cross_offsets, first_table, tokens)
-    hidden, own = _step(*tensors, *others, stack.number, stack.spec.num_layers, kept)
-    return hidden, own
 
 
 def transformer_select(stack: PackedStack, cache: Tensor, offsets: Tensor, users: Tensor) -> Tensor:
@@ -254,40 +162,6 @@ def transformer_select(stack: PackedStack, cache: Tensor, offsets: Tensor, users
     layers = cache.view(stack.spec.num_layers, -1)
     parts = [layers[:, ends[user] : ends[user + 1]] for user in users.tolist()]
     return torch.cat(parts, 1).flatten() if parts else cache[:0]
-
-
-@door
-def transformer_head(
-    stack: PackedStack, hidden: Tensor, first: int, last: int, *, log_sums: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Logits of tokens ``[first, last)``, and the log-sum-exp over the whole vocabulary.
-
-    Args:
-        stack: one with a head.
-        hidden: float32 ``[R, D]``.
-        first: the first token whose logit is returned.
-        last: the token behind the last one.
-        log_sums: whether the sums are wanted; else only the panels of those tokens are multiplied.
-
-    Returns:
-        logits float32 ``[R, last - first]``, and float32 ``[R]`` (``[0]`` without ``log_sums``).
-
-    Raises:
-        InvalidTypeError, InvalidValueError, UnsupportedError: as ``transformer_prefill``; tokens outside the head.
-
-    Notes:
-        2 D flops per token of the vocabulary (or of the range) and row; logits beyond the range are never stored.
-        Not differentiable.
-
-    Source: as ``transformer_prefill``.
-    """
-    op = "transformer_head"
-    _check(op, stack, hidden, None)
-    first, last = whole_number(op, "first", first, *INT64), whole_number(op, "last", last, *INT64)
-    if not 0 <= first <= last <= stack.spec.head_size:
-        raise InvalidValueError(f"{op}: first and last must lie in [0, {stack.spec.head_size}], got {first} and {last}")
-    logits, sums = _head(stack.weights, hidden, stack.number, first, last, check_flag(op, "log_sums", log_sums))
-    return logits, sums
 
 
 def _past(
@@ -312,47 +186,6 @@ def _past(
                 f"{op}: past[{index}] must be float32 [floats], got {cache.dtype} {list(cache.shape)}"
             )
     return caches, rows, used
-
-
-def _check(op: str, stack: PackedStack, rows: Tensor, offsets: Tensor | None, **tables: Tensor | None) -> None:
-    require_stack(op, stack)
-    if op not in ("transformer_first", "transformer_head"):
-        require_tensors(op, None, offsets=offsets)
-    given = {name: table for name, table in tables.items() if table is not None}
-    required = {"rows": rows} if offsets is None else {"rows": rows, "offsets": offsets}
-    require_tensors(op, stack.weights.device, **required, **given)
-    for name, tensor in {"rows": rows, **given}.items():
-        if name in ("cross_offsets", "tokens"):
-            continue
-        shape = "[floats]" if name == "cross" else "[E, D]" if name == "rows" else "a matrix"
-        if tensor.dtype != torch.float32 or tensor.dim() != (1 if name == "cross" else 2):
-            raise InvalidTypeError(f"{op}: {name} must be float32 {shape}, got {tensor.dtype} {list(tensor.shape)}")
-    for name, ends in (("offsets", offsets), ("cross_offsets", tables.get("cross_offsets"))):
-        if ends is not None and (ends.dtype != torch.int64 or ends.dim() != 1 or ends.numel() == 0):
-            raise InvalidTypeError(f"{op}: {name} must be int64 [B + 1], got {ends.dtype} {list(ends.shape)}")
-    if offsets is not None and op != "transformer_step" and int(offsets[-1]) != rows.shape[0]:
-        raise InvalidValueError(f"{op}: offsets must end at the number of rows {rows.shape[0]}, got {int(offsets[-1])}")
-    rotary, distance = tables.get("rotary"), tables.get("distance")
-    first, tokens = tables.get("first_table"), tables.get("tokens")
-    if (first is None) != (tokens is None):
-        raise InvalidValueError(f"{op}: first_table and tokens must be given together, got one of them")
-    if first is not None and tokens is not None:
-        if first.shape[1] != stack.spec.mixed:
-            raise InvalidValueError(f"{op}: first_table must be [V, {stack.spec.mixed}], got {list(first.shape)}")
-        if not first.shape[0] and rows.shape[0]:
-            raise InvalidValueError(f"{op}: first_table must hold the rows of the tokens, got {list(first.shape)}")
-        if tokens.dtype != torch.int64 or tokens.shape != rows.shape[:1]:
-            raise InvalidValueError(
-                f"{op}: tokens must be int64 [{rows.shape[0]}], got {tokens.dtype} {list(tokens.shape)}"
-            )
-    if rotary is not None and rotary.shape[1] != stack.spec.rotary_width:
-        raise InvalidValueError(f"{op}: rotary must be [P, {stack.spec.rotary_width}], got {list(rotary.shape)}")
-    if distance is not None and distance.shape[0] != stack.spec.num_heads:
-        raise InvalidValueError(f"{op}: distance must have {stack.spec.num_heads} heads, got {list(distance.shape)}")
-    if distance is not None and distance.shape[1] % 2 == 0:
-        raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
-    if (tables.get("cross") is None) != (tables.get("cross_offsets") is None):
-        raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")
 
 
 # ---- the ops behind them
@@ -438,85 +271,14 @@ def _cross_cpu(weights: Tensor, rows: Tensor, offsets: Tensor, stack: int) -> Te
     return cache
 
 
-def _step_cpu(
-    weights: Tensor,
-    rows: Tensor,
-    offsets: Tensor,
-    cache: Tensor,
-    chain: list[Tensor],
-    ancestors: Tensor,
-    parts: Tensor | None,
-    rotary: Tensor | None,
-    distance: Tensor | None,
-    cross: Tensor | None,
-    cross_offsets: Tensor | None,
-    first_table: Tensor | None,
-    tokens: Tensor | None,
-    stack: int,
-    num_layers: int,
-    kept: int,
-) -> tuple[Tensor, Tensor]:
-    own = allocate("transformer_step", "kept", num_layers, rows.shape[0], kept)
-    hidden = torch.empty(rows.shape)
-    core.transformer_step(
-        rows=rows,
-        weights=weights,
-        stack=stack,
-        offsets=offsets,
-        cache=cache,
-        chain=chain,
-        parts=parts,
-        ancestors=ancestors,
-        rotary=rotary,
-        distance=distance,
-        cross=cross,
-        cross_offsets=cross_offsets,
-        first_table=first_table,
-        tokens=tokens,
-        kept=own,
-        hidden=hidden,
-        num_threads=torch.get_num_threads(),
-    )
-    return hidden, own
-
-
-def _head_cpu(
-    weights: Tensor, hidden: Tensor, stack: int, first: int, last: int, log_sums: bool
-) -> tuple[Tensor, Tensor]:
-    logits = allocate("transformer_head", "logits", hidden.shape[0], last - first)
-    sums = torch.empty(hidden.shape[0] if log_sums else 0)
-    core.transformer_head(
-        hidden=hidden,
-        weights=weights,
-        stack=stack,
-        first=first,
-        last=last,
-        logits=logits,
-        log_sums=sums if log_sums else None,
-        num_threads=torch.get_num_threads(),
-    )
-    return logits, sums
-
-
 def _some(rows: Tensor) -> Tensor:
     return rows.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.float32)
 
 
-def direct(cpu: Callable[..., Any], op: Callable[..., Any]) -> Callable[..., Any]:
-    """The way through the dispatcher costs 8 us, ten times a search: plain CPU tensors take the direct one."""
-
-    def call(weights: Tensor, rows: Tensor, *rest: Any) -> Any:
-        plain = type(weights) is type(rows) is Tensor and weights.is_cpu and rows.is_cpu and not rows.requires_grad
-        return (cpu if plain and not torch.compiler.is_compiling() else op)(weights, rows, *rest)
-
-    return call
-
-
-_TABLES = "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table, Tensor? tokens"
 _prefill = direct(
     _prefill_cpu,
     define(
-        f"transformer_prefill(Tensor weights, Tensor rows, Tensor offsets, {_TABLES}, "
+        f"transformer_prefill(Tensor weights, Tensor rows, Tensor offsets, {TABLES}, "
         "int stack, int num_layers, bool only_last, Tensor[] past, Tensor? past_rows, Tensor? past_used) "
         "-> (Tensor hidden, Tensor cache)",
         kernels={"cpu": _prefill_cpu},
@@ -540,31 +302,5 @@ _cross = direct(
         kernels={"cpu": _cross_cpu},
         twin=reference.transformer_cross,
         fake=_some,
-    ),
-)
-_step = direct(
-    _step_cpu,
-    define(
-        "transformer_step(Tensor weights, Tensor rows, Tensor offsets, Tensor cache, Tensor[] chain, Tensor ancestors, "
-        f"Tensor? parts, {_TABLES}, int stack, int num_layers, int kept) -> (Tensor hidden, Tensor kept)",
-        kernels={"cpu": _step_cpu},
-        twin=reference.transformer_step,
-        fake=lambda rows, num_layers, kept: (
-            torch.empty_like(rows),
-            rows.new_empty(num_layers, rows.shape[0], kept),
-        ),
-    ),
-)
-_head = direct(
-    _head_cpu,
-    define(
-        "transformer_head(Tensor weights, Tensor hidden, int stack, int first, int last, bool log_sums) "
-        "-> (Tensor logits, Tensor log_sums)",
-        kernels={"cpu": _head_cpu},
-        twin=reference.transformer_head,
-        fake=lambda hidden, first, last, log_sums: (
-            hidden.new_empty(hidden.shape[0], last - first),
-            hidden.new_empty(hidden.shape[0] if log_sums else 0),
-        ),
     ),
 )

@@ -21,9 +21,9 @@ from genrec_fast.base.checks import (
 )
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._transformer_call import direct
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
-from genrec_fast.ops.transformer import direct
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 

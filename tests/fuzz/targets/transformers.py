@@ -12,6 +12,8 @@ from genrec_fast import ops
 from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops.reference import transformer as twin
+from genrec_fast.ops.reference import transformer_head as twin_head
+from genrec_fast.ops.reference import transformer_step as twin_step
 from genrec_fast.ops.reference.transformer_search import transformer_search as _search_twin
 from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
@@ -270,7 +272,7 @@ def step(rng: Rng) -> Case:
         for index, part in enumerate(given["chain"]):
             _outside(given["ancestors"][index], part[0])
         spec = stack.spec
-        return twin.transformer_step(
+        return twin_step.transformer_step(
             stack.weights, *(given[n] for n in ("rows", "offsets", "cache")), list(given["chain"]), given["ancestors"],
             None, *_tables(given), stack.number, spec.num_layers, spec.kept,
         )  # fmt: skip
@@ -291,7 +293,7 @@ def head(rng: Rng) -> Case:
     }
 
     def right(stack: Any, hidden: Tensor, first: int, last: int, log_sums: bool) -> Any:
-        return twin.transformer_head(stack.weights, hidden, stack.number, int(first), int(last), log_sums)
+        return twin_head.transformer_head(stack.weights, hidden, stack.number, int(first), int(last), log_sums)
 
     return Case(ops.transformer_head, args, right, _judge, opaque=frozenset({"stack"}))
 

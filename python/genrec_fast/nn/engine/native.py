@@ -17,16 +17,11 @@ from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.ops.attention_bias import t5_buckets
-from genrec_fast.ops.transformer import (
-    transformer_cross,
-    transformer_first,
-    transformer_head,
-    transformer_prefill,
-    transformer_select,
-    transformer_step,
-)
+from genrec_fast.ops.transformer import transformer_cross, transformer_first, transformer_prefill, transformer_select
+from genrec_fast.ops.transformer_head import transformer_head
 from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
 from genrec_fast.ops.transformer_search import transformer_search
+from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_filter import CatalogTrie
 
 __all__ = ["NativeEngine", "NativeSession", "Prompts"]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.ops.reference.transformer import transformer_head, transformer_step
+from genrec_fast.ops.reference.transformer_head import transformer_head
+from genrec_fast.ops.reference.transformer_step import transformer_step
 from genrec_fast.ops.reference.trie_step import trie_step
 from genrec_fast.ops.transformer_pack import unpack_stacks
 
