@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.nn.engine import block as block_module
 from genrec_fast.nn.engine import native as native_engine
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
@@ -47,7 +48,7 @@ def test_the_first_layer_by_token_gives_the_bits_of_the_first_layer_by_row(preci
     weights = block(precision)
     looked_up = native_engine.NativeEngine(weights)
     assert looked_up.first_tables[0].shape == (TOKENS, 48)
-    monkeypatch.setattr(native_engine, "_FIRST_TABLE_BYTES", 0)
+    monkeypatch.setattr(block_module, "_FIRST_TABLE_BYTES", 0)
     made = native_engine.NativeEngine(weights)
     assert made.first_tables[0] is None
     for one, other in zip(outputs(looked_up), outputs(made), strict=True):

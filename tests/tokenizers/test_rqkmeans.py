@@ -219,10 +219,12 @@ class TestSettings:
 
     def test_blocks_of_rows_change_nothing(self, monkeypatch):
         from genrec_fast.tokenizers import rqkmeans
+        from genrec_fast.tokenizers.clustering import residual
 
         x = draw(300)
         whole = fitted(x)
-        monkeypatch.setattr(rqkmeans, "BLOCK", 64)
+        for module in (rqkmeans, residual):
+            monkeypatch.setattr(module, "BLOCK", 64)
         parts = fitted(x)
         assert torch.equal(parts.item_codes, whole.item_codes)
         assert torch.equal(parts.encode(x), whole.encode(x))

@@ -14,7 +14,7 @@ from genrec_fast.base.errors import StillValidationWarning
 from genrec_fast.base.files import checksum
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recommender import Recommender
-from genrec_fast.training import loop, train
+from genrec_fast.training import loop, train, validation
 from genrec_fast.training.checkpoint import Progress, load_checkpoint
 from genrec_fast.training.still import say_if_still
 from toy import toy_data, toy_recipe
@@ -74,7 +74,7 @@ def frozen(monkeypatch):
         model.backbone.load_state_dict(now)
         return found
 
-    monkeypatch.setattr(loop, "evaluate", stale)
+    monkeypatch.setattr(validation, "evaluate", stale)
 
 
 def run(out=None, show_progress=False, **settings):

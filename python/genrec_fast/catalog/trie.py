@@ -9,7 +9,6 @@ node e of level l + 1. The edges of the last level are the rows. Node n owns the
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from genrec_fast.base.checks import (
@@ -31,17 +30,14 @@ from genrec_fast.base.checks import (
     whole_number,
 )
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError, door
-from genrec_fast.base.files import checksum, save_tensors
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.stats import TrieStats
+from genrec_fast.catalog.trie_file import LEAF_FIELDS, LEVEL_FIELDS, read_trie, write_trie
 from genrec_fast.ops.trie_build import TrieParts, trie_build, trie_check
 from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_offsets import children_of, fan_outs, require_packed, require_whole
 
 __all__ = ["Trie", "TrieStats", "build_trie"]
-
-FILE_KIND = "genrec_fast.trie"
-FILE_VERSION = 1
 
 
 def levels_of(sizes: Sequence[int]) -> str:
@@ -305,16 +301,7 @@ class Trie:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file with format version, codebook sizes and checksum, whole or not at all."""
-        here = self.to("cpu")
-        metadata = {
-            "kind": FILE_KIND,
-            "version": str(FILE_VERSION),
-            "codebook_sizes": json.dumps(self.codebook_sizes),
-            "num_items": str(self.num_items),
-        }
-        tensors = dict(here._named_tensors())
-        metadata["checksum"] = checksum(metadata, tensors)
-        save_tensors(path, tensors, metadata)
+        write_trie(path, self.codebook_sizes, self.num_items, dict(self.to("cpu")._named_tensors()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Trie:
@@ -332,34 +319,9 @@ class Trie:
         if not Path(path).is_file():
             raise FileNotFoundError(f"Trie.load: path must name a file, got {path}")
         try:
-            return cls._read(path, verify)
+            return cls(*read_trie(path, verify))
         except (SafetensorError, InvalidTypeError, InvalidValueError) as error:
             raise CorruptFileError(f"Trie.load: {path} must be a whole trie file, got: {error}") from error
-
-    @classmethod
-    def _read(cls, path: str | os.PathLike[str], verify: bool) -> Trie:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != FILE_KIND:
-                raise InvalidValueError(f"no trie: kind must be {FILE_KIND!r}, got {metadata.get('kind')!r}")
-            if metadata.get("version") != str(FILE_VERSION):
-                raise InvalidValueError(f"version must be {FILE_VERSION}, got {metadata.get('version')!r}")
-            try:
-                sizes = [int(size) for size in json.loads(metadata["codebook_sizes"])]
-                num_items = int(metadata["num_items"])
-            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise InvalidValueError(f"unreadable metadata: {error!r}") from error
-            wanted = {*(f"{n}.{v}" for n in LEVEL_FIELDS for v in range(len(sizes))), *LEAF_FIELDS}
-            if set(file.keys()) != wanted:
-                raise InvalidValueError(f"tensors must be {sorted(wanted)}, got {sorted(file.keys())}")
-            tensors = {name: file.get_tensor(name) for name in wanted}
-        if verify:
-            stored = metadata.pop("checksum", None)
-            if stored != (computed := checksum(metadata, tensors)):
-                raise InvalidValueError(f"checksum must be {stored}, got {computed}: the content was altered")
-        levels = [tuple(tensors[f"{n}.{v}"] for v in range(len(sizes))) for n in LEVEL_FIELDS]
-        leaves = [tensors[name] for name in LEAF_FIELDS]
-        return cls(tuple(sizes), num_items, levels[0], levels[1], levels[2], *leaves)
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name in LEVEL_FIELDS:
@@ -372,10 +334,6 @@ class Trie:
         levels = [tuple(change(t) for t in getattr(self, name)) for name in LEVEL_FIELDS]
         leaves = [change(getattr(self, name)) for name in LEAF_FIELDS]
         return Trie._unchecked(TrieParts(self.codebook_sizes, self.num_items, levels[0], levels[1], levels[2], *leaves))
-
-
-LEVEL_FIELDS = ("tokens", "child_bases", "child_deltas")
-LEAF_FIELDS = ("leaf_bases", "leaf_deltas", "leaf_items")
 
 
 def build_trie(item_codes: Any, *, codebook_sizes: Sequence[int] | None = None) -> Trie:

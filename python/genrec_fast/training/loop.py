@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch
-from genrec_fast.base.errors import CorruptFileError, DivergedError, InvalidTypeError, InvalidValueError, StorageError
-from genrec_fast.base.weights import module_tensors, restore_module
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, StorageError
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
-from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.recommender import Recommender, usable_device
 from genrec_fast.recipe.saved import holds_model_of, write_model
@@ -27,7 +25,9 @@ from genrec_fast.training.curves import draw_curves
 from genrec_fast.training.folder import RunFolder
 from genrec_fast.training.identity import check_identity, identity
 from genrec_fast.training.interrupts import Interrupts
+from genrec_fast.training.learned import learned_tensors, restore_learned
 from genrec_fast.training.log import Log, ProgressBar, StageBar
+from genrec_fast.training.losses import Losses
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.schedule import learning_rate
 from genrec_fast.training.setup import (
@@ -40,11 +40,11 @@ from genrec_fast.training.setup import (
     sample_users,
 )
 from genrec_fast.training.still import say_if_still
+from genrec_fast.training.validation import validation_figures
 
 __all__ = ["train"]
 
 SYNC_STEPS = 10  # processes agree that often whether to stop: every step would make a GPU wait
-_CODES = "catalog.item_codes"
 PICTURE_SECONDS = 60.0  # between two drawings of the curves
 
 
@@ -167,7 +167,7 @@ class _Training:
         self.best: dict[str, Tensor] | None = None
         if found is not None:
             self.progress = found.progress
-            self._restore(found.weights, f"train: the checkpoint in {out}")
+            restore_learned(self.model, found.weights, f"train: the checkpoint in {out}")
             self.best = found.best
             state = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": found.optimizer, "param_groups": state["param_groups"]})
@@ -180,13 +180,11 @@ class _Training:
         self.bar = ProgressBar(
             self.total_steps, self.settings.epochs, self.settings.max_minutes, show_progress and self.main
         )
-        self.pending: list[Tensor] = []  # losses of steps that are not yet in the log's sum
-        self.last_loss: float | None = None
+        kept = None if self.folder is None else self.folder.checkpoint
+        self.losses = Losses(self.progress, self.settings.learning_rate, self.bf16, kept)
         self._elapsed_before, self._started = self.progress.elapsed, time.monotonic()
         self._saved = self._drawn = time.monotonic()
         self.figures: dict[str, float] = {}  # of the last step
-
-    # The loop
 
     def run(self) -> Recommender:
         state, settings = self.progress, self.settings
@@ -203,7 +201,7 @@ class _Training:
             if state.evaluated_step != state.step or self.best is None:
                 self._evaluate()
         assert self.best is not None
-        self._restore(self.best, "train")
+        restore_learned(self.model, self.best, "train")
         self.model.eval()
         if self.folder is not None and self.main:
             out, run = self.folder.path, self.folder.run
@@ -250,7 +248,7 @@ class _Training:
             self._one_step(next(batches))
             if state.step % settings.log_every == 0:
                 self._write_losses()
-            self.bar.update(state.step, state.epoch, self.last_loss, self._elapsed())
+            self.bar.update(state.step, state.epoch, self.losses.last, self._elapsed())
         return True
 
     def _signals(self) -> tuple[bool, bool, bool]:
@@ -279,7 +277,7 @@ class _Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss, count, self.figures = self.module(batch)
         if self.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise self._diverged(state.step, "loss", loss.item())
+            raise self.losses.diverged(state.step, "loss", loss.item())
         if self.world > 1:  # gradients are averaged over processes: weigh each by its number of terms
             total = self.processes.sum(torch.tensor(float(count), device=self.device))
             (loss * (count * self.world / total)).backward()
@@ -288,40 +286,18 @@ class _Training:
         if settings.clip_norm:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
             if self.device.type == "cpu" and not math.isfinite(float(norm)):
-                raise self._diverged(state.step, "norm of the gradient", float(norm))
+                raise self.losses.diverged(state.step, "norm of the gradient", float(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.pending.append(loss.detach().float())
+        self.losses.pending.append(loss.detach().float())
         state.items += int(batch.items.values.shape[0])
         state.step += 1
         state.position += 1
         if self.device.type == "cpu":
-            self._flush()
-
-    def _flush(self) -> None:
-        """Adds the pending losses to the sum; on a GPU this waits for the device."""
-        state = self.progress
-        if not self.pending:
-            return
-        for index, value in enumerate(torch.stack(self.pending).tolist()):
-            if not math.isfinite(value):
-                raise self._diverged(state.step - len(self.pending) + index, "loss", value)
-            state.loss_sum += value
-            state.loss_count += 1
-            state.validated_sum += value
-            state.validated_count += 1
-            self.last_loss = value
-        self.pending.clear()
-
-    def _diverged(self, step: int, what: str, value: float) -> DivergedError:
-        settings = self.settings
-        remedy = f"a lower learning_rate than {settings.learning_rate:g}, a longer warm-up"
-        remedy += " or bf16 off" if self.bf16 else ""
-        kept = "" if self.folder is None else f"; {self.folder.checkpoint} stays as it was before"
-        return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {remedy}{kept}")
+            self.losses.flush()
 
     def _write_losses(self) -> None:
-        self._flush()
+        self.losses.flush()
         state = self.progress
         if not state.loss_count:
             return
@@ -367,7 +343,7 @@ class _Training:
         score = -figures[metric[1:]] if metric.startswith("-") else figures[metric]
         better = self.best is None or state.best_score is None or score > state.best_score
         if better:
-            self.best = {name: tensor.clone() for name, tensor in self._tensors().items()}
+            self.best = {name: tensor.clone() for name, tensor in learned_tensors(self.model).items()}
             state.best_score, state.best_epoch, state.stale = score, state.epoch + 1, 0
         else:
             state.stale += 1
@@ -393,43 +369,18 @@ class _Training:
             say_if_still(state, figures, self.bar.say)
 
     def _validation_figures(self) -> dict[str, float]:
-        """Recall and NDCG, and of actions; every process asks its share of the users."""
-        beams = self.settings.evaluate_beams
-        own = self.validation.select(torch.arange(self.rank, len(self.validation), self.world))
-        names = figure_names(self.model)
-        sums = torch.zeros(len(names), dtype=torch.float64)
-        if len(own):
-            figures = evaluate(self.model, own, ks=(5, 10), num_beams=beams).figures()
-            sums += len(own) * torch.tensor([figures[name] for name in names], dtype=torch.float64)
-        sums = self.processes.sum(sums).cpu()
-        return dict(zip(names, (sums / len(self.validation)).tolist(), strict=True))
-
-    # Files
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All that learns: weights, and semantic IDs, which an objective may change."""
-        codes = self.model.catalog.item_codes
-        assert codes is not None
-        return {**module_tensors(self.model), _CODES: codes}
-
-    def _restore(self, tensors: dict[str, Tensor], where: str) -> None:
-        tensors = dict(tensors)
-        codes, known = tensors.pop(_CODES, None), self.model.catalog.item_codes
-        assert known is not None
-        if codes is not None and not torch.equal(codes.cpu().to(known.dtype), known.cpu()):
-            self.model.recode(self.model.catalog.with_codes(codes.clone(), self.model.codebook_sizes))
-        restore_module(self.model, tensors, where)
+        return validation_figures(self.model, self.validation, self.processes, self.settings.evaluate_beams)
 
     def _save(self) -> None:
         self._saved = time.monotonic()
-        self._flush()
+        self.losses.flush()
         if self.folder is None or not self.main:
             return
         self.folder.check()
         self.log.sync()
         self.progress.elapsed = self._elapsed()
         self.progress.log_bytes, self.progress.log_checksum = self.log.size, self.log.checksum
-        save_checkpoint(self.folder.checkpoint, self.progress, self._tensors(), self.best, self.optimizer)
+        save_checkpoint(self.folder.checkpoint, self.progress, learned_tensors(self.model), self.best, self.optimizer)
         self._saved = time.monotonic()
 
     def _draw(self) -> None:
