@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from emulator import build as emulator
+from genrec_fast.ops import _cuda
 from genrec_fast.ops._registry import core
 
 torch.set_num_threads(1)
@@ -58,7 +60,12 @@ def threads():
     return torch.set_num_threads
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.fixture(params=["cpu", "cuda-emulated", *(["cuda"] if torch.cuda.is_available() else [])])
 def device(request):
-    """The test once on every device of this machine."""
-    return request.param
+    """The test once on every device of this machine, and on CPU tensors with the kernels of a card, emulated."""
+    if request.param != "cuda-emulated":
+        yield request.param
+        return
+    _cuda.use_emulator(emulator.run)
+    yield "cpu"
+    _cuda.use_emulator(None)

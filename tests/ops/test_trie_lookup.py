@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
@@ -22,6 +22,8 @@ def trie() -> Trie:
     return build_trie(torch.randint(0, 300, (20_000, 4), generator=generator), codebook_sizes=[300, 301, 512, 300])
 
 
+@pytest.mark.usefixtures("device")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.sampled_from([1, 2, 6, 300, 65536]), st.integers(0, 2**31), st.data())
 def test_equals_its_twin(num_levels: int, size: int, seed: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -48,6 +50,7 @@ def test_nodes_are_numbered_in_sorted_order(trie: Trie) -> None:
         assert trie_lookup(trie, item_codes[:, :length]).equal(numbers.to(torch.int32))
 
 
+@pytest.mark.usefixtures("device")
 def test_codes_out_of_range_are_absent(trie: Trie) -> None:
     big = 2**40  # would pass for code 0 if it were cut to 32 bits
     first = int(trie.tokens[0][0])
@@ -56,6 +59,7 @@ def test_codes_out_of_range_are_absent(trie: Trie) -> None:
     assert trie_lookup(trie, torch.tensor([[-1, first]])).tolist() == [-1]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3), (1, 2, 1, 2)])
 def test_any_batch_shape_and_strides(trie: Trie, shape: tuple[int, ...]) -> None:
     codes = torch.randint(0, 300, (*shape, 6), generator=torch.Generator().manual_seed(2))[..., ::3]

@@ -16,8 +16,9 @@ import torch
 
 import genrec_fast._core as _core
 from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
+from genrec_fast.ops import _cuda
 
-__all__ = ["core", "define", "differentiable", "twins", "warn_slow_path"]
+__all__ = ["core", "define", "differentiable", "on_cards", "twins", "warn_slow_path"]
 
 core: Any = _core
 
@@ -25,6 +26,8 @@ _LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")
 _warned: set[str] = set()
 twins: dict[str, Callable[..., Any]] = {}
 """Op -> its twin behind the checks of the kernels; takes what the op takes."""
+on_cards: set[str] = set()
+"""The ops that have a kernel for cards."""
 
 
 def define(
@@ -41,7 +44,8 @@ def define(
 
     Args:
         schema: in torch's notation, e.g. ``"trie_lookup(Tensor codes, Tensor[] tokens) -> Tensor"``.
-        kernels: device type -> what allocates the outputs and calls the compiled kernel; takes every argument in order.
+        kernels: device type -> what allocates the outputs and calls the compiled kernel; takes every argument in
+            order. That of "cuda" needs CuPy on the machine, and runs on CPU tensors where tests emulate a card.
         twin: plain torch; runs on every other device, after one ``SlowPathWarning``.
         fake: returns empty tensors of the right shape and dtype.
         check: raises for values that the kernels refuse, before the twin runs.
@@ -58,10 +62,20 @@ def define(
         warn_slow_path(name, next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type)
         return checked(*args, **kwargs)
 
+    def on_card(*args: Any) -> Any:
+        return (kernels["cuda"] if _cuda.can_launch() else slow)(*args)
+
+    def on_cpu(*args: Any) -> Any:
+        return kernels["cuda" if _cuda.emulates() else "cpu"](*args)
+
     twins[name] = checked
     _LIBRARY.define(schema)
-    for device, kernel in kernels.items():
-        _LIBRARY.impl(name, kernel, device.upper())
+    has_card = "cuda" in kernels
+    if has_card:
+        _LIBRARY.impl(name, on_card, "CUDA")
+        on_cards.add(name)
+    if "cpu" in kernels:
+        _LIBRARY.impl(name, on_cpu if has_card else kernels["cpu"], "CPU")
     _LIBRARY.impl(name, slow, "CompositeExplicitAutograd")
     torch.library.register_fake(f"genrec_fast::{name}", _by_name(fake, arguments), lib=_LIBRARY)
     op: Callable[..., Any] = getattr(torch.ops.genrec_fast, name).default
@@ -95,7 +109,11 @@ def warn_slow_path(name: str, device: str) -> None:
     Raises:
         UnsupportedError: in strict mode.
     """
-    text = f"{name}: no kernel for {device}, its plain torch twin runs; move the tensors to the CPU for the kernel"
+    if device == "cuda" and name in on_cards:
+        advice = "pip install 'genrec-fast[cuda12]' (or [cuda13]) for CuPy, which compiles the kernel for this card"
+    else:
+        advice = "move the tensors to the CPU for the kernel"
+    text = f"{name}: no kernel for {device}, its plain torch twin runs; {advice}"
     if os.environ.get("GENREC_FAST_STRICT") == "1":
         raise UnsupportedError(text)
     if name not in _warned:

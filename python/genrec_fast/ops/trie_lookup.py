@@ -8,12 +8,16 @@ from torch import Tensor
 from genrec_fast.base.checks import require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.protocols import TrieTensors
+from genrec_fast.ops import _cuda
+from genrec_fast.ops._cuda_trie import card_trie
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 
 __all__ = ["trie_lookup"]
+
+_THREADS = 128  # of a block
 
 
 @door
@@ -55,7 +59,7 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         raise InvalidValueError(
             f"trie_lookup: codes must be [..., t] with t in [1, {num_levels}], got {list(codes.shape)}"
         )
-    direct = type(codes) is Tensor and codes.is_cpu and not torch.compiler.is_compiling()
+    direct = type(codes) is Tensor and codes.is_cpu and not (torch.compiler.is_compiling() or _cuda.emulates())
     out: Tensor = (_cpu if direct else _op)(
         codes, list(trie.tokens), list(trie.child_bases), list(trie.child_deltas), sizes
     )
@@ -82,10 +86,27 @@ def _cpu(
     return out
 
 
+def _card(
+    codes: Tensor,
+    tokens: list[Tensor],
+    child_bases: list[Tensor],
+    child_deltas: list[Tensor],
+    codebook_sizes: list[int],
+) -> Tensor:
+    out = codes.new_empty(codes.shape[:-1], dtype=torch.int32)
+    kernel = "trie_lookup_int32" if codes.dtype == torch.int32 else "trie_lookup_int64"
+    codes = codes.contiguous()
+    trie = card_trie("trie_lookup", tokens, child_bases, child_deltas)
+    blocks = -(-out.numel() // _THREADS)
+    arguments = (trie, codes, _cuda.int64(out.numel()), _cuda.int32(codes.shape[-1]), out)
+    _cuda.launch("trie_lookup", kernel, (blocks, 1, 1), (_THREADS, 1, 1), 0, arguments)
+    return out
+
+
 _op = define(
     "trie_lookup(Tensor codes, Tensor[] tokens, Tensor[] child_bases, Tensor[] child_deltas, int[] codebook_sizes)"
     " -> Tensor",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _card},
     twin=_twin,
     fake=lambda codes: codes.new_empty(codes.shape[:-1], dtype=torch.int32),
 )
