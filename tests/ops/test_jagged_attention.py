@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.base import errors
@@ -74,19 +74,23 @@ def tables_of(bias):
     return {name: getattr(bias, name) for name in names if getattr(bias, name) is not None}
 
 
-def run(inputs, settings, grad, dtype):
+def run(inputs, settings, grad, dtype, device="cpu"):
     """Result and gradients of q, k, v and the bias' tables."""
+
+    def there(x):
+        return x.to(device) if isinstance(x, torch.Tensor) else x
+
     *vectors, offsets = inputs
-    leaves = [x.to(dtype, copy=True).requires_grad_() for x in vectors]
-    changed = dict(settings)
+    leaves = [x.to(device, dtype, copy=True).requires_grad_() for x in vectors]
+    changed = {name: there(value) for name, value in settings.items()}
     if "bias" in settings:
         bias = settings["bias"]
-        tables = {name: table.to(dtype, copy=True).requires_grad_() for name, table in tables_of(bias).items()}
-        changed["bias"] = type(bias)(**{**bias.__dict__, **tables})
+        tables = {name: table.to(device, dtype, copy=True).requires_grad_() for name, table in tables_of(bias).items()}
+        changed["bias"] = type(bias)(**{name: there(value) for name, value in bias.__dict__.items()} | tables)
         leaves += tables.values()
-    out = jagged_attention(*leaves[:3], offsets, **changed)
-    out.backward(grad.to(dtype))
-    return out.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+    out = jagged_attention(*leaves[:3], offsets.to(device), **changed)
+    out.backward(grad.to(device, dtype))
+    return out.detach().cpu(), [torch.zeros_like(x).cpu() if x.grad is None else x.grad.cpu() for x in leaves]
 
 
 @settings(max_examples=60)
@@ -95,12 +99,30 @@ def test_every_instruction_set_agrees_with_the_twin(call):
     inputs, options, grad = call
     expected, expected_grads = run(inputs, options, grad, torch.float64)
     for _ in every_isa():
-        found, found_grads = run(inputs, options, grad, torch.float32)
-        torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-5)
-        for index, (ours, theirs) in enumerate(zip(found_grads, expected_grads, strict=True)):
-            # A table's entry sums thousands of slopes of both signs.
-            bound = (1e-5 if index < 3 else 1e-4) * max(1.0, theirs.abs().max().item() if theirs.numel() else 0.0)
-            torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=bound)
+        near(run(inputs, options, grad, torch.float32), expected, expected_grads)
+
+
+def near(found, expected, expected_grads, at_most=1e-5):
+    result, grads = found
+    torch.testing.assert_close(result.float(), expected.float(), rtol=0, atol=at_most)
+    for index, (ours, theirs) in enumerate(zip(grads, expected_grads, strict=True)):
+        # A table's entry sums thousands of slopes of both signs.
+        bound = at_most * (1 if index < 3 else 10) * max(1.0, theirs.abs().max().item() if theirs.numel() else 0.0)
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=0, atol=bound)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls())
+def test_every_device_agrees_with_the_twin(device, call):
+    inputs, options, grad = call
+    near(run(inputs, options, grad, torch.float32, device), *run(inputs, options, grad, torch.float64))
+
+
+@pytest.mark.slow
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls())
+def test_every_device_agrees_with_the_twin_in_many_cases(device, call):
+    test_every_device_agrees_with_the_twin.hypothesis.inner_test(device, call)
 
 
 def example(lengths=(50, 700, 3), heads=2, width=32):
@@ -128,22 +150,22 @@ def test_threads_agree_and_repeat_their_bits(threads, kind):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_slices_of_one_projection_need_no_copy():
-    wide = torch.randn(9, 3 * 2 * 5)
+def test_slices_of_one_projection_need_no_copy(device):
+    wide = torch.randn(9, 3 * 2 * 5, device=device)
     q, k, v = (part.view(9, 2, 5) for part in wide.split(10, dim=1))
-    offsets = torch.tensor([0, 4, 9], dtype=torch.int32)
+    offsets = torch.tensor([0, 4, 9], dtype=torch.int32, device=device)
     found = jagged_attention(q, k, v, offsets, kind="silu")
     assert torch.equal(found, jagged_attention(q.contiguous(), k.contiguous(), v.contiguous(), offsets, kind="silu"))
     turned = q.transpose(1, 2).contiguous().transpose(1, 2)  # heads are not side by side: copied
     assert torch.equal(found, jagged_attention(turned, k, v, offsets, kind="silu"))
 
 
-def test_bfloat16_is_near_float32():
-    (q, k, v, offsets), grad = example()
+def test_bfloat16_is_near_float32(device):
+    (q, k, v, offsets), grad = example((50, 170, 3))
     for kind in ("silu", "softmax"):
         low = [x.bfloat16() for x in (q, k, v)]
         exact, exact_grads = run((*(x.float() for x in low), offsets), {"kind": kind}, grad, torch.float32)
-        found, found_grads = run((*low, offsets), {"kind": kind}, grad, torch.bfloat16)
+        found, found_grads = run((*low, offsets), {"kind": kind}, grad, torch.bfloat16, device)
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), exact, rtol=2e-2, atol=2e-2 * exact.abs().max().item())
         for ours, theirs in zip(found_grads, exact_grads, strict=True):
@@ -152,8 +174,8 @@ def test_bfloat16_is_near_float32():
 
 
 @pytest.mark.parametrize("kind", ["silu", "softmax"])
-def test_nan_stays_with_its_user_and_is_not_lost(kind):
-    (q, k, v, offsets), _ = example((20, 30))
+def test_nan_stays_with_its_user_and_is_not_lost(device, kind):
+    q, k, v, offsets = (x.to(device) for x in example((20, 30))[0])
     clean = jagged_attention(q, k, v, offsets, kind=kind)
     k[5, 0, 0] = torch.nan
     found = jagged_attention(q, k, v, offsets, kind=kind)
@@ -162,8 +184,8 @@ def test_nan_stays_with_its_user_and_is_not_lost(kind):
     assert found[5:20, 0].isnan().all()
 
 
-def test_it_is_a_torch_op():
-    (q, k, v, offsets), _ = example((4, 5), heads=2, width=4)
+def test_it_is_a_torch_op(device):
+    q, k, v, offsets = (x.to(device) for x in example((4, 5), heads=2, width=4)[0])
     leaves = [x.requires_grad_() for x in (q, k, v)]
     none = [None] * 6
     for softmax in (False, True):
@@ -174,8 +196,8 @@ def test_it_is_a_torch_op():
         bias = RelativeTimeBias(pos_w, ts_w, times)
         return jagged_attention(q, k, v, offsets, kind="silu", max_seq_len=5, bias=bias, attn_scale=0.5).sum()
 
-    tables = [torch.randn(9, requires_grad=True), torch.randn(20, requires_grad=True)]
-    times = torch.arange(9)
+    tables = [torch.randn(size, device=device, requires_grad=True) for size in (9, 20)]
+    times = torch.arange(9, device=device)
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     ours = torch.autograd.grad(compiled(*leaves, *tables, times), [*leaves, *tables])
     plain = torch.autograd.grad(step(*leaves, *tables, times), [*leaves, *tables])

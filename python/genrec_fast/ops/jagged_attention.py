@@ -21,6 +21,7 @@ from genrec_fast.base.checks import (
     whole_number,
 )
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda_jagged_attention as cuda
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets
 from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
@@ -154,8 +155,9 @@ def jagged_attention(
     if bias is not None:
         if not isinstance(bias, RelativeTimeBias | T5Bias | ALiBi):
             raise InvalidTypeError(f"{op}: bias must be RelativeTimeBias, T5Bias, ALiBi or None, got {shown(bias)}")
-        longest = max_seq_len or max(_longest(offsets), _longest(kv_offsets), 1)
+        longest = max_seq_len or 1
         if not isinstance(bias, RelativeTimeBias):  # which brings its own table; the others fill one for rows so long
+            longest = max_seq_len or max(_longest(offsets), _longest(kv_offsets), 1)
             require_room(op, "bias", (q.shape[1], 2 * longest), 64)
         tables = bias.tables(q.shape[1], longest, cross=cross)
         for name, table in zip(tables._fields, tables, strict=True):
@@ -316,13 +318,19 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if fits and tensor.stride(0) >= heads * width else tensor.contiguous()
 
 
-def _arguments(args: tuple[Any, ...], dtype: torch.dtype) -> dict[str, Any]:
-    """What the kernel reads, by the names of the op."""
-    given = dict(zip(_NAMES, args, strict=True)) | {"num_threads": torch.get_num_threads()}
+def _named(args: tuple[Any, ...]) -> dict[str, Any]:
+    """The op's arguments by their names."""
+    given = dict(zip(_NAMES, args, strict=True))
     for name, rows, of in (("query_timestamps", "query_times", "q"), ("timestamps", "key_times", "k")):
         times, total = given[rows], given[of].shape[0]
         if times is not None and times.shape != (total,):
             raise InvalidValueError(f"{_OP}: {name} of the bias must be [{total}], got {list(times.shape)}")
+    return given
+
+
+def _arguments(args: tuple[Any, ...], dtype: torch.dtype) -> dict[str, Any]:
+    """What the kernel reads, by the names of the op."""
+    given = _named(args) | {"num_threads": torch.get_num_threads()}
     for name in ("q", "k", "v"):
         given[name] = given[name].to(dtype)
     for name in ("distance_bias", "time_bias"):
@@ -358,6 +366,15 @@ def _backward_cpu(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[T
         grad_distance=found[3],
         grad_time=found[4],
     )
+    return [_empty(args[0]) if g is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
+
+
+def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
+    return cuda.forward(_named(args))
+
+
+def _backward_cuda(grad: Tensor, out: Tensor, sums: Tensor, *args: Any) -> list[Tensor]:
+    found = cuda.backward(grad, out, sums, _named(args))
     return [_empty(args[0]) if g is None else g.to(args[i].dtype) for g, i in zip(found, _TABLES, strict=True)]
 
 
@@ -418,14 +435,14 @@ def _examine(**given: Any) -> None:
 
 _forward_op = define(
     f"jagged_attention({_INPUTS}, {_SETTINGS}) -> (Tensor out, Tensor log_sums)",
-    kernels={"cpu": _forward},
+    kernels={"cpu": _forward, "cuda": _forward_cuda},
     twin=reference.jagged_attention,
     fake=_fake,
     check=_examine,
 )
 _backward_op = define(
     f"jagged_attention_backward(Tensor grad, Tensor out, Tensor sums, {_INPUTS}, {_SETTINGS}) -> Tensor[]",
-    kernels={"cpu": _backward_cpu},
+    kernels={"cpu": _backward_cpu, "cuda": _backward_cuda},
     twin=_backward_twin,
     fake=_fake_backward,
 )
