@@ -7,6 +7,9 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 # Pinned in any case: a plain `torch` brings a CUDA build of several GB on Linux. `make TORCH=torch` asks for that one.
 TORCH ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+# The Python of `make gpu-check`, and its flags: GPU_FLAGS="--only trie_lookup --record".
+GPU_PYTHON ?= $(PYTHON)
+GPU_FLAGS ?=
 # How long `make fuzz` calls at random.
 SECONDS ?= 60
 # What `pip install` would fetch into an isolated build; here it stays, so that rebuilding after an edit takes seconds.
@@ -23,7 +26,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f \
   \( -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.pyi' -o -name 'py.typed' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-newest dev editable install wheel lint format constraints clean fuzz
+.PHONY: help quickstart test test-newest dev editable install wheel lint format constraints clean fuzz gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +36,7 @@ help:
 	@echo "make editable     install into $(VENV) from the tree: Python as edited, C++ rebuilt at import when it changed"
 	@echo "make constraints  look up the newest versions and write them into constraints.txt and .ci/oldest.txt"
 	@echo "make wheel        build a wheel, repair it, run the tests against it in a clean environment"
+	@echo "make gpu-check    on a machine with a card: suites, equality and times of all that runs there, in minutes"
 	@echo "make fuzz         random calls of everything public for SECONDS=60, compared with the twins"
 	@echo "make lint         every static check of CI          make format   let ruff and clang-format rewrite"
 	@echo "make clean        remove builds, $(VENV) and $(VENV)-newest"
@@ -102,6 +106,11 @@ constraints:
 
 wheel:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/wheel
+
+# In the Python at hand, with the torch and CuPy that it has: $(VENV) has the CPU's torch.
+gpu-check:
+	@$(GPU_PYTHON) -m pip --disable-pip-version-check -qq install --no-build-isolation --no-deps --target build/gpu/site .
+	@PYTHONPATH=build/gpu/site $(GPU_PYTHON) bench/gpu_check.py $(GPU_FLAGS)
 
 fuzz: $(VENV)/.stamp-test
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

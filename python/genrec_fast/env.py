@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from genrec_fast._version import __version__
+from genrec_fast.base.card import ran_on_card
 from genrec_fast.base.errors import UnsupportedError, install_hint
 
 __all__ = ["Environment", "collect", "main"]
@@ -35,10 +36,10 @@ EXTRAS = {
     "serve": (("starlette", "uvicorn", "prometheus-client"), "a recommender over HTTP"),
     "ray": (("ray",), "many users over a cluster"),
     "hf": (("transformers",), "comparison with the search of transformers"),
-    "cuda": (("cupy-cuda12x",), "launching CUDA kernels (none is shipped yet)"),
+    "cuda12": (("cupy-cuda12x",), "kernels on a card, where torch is built for CUDA 12"),
+    "cuda13": (("cupy-cuda13x",), "kernels on a card, where torch is built for CUDA 13"),
 }
 ISA_FUNCTIONS = frozenset({"active_isa", "select_isa", "usable_isas"})
-NEVER_ON_GPU = "No kernel of genrec_fast has ever run on a GPU: there, the plain torch twin of each op runs."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def collect() -> Environment:
         usable_isas=usable,
         problem=problem,
         cuda=gpus,
-        kernels={op: {"cpu": _cpu_kernel(op, has, names), "cuda": "torch twin"} for op, has in _ops().items()},
+        kernels={op: {"cpu": _cpu_kernel(op, has, names), "cuda": _card_kernel(op)} for op, has in _ops().items()},
         extras={name: _describe_extra(*extra) for name, extra in EXTRAS.items()},
     )
 
@@ -123,13 +124,26 @@ def _weights(problem: str) -> str:
     return "watched by the page tables" if watched else "read at every call (Linux 6.7 or later could watch them)"
 
 
-def _ops() -> dict[str, list[str]]:
-    """The public ops, one module each, and the functions of each; read, not imported: that needs a compiled module."""
+def _op_files() -> list[Path]:
+    """The modules of the public ops; read, not imported: that needs a compiled module."""
     package = importlib.util.find_spec("genrec_fast.ops")
     folders = (package.submodule_search_locations if package else None) or []
     files = (path for folder in folders for path in Path(folder).glob("[a-z]*.py"))
-    files = (path for path in files if (path.parent / "reference" / path.name).exists())  # an op has a twin
-    return {path.stem: _public_names(path) for path in sorted(files)}
+    return sorted(path for path in files if (path.parent / "reference" / path.name).exists())  # an op has a twin
+
+
+def _ops() -> dict[str, list[str]]:
+    """The public ops, one module each, and the functions of each."""
+    return {path.stem: _public_names(path) for path in _op_files()}
+
+
+def _card_kernel(op: str) -> str:
+    """What runs on a card, and whether that kernel ever did."""
+    text = next(path.read_text(encoding="utf-8") for path in _op_files() if path.stem == op)
+    if '"cuda":' not in text:
+        return "torch twin"
+    ran = ran_on_card().get(op)
+    return f"CuPy, ran on {ran}" if ran else "CuPy, has never run on a card"
 
 
 def _public_names(path: Path) -> list[str]:
@@ -178,7 +192,6 @@ def _lines(environment: Environment) -> list[str]:
         name: " · ".join(f"{on}: {how}" for on, how in where.items()) for name, where in environment.kernels.items()
     }
     lines += section("kernels", kernels)
-    lines[-1:] = [f"  {NEVER_ON_GPU}", ""]
     return lines + section(f"optional extras: {install_hint('NAME')}", environment.extras)[:-1]
 
 

@@ -22,10 +22,9 @@ def trie() -> Trie:
     return build_trie(torch.randint(0, 300, (20_000, 4), generator=generator), codebook_sizes=[300, 301, 512, 300])
 
 
-@pytest.mark.usefixtures("device")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.sampled_from([1, 2, 6, 300, 65536]), st.integers(0, 2**31), st.data())
-def test_equals_its_twin(num_levels: int, size: int, seed: int, data: st.DataObject) -> None:
+def test_equals_its_twin(device: str, num_levels: int, size: int, seed: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(seed)
     item_codes = torch.randint(0, size, (data.draw(st.integers(1, 200)), num_levels), generator=generator)
     trie = build_trie(item_codes)
@@ -33,10 +32,11 @@ def test_equals_its_twin(num_levels: int, size: int, seed: int, data: st.DataObj
     near = item_codes[torch.randint(0, len(item_codes), (100,), generator=generator), :length]
     noise = torch.randint(-2, 3, near.shape, generator=generator)
     codes = near + noise * (torch.rand(near.shape, generator=generator) < 0.2)
-    found = trie_lookup(trie, codes)
+    there = trie.to(device)
+    found = trie_lookup(there, codes.to(device)).cpu()
     assert found.dtype == torch.int32
     assert found.equal(run_twin(trie, codes))
-    assert found.equal(trie_lookup(trie, codes.to(torch.int32)))
+    assert found.equal(trie_lookup(there, codes.to(device, torch.int32)).cpu())
     prefixes = {tuple(prefix) for prefix in item_codes[:, :length].tolist()}
     assert (found >= 0).tolist() == [tuple(code) in prefixes for code in codes.tolist()]
 
@@ -50,20 +50,19 @@ def test_nodes_are_numbered_in_sorted_order(trie: Trie) -> None:
         assert trie_lookup(trie, item_codes[:, :length]).equal(numbers.to(torch.int32))
 
 
-@pytest.mark.usefixtures("device")
-def test_codes_out_of_range_are_absent(trie: Trie) -> None:
+def test_codes_out_of_range_are_absent(device: str, trie: Trie) -> None:
     big = 2**40  # would pass for code 0 if it were cut to 32 bits
     first = int(trie.tokens[0][0])
     codes = torch.tensor([[first], [-1], [300], [big + first], [-big], [2**63 - 1], [-(2**63)]])
-    assert trie_lookup(trie, codes).tolist() == [0, -1, -1, -1, -1, -1, -1]
-    assert trie_lookup(trie, torch.tensor([[-1, first]])).tolist() == [-1]
+    there = trie.to(device)
+    assert trie_lookup(there, codes.to(device)).tolist() == [0, -1, -1, -1, -1, -1, -1]
+    assert trie_lookup(there, torch.tensor([[-1, first]], device=device)).tolist() == [-1]
 
 
-@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3), (1, 2, 1, 2)])
-def test_any_batch_shape_and_strides(trie: Trie, shape: tuple[int, ...]) -> None:
+def test_any_batch_shape_and_strides(device: str, trie: Trie, shape: tuple[int, ...]) -> None:
     codes = torch.randint(0, 300, (*shape, 6), generator=torch.Generator().manual_seed(2))[..., ::3]
-    found = trie_lookup(trie, codes)
+    found = trie_lookup(trie.to(device), codes.to(device)).cpu()
     assert found.shape == shape
     assert found.equal(run_twin(trie, codes))
 

@@ -6,11 +6,12 @@ import ctypes
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from genrec_fast.base.card import sources
 
 __all__ = [
     "can_launch",
@@ -37,13 +38,6 @@ OPTIONS = ("--std=c++17", "--fmad=false")
 _PLAIN_SHARED = 48 << 10  # bytes: a block that wants more says so
 
 _emulator: Emulator | None = None
-
-
-def sources() -> Path:
-    """The folder of the kernels' sources: in the installed package, or in the tree that it is imported from."""
-    here = Path(__file__).resolve()
-    installed = here.parents[1] / "cuda"
-    return installed if installed.is_dir() else here.parents[3] / "csrc" / "cuda"
 
 
 @functools.cache

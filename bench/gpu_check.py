@@ -1,0 +1,221 @@
+"""Everything that needs a card, in one run of minutes: ``make gpu-check``, or ``python bench/gpu_check.py --only ROW``.
+
+Ceilings first, then the suites of the ops with kernels, then each op against its rivals in the same run, equality
+before time. A row that fails says so and the rest goes on; without a card every row says that. A table is printed last;
+logs and ``gpu_check.json`` go to $OUT (build/gpu). ``--record`` writes what passed into csrc/cuda/ran.txt, which
+``genrec-fast env`` reads. Needs torch, numpy, safetensors, CuPy, and pytest with hypothesis for the suites.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path(os.environ.get("OUT", ROOT / "build" / "gpu"))
+SUITE_SECONDS = 150
+WARM_CALLS, TIMED_CALLS = 5, 30
+
+
+@dataclass
+class Line:
+    """One line of the table; times in microseconds."""
+
+    row: str
+    what: str
+    ours: float | None = None
+    rival: float | None = None
+    against: str = ""
+    wanted: str = ""
+    verdict: str = ""
+
+
+Row = Callable[[], Iterator[Line]]
+ROWS: dict[str, Row] = {}
+
+
+def row(function: Row) -> Row:
+    """Registers a row by the function's name; it yields lines, and raises where something is wrong."""
+    ROWS[function.__name__] = function
+    return function
+
+
+def microseconds(call: Callable[[], Any]) -> float:
+    """The least time of one call by the card's own clock, back to back on torch's stream."""
+    for _ in range(WARM_CALLS):
+        call()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED_CALLS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        call()
+        mark.record()
+    torch.cuda.synchronize()
+    return min(1e3 * before.elapsed_time(after) for before, after in itertools.pairwise(marks))
+
+
+def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as a CUDA graph: what is left is the card's work."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+@row
+def ceilings() -> Iterator[Line]:
+    """What the card gives torch: the limits that the rows below are measured against."""
+    source = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
+    copied = torch.empty_like(source)
+    took = microseconds(lambda: copied.copy_(source))
+    yield Line("ceilings", f"copy of 256 MiB: {2 * source.nbytes / took / 1e6:.2f} TB/s", took)
+    for dtype in (torch.bfloat16, torch.float32):
+        a = torch.randn(8192, 8192, device="cuda").to(dtype)
+        took = microseconds(lambda a=a: a @ a)
+        yield Line("ceilings", f"product of 8192^3 in {dtype}: {2 * 8192**3 / took / 1e6:.0f} TFLOP/s", took)
+
+
+@row
+def suites() -> Iterator[Line]:
+    """The ops' suites with tensors on the card, a file at a time, so that one that hangs costs its own time alone."""
+    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Line("suites", "tests/ops", verdict=f"not run: {', '.join(missing)} not installed")
+        return
+    until = time.monotonic() + SUITE_SECONDS
+    for path in sorted((ROOT / "tests").glob("ops/test_*.py")):
+        if '"device"' not in path.read_text() and "device)" not in path.read_text():
+            continue
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cuda and not emulated"]
+        log = OUT / f"{path.stem}.log"
+        try:
+            done = subprocess.run(
+                [*command, str(path)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=max(5.0, until - time.monotonic()),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            yield Line("suites", path.stem, verdict="FAILED: out of time")
+            continue
+        log.write_text(done.stdout + done.stderr)
+        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+        verdict = "nothing to run" if done.returncode == 5 else last if done.returncode == 0 else f"FAILED: {last}"
+        yield Line("suites", path.stem, verdict=verdict)
+
+
+@row
+def trie_lookup() -> Iterator[Line]:
+    """A million prefixes among a million items; the twin in torch searches all edges of a level."""
+    from genrec_fast.catalog.trie import build_trie
+    from genrec_fast.ops import trie_lookup as lookup
+    from genrec_fast.ops._registry import twins
+
+    codes = torch.randint(0, 2048, (1_000_000, 4), generator=torch.Generator().manual_seed(0))
+    trie = build_trie(codes, codebook_sizes=(2048,) * 4)
+    right, there, on_card = lookup(trie, codes), trie.to("cuda"), codes.cuda()
+
+    def ours() -> torch.Tensor:
+        return lookup(there, on_card)
+
+    def twin() -> torch.Tensor:
+        parts = (list(there.tokens), list(there.child_bases), list(there.child_deltas), list(there.codebook_sizes))
+        return twins["trie_lookup"](on_card, *parts)
+
+    assert ours().cpu().equal(right), "other nodes than the CPU's"
+    yield Line(
+        "trie_lookup", "1M prefixes, 1M items", microseconds(graphed(ours)), microseconds(twin), "torch twin", "2x"
+    )
+
+
+def machine() -> dict[str, str]:
+    """What ran, and on what."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    cupy = importlib.util.find_spec("cupy")
+    return {
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else "",
+        "torch": torch.__version__,
+        "cuda of torch": str(torch.version.cuda),
+        "cupy": importlib.import_module("cupy").__version__ if cupy else "missing",
+        "python": sys.version.split()[0],
+        "commit": commit.stdout.strip() or os.environ.get("GENREC_COMMIT", "unknown"),
+        "day": datetime.date.today().isoformat(),
+    }
+
+
+def checked(name: str) -> list[Line]:
+    """The lines of one row, the last of which says what went wrong, if something did."""
+    lines: list[Line] = []
+    try:
+        for line in ROWS[name]():
+            if line.ours and line.rival and not line.verdict:
+                line.verdict = f"{line.rival / line.ours:.2f}x"
+            lines.append(line)
+    except Exception as error:  # noqa: BLE001 - whatever one row raises, the others are still to run
+        (OUT / f"{name}.log").write_text(traceback.format_exc())
+        lines.append(Line(name, "", verdict=f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:100]}"))
+    return lines
+
+
+def table(lines: list[Line]) -> str:
+    """The lines as text, columns in line."""
+    number = lambda value: "" if value is None else f"{value:,.1f}"  # noqa: E731
+    head = ("row", "what", "ours, us", "rival, us", "rival", "wanted", "verdict")
+    cells = [head, *((x.row, x.what, number(x.ours), number(x.rival), x.against, x.wanted, x.verdict) for x in lines)]
+    widths = [max(len(cell[i]) for cell in cells) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(cell, widths, strict=True)).rstrip() for cell in cells)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="what needs a card, in one run")
+    parser.add_argument("--only", default="", help=f"rows, comma-separated: {', '.join(ROWS)}")
+    parser.add_argument("--record", action="store_true", help="write what passed into csrc/cuda/ran.txt")
+    options = parser.parse_args()
+    names = [name for name in options.only.split(",") if name] or list(ROWS)
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        parser.error(f"--only: no row is called {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    on = machine()
+    print(json.dumps(on, indent=2), flush=True)
+    lines: list[Line] = []
+    for name in names:
+        begin = time.monotonic()
+        lines += checked(name) if torch.cuda.is_available() else [Line(name, "", verdict="no card")]
+        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+        (OUT / "gpu_check.json").write_text(json.dumps({"machine": on, "lines": [asdict(x) for x in lines]}, indent=1))
+    print(table(lines))
+    failed = [line for line in lines if line.verdict.startswith("FAILED")]
+    if options.record and torch.cuda.is_available():
+        bad = {line.row for line in failed}
+        good = {line.row for line in lines if line.row not in bad and line.ours} - {"ceilings", "suites"}
+        stamp = f"{on['card']}, {on['day']}, {on['commit']}"
+        (ROOT / "csrc" / "cuda" / "ran.txt").write_text("".join(f"{name}: {stamp}\n" for name in sorted(good)))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
