@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import check_offsets
 
@@ -26,13 +27,13 @@ def _checked_ids(ids: Tensor, op: str, name: str, size: int) -> Tensor:
 
 checked_offsets = define(
     "checked_offsets(Tensor offsets, str op, str name, SymInt total) -> Tensor",
-    kernels={"cpu": _checked_offsets},
+    kernels={"cpu": _checked_offsets, "cuda": lambda offsets, op, name, total: cuda.checked_offsets(offsets, total)},
     twin=_checked_offsets,
     fake=lambda offsets: offsets.new_empty(offsets.shape),
 )
 checked_ids = define(
     "checked_ids(Tensor ids, str op, str name, SymInt size) -> Tensor",
-    kernels={"cpu": _checked_ids},
+    kernels={"cpu": _checked_ids, "cuda": lambda ids, op, name, size: cuda.checked_ids(ids, size)},
     twin=_checked_ids,
     fake=lambda ids: ids.new_empty(ids.shape),
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, numbers, sequence, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._checked import checked_offsets
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import check_offsets, require_offsets, require_values
@@ -271,9 +272,29 @@ def _join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
     return out
 
 
+def _starts(offsets: Sequence[Tensor]) -> list[Tensor]:
+    """Where each part's rows begin in the joined values."""
+    every = torch.stack([one.contiguous() for one in offsets])
+    lengths = every.diff(dim=1)
+    return list((every.sum(0)[:-1] + lengths.cumsum(0) - lengths).unbind(0))
+
+
+def _valid(offsets: Sequence[Tensor], totals: Sequence[int]) -> Tensor:
+    found = [cuda.valid_offsets(one, total) for one, total in zip(offsets, totals, strict=True)]
+    return torch.cat(found).amin(0, keepdim=True)  # one wrong part, and nothing is known of the others' places
+
+
+def _join_cuda(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
+    out = _empty_joined(values)
+    valid = _valid(offsets, [x.shape[0] for x in values])
+    for part, one, starts in zip(values, offsets, _starts(offsets), strict=True):
+        cuda.move(one, part.contiguous(), out, starts=starts, back=False, valid=valid)
+    return out
+
+
 _join_op = define(
     "jagged_concat(Tensor[] values, Tensor[] offsets) -> Tensor",
-    kernels={"cpu": _join},
+    kernels={"cpu": _join, "cuda": _join_cuda},
     twin=reference.join,
     fake=_empty_joined,
     check=_check_join,
@@ -282,6 +303,10 @@ _join_op = define(
 
 def _check_split(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> None:
     _check_parts("jagged_split", offsets, totals)
+    _check_total(joined, totals)
+
+
+def _check_total(joined: Tensor, totals: Sequence[int]) -> None:
     if sum(totals) != joined.shape[0]:
         raise InvalidValueError(
             f"jagged_split: values must hold all {sum(totals)} elements of the parts, got {joined.shape[0]}"
@@ -299,9 +324,18 @@ def _part(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> l
     return parts
 
 
+def _part_cuda(joined: Tensor, offsets: Sequence[Tensor], totals: Sequence[int]) -> list[Tensor]:
+    _check_total(joined, totals)
+    joined, parts = joined.contiguous(), _empty_parts(joined, totals)
+    valid = _valid(offsets, totals)
+    for part, one, starts in zip(parts, offsets, _starts(offsets), strict=True):
+        cuda.move(one, part, joined, starts=starts, back=True, valid=valid)
+    return parts
+
+
 _part_op = define(
     "jagged_split(Tensor joined, Tensor[] offsets, SymInt[] totals) -> Tensor[]",
-    kernels={"cpu": _part},
+    kernels={"cpu": _part, "cuda": _part_cuda},
     twin=reference.part,
     fake=_empty_parts,
     check=_check_split,

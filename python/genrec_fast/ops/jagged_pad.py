@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import INT64, shown, whole_number
+from genrec_fast.base.checks import INT64, require_room, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets, require_values
 from genrec_fast.ops.reference import jagged_pad as reference
@@ -122,15 +123,25 @@ def _to_padded(values: Tensor, offsets: Tensor, max_len: int, padding: float) ->
     _check_to(values, offsets)
     out = allocate("to_padded", "out", offsets.shape[0] - 1, max_len, *values.shape[1:], dtype=values.dtype)
     if out.numel():
-        whole = not (values.dtype.is_floating_point or values.dtype.is_complex)
-        item = torch.tensor(int(padding) if whole else padding, dtype=values.dtype)
+        item = _item(values, padding)
         core.jagged_pad(offsets=offsets, values=values, padding=item, padded=out, num_threads=torch.get_num_threads())
     return out
 
 
+def _item(values: Tensor, padding: float) -> Tensor:
+    whole = not (values.dtype.is_floating_point or values.dtype.is_complex)
+    return torch.full((), int(padding) if whole else padding, dtype=values.dtype, device=values.device)
+
+
+def _to_padded_cuda(values: Tensor, offsets: Tensor, max_len: int, padding: float) -> Tensor:
+    require_room("to_padded", "out", (offsets.shape[0] - 1, max_len, *values.shape[1:]), values.element_size())
+    valid = cuda.valid_offsets(offsets, values.shape[0])
+    return cuda.pad(offsets, values, max_len, _item(values, padding), valid)
+
+
 _to_padded_op = define(
     "to_padded(Tensor values, Tensor offsets, SymInt max_len, Scalar padding) -> Tensor",
-    kernels={"cpu": _to_padded},
+    kernels={"cpu": _to_padded, "cuda": _to_padded_cuda},
     twin=reference.to_padded,
     fake=lambda values, offsets, max_len: values.new_empty((offsets.shape[0] - 1, max_len, *values.shape[1:])),
     check=_check_to,
@@ -156,9 +167,29 @@ def _from_padded(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> Tenso
     return out
 
 
+def _from_padded_cuda(dense: Tensor, offsets: Tensor, total: int, fit: bool) -> Tensor:
+    require_room("from_padded", "out", (total, *dense.shape[2:]), dense.element_size())
+    dense, length = dense.contiguous(), dense.shape[1]
+    out = dense.new_empty((total, *dense.shape[2:]))
+    valid = cuda.valid_offsets(offsets, total)
+    cuda.move(
+        offsets,
+        out,
+        dense,
+        row_step=length,
+        step=1,
+        limit=length,
+        other_dims=2,
+        back=True,
+        beyond=255 if fit else 0,
+        valid=valid,
+    )
+    return out
+
+
 _from_padded_op = define(
     "from_padded(Tensor dense, Tensor offsets, SymInt total, bool fit) -> Tensor",
-    kernels={"cpu": _from_padded},
+    kernels={"cpu": _from_padded, "cuda": _from_padded_cuda},
     twin=reference.from_padded,
     fake=lambda dense, total: dense.new_empty((total, *dense.shape[2:])),
     check=_check_from,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, check_flag, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._checked import checked_ids, checked_offsets
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets
@@ -212,12 +213,17 @@ def jagged_gather(values: Tensor, offsets: Tensor, rows: Tensor, *, total: int |
     picked = _ids(op, "rows", rows, values.device)
     if picked.dim() != 1:
         raise InvalidValueError(f"{op}: rows must be [R], got {list(picked.shape)}")
+    if starts.shape[0] == 1 and picked.shape[0]:
+        raise InvalidValueError(f"{op}: rows must be in [0, 0), got {picked.shape[0]} of them")
     picked = checked_ids(picked, op, "rows", starts.shape[0] - 1)
     lengths = starts.diff()[picked]
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     size = int(ends[-1]) if total is None else whole_number(op, "total", total, 0, INT64[1])
     shift = spread(starts[:-1][picked] - ends[:-1], ends, size, op)
     place = torch.arange(size, device=values.device) + shift
+    if cuda.runs_here(values):  # then the checks wrote -1 where they would have raised
+        fine = torch.cat([picked >= 0, starts[:1] == 0, ends[-1:] == size])
+        place, ends = cuda.only_where(fine, place), cuda.only_where(fine, ends)
     return _embedding_op(values, place, False), ends
 
 
@@ -262,16 +268,31 @@ def _outer(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     return out
 
 
+def _dense_cuda(values: Tensor, dense: Tensor, offsets: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    if values.dtype != torch.float32:
+        product: Tensor = twins[_MATMUL](values, dense, offsets, bias, transposed)
+        return product
+    valid = cuda.valid_offsets(offsets, values.shape[0])
+    return cuda.dense_product(values, dense, offsets, bias, transposed, valid)
+
+
+def _outer_cuda(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    if a.dtype != torch.float32:
+        product: Tensor = twins[_OUTER](a, b, offsets)
+        return product
+    return cuda.outer_product(a, b, offsets, cuda.valid_offsets(offsets, a.shape[0]))
+
+
 _dense_op = define(
     f"{_MATMUL}(Tensor values, Tensor dense, Tensor offsets, Tensor? bias, bool transposed) -> Tensor",
-    kernels={"cpu": _dense},
+    kernels={"cpu": _dense, "cuda": _dense_cuda},
     twin=reference.dense_matmul,
     fake=lambda values, dense, transposed: values.new_empty((values.shape[0], dense.shape[1 if transposed else 2])),
     check=_check_dense,
 )
 _outer_op = define(
     f"{_OUTER}(Tensor a, Tensor b, Tensor offsets) -> Tensor",
-    kernels={"cpu": _outer},
+    kernels={"cpu": _outer, "cuda": _outer_cuda},
     twin=reference.jagged_matmul,
     fake=lambda a, b, offsets: a.new_empty((offsets.shape[0] - 1, a.shape[1], b.shape[1])),
     check=_check_outer,
@@ -346,15 +367,37 @@ def _gradient_rows_fake(grad: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return ids.new_empty(count), grad.new_empty((count, *grad.shape[1:]), dtype=exact)
 
 
+def _embedding_cuda(table: Tensor, ids: Tensor, sparse_grad: bool) -> Tensor:
+    return cuda.gather(table, ids)
+
+
+def _gradient_cuda(grad: Tensor, ids: Tensor, num_rows: int) -> Tensor:
+    if grad.dtype not in FLOATS:
+        return reference.embedding_gradient(grad, ids, num_rows)
+    found, order = ids.sort(stable=True)
+    starts = torch.searchsorted(found, torch.arange(num_rows + 1, device=ids.device))
+    return cuda.sum_rows(grad, order, starts, torch.ones_like(starts[:1]))
+
+
+def _gradient_rows_cuda(grad: Tensor, ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Waits for the number of different ids, which its results' shapes have."""
+    if grad.dtype not in FLOATS:
+        return reference.embedding_rows(grad, ids)
+    found, order = ids.sort(stable=True)
+    unique, counts = found.unique_consecutive(return_counts=True)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return unique, cuda.sum_rows(grad, order, starts, torch.ones_like(starts[:1]))
+
+
 _embedding_op = define(
     "embedding(Tensor table, Tensor ids, bool sparse_grad) -> Tensor",
-    kernels={"cpu": _embedding},
+    kernels={"cpu": _embedding, "cuda": _embedding_cuda},
     twin=reference.embedding,
     fake=lambda table, ids: table.new_empty((*ids.shape, *table.shape[1:])),
 )
 _gradient_op = define(
     "embedding_gradient(Tensor grad, Tensor ids, SymInt num_rows) -> Tensor",
-    kernels={"cpu": _gradient},
+    kernels={"cpu": _gradient, "cuda": _gradient_cuda},
     twin=reference.embedding_gradient,
     fake=lambda grad, num_rows: grad.new_empty(
         (num_rows, *grad.shape[1:]), dtype=torch.promote_types(grad.dtype, torch.float32)
@@ -362,7 +405,7 @@ _gradient_op = define(
 )
 _gradient_rows_op = define(
     "embedding_rows(Tensor grad, Tensor ids, SymInt num_rows) -> (Tensor, Tensor)",
-    kernels={"cpu": _gradient_rows},
+    kernels={"cpu": _gradient_rows, "cuda": _gradient_rows_cuda},
     twin=reference.embedding_rows,
     fake=_gradient_rows_fake,
 )

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec_fast.base.checks import require_room
 from genrec_fast.base.errors import InvalidTypeError, door
+from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets, require_values
 from genrec_fast.ops.reference import segment_sum as reference
@@ -94,9 +96,16 @@ def add_rows(values: Tensor, order: Tensor | None, offsets: Tensor, to: Tensor |
     core.segment_sum(values=values, order=order, offsets=offsets, to=to, out=out, num_threads=torch.get_num_threads())
 
 
+def _segment_sum_cuda(values: Tensor, offsets: Tensor, op: str) -> Tensor:
+    if values.dtype not in FLOATS:
+        summed: Tensor = twins["segment_sum"](values, offsets, op)
+        return summed
+    return cuda.sum_rows(values, None, offsets, cuda.valid_offsets(offsets, values.shape[0]))
+
+
 summed_rows = define(
     "segment_sum(Tensor values, Tensor offsets, str op) -> Tensor",
-    kernels={"cpu": _segment_sum},
+    kernels={"cpu": _segment_sum, "cuda": _segment_sum_cuda},
     twin=reference.segment_sum,
     fake=lambda values, offsets: values.new_empty(
         (offsets.shape[0] - 1, *values.shape[1:]), dtype=torch.promote_types(values.dtype, torch.float32)
@@ -117,9 +126,16 @@ def _spread(rows: Tensor, offsets: Tensor, total: int, op: str) -> Tensor:
     return out
 
 
+def _spread_cuda(rows: Tensor, offsets: Tensor, total: int, op: str) -> Tensor:
+    require_room(op, "out", (total, *rows.shape[1:]), rows.element_size())
+    out = rows.new_empty((total, *rows.shape[1:]))
+    cuda.move(offsets, out, rows.contiguous(), row_step=1, back=True, valid=cuda.valid_offsets(offsets, total))
+    return out
+
+
 spread = define(
     "jagged_spread(Tensor rows, Tensor offsets, SymInt total, str op) -> Tensor",
-    kernels={"cpu": _spread},
+    kernels={"cpu": _spread, "cuda": _spread_cuda},
     twin=reference.spread,
     fake=lambda rows, total: rows.new_empty((total, *rows.shape[1:])),
     check=_check_spread,
