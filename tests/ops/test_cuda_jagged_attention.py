@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +172,38 @@ def test_tables_of_a_wrong_shape_are_refused():
     wrong = {"time_bias": torch.randn(2, 2), "key_times": torch.arange(4), "thresholds": torch.tensor([1, 2])}
     with pytest.raises(errors.InvalidValueError, match="one time weight more than thresholds"):
         poisoned(q, offsets, **wrong)
+
+
+RACES = """
+import functools, torch
+from emulator.build import run
+from emulator.test_emulator import THREADS
+from genrec_fast.ops import RelativeTimeBias, _cuda, jagged_attention, jagged_dense_matmul
+from genrec_fast.ops import _cuda_jagged_attention as cuda
+_cuda.use_emulator(functools.partial(run, flags=THREADS))
+torch.set_num_threads(1)
+for short, dtype, kind in ((0, torch.float32, "silu"), (0, torch.bfloat16, "softmax"), (99, torch.bfloat16, "silu")):
+    cuda._SHORT_ROWS = short
+    leaves = [torch.randn(72, 1, 16).to(dtype).requires_grad_() for _ in range(3)]
+    tables = [torch.randn(1, 161).requires_grad_(), torch.randn(1, 40).requires_grad_()]
+    bias = RelativeTimeBias(*tables, torch.arange(72) ** 2)
+    out = jagged_attention(*leaves, torch.tensor([0, 70, 72]), kind=kind, bias=bias, dropout_p=0.1, seed=1)
+    out.float().sum().backward()
+values = torch.randn(70, 8, requires_grad=True)
+matrix = torch.randn(2, 8, 70, requires_grad=True)
+jagged_dense_matmul(values, torch.tensor([0, 66, 70]), matrix).sum().backward()
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_no_kernel_misses_a_barrier():
+    tsan = subprocess.run(["g++", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True).stdout
+    if not Path(tsan.strip()).is_absolute():
+        pytest.skip("no thread sanitizer here")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    env = {**os.environ, "LD_PRELOAD": tsan.strip(), "TSAN_OPTIONS": "exitcode=66", "PYTHONPATH": path}
+    command = ["setarch", "-R", sys.executable, "-c", RACES]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, check=False)
+    assert "done" in done.stdout, done.stderr[-2000:]
+    assert ".cuh" not in done.stderr, done.stderr[-2000:]

@@ -64,7 +64,7 @@ class _Shape:
     def backward_bytes(self, *, lines: bool, tables: bool) -> int:
         """As ``BackwardShape``: with lines of queries for owners of keys, with sums of tables for owners of queries."""
         other = 32 if self.warps > 1 else 16
-        extra = (other * 48 if lines else 0) + (
+        extra = (other * 40 if lines else 0) + (
             self.warps * (16 * (other + 1) * 4 + 16 * (other + 2) * 2) if tables else 0
         )
         return self.teams * (self._bytes(2 * self.rows + 2 * other) + extra)
