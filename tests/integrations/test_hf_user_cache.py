@@ -7,7 +7,7 @@ import torch
 
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.hf import engine as torch_engine
+from genrec_fast.hf import language_model
 from genrec_fast.hf.stepped import Stepped
 from genrec_fast.nn.engine.native import NativeEngine
 from integrations import model_types
@@ -172,12 +172,12 @@ def test_frozen_weights_are_not_looked_at(frozen):
     ours = gf.hf.compile(model, CATALOG, token_offset=OFFSET, reads="items", engine="torch", frozen=frozen == "compile")
     cache = gf.UserCache(ours, frozen=frozen == "cache")
     before = cache.recommend(["a"], 5, items=[[1, 2, 3]])
-    marked = torch_engine.Snapshot.mark
+    marked = language_model.Snapshot.mark
     try:
-        torch_engine.Snapshot.mark = None  # type: ignore[assignment]
+        language_model.Snapshot.mark = None  # type: ignore[assignment]
         assert torch.equal(cache.recommend(["a"], 5).scores, before.scores)
     finally:
-        torch_engine.Snapshot.mark = marked
+        language_model.Snapshot.mark = marked
 
 
 def test_pages_are_counted_and_the_longest_unused_go_first():
@@ -270,7 +270,7 @@ def test_every_type_of_model_is_right_or_refused(name):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gpt2"])
-def test_torch_searches_all_users_in_one_call_a_level(name, monkeypatch):
+def test_torch_reads_and_searches_all_users_in_one_call(name, monkeypatch):
     """Their caches, of different lengths, are joined; what is kept stays each user's own."""
     model = compiled(name, engine="torch")
     cache = gf.UserCache(model)
@@ -281,10 +281,13 @@ def test_torch_searches_all_users_in_one_call_a_level(name, monkeypatch):
         Stepped, "_read", lambda self, tokens, beams: calls.append(tokens.shape) or read(self, tokens, beams)
     )
     found = cache.recommend([*told], 5, num_beams=8)
-    assert [shape for shape in calls if shape[0] > 1] == [(3 * 5, 1)]  # the second and last level: behind five codes
+    assert calls == [(3, 1), (3 * 5, 1)]  # the last token of each, then the second and last level: behind five codes
     monkeypatch.undo()
     assert_same(found, model.recommend([*told.values()], 5, num_beams=8), bits=False)
     assert_same(cache.recommend(["b"], 5, items=[[4]]), model.recommend([[9, 4]], 5), bits=False)
+    told |= {"b": [9, 4, 5, 6], "c": [1, 2, 3, 30], "d": [7, 8]}  # read on by different numbers of tokens, or new
+    found = cache.recommend(["b", "d", "c"], 5, items=[[5, 6], [7, 8], [30]])
+    assert_same(found, model.recommend([told[user] for user in "bdc"], 5), bits=False)
     exact = cache.recommend(["c", "a"], 5, num_beams=5, exact=True)
     assert exact.exact.all()
     assert_same(exact, model.recommend([told["c"], told["a"]], 5, num_beams=5, exact=True), bits=False)

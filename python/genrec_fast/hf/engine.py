@@ -13,14 +13,15 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPat
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.joined import read_on
 from genrec_fast.hf.places import Places
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.several import Several
 from genrec_fast.hf.stepped import Stepped
-from genrec_fast.hf.trial import Way, can_be_continued, way_to_search
+from genrec_fast.hf.trial import Way, can_be_continued, can_be_joined, way_to_search
+from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
 from genrec_fast.nn.engine.native import NativeEngine
-from genrec_fast.nn.snapshot import Snapshot
 
 __all__ = ["Engine", "TorchEngine", "places_of"]
 
@@ -46,11 +47,10 @@ def places_of(engine: Engine) -> Places:
     return Places(None, None if table is None else table.shape[0])
 
 
-# How a model is searched: found out once, and again when its parts have changed.
-_ways: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, Way]] = weakref.WeakKeyDictionary()
+_ways: Tried[Way] = Tried()  # how a model is searched
+_resumes: Tried[bool] = Tried()  # whether its prompts can be read on
+_joins: Tried[bool] = Tried()  # and those of several users in one call
 _said: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # of which it was said that it is slow
-# And whether its prompts can be read on.
-_resumes: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, bool]] = weakref.WeakKeyDictionary()
 
 
 class TorchEngine:
@@ -104,7 +104,7 @@ class TorchEngine:
         return way(self.model, prompts, decoder_prompts, encoded, kept)
 
     def resume(self, prompts: Jagged, known: Sequence[tuple[TransformersSession, int] | None]) -> Several:
-        """Reads a decoder's prompts, each by itself, behind what is known of them; a search then joins them.
+        """Reads a decoder's prompts behind what is known of them, in one call where the model can.
 
         Args:
             prompts: int64 token ids per user, whole, none empty.
@@ -116,37 +116,28 @@ class TorchEngine:
         """
         self.check_resumes(prompts.values)
         self.model.check_tokens(prompts)
-        found = []
-        for tokens, old in zip(prompts.rows(), known, strict=True):
-            before = None
+        rows = prompts.rows()
+        before: list[tuple[Stepped, int] | None] = [None] * len(rows)
+        for user, old in enumerate(known):
             if old is not None:
                 assert isinstance(old[0], Several)
-                before = old[0].users[0], old[1]
-            found.append(Stepped.alone(self.model, tokens, before))
-        # Joined caches lie elsewhere than they were made: right where a token's place is given, not counted.
-        alone = len(prompts) == 1 or not self.model.takes_positions
-        return Several(self.model, found, not alone and self._way(prompts, None, False) == Stepped.begin)
+                before[user] = old[0].users[0], old[1]
+        together = len(rows) > 1 and _joins.of(self.model.owner, lambda: can_be_joined(self.model, prompts.values))
+        if together:
+            return Several(self.model, read_on(self.model, rows, before), True)
+        each = [Stepped.alone(self.model, row, old) for row, old in zip(rows, before, strict=True)]
+        return Several(self.model, each, False)
 
     def check_resumes(self, tokens: Tensor) -> None:
         """Raises ``UnsupportedError`` for a model that ``resume`` would misread; tried once per model."""
-        owner = self.model.owner
-        known = _resumes.get(owner)
-        if known is None or not known[0].same_parts(owner):
-            can = not self.model.encoder_decoder and can_be_continued(self.model, tokens)
-            known = _resumes[owner] = (Snapshot(owner), can)
-        if not known[1]:
+        model = self.model
+        if not _resumes.of(model.owner, lambda: not model.encoder_decoder and can_be_continued(model, tokens)):
             raise UnsupportedError(
-                f"TorchEngine: {self.model.name} keeps no keys and values that can be rolled back to "
+                f"TorchEngine: {model.name} keeps no keys and values that can be rolled back to "
                 "a part of a prompt and read on with the logits of the whole prompt"
             )
 
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
-        owner = self.model.owner
         if not len(prompts):
             return Stepped.begin
-        known = _ways.get(owner)
-        if known is not None and known[0].same_parts(owner):
-            return known[1]
-        way = way_to_search(self.model, prompts, decoder_prompts, encoded)
-        _ways[owner] = (Snapshot(owner), way)
-        return way
+        return _ways.of(self.model.owner, lambda: way_to_search(self.model, prompts, decoder_prompts, encoded))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.branched import Branched, shortest_window
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
+from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
-from genrec_fast.nn.snapshot import Snapshot
 
 __all__ = ["check_trees"]
 
@@ -22,7 +20,7 @@ _SHORTEST, _LONGEST = 8, 24  # tokens of the trial's longer prompt
 _PARENTS = ((0, 0, 1), (2, 3, 0))
 _PATHS = ((0,), (1,), (0, 2)), ((1, 3), (0, 2, 4), (5,))
 
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[Snapshot, bool]] = weakref.WeakKeyDictionary()
+_reads: Tried[bool] = Tried()
 
 
 def check_trees(model: CalledModel, prompt: Tensor) -> None:
@@ -35,10 +33,7 @@ def check_trees(model: CalledModel, prompt: Tensor) -> None:
     Raises:
         UnsupportedError: such a model, by its name.
     """
-    known = _known.get(model.owner)
-    if known is None or not known[0].same_parts(model.owner):
-        known = _known[model.owner] = (Snapshot(model.owner), _reads_trees(model, prompt))
-    if not known[1]:
+    if not _reads.of(model.owner, lambda: _reads_trees(model, prompt)):
         raise UnsupportedError(
             f"extend_tree: {model.name} does not read rows at different depths in one call, told apart by a mask "
             "[B, 1, W, S] and position_ids, as it reads whole texts: extend level by level"

@@ -11,12 +11,13 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.joined import join, read_on
 from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["Way", "can_be_continued", "way_to_search"]
+__all__ = ["Way", "can_be_continued", "can_be_joined", "way_to_search"]
 
 # How a search over a model begins: of the model, prompts, a decoder's prompts, whether rows are encoded, what is kept.
 Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
@@ -82,6 +83,36 @@ def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
     return all(difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True))
 
 
+@torch.no_grad()
+def can_be_joined(model: CalledModel, tokens: Tensor) -> bool:
+    """Whether ``read_on`` and ``join`` of two users give the logits of ``WholeTexts``.
+
+    Args:
+        model: one that can be continued.
+        tokens: as ``can_be_continued``.
+    """
+    if not model.takes_positions:  # a token's place would be counted from where its cache lies
+        return False
+    tokens = tokens.repeat(-(-2 * _SHORTEST // len(tokens)))[:_LONGEST]
+    rows = [tokens, tokens[len(tokens) // 2 :].flip(0), tokens[:4]]  # the last is new, and shorter than what is read
+    training = model.module.training
+    model.module.eval()
+    try:
+        whole = WholeTexts.begin(model, Jagged.from_rows(rows), None, False)
+        steps = _steps(model, whole.logits[:, 0])
+        wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
+        known = [(Stepped.alone(model, row[:-new]), len(row) - new) for row, new in zip(rows[:2], (5, 4), strict=True)]
+        got = read_on(model, rows, [*known, None])
+        found = _along(join(model, got), steps)
+    except torch.OutOfMemoryError:
+        raise
+    except (UnsupportedError, *NOT_MADE_FOR_IT):
+        return False
+    finally:
+        model.module.train(training)
+    return all(difference(one, other) <= tolerance for one, other in zip(found, wanted, strict=True))
+
+
 def _tried(model: CalledModel, rows: Jagged, starts: Jagged | None, encoded: bool) -> Way:
     whole = WholeTexts.begin(model, rows, starts, encoded)
     steps = _steps(model, whole.logits[:, 0])
@@ -112,4 +143,4 @@ def _along(session: TransformersSession, steps: list[tuple[Tensor, Tensor]]) -> 
 def _steps(model: CalledModel, logits: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Tokens and parents of two steps: likely tokens, but none that a model may treat as padding or an end."""
     first = likely_tokens(model, logits, 2)
-    return [(first, torch.zeros_like(first)), (first.flip(1), torch.tensor([[1, 0]] * 2))]
+    return [(first, torch.zeros_like(first)), (first.flip(1), torch.tensor([[1, 0]] * len(first)))]

@@ -48,8 +48,8 @@ class UserCache:
     compared with it, token by token, and read from the first one that differs: tokens that stand behind a history
     (``after``) are read again behind the new item. Where a history is cut at its front, the prompt begins otherwise: it
     is read anew. On the native engine the answers are those of ``recommend``, bit for bit; on torch they differ by
-    rounding, as its products depend on how many tokens are read together; users are read one by one, and searched
-    together where the model is told each token's place.
+    rounding, as its products depend on how many tokens are read together; users are read and searched together where
+    the model is told each token's place, else one by one.
     An encoder-decoder is refused: its encoder sees a prompt from both sides, so a new item changes all of it.
 
     Args:
