@@ -343,3 +343,12 @@ def test_ks_are_one_whole_number_or_several_in_any_form(model, test_questions, k
 def test_each_argument_is_checked_and_named(model, test_questions, given, error, text):
     with pytest.raises(error, match=f"^evaluate: {text}"):
         evaluate(**{"model": model, "evaluation": test_questions, **given})
+
+
+def test_no_list_is_longer_than_the_catalog(model, test_questions):
+    every = evaluate(model, test_questions, ks=(model.num_items,))
+    beyond = evaluate(model, test_questions, ks=(5, 10**8))
+    assert beyond.recall[10**8] == every.recall[model.num_items]
+    assert beyond.recall[5] == evaluate(model, test_questions, ks=(5,)).recall[5]
+    with pytest.raises(InvalidValueError, match="recommend: k must be at most 10000, got 100000000"):
+        model.recommend(test_questions.histories, 10**8)

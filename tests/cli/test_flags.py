@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field, make_dataclass
+
 import pytest
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
@@ -54,3 +56,39 @@ def test_a_list_stands_behind_one_flag(capsys):
     assert capsys.readouterr().err == (
         "genrec-fast: evaluate: --allowed must be given once, with all of its list behind it, got it 2 times\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--train.epochs", "0"], "TrainConfig: --train.epochs must be at least 1, got 0"),
+        (["--backbone.num-heads", "7"], "CausalConfig: --backbone.num-heads must divide width = 128, got 7"),
+        (["--objective.label-smoothing", "2"], "FullSoftmaxConfig: --objective.label-smoothing must be in [0, 1)"),
+    ],
+)
+def test_a_setting_of_a_part_is_named_by_its_flag(capsys, tmp_path, options, text):
+    assert main(["train", "sasrec", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"genrec-fast: {text}")
+
+
+def test_what_the_parser_says_is_said(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "sasrec", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--train.epoch", "3"])
+    assert "--train.epoch" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "sasrec", "--help"])
+    assert "--train.epochs" in capsys.readouterr().out
+
+
+@dataclass
+class Inner:
+    depth: int = 1
+
+
+@dataclass
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_configs_within_configs_have_flags():
+    assert flags_of(make_dataclass("Command", [("part", Outer)]))["Inner: depth"] == "--part.inner.depth"

@@ -97,6 +97,7 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+_MORE_THAN_ITEMS = 10_000  # k may be beyond a small catalog; what no catalog fills would fill the memory
 
 
 class SearchOptions(TypedDict, total=False):
@@ -233,7 +234,7 @@ def checked_query(items: Items, users: int, k: int, options: SearchOptions, limi
     op, seed = items.op, options.get("seed")
     allowed, candidates = only_these(items, options, users)
     return Query(
-        k=whole_number(op, "k", k, most=limits.max_k),
+        k=whole_number(op, "k", k, most=min(limits.max_k, max(items.names.num_items, _MORE_THAN_ITEMS))),
         num_beams=_widths(op, options.get("num_beams"), users, limits.max_num_beams),
         exact=check_flag(op, "exact", options.get("exact", False)),
         allowed=allowed,

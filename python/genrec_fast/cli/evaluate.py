@@ -14,7 +14,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.files import write_text
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import check_once, flags_of, in_flags
+from genrec_fast.cli.flags import check_once, flags_of, in_flags, parsed
 from genrec_fast.cli.items import items_of
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recommender import load
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     """Reads the options, asks, and prints."""
     check_once("evaluate", arguments, ("--allowed", "--ks"))
     with in_flags(flags_of(Evaluate)):
-        _run(tyro.cli(Evaluate, prog=f"{program} evaluate", args=_json_named(arguments), use_underscores=False))
+        _run(parsed(Evaluate, f"{program} evaluate", _json_named(arguments)))
 
 
 def _run(read: Evaluate) -> None:

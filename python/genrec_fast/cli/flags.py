@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ import tyro
 
 from genrec_fast.base.errors import GenrecError, InvalidValueError
 
-__all__ = ["check_once", "flags_of", "in_flags"]
+__all__ = ["check_once", "flags_of", "in_flags", "parsed"]
 
 # "operation: argument must ...", as every error begins; "each item of argument must ..." is one of them.
 _ARGUMENT = re.compile(r"^((?:([\w.]+): )?(?:each \w+ of )?)(\w+)(?= must )")
@@ -30,11 +32,22 @@ def flags_of(command: Callable[..., Any]) -> dict[str, str]:
         group = kind.__origin__ if marks else kind
         if isinstance(group, type) and dataclasses.is_dataclass(group):
             plain = tyro.conf.OmitArgPrefixes in marks
-            for field in dataclasses.fields(group):
-                known = field.name if plain else f"{group.__name__}: {field.name}"
-                found[known] = _flag(field.name if plain else f"{name}.{field.name}")
+            if plain:
+                found |= {field.name: _flag(field.name) for field in dataclasses.fields(group)}
+            else:
+                found |= _flags_of_config(group, name)
         elif name != "return" and tyro.conf.Positional not in marks:
             found[name] = _flag(name)
+    return found
+
+
+def _flags_of_config(config: type, prefix: str) -> dict[str, str]:
+    """Those of its fields, and of the configs among them."""
+    found: dict[str, str] = {}
+    for name, kind in typing.get_type_hints(config).items():
+        found[f"{config.__name__}: {name}"] = _flag(f"{prefix}.{name}")
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found |= _flags_of_config(kind, f"{prefix}.{name}")
     return found
 
 
@@ -67,3 +80,24 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
         if told is None or flag is None:
             raise
         raise type(error)(f"{told[1]}{flag}{str(error)[told.end() :]}") from error
+
+
+def parsed(options: Any, prog: str, arguments: Sequence[str]) -> Any:
+    """The dataclass ``options`` as the command line fills it.
+
+    Raises:
+        GenrecError: of a config that refuses its values: the parser would wrap it into words of its own.
+        SystemExit: the parser has said what it does not understand, or shown the help.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(options, prog=prog, args=list(arguments), use_underscores=False)
+    except SystemExit as leaving:
+        error: BaseException | None = leaving
+        while error is not None and not isinstance(error, GenrecError):
+            error = error.__cause__ or error.__context__
+        if error is not None:
+            raise error from None
+        sys.stderr.write(said.getvalue())
+        raise

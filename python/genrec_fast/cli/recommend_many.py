@@ -13,7 +13,7 @@ import tyro
 from genrec_fast.base.checks import whole_number
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
-from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.flags import flags_of, in_flags, parsed
 from genrec_fast.cli.items import items_of
 from genrec_fast.recipe.recommender import Recommender, load
 from genrec_fast.serving.bulk_run import BulkConfig, Outcome, recommend_file
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str], program: str) -> int:
     """Runs the command: 0, or 1 if lines have no answer."""
     if {"-h", "--help"} & set(arguments):
         arguments = ["--help"]
-    command = tyro.cli(RecommendMany, prog=f"{program} recommend", args=list(arguments), use_underscores=False)
+    command = parsed(RecommendMany, f"{program} recommend", arguments)
     with in_flags(FLAGS):
         return _report(_answered(command), command)
 

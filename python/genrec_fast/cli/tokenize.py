@@ -12,7 +12,7 @@ import tyro
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.flags import flags_of, in_flags, parsed
 from genrec_fast.cli.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         raise InvalidValueError(f"tokenize: --kind must be one of {', '.join(known)}, got {kind!r}")
     options = _options(kind, known)
     with in_flags(flags_of(options)):
-        _run(tyro.cli(options, prog=f"{program} tokenize", args=list(arguments), use_underscores=False))
+        _run(parsed(options, f"{program} tokenize", arguments))
 
 
 def _run(options: Any) -> None:

@@ -18,7 +18,7 @@ from genrec_fast.base.files import write_text
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import flags_of, in_flags
+from genrec_fast.cli.flags import flags_of, in_flags, parsed
 from genrec_fast.data import Dataset
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     prog = f"{program} train {recipe.name}"
     options = _options(recipe)
     with in_flags(flags_of(options)):
-        _run(recipe, tyro.cli(options, prog=prog, args=list(arguments[1:]), use_underscores=False))
+        _run(recipe, parsed(options, prog, arguments[1:]))
 
 
 def _options(recipe: Recipe) -> Any:

@@ -52,7 +52,7 @@ def evaluate(
         model: trained.
         evaluation: histories and the item that followed.
         ks: where the lists are cut, a whole number or several (a list, an array, a tensor); the longest is searched
-            once.
+            once. One beyond the catalog's items cuts nothing off.
         num_beams: ``None``: the decoder's own.
         users_per_batch: a matter of memory and speed.
         train: the training split. With it, ``lines`` of the result hold baselines beside the model: popularity, the
@@ -118,7 +118,8 @@ class _Asked:
     ) -> None:
         self.model, self.ks, self.views, self.num_beams = model, ks, views, num_beams
         self.allowed = allowed
-        self.k, num_items = max(ks), model.num_items
+        num_items = model.num_items
+        self.k = min(max(ks), num_items)  # all items are found by then, and a longer list finds no more
         counts = model.catalog.counts if train is None else torch.bincount(train.items.values, minlength=num_items)
         self.counts = None if counts is None else counts.cpu()
         self.detailed = train is not None or views != ("kept",)
@@ -206,15 +207,15 @@ class _Asked:
             lines = [line for tally in self.tallies.values() for line in tally.lines(known)]
         own = self.tallies[self.model.name, self.views[0]]
         return Evaluated(
-            recall={k: metrics.recall(items, targets, k) for k in self.ks},
-            ndcg={k: metrics.ndcg(items, targets, k) for k in self.ks},
+            recall={k: metrics.recall(items, targets, min(k, self.k)) for k in self.ks},
+            ndcg={k: metrics.ndcg(items, targets, min(k, self.k)) for k in self.ks},
             invalid_rate=metrics.invalid_rate(items),
             exact=float(torch.cat(self.exact).double().mean()),
             users_per_second=targets.numel() / max(seconds - self.seconds, 1e-9),
             num_users=targets.numel(),
             auc=auc,
             normalized_entropy=entropy,
-            mrr={k: metrics.mrr(items, targets, k) for k in self.ks},
+            mrr={k: metrics.mrr(items, targets, min(k, self.k)) for k in self.ks},
             coverage=own.coverage(),
             novelty=own.novelty(),
             lines=tuple(lines),
