@@ -115,7 +115,12 @@ DEVICE_INLINE void write_tiles(const Args& args, int row, int size, Tile* tiles,
 // Block 0 examines the call; the warps of the others write the tiles of a row each.
 DEVICE_INLINE void write_plan(const Args& args, int size, Tile* tiles, Offset num_tiles, Tile* key_tiles,
                               Offset num_key_tiles, Offset* status) {
-  if (blockIdx.x == 0) return examine(args, status);
+  if (blockIdx.x == 0) {
+    // Rows write all tiles but the last, which is there for calls whose offsets are wrong.
+    if (threadIdx.x == 0) tiles[num_tiles - 1].row = -1;
+    if (threadIdx.x == 0 && key_tiles) key_tiles[num_key_tiles - 1].row = -1;
+    return examine(args, status);
+  }
   const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
   const Offset row = static_cast<Offset>(blockIdx.x - 1) * warps + warp;
   if (row < args.num_rows)
@@ -340,8 +345,8 @@ DEVICE_INLINE void forward(const Args& args, const Tile* tiles, Offset num_tiles
 
 }  // namespace attention
 
-// size: queries (and keys) of a tile, those of the team that will take it. status: [3], zeros. Blocks: one, and one
-// more for every 8 rows, of 256 threads.
+// size: queries (and keys) of a tile, those of the team that will take it. status: [3], the last 0 where it is read.
+// Blocks: one, and one more for every 8 rows, of 256 threads.
 extern "C" __global__ void jagged_attention_tiles(attention::Args args, int size, attention::Tile* tiles,
                                                   long long num_tiles, attention::Tile* key_tiles,
                                                   long long num_key_tiles, long long* status) {

@@ -179,9 +179,10 @@ def _plan(given: dict[str, Any], whole_vectors: bool, *, of_keys: bool) -> _Plan
 
     def room(elements: int) -> Tensor:
         count = elements // shape.rows + num_rows + 1
-        return torch.full((count, _TILE_BYTES // 4), -1, dtype=torch.int32, device=q.device)
+        return torch.empty(count, _TILE_BYTES // 4, dtype=torch.int32, device=q.device)
 
-    status = torch.zeros(3, dtype=torch.int64, device=q.device)
+    # Whether a row is poisoned is asked by the gradients of tables alone.
+    status = (torch.zeros if of_keys else torch.empty)(3, dtype=torch.int64, device=q.device)
     tiles, key_tiles = room(q.shape[0]), room(k.shape[0]) if of_keys else None
     launch(
         _FORWARD,
