@@ -228,6 +228,24 @@ def jagged_rows() -> Iterator[Line]:
     yield Line("jagged_rows", "embedding and its gradient", microseconds(gradient), microseconds(torchs), "torch")
 
 
+@row
+def rq_decode() -> Iterator[Line]:
+    """A million semantic IDs to vectors of 128; torch gathers and adds level by level."""
+    from genrec_fast.ops import rq_decode as decode
+
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (1_000_000, 4), generator=generator, dtype=torch.int32)
+    books = [torch.randn(256, 128, generator=generator) for _ in range(4)]
+    on_card, there = codes.cuda(), [book.cuda() for book in books]
+
+    def rival() -> torch.Tensor:
+        return sum(book[column] for book, column in zip(there, on_card.T, strict=True))  # type: ignore[return-value]
+
+    assert decode(on_card, there).cpu().equal(decode(codes, books)), "other vectors than the CPU's"
+    times = microseconds(graphed(lambda: decode(on_card, there))), microseconds(rival)
+    yield Line("rq_decode", "1M IDs of 4 levels, D 128", *times, "torch gather and add", "2x")
+
+
 def machine() -> dict[str, str]:
     """What ran, and on what."""
     commit = subprocess.run(

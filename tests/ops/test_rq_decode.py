@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.base import errors
+from genrec_fast.ops import _cuda
 from genrec_fast.ops._registry import twins
 from genrec_fast.ops.reference.rq_decode import rq_decode as twin
 from genrec_fast.ops.rq_decode import rq_decode
@@ -16,10 +17,11 @@ from shared.isas import every_isa
 BOOKS = [torch.arange(6.0).view(3, 2), torch.tensor([[10.0, 20.0], [30.0, 40.0]])]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_equals_its_twin_on_every_instruction_set(data):
+def test_equals_its_twin_on_every_instruction_set(device, data):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**30), "seed"))
-    sizes = data.draw(st.lists(st.sampled_from([1, 2, 3, 100, 257]), min_size=1, max_size=5), "K")
+    sizes = data.draw(st.lists(st.sampled_from([1, 2, 3, 100, 257]), min_size=1, max_size=10), "K")
     depth = data.draw(st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 100, 768]), "D")
     rows = data.draw(st.sampled_from([0, 1, 2, 300]), "N")
     levels = data.draw(st.integers(1, len(sizes)), "levels")
@@ -28,11 +30,24 @@ def test_equals_its_twin_on_every_instruction_set(data):
     columns = [torch.randint(0, size, (rows,), generator=generator) for size in sizes]
     codes = torch.stack(columns, 1).to(data.draw(st.sampled_from([torch.int32, torch.int64]), "codes"))
     expected = twin(codes[:, :levels], books[:levels]).view(torch.int32)
-    for _ in every_isa():
+    codes, books = codes.to(device), [book.to(device) for book in books]
+    for _ in every_isa() if device == "cpu" and not _cuda.emulates() else range(1):
         found = rq_decode(codes, books, num_levels=levels)
         assert (found.dtype, found.shape) == (torch.float32, (rows, depth))
-        assert torch.equal(found.view(torch.int32), expected)
-        assert torch.equal(rq_decode(codes[:, :levels], books).view(torch.int32), expected)
+        assert torch.equal(found.view(torch.int32).cpu(), expected)
+        assert torch.equal(rq_decode(codes[:, :levels], books).view(torch.int32).cpu(), expected)
+
+
+@pytest.mark.parametrize("value", [3, -1, 2**40, -(2**63)])
+def test_a_card_makes_a_row_nan_whose_code_is_not_there(device, value):
+    if device == "cpu" and not _cuda.emulates():
+        pytest.skip("the CPU says so at once")
+    codes = torch.zeros(30, 2, dtype=torch.int64)
+    codes[23, 0] = value
+    found = rq_decode(codes.to(device), [book.to(device) for book in BOOKS]).cpu()
+    assert found[23].isnan().all()
+    codes[23, 0] = 0
+    assert found[torch.arange(30) != 23].equal(twin(codes, BOOKS)[1:])
 
 
 def test_a_worked_example():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,15 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda
 from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import allocate, require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
 
 __all__ = ["rq_decode"]
+
+_THREADS = 256  # of a block on a card
+_AT_ONCE = 8  # codebooks of a launch
 
 
 @door
@@ -34,7 +39,8 @@ def rq_decode(codes: Tensor, codebooks: Sequence[Tensor], *, num_levels: int | N
 
     Raises:
         InvalidTypeError: an argument of another kind or dtype than the above.
-        InvalidValueError: a wrong shape, device or num_levels; a code outside its codebook (naming row and level).
+        InvalidValueError: a wrong shape, device or num_levels; a code outside its codebook (naming row and level; on a
+            card such a row is NaN instead).
 
     Notes:
         float32, level after level from zero: equal bits on every instruction set and number of threads. Cost: one
@@ -81,6 +87,35 @@ def _cpu(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
     return out
 
 
+class _Codebooks(ctypes.Structure):
+    """``Codebooks`` of ``csrc/cuda/rq_decode.cuh``."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p * _AT_ONCE),
+        ("count", ctypes.c_longlong * _AT_ONCE),
+        ("num_levels", ctypes.c_int),
+    )
+
+
+def _card(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
+    codes = codes if codes.stride(1) == 1 else codes.contiguous()
+    books = [book.float().contiguous() for book in codebooks]
+    rows, depth = codes.shape[0], books[0].shape[1]
+    out = codes.new_empty((rows, depth), dtype=torch.float32)
+    four = depth % 4 == 0 and all(book.data_ptr() % 16 == 0 for book in books)
+    kernel = f"rq_decode_{'int32' if codes.dtype == torch.int32 else 'int64'}_{'four' if four else 'one'}"
+    blocks = -(-rows * depth // (_THREADS * (4 if four else 1)))
+    for first in range(0, len(books), _AT_ONCE):
+        some = books[first : first + _AT_ONCE]
+        held = _Codebooks(num_levels=len(some))
+        for level, book in enumerate(some):
+            held.rows[level], held.count[level] = book.data_ptr(), book.shape[0]
+        numbers = [_cuda.int64(codes.stride(0)), _cuda.int64(rows), _cuda.int64(depth), _cuda.int32(first > 0)]
+        arguments = (held, codes[:, first:], *numbers, out)
+        _cuda.launch("rq_decode", kernel, (blocks, 1, 1), (_THREADS, 1, 1), 0, arguments)
+    return out
+
+
 def _check(codes: Tensor, codebooks: list[Tensor]) -> None:
     sizes = torch.tensor([book.shape[0] for book in codebooks], device=codes.device)
     wrong = (codes < 0) | (codes >= sizes)
@@ -107,7 +142,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[None, list[Tensor]]:
 
 _op = define(
     "rq_decode(Tensor codes, Tensor[] codebooks) -> Tensor",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _card},
     twin=_twin,
     fake=lambda codes, codebooks: codebooks[0].new_empty((len(codes), codebooks[0].shape[1]), dtype=torch.float32),
     check=_check,
