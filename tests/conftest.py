@@ -40,9 +40,10 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def _as_it_was():
-    """No test leaves another instruction set or number of threads behind, failed or not."""
+    """No test leaves another instruction set, number of threads or an emulated card behind, failed or not."""
     isa, threads = core.active_isa(), torch.get_num_threads()
     yield
+    _cuda.use_emulator(None)
     core.select_isa(isa)
     torch.set_num_threads(threads)
 

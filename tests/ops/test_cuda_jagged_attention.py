@@ -21,8 +21,10 @@ from genrec_fast.ops import _cuda_jagged_attention as cuda
 @contextmanager
 def emulated(seed=0):
     _cuda.use_emulator(functools.partial(emulator.run, seed=seed))
-    yield
-    _cuda.use_emulator(None)
+    try:
+        yield
+    finally:
+        _cuda.use_emulator(None)
 
 
 def offsets_of(lengths):
