@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.card import sources
+from genrec_fast.ops import _nvrtc
 
 __all__ = [
     "can_launch",
@@ -33,9 +33,8 @@ Emulator = Callable[[str, str, Size, Size, int, Arguments], None]
 
 int32, int64, float32, float64 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 
-# Nothing is fused behind our back: bits are those of the CPU.
-OPTIONS = ("--std=c++17", "--fmad=false")
 _PLAIN_SHARED = 48 << 10  # bytes: a block that wants more says so
+_most_shared: dict[int, int] = {}  # function -> the most dynamic shared bytes that it was allowed
 
 _emulator: Emulator | None = None
 
@@ -84,7 +83,8 @@ def launch(source: str, kernel: str, grid: Size, block: Size, shared: int, argum
 
     stream = torch.cuda.current_stream(device).cuda_stream
     with Device(device.index):
-        function = _function(source, kernel, device.index, shared)
+        function = _function(source, kernel, device.index)
+        _allow(driver, function, shared)
         held, addresses = packed(arguments)
         driver.launchKernel(function, *grid, *block, shared, stream, ctypes.addressof(addresses), 0)
         del held  # the driver has copied them
@@ -102,21 +102,23 @@ def _held(argument: Any) -> Any:
     return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else argument
 
 
+def _allow(driver: Any, function: int, shared: int) -> None:
+    """Lets the kernel have so many dynamic shared bytes; never fewer than an earlier call, which may come again."""
+    if shared > _most_shared.get(function, _PLAIN_SHARED):
+        driver.funcSetAttribute(function, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
+        _most_shared[function] = shared
+
+
 @functools.cache
-def _function(source: str, kernel: str, device: int, shared: int) -> int:
-    function = _module(source, device).get_function(kernel)
-    if shared > _PLAIN_SHARED:
-        function.max_dynamic_shared_size_bytes = shared
-    address: int = function.kernel.ptr
+def _function(source: str, kernel: str, device: int) -> int:
+    address: int = _module(source, device).get_function(kernel).ptr
     return address
 
 
 @functools.cache
 def _module(source: str, device: int) -> Any:  # a module belongs to the card that was current when it was loaded
-    from cupy import RawModule
+    from cupy.cuda.function import Module
 
-    folder = sources()
-    code = (folder / f"{source}.cuh").read_text(encoding="utf-8")
-    # CuPy's cache on disk knows the text and the options alone, so what is included becomes part of an option.
-    every = zlib.crc32(b"".join(path.read_bytes() for path in sorted(folder.glob("*.cuh"))))
-    return RawModule(code=code, options=(*OPTIONS, f"-I{folder}", f"-DSOURCES={every}"), backend="nvrtc")
+    module = Module()
+    module.load(_nvrtc.image(source, torch.cuda.get_device_capability(device)))
+    return module
