@@ -26,21 +26,6 @@ DEVICE_INLINE unsigned shared_address(const void* shared) {
 }
 // Matrices of 8 x 8 elements of 16 bits; lanes 8 m to 8 m + 7 name the rows of matrix m, 16 bytes each, in shared
 // memory. r[m]: as b[0] above of matrix m's transpose, with _trans of the matrix itself.
-DEVICE_INLINE void ldmatrix_x1(unsigned& r, const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0},[%1];" : "=r"(r) : "r"(shared_address(row)) : "memory");
-}
-DEVICE_INLINE void ldmatrix_x2(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-DEVICE_INLINE void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
 DEVICE_INLINE void ldmatrix_x4(unsigned (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -68,11 +53,6 @@ DEVICE_INLINE void copies_wait() {  // until at most `pending` groups are on the
 DEVICE_INLINE unsigned pack_bfloat16(float low, float high) {
   unsigned out;
   asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(out) : "f"(high), "f"(low));
-  return out;
-}
-DEVICE_INLINE unsigned pack_half(float low, float high) {
-  unsigned out;
-  asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(out) : "f"(high), "f"(low));
   return out;
 }
 // Of 11 bits.

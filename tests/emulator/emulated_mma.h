@@ -28,14 +28,12 @@ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[
   warp_barrier(whole_warp);
 }
 
-template <int matrices>
-void load_matrices(unsigned (&r)[matrices], const void* row, bool transposed) {
+inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed) {
   const int lane = static_cast<int>(current->lane);
-  if (lane < 8 * matrices && reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
-    fail("ldmatrix: a row is not aligned to 16");
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) fail("ldmatrix: a row is not aligned to 16");
   slot(current->lane).address = row;
   warp_barrier(whole_warp);
-  for (int m = 0; m < matrices; ++m) {
+  for (int m = 0; m < 4; ++m) {
     r[m] = 0;
     for (int part = 0; part < 2; ++part) {
       int i = lane / 4, j = lane % 4 * 2 + part;
@@ -82,13 +80,6 @@ inline void mma_bfloat16(float (&c)[4], const unsigned (&a)[4], const unsigned (
 inline void mma_half(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   emulator::multiply(c, a, b, true);
 }
-inline void ldmatrix_x1(unsigned& r, const void* row) {
-  unsigned one[1];
-  emulator::load_matrices(one, row, false);
-  r = one[0];
-}
-inline void ldmatrix_x2(unsigned (&r)[2], const void* row) { emulator::load_matrices(r, row, false); }
-inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row) { emulator::load_matrices(r, row, true); }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row) { emulator::load_matrices(r, row, false); }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) { emulator::load_matrices(r, row, true); }
 
@@ -110,8 +101,5 @@ void copies_wait() {
 
 inline unsigned pack_bfloat16(float low, float high) {
   return float_to_bfloat16(low) | static_cast<unsigned>(float_to_bfloat16(high)) << 16;
-}
-inline unsigned pack_half(float low, float high) {
-  return float_to_half(low) | static_cast<unsigned>(float_to_half(high)) << 16;
 }
 inline float rough_tanh(float x) { return std::tanh(x); }

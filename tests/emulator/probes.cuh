@@ -50,22 +50,25 @@ extern "C" __global__ void probe_histogram(const int* x, int n, int* counts) {
   if (i < n) atomicAdd(counts + x[i], 1);
 }
 
-// out[16, 8] = a[16, 16] b[16, 8], a and b by rows in memory.
+// out[16, 16] = a[16, 16] b[16, 16], all by rows in memory.
 template <class Element>
 DEVICE_INLINE void product(const unsigned short* a, const unsigned short* b, float* out) {
-  __shared__ __align__(16) unsigned short left[16 * 16], right[16 * 8];
+  __shared__ __align__(16) unsigned short left[16 * 16], right[16 * 16];
   const int lane = static_cast<int>(threadIdx.x);
   cp_async16(left + 8 * lane, a + 8 * lane);
-  if (lane < 16) cp_async16(right + 8 * lane, b + 8 * lane);
+  cp_async16(right + 8 * lane, b + 8 * lane);
   copies_commit();
   copies_wait<0>();
   __syncwarp();
-  unsigned x[4], y[2];
+  unsigned x[4], y[4];
   ldmatrix_x4(x, left + lane % 16 * 16 + lane / 16 * 8);
-  ldmatrix_x2_trans(y, right + lane % 16 * 8);
-  float c[4] = {};
-  Element::multiply(c, x, y);
-  for (int e = 0; e < 4; ++e) out[(lane / 4 + e / 2 * 8) * 8 + lane % 4 * 2 + e % 2] = c[e];
+  ldmatrix_x4_trans(y, right + lane % 16 * 16 + lane / 16 * 8);
+  for (int half = 0; half < 2; ++half) {
+    float c[4] = {};
+    const unsigned part[2] = {y[2 * half], y[2 * half + 1]};
+    Element::multiply(c, x, part);
+    for (int e = 0; e < 4; ++e) out[(lane / 4 + e / 2 * 8) * 16 + half * 8 + lane % 4 * 2 + e % 2] = c[e];
+  }
 }
 struct InBfloat16 {
   static DEVICE_INLINE void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

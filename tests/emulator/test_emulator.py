@@ -75,8 +75,8 @@ def test_atomics():
 def test_tensor_cores_multiply(name, dtype):
     generator = torch.Generator().manual_seed(0)
     a = torch.randint(-8, 9, (16, 16), generator=generator).to(dtype)
-    b = torch.randint(-8, 9, (16, 8), generator=generator).to(dtype)
-    out = torch.empty(16, 8)
+    b = torch.randint(-8, 9, (16, 16), generator=generator).to(dtype)
+    out = torch.empty(16, 16)
     probe(f"product_{name}", a, b, out)
     assert out.equal(a.float() @ b.float())
 
