@@ -18,6 +18,7 @@
 #include <span>
 
 #include "bindings/tensor.h"
+#include "core/memory.h"
 
 namespace genrec::bindings {
 
@@ -82,7 +83,7 @@ class Arguments {
     const auto tensors = items(name);
     std::vector<Bytes> out(tensors.size());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (i + 16 < tensors.size()) __builtin_prefetch(tensors[i + 16]);
+      if (i + 16 < tensors.size()) fetch_ahead(tensors[i + 16]);
       if (i + 8 < tensors.size()) TensorReader::fetch(tensors[i + 8]);
       const std::optional<Bytes> found = reader_.bytes(tensors[i]);
       if (!found) return std::nullopt;

@@ -23,17 +23,11 @@ std::optional<Arrays> arrays(Arguments& given) {
   return out;
 }
 
-// Thousands are compared, and most lie in no cache: those to come are fetched while one is looked at.
-void prefetch(PyObject* container) { __builtin_prefetch(container); }
-void prefetch_contents(PyObject* container) {
-#ifdef Py_LIMITED_API
-  (void)container;
-#else
+void fetch_contents_ahead(PyObject* container) {
   if (PyDict_Check(container) == 0) return;
   const auto* const dict = reinterpret_cast<const PyDictObject*>(container);
-  __builtin_prefetch(dict->ma_keys);
-  __builtin_prefetch(dict->ma_values);
-#endif
+  fetch_ahead(dict->ma_keys);
+  fetch_ahead(dict->ma_values);
 }
 
 // The dictionary of a class; the class owns it.
@@ -50,8 +44,9 @@ PyObject* own_dict(PyObject* kind) {
 bool same_values(std::span<PyObject* const> containers, const std::int64_t* sizes, std::span<PyObject* const> values) {
   std::size_t at = 0;
   for (std::size_t c = 0; c < containers.size(); ++c) {
-    if (c + 16 < containers.size()) prefetch(containers[c + 16]);
-    if (c + 8 < containers.size()) prefetch_contents(containers[c + 8]);
+    // Thousands are compared, and most lie in no cache.
+    if (c + 16 < containers.size()) fetch_ahead(containers[c + 16]);
+    if (c + 8 < containers.size()) fetch_contents_ahead(containers[c + 8]);
     PyObject* container = containers[c];
     if (PyType_Check(container) != 0) container = own_dict(container);
     const bool is_list = PyList_Check(container) != 0;

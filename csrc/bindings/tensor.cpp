@@ -2,6 +2,8 @@
 
 #include <unordered_map>
 
+#include "core/memory.h"
+
 namespace py = pybind11;
 
 namespace genrec::bindings {
@@ -178,7 +180,7 @@ void TensorReader::fetch(PyObject* object) {
   const auto* const words = reinterpret_cast<char* const*>(object + 1);
   const auto size = static_cast<std::size_t>(torch.tensor->tp_basicsize);
   for (int w = 0; w < 2 && sizeof(PyObject) + (w + 1) * sizeof(void*) <= size; ++w)
-    for (int line = 0; line < 4; ++line) __builtin_prefetch(words[w] + 64 * line);
+    for (int line = 0; line < 4; ++line) fetch_ahead(words[w] + 64 * line);
 }
 
 bool TensorReader::is_float_matrix(PyObject* object) {

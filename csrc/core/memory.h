@@ -32,4 +32,11 @@ class Memory {
 // The same wish for an output of the caller's that is about to be filled from end to end; small ones are left alone.
 void ask_huge_pages(void* data, std::int64_t bytes);
 
+// A hint that `address` will be read soon; it may lie anywhere.
+inline void fetch_ahead([[maybe_unused]] const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#endif
+}
+
 }  // namespace genrec

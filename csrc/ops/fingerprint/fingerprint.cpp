@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/isa.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "ops/fingerprint/fingerprint_parts.h"
 
@@ -29,7 +30,7 @@ std::uint64_t sum_of(const FingerprintPart& part, std::int64_t begin, std::int64
 // Small parts lie here and there, and the processor has no time to see where they go on.
 void fetch(const FingerprintPart& part) {
   const std::int64_t most = std::min(part.bytes, 4 * fingerprint_block);
-  for (std::int64_t at = 0; at < most; at += 64) __builtin_prefetch(part.data + at);
+  for (std::int64_t at = 0; at < most; at += 64) fetch_ahead(part.data + at);
 }
 
 }  // namespace
