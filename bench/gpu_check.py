@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -46,12 +47,17 @@ class Line:
 
 Row = Callable[[], Iterator[Line]]
 ROWS: dict[str, Row] = {}
+OPS: dict[str, tuple[str, ...]] = {}  # row -> the ops (modules of genrec_fast.ops) that it shows to be right
 
 
-def row(function: Row) -> Row:
+def row(*ops: str) -> Callable[[Row], Row]:
     """Registers a row by the function's name; it yields lines, and raises where something is wrong."""
-    ROWS[function.__name__] = function
-    return function
+
+    def register(function: Row) -> Row:
+        ROWS[function.__name__], OPS[function.__name__] = function, ops
+        return function
+
+    return register
 
 
 def microseconds(call: Callable[[], Any]) -> float:
@@ -80,7 +86,7 @@ def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-@row
+@row()
 def ceilings() -> Iterator[Line]:
     """What the card gives torch: the limits that the rows below are measured against."""
     source = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
@@ -93,7 +99,7 @@ def ceilings() -> Iterator[Line]:
         yield Line("ceilings", f"product of 8192^3 in {dtype}: {2 * 8192**3 / took / 1e6:.0f} TFLOP/s", took)
 
 
-@row
+@row()
 def suites() -> Iterator[Line]:
     """The ops' suites with tensors on the card, a file at a time, so that one that hangs costs its own time alone."""
     missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
@@ -102,7 +108,7 @@ def suites() -> Iterator[Line]:
         return
     until = time.monotonic() + SUITE_SECONDS
     for path in sorted((ROOT / "tests").glob("ops/test_*.py")):
-        if '"device"' not in path.read_text() and "device)" not in path.read_text():
+        if not re.search(r"\b(device|card)\b", path.read_text()):  # no test of it knows a card
             continue
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cuda and not emulated"]
         log = OUT / f"{path.stem}.log"
@@ -124,7 +130,7 @@ def suites() -> Iterator[Line]:
         yield Line("suites", path.stem, verdict=verdict)
 
 
-@row
+@row("trie_lookup")
 def trie_lookup() -> Iterator[Line]:
     """A million prefixes among a million items; the twin in torch searches all edges of a level."""
     from genrec_fast.catalog.trie import build_trie
@@ -143,12 +149,11 @@ def trie_lookup() -> Iterator[Line]:
         return twins["trie_lookup"](on_card, *parts)
 
     assert ours().cpu().equal(right), "other nodes than the CPU's"
-    yield Line(
-        "trie_lookup", "1M prefixes, 1M items", microseconds(graphed(ours)), microseconds(twin), "torch twin", "2x"
-    )
+    times = microseconds(graphed(ours)), microseconds(twin)  # the twin reads back: no graph can hold it
+    yield Line("trie_lookup", "1M prefixes, 1M items", *times, "torch twin", "2x")
 
 
-@row
+@row("jagged_attention")
 def jagged_attention() -> Iterator[Line]:
     """HSTU's shape (16 users, 4 heads of 64, causal silu, bfloat16) beside padded torch, and a mix of lengths."""
     from genrec_fast.ops import jagged_attention as attention
@@ -195,7 +200,7 @@ def jagged_attention() -> Iterator[Line]:
         yield Line("jagged_attention", line, took, microseconds(torchs_backward), "padded torch")
 
 
-@row
+@row("jagged_pad", "jagged_join", "segment_sum")
 def jagged_rows() -> Iterator[Line]:
     """Moves and sums of 4096 rows of 1 to 128 elements of 64 floats, held against the CPU's bits."""
     from genrec_fast import ops
@@ -228,7 +233,7 @@ def jagged_rows() -> Iterator[Line]:
     yield Line("jagged_rows", "embedding and its gradient", microseconds(gradient), microseconds(torchs), "torch")
 
 
-@row
+@row("rq_decode")
 def rq_decode() -> Iterator[Line]:
     """A million semantic IDs to vectors of 128; torch gathers and adds level by level."""
     from genrec_fast.ops import rq_decode as decode
@@ -242,7 +247,7 @@ def rq_decode() -> Iterator[Line]:
         return sum(book[column] for book, column in zip(there, on_card.T, strict=True))  # type: ignore[return-value]
 
     assert decode(on_card, there).cpu().equal(decode(codes, books)), "other vectors than the CPU's"
-    times = microseconds(graphed(lambda: decode(on_card, there))), microseconds(rival)
+    times = microseconds(graphed(lambda: decode(on_card, there))), microseconds(graphed(rival))
     yield Line("rq_decode", "1M IDs of 4 levels, D 128", *times, "torch gather and add", "2x")
 
 
@@ -274,7 +279,8 @@ def checked(name: str) -> list[Line]:
             lines.append(line)
     except Exception as error:  # noqa: BLE001 - whatever one row raises, the others are still to run
         (OUT / f"{name}.log").write_text(traceback.format_exc())
-        lines.append(Line(name, "", verdict=f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:100]}"))
+        text = " ".join(str(error).split())
+        lines.append(Line(name, "", verdict=f"FAILED: {type(error).__name__}: {text[:100]}"))
     return lines
 
 
@@ -285,6 +291,19 @@ def table(lines: list[Line]) -> str:
     cells = [head, *((x.row, x.what, number(x.ours), number(x.rival), x.against, x.wanted, x.verdict) for x in lines)]
     widths = [max(len(cell[i]) for cell in cells) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(cell, widths, strict=True)).rstrip() for cell in cells)
+
+
+def record(names: list[str], failed: set[str], stamp: str) -> None:
+    """Writes down the ops whose rows passed, drops those whose rows failed, and keeps those that were not asked for."""
+    from genrec_fast.base.card import ran_on_card
+
+    known = ran_on_card(ROOT / "csrc" / "cuda")
+    for name in names:
+        for op in OPS[name]:
+            known.pop(op, None)
+            if name not in failed:
+                known[op] = stamp
+    (ROOT / "csrc" / "cuda" / "ran.txt").write_text("".join(f"{op}: {known[op]}\n" for op in sorted(known)))
 
 
 def main() -> int:
@@ -308,10 +327,7 @@ def main() -> int:
     print(table(lines))
     failed = [line for line in lines if line.verdict.startswith("FAILED")]
     if options.record and torch.cuda.is_available():
-        bad = {line.row for line in failed}
-        good = {line.row for line in lines if line.row not in bad and line.ours} - {"ceilings", "suites"}
-        stamp = f"{on['card']}, {on['day']}, {on['commit']}"
-        (ROOT / "csrc" / "cuda" / "ran.txt").write_text("".join(f"{name}: {stamp}\n" for name in sorted(good)))
+        record(names, {line.row for line in failed}, f"{on['card']}, {on['day']}, {on['commit']}")
     return int(bool(failed))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import genrec_fast
 from genrec_fast import env
+from genrec_fast.base import card
 
 
 def run_env(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -42,6 +43,14 @@ def test_json_is_the_collected_environment():
     assert set(report["kernels"]) >= {"trie_build", "trie_lookup", "trie_step"}
     assert report["kernels"]["trie_lookup"] == {"cpu": "compiled", "cuda": "CuPy, has never run on a card"}
     assert report["kernels"]["fingerprint"]["cuda"] == "torch twin"
+
+
+def test_what_ran_on_a_card_is_said(tmp_path, monkeypatch):
+    (tmp_path / "ran.txt").write_text("trie_lookup: NVIDIA H100, 2026-12-01, abc1234\n")
+    monkeypatch.setattr(card, "sources", lambda: tmp_path)
+    kernels = env.collect().kernels
+    assert kernels["trie_lookup"]["cuda"] == "CuPy, ran on NVIDIA H100, 2026-12-01, abc1234"
+    assert kernels["rq_decode"]["cuda"] == "CuPy, has never run on a card"
 
 
 def test_every_op_has_a_compiled_kernel():

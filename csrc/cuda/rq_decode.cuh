@@ -9,49 +9,47 @@ struct Codebooks {  // python/genrec_fast/ops/rq_decode.py writes the same
   int num_levels;
 };
 
-template <class Code, int columns>
+DEVICE_INLINE float plus(float a, float b) { return a + b; }
+DEVICE_INLINE float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+DEVICE_INLINE void fill(float& x, float value) { x = value; }
+DEVICE_INLINE void fill(float4& x, float value) { x = {value, value, value, value}; }
+
+// Columns is float or float4: what a thread reads, adds and writes at once.
+template <class Code, class Columns>
 DEVICE_INLINE void rq_decode(const Codebooks& books, const Code* codes, long long stride, long long num_rows,
                              long long depth, int goes_on, float* out) {
-  const long long parts = depth / columns;  // of a row
+  const long long parts = depth * sizeof(float) / sizeof(Columns);  // of a row
   const long long part = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (part >= num_rows * parts) return;
-  const long long row = part / parts, first = part % parts * columns;
-  float* const to = out + row * depth + first;
-  float total[columns];
-  for (int c = 0; c < columns; ++c) total[c] = goes_on ? to[c] : 0.0f;
+  const long long row = part / parts, column = part % parts;
+  Columns* const to = reinterpret_cast<Columns*>(out) + part;
+  Columns total;
+  fill(total, 0.0f);
+  if (goes_on) total = *to;
   for (int l = 0; l < books.num_levels; ++l) {
     const long long code = static_cast<long long>(codes[row * stride + l]);
     if (code < 0 || code >= books.count[l]) {
-      for (int c = 0; c < columns; ++c) total[c] = __uint_as_float(0x7fc00000u);
+      fill(total, __uint_as_float(0x7fc00000u));
       break;
     }
-    const float* const from = books.rows[l] + code * depth + first;
-    if constexpr (columns == 4) {
-      const float4 x = __ldg(reinterpret_cast<const float4*>(from));
-      total[0] += x.x;
-      total[1] += x.y;
-      total[2] += x.z;
-      total[3] += x.w;
-    } else {
-      total[0] += __ldg(from);
-    }
+    total = plus(total, __ldg(reinterpret_cast<const Columns*>(books.rows[l] + code * depth) + column));
   }
-  for (int c = 0; c < columns; ++c) to[c] = total[c];
+  *to = total;
 }
 
 extern "C" __global__ void rq_decode_int32_four(Codebooks books, const int* codes, long long stride, long long rows,
                                                 long long depth, int goes_on, float* out) {
-  rq_decode<int, 4>(books, codes, stride, rows, depth, goes_on, out);
+  rq_decode<int, float4>(books, codes, stride, rows, depth, goes_on, out);
 }
 extern "C" __global__ void rq_decode_int32_one(Codebooks books, const int* codes, long long stride, long long rows,
                                                long long depth, int goes_on, float* out) {
-  rq_decode<int, 1>(books, codes, stride, rows, depth, goes_on, out);
+  rq_decode<int, float>(books, codes, stride, rows, depth, goes_on, out);
 }
 extern "C" __global__ void rq_decode_int64_four(Codebooks books, const long long* codes, long long stride,
                                                 long long rows, long long depth, int goes_on, float* out) {
-  rq_decode<long long, 4>(books, codes, stride, rows, depth, goes_on, out);
+  rq_decode<long long, float4>(books, codes, stride, rows, depth, goes_on, out);
 }
 extern "C" __global__ void rq_decode_int64_one(Codebooks books, const long long* codes, long long stride,
                                                long long rows, long long depth, int goes_on, float* out) {
-  rq_decode<long long, 1>(books, codes, stride, rows, depth, goes_on, out);
+  rq_decode<long long, float>(books, codes, stride, rows, depth, goes_on, out);
 }

@@ -14,8 +14,12 @@ def sources() -> Path:
     return installed if installed.is_dir() else here.parents[3] / "csrc" / "cuda"
 
 
-def ran_on_card() -> dict[str, str]:
-    """Op -> "card, day, commit" of the last time that its row of ``make gpu-check`` passed."""
-    record = sources() / "ran.txt"
+def ran_on_card(folder: Path | None = None) -> dict[str, str]:
+    """Op -> "card, day, commit" of the last time that its row of ``make gpu-check`` passed.
+
+    Args:
+        folder: where the record lies; ``None``: beside the sources.
+    """
+    record = (folder or sources()) / "ran.txt"
     lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-    return dict(line.split(": ", 1) for line in lines if ": " in line)
+    return dict(line.split(": ", 1) for line in lines)
