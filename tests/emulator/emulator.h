@@ -21,7 +21,6 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
@@ -38,12 +37,6 @@ struct alignas(8) float2 {
 };
 struct alignas(16) float4 {
   float x, y, z, w;
-};
-struct alignas(8) uint2 {
-  unsigned x, y;
-};
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
 };
 
 extern "C" char __start_emulated_shared[] __attribute__((weak));
@@ -86,8 +79,8 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<char> dynamic;
   unsigned live = 0, arrived = 0, generation = 0;
-  int any = 0, all = 1, count = 0;                    // of the votes so far
-  int known_any = 0, known_all = 0, known_count = 0;  // of the last barrier
+  int any = 0, all = 1;              // of the votes so far
+  int known_any = 0, known_all = 0;  // of the last barrier
   std::uint64_t progress = 0;
   Gate gate;
 };
@@ -153,12 +146,10 @@ struct Lock {
 
 #endif
 
-inline unsigned ones(unsigned mask) { return static_cast<unsigned>(__builtin_popcount(mask)); }
-
 inline void open_barrier(Lock& lock) {
   Block& b = *block;
-  b.known_any = b.any, b.known_all = b.all, b.known_count = b.count;
-  b.any = 0, b.all = 1, b.count = 0;
+  b.known_any = b.any, b.known_all = b.all;
+  b.any = 0, b.all = 1;
   b.arrived = 0;
   ++b.generation;
   lock.wake();
@@ -168,7 +159,7 @@ inline void barrier(int vote) {
   Block& b = *block;
   Lock lock(b.gate);
   const unsigned own = b.generation;
-  b.any |= vote != 0, b.all &= vote != 0, b.count += vote != 0;
+  b.any |= vote != 0, b.all &= vote != 0;
   if (++b.arrived == b.live) open_barrier(lock);
   lock.wait([&] { return b.generation != own; });
 }
@@ -279,7 +270,7 @@ inline void launch(dim3 grid, dim3 size, std::size_t shared, const std::function
         b.warps.clear();
         b.warps.resize((count + 31) / 32);
         b.live = static_cast<unsigned>(count);
-        b.arrived = 0, b.any = 0, b.all = 1, b.count = 0;
+        b.arrived = 0, b.any = 0, b.all = 1;
         std::fill(b.dynamic.begin(), b.dynamic.end(), '\xff');
         if (__start_emulated_shared != nullptr)
           std::memset(__start_emulated_shared, 0xff,
@@ -323,7 +314,6 @@ Kernel kernel(const char* name, void (*function)(A...)) {
 #define blockIdx (::emulator::block->index)
 #define blockDim (::emulator::block->size)
 #define gridDim (::emulator::block->grid)
-inline constexpr int warpSize = 32;
 
 inline void __syncthreads() { emulator::barrier(0); }
 inline int __syncthreads_or(int vote) {
@@ -334,13 +324,7 @@ inline int __syncthreads_and(int vote) {
   emulator::barrier(vote);
   return emulator::block->known_all;
 }
-inline int __syncthreads_count(int vote) {
-  emulator::barrier(vote);
-  return emulator::block->known_count;
-}
 inline void __syncwarp(unsigned mask = emulator::whole_warp) { emulator::warp_barrier(mask); }
-inline unsigned __activemask() { emulator::fail("__activemask says nothing: name the lanes"); }
-
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
   const int lane = static_cast<int>(emulator::current->lane);
@@ -370,90 +354,21 @@ inline unsigned __ballot_sync(unsigned mask, int vote) {
   emulator::warp_barrier(mask);
   return found;
 }
-inline int __any_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) != 0; }
 inline int __all_sync(unsigned mask, int vote) { return __ballot_sync(mask, vote) == mask; }
-template <class T>
-unsigned __match_any_sync(unsigned mask, T value) {
-  static_assert(sizeof(T) <= 8);
-  std::uint64_t raw = 0;
-  std::memcpy(&raw, &value, sizeof value);
-  emulator::slot(emulator::current->lane).value = raw;
-  emulator::warp_barrier(mask);
-  unsigned found = 0;
-  for (unsigned i = 0; i < 32; ++i)
-    if ((mask >> i & 1) && emulator::slot(i).value == raw) found |= 1u << i;
-  emulator::warp_barrier(mask);
-  return found;
-}
-template <class T>
-T __reduce(unsigned mask, T value, T (*join)(T, T)) {
-  emulator::slot(emulator::current->lane).value = static_cast<std::uint64_t>(value);
-  emulator::warp_barrier(mask);
-  T found = value;
-  for (unsigned i = 0; i < 32; ++i)
-    if (mask >> i & 1) found = join(found, static_cast<T>(emulator::slot(i).value));
-  emulator::warp_barrier(mask);
-  return found;
-}
-inline unsigned __reduce_or_sync(unsigned mask, unsigned v) {
-  return __reduce<unsigned>(mask, v, [](unsigned a, unsigned b) { return a | b; });
-}
-inline unsigned __reduce_and_sync(unsigned mask, unsigned v) {
-  return __reduce<unsigned>(mask, v, [](unsigned a, unsigned b) { return a & b; });
-}
-inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
-  return __reduce<unsigned>(mask, v, [](unsigned a, unsigned b) { return std::max(a, b); });
-}
-inline unsigned __reduce_min_sync(unsigned mask, unsigned v) {
-  return __reduce<unsigned>(mask, v, [](unsigned a, unsigned b) { return std::min(a, b); });
-}
-
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-inline int __clzll(long long x) { return x ? __builtin_clzll(static_cast<unsigned long long>(x)) : 64; }
-inline unsigned __brev(unsigned x) {
-  unsigned out = 0;
-  for (int i = 0; i < 32; ++i) out |= (x >> i & 1) << (31 - i);
-  return out;
-}
-
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline void __threadfence_block() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 template <class T>
 T __ldg(const T* p) {
   return *p;
 }
 template <class T>
-T __ldcs(const T* p) {
-  return *p;
-}
-template <class T>
-T __ldcg(const T* p) {
-  return *p;
-}
-template <class T>
-void __stcs(T* p, T value) {
-  *p = value;
-}
-
-template <class T>
 T atomicAdd(T* p, T value) {
   return std::atomic_ref<T>(*p).fetch_add(value);
 }
 template <class T>
-T atomicSub(T* p, T value) {
-  return std::atomic_ref<T>(*p).fetch_sub(value);
-}
-template <class T>
 T atomicOr(T* p, T value) {
   return std::atomic_ref<T>(*p).fetch_or(value);
-}
-template <class T>
-T atomicAnd(T* p, T value) {
-  return std::atomic_ref<T>(*p).fetch_and(value);
 }
 template <class T>
 T atomicMax(T* p, T value) {
@@ -463,24 +378,6 @@ T atomicMax(T* p, T value) {
   }
   return old;
 }
-template <class T>
-T atomicMin(T* p, T value) {
-  std::atomic_ref<T> at(*p);
-  T old = at.load();
-  while (value < old && !at.compare_exchange_weak(old, value)) {
-  }
-  return old;
-}
-template <class T>
-T atomicCAS(T* p, T expected, T value) {
-  std::atomic_ref<T>(*p).compare_exchange_strong(expected, value);
-  return expected;
-}
-template <class T>
-T atomicExch(T* p, T value) {
-  return std::atomic_ref<T>(*p).exchange(value);
-}
-
 template <class To, class From>
 To __bits(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -489,18 +386,11 @@ To __bits(From from) {
   return to;
 }
 inline float __int_as_float(int x) { return __bits<float>(x); }
-inline int __float_as_int(float x) { return __bits<int>(x); }
 inline float __uint_as_float(unsigned x) { return __bits<float>(x); }
 inline unsigned __float_as_uint(float x) { return __bits<unsigned>(x); }
 inline double __longlong_as_double(long long x) { return __bits<double>(x); }
 inline long long __double_as_longlong(double x) { return __bits<long long>(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
-inline float __frcp_rn(float x) { return 1.0f / x; }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
-}
 using std::max;
 using std::min;

@@ -37,12 +37,11 @@ extern "C" __global__ void probe_poison(float* fixed, float* dynamic) {
   dynamic[threadIdx.x] = there[threadIdx.x];
 }
 
-extern "C" __global__ void probe_votes(const int* x, unsigned* ballot, unsigned* alike, int* counts, unsigned* most) {
+extern "C" __global__ void probe_votes(const int* x, unsigned* ballot, int* all, int* any) {
   const int own = x[threadIdx.x];
   ballot[threadIdx.x] = __ballot_sync(all_lanes, own > 0);
-  alike[threadIdx.x] = __match_any_sync(all_lanes, own);
-  most[threadIdx.x] = __reduce_max_sync(all_lanes, static_cast<unsigned>(own + 100));
-  counts[threadIdx.x] = __syncthreads_count(own > 0);
+  all[threadIdx.x] = __syncthreads_and(own > -3) + 2 * __syncthreads_and(own > -2);
+  any[threadIdx.x] = __syncthreads_or(own > 2) + 2 * __syncthreads_or(own > 1);
 }
 
 extern "C" __global__ void probe_histogram(const int* x, int n, int* counts) {
