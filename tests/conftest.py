@@ -61,12 +61,24 @@ def threads():
     return torch.set_num_threads
 
 
-@pytest.fixture(params=["cpu", "cuda-emulated", *(["cuda"] if torch.cuda.is_available() else [])])
+CARDS = ["cuda-emulated", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=["cpu", *CARDS])
 def device(request):
     """The test once on every device of this machine, and on CPU tensors with the kernels of a card, emulated."""
-    if request.param != "cuda-emulated":
-        yield request.param
-        return
+    return _placed(request.param)
+
+
+@pytest.fixture(params=CARDS)
+def card(request):
+    """As ``device``, with the kernels of a card alone."""
+    return _placed(request.param)
+
+
+def _placed(where: str) -> str:
+    """Where tensors go; ``_as_it_was`` takes the emulator away."""
+    if where != "cuda-emulated":
+        return where
     _cuda.use_emulator(emulator.run)
-    yield "cpu"
-    _cuda.use_emulator(None)
+    return "cpu"

@@ -18,8 +18,8 @@ WIDTHS = st.sampled_from([(), (1,), (3,), (16,), (2, 33), (0,), (150,)])
 
 
 @pytest.fixture(params=["cuda-emulated", *(["cuda"] if torch.cuda.is_available() else [])])
-def card(request):
-    """Runs a call with kernels for cards: ``card(function, *tensors)``, results on the CPU."""
+def on_card(request):
+    """Runs a call with kernels for cards: ``on_card(function, *tensors)``, results on the CPU."""
 
     def run(function, *tensors):
         if request.param == "cuda":
@@ -49,7 +49,7 @@ FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scop
 
 @FEW
 @given(LENGTHS, WIDTHS, st.sampled_from(DTYPES), st.sampled_from([0, 1, 4, 20]), st.integers(0, 99))
-def test_moved_rows_are_those_of_the_cpu(card, lengths, width, dtype, max_len, seed):
+def test_moved_rows_are_those_of_the_cpu(on_card, lengths, width, dtype, max_len, seed):
     offsets = offsets_of(lengths)
     others = offsets_of(lengths[::-1])
     generator = torch.Generator().manual_seed(seed)
@@ -64,12 +64,12 @@ def test_moved_rows_are_those_of_the_cpu(card, lengths, width, dtype, max_len, s
         parts = ops.jagged_split(joined, [offsets, 2, others])
         return [padded, back, joined, starts, *parts]
 
-    same(card(all_of, values, offsets, others, dense), all_of(values, offsets, others, dense))
+    same(on_card(all_of, values, offsets, others, dense), all_of(values, offsets, others, dense))
 
 
 @FEW
 @given(LENGTHS, WIDTHS, st.sampled_from(DTYPES[:3]), st.integers(0, 99))
-def test_sums_look_ups_and_their_gradients_have_the_cpus_bits(card, lengths, width, dtype, seed):
+def test_sums_look_ups_and_their_gradients_have_the_cpus_bits(on_card, lengths, width, dtype, seed):
     offsets = offsets_of(lengths)
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(sum(lengths), *width, generator=generator).to(dtype)
@@ -86,11 +86,11 @@ def test_sums_look_ups_and_their_gradients_have_the_cpus_bits(card, lengths, wid
         grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
         return [*(x.detach() for x in found), *grads[:2], grads[2].to_dense()]
 
-    same(card(all_of, values, offsets, table, ids, rows), all_of(values, offsets, table, ids, rows))
+    same(on_card(all_of, values, offsets, table, ids, rows), all_of(values, offsets, table, ids, rows))
 
 
 @pytest.mark.parametrize(("depth", "columns"), [(1, 1), (3, 70), (64, 64), (130, 20)])
-def test_products_and_their_gradients_are_near_those_in_float64(card, depth, columns):
+def test_products_and_their_gradients_are_near_those_in_float64(on_card, depth, columns):
     offsets = offsets_of([70, 0, 3, 64])
     values, dense = torch.randn(137, depth), torch.randn(4, depth, columns)
     bias, weights = torch.randn(4, columns), torch.randn(137, columns)
@@ -102,12 +102,12 @@ def test_products_and_their_gradients_are_near_those_in_float64(card, depth, col
         return [out.detach(), *grads, ops.jagged_jagged_matmul(values, weights, offsets)]
 
     expected = all_of(*(x.double() for x in (values, dense, bias, weights)), offsets)
-    for ours, theirs in zip(card(all_of, values, dense, bias, weights, offsets), expected, strict=True):
+    for ours, theirs in zip(on_card(all_of, values, dense, bias, weights, offsets), expected, strict=True):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("offsets", [[0, 3, 2, 5], [1, 2, 3, 5], [0, 2, 3, 6], [0, -1, 3, 5], [0, 1 << 40, 4, 5]])
-def test_broken_offsets_give_nothing_that_looks_like_an_answer(card, offsets):
+def test_broken_offsets_give_nothing_that_looks_like_an_answer(on_card, offsets):
     values, dense = torch.randn(5, 4), torch.randn(3, 4, 2)
 
     def all_of(values, dense, offsets):
@@ -122,29 +122,29 @@ def test_broken_offsets_give_nothing_that_looks_like_an_answer(card, offsets):
             ops.jagged_gather(values, offsets, torch.tensor([0, 2], device=values.device), total=4)[0],
         ]
 
-    found = card(all_of, values, dense, torch.tensor(offsets))
+    found = on_card(all_of, values, dense, torch.tensor(offsets))
     assert [bool(x.isnan().all()) for x in found] == [True] * len(found)
     assert ops.interleave([values], torch.tensor([0, 1, 4, 5]))[1].tolist() == [0, 1, 4, 5]
-    assert (card(lambda v, o: ops.interleave([v], o)[1], values, torch.tensor(offsets)) < 0).all()
+    assert (on_card(lambda v, o: ops.interleave([v], o)[1], values, torch.tensor(offsets)) < 0).all()
 
 
-def test_a_row_that_does_not_fit_and_an_id_outside_are_nan(card):
+def test_a_row_that_does_not_fit_and_an_id_outside_are_nan(on_card):
     offsets = torch.tensor([0, 3, 4])
-    found = card(ops.from_padded, torch.zeros(2, 2, 3), offsets)
+    found = on_card(ops.from_padded, torch.zeros(2, 2, 3), offsets)
     assert found.isnan().all(1).tolist() == [False, False, True, False]
     table = torch.randn(4, 3)
-    found = card(ops.embedding, table, torch.tensor([3, 4, -1, 0]))
+    found = on_card(ops.embedding, table, torch.tensor([3, 4, -1, 0]))
     assert found.isnan().all(1).tolist() == [False, True, True, False]
-    assert card(ops.embedding, torch.arange(4), torch.tensor([3, 4])).tolist() == [3, -1]
+    assert on_card(ops.embedding, torch.arange(4), torch.tensor([3, 4])).tolist() == [3, -1]
     with pytest.raises(InvalidValueError, match="ids must be in"):
         ops.embedding(table, torch.tensor([4]))
 
 
 @pytest.mark.parametrize(("rows", "total"), [([0, 3], 2), ([-1], 2), ([0, 1], 5)])
-def test_rows_that_are_not_there_are_nan(card, rows, total):
+def test_rows_that_are_not_there_are_nan(on_card, rows, total):
     values, offsets = torch.randn(5, 4), torch.tensor([0, 2, 3, 5])
-    found, ends = card(lambda v, o, r: ops.jagged_gather(v, o, r, total=total), values, offsets, torch.tensor(rows))
+    found, ends = on_card(lambda v, o, r: ops.jagged_gather(v, o, r, total=total), values, offsets, torch.tensor(rows))
     assert found.isnan().all()
     assert (ends == -1).all()
     with pytest.raises(InvalidValueError, match=r"rows must be in \[0, 0\), got 1 of them"):
-        card(ops.jagged_gather, values[:0], offsets[:1], torch.tensor([0]))
+        on_card(ops.jagged_gather, values[:0], offsets[:1], torch.tensor([0]))
