@@ -14,6 +14,7 @@ from genrec_fast.ops import _cuda
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+EXTRA = (*os.environ.get("GENREC_EMULATOR_FLAGS", "").split(),)  # a sanitizer, in CI
 CACHE = Path(os.environ.get("GENREC_EMULATOR_CACHE", ROOT / "build" / "emulator"))
 FLAGS = (
     "-std=c++20",
@@ -63,7 +64,7 @@ def library(source: str | Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     path = source if isinstance(source, Path) else _cuda.sources() / f"{source}.cuh"
     folders = (path.parent, _cuda.sources(), HERE)
     files = sorted({file for folder in folders for file in (*folder.glob("*.cuh"), *folder.glob("*.h"))})
-    content = hashlib.sha256(repr((FLAGS, flags, HOST)).encode())
+    content = hashlib.sha256(repr((FLAGS, EXTRA, flags, HOST)).encode())
     for file in files:
         content.update(file.name.encode() + file.read_bytes())
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def library(source: str | Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         host.write_text(f'#include "{path}"\n' + HOST % table)
         includes = [f"-I{folder}" for folder in folders]
         subprocess.run(
-            [os.environ.get("CXX", "g++"), *FLAGS, *flags, *includes, str(host), "-o", str(made)], check=True
+            [os.environ.get("CXX", "g++"), *FLAGS, *EXTRA, *flags, *includes, str(host), "-o", str(made)], check=True
         )
         host.unlink()
         made.rename(target)

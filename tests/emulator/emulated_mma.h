@@ -63,7 +63,7 @@ inline Copies& copies() {
 #ifdef EMULATOR_THREADS
   static thread_local Copies own;
 #else
-  static std::vector<Copies> all(1024);
+  static std::vector<Copies> all(most_threads);
   Copies& own = all[static_cast<std::size_t>(current - block->threads.data())];
 #endif
   const bool same = own.launch == launches && own.index.x == block->index.x && own.index.y == block->index.y &&

@@ -18,6 +18,11 @@
 #include <string>
 #include <thread>
 #include <vector>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#endif
 
 #define __global__
 #define __device__
@@ -46,7 +51,7 @@ namespace emulator {
 
 [[noreturn]] inline void fail(const std::string& text) { throw std::runtime_error("emulator: " + text); }
 
-constexpr std::size_t stack_bytes = 128 << 10, most_shared = 227 << 10;
+constexpr std::size_t stack_bytes = 128 << 10, most_threads = 1024, most_shared = 227 << 10;
 constexpr unsigned whole_warp = 0xffffffffu;
 
 // Who waits for whom: a warp or a block; in threads, each has a lock of its own, or races would hide behind it.
@@ -215,14 +220,14 @@ inline void run_block(const std::function<void()>& kernel) {
     });
   for (std::thread& thread : threads) thread.join();
 #else
-  static std::vector<char> stacks;
-  stacks.resize(stack_bytes * b.threads.size());
+  static const std::unique_ptr<char[]> stacks(new char[stack_bytes * most_threads]);  // pages come when they are used
+  ASAN_UNPOISON_MEMORY_REGION(stacks.get(), stack_bytes * b.threads.size());  // as the last block's threads left it
   std::function<void()> run = kernel;
   body = &run;
   std::vector<std::size_t> order(b.threads.size());
   for (std::size_t i = 0; i < order.size(); ++i) {
     order[i] = i;
-    const auto end = reinterpret_cast<std::uintptr_t>(stacks.data() + stack_bytes * (i + 1)) & ~std::uintptr_t{15};
+    const auto end = reinterpret_cast<std::uintptr_t>(stacks.get() + stack_bytes * (i + 1)) & ~std::uintptr_t{15};
     auto* top = reinterpret_cast<void**>(end);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(&fiber);
@@ -254,7 +259,7 @@ inline void run_block(const std::function<void()>& kernel) {
 
 inline void launch(dim3 grid, dim3 size, std::size_t shared, const std::function<void()>& kernel) {
   const std::size_t count = std::size_t{size.x} * size.y * size.z;
-  if (count == 0 || count > 1024) fail("a block has 1 to 1024 threads, got " + std::to_string(count));
+  if (count == 0 || count > most_threads) fail("a block has 1 to 1024 threads, got " + std::to_string(count));
   if (shared > most_shared) fail("no card has so much shared memory: " + std::to_string(shared));
   if (grid.y > 65535 || grid.z > 65535) fail("a grid has at most 65535 blocks in y and z");
   Block b;
