@@ -135,10 +135,12 @@ def whole(cache: Any) -> Any:
         if type(layer) is DynamicLayer:
             other.layers.append(copy.copy(layer))  # a layer never writes to a tensor in place
             continue
-        if type(layer) is not DynamicSlidingWindowLayer or layer.keys.shape[-2] != layer.get_seq_length():
+        if type(layer) is not DynamicSlidingWindowLayer:
+            return None
+        if layer.keys is not None and layer.keys.shape[-2] != layer.get_seq_length():
             return None
         plain = DynamicLayer()
-        plain.__dict__.update({name: value for name, value in vars(layer).items() if name in vars(plain)})
-        plain.dtype, plain.device = layer.dtype, layer.device
+        known = {*vars(plain), "dtype", "device"}  # the last two where a version of transformers writes them
+        plain.__dict__.update({name: value for name, value in vars(layer).items() if name in known})
         other.layers.append(plain)
     return other

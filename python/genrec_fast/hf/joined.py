@@ -71,7 +71,7 @@ def _joined_cache(caches: Sequence[Any], kept: Sequence[int]) -> Any:
         return DynamicCache()  # without a config every layer keeps every token, whatever its window
     joined = forked(first)
     for number, layer in enumerate(joined.layers):
-        if not layer.is_initialized:  # those that share another's keys have none
+        if layer.keys is None:  # of one that shares another's
             continue
         parts: list[tuple[Tensor, Tensor]] = []
         for cache, count in zip(caches, kept, strict=True):
@@ -88,7 +88,7 @@ def _alone(together: Stepped, place: int, tokens: Tensor) -> Stepped:
     session = Stepped(together.model, {}, mask, True, tokens)
     session.cache, session.logits = forked(together.cache), together.logits[place : place + 1].clone()
     for layer in session.cache.layers:
-        if layer.is_initialized:  # a copy: a view would keep everybody's
+        if layer.keys is not None:  # a copy: a view would keep everybody's
             layer.keys = layer.keys[place : place + 1, :, -len(tokens) :].clone()
             layer.values = layer.values[place : place + 1, :, -len(tokens) :].clone()
     return session
