@@ -8,7 +8,9 @@ import torch
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from genrec_fast.hf.branched import Branched
 from genrec_fast.hf.engine import TorchEngine
