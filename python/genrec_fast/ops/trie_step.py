@@ -11,6 +11,8 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, choice, require_room, require_tensors, whole_number
 from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError, refusal
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops import _cuda
+from genrec_fast.ops._cuda_trie_step import trie_step_on_card
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import num_levels, require_levels
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
@@ -112,7 +114,8 @@ def trie_step(
             num_beams = whole_number("trie_step", "num_beams", num_beams, 1, 2**31 - 1)
         # The way through the dispatcher costs 8 us, as much as a small step: plain CPU tensors take the direct one.
         plain = type(logits) is type(nodes) is type(scores) is Tensor
-        direct = plain and logits.is_cpu and nodes.is_cpu and scores.is_cpu and not torch.compiler.is_compiling()
+        direct = plain and logits.is_cpu and nodes.is_cpu and scores.is_cpu
+        direct = direct and not (torch.compiler.is_compiling() or _cuda.emulates())
         levels = len(trie.codebook_sizes)
         if not direct:
             require_levels("trie_step", trie)
@@ -305,7 +308,7 @@ _op = define(
     " Tensor[] child_deltas, int num_beams, bool valid_only, Tensor? log_sums, Tensor? bits, Tensor? ranks,"
     " Tensor? excluded, Tensor? excluded_offsets)"
     " -> (Tensor scores, Tensor codes, Tensor parents, Tensor nodes, Tensor bound)",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": trie_step_on_card},
     twin=_twin,
     fake=_outputs,
     check=_check,
