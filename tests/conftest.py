@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from emulator import build as emulator
 from genrec_fast.ops import _cuda
 from genrec_fast.ops._registry import core
+from shared.cards import CARDS, placed
 
 torch.set_num_threads(1)
 # No deadline: a shared machine pauses now and then. No database: a run depends on the tree alone.
@@ -61,24 +61,22 @@ def threads():
     return torch.set_num_threads
 
 
-CARDS = ["cuda-emulated", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
 @pytest.fixture(params=["cpu", *CARDS])
 def device(request):
     """The test once on every device of this machine, and on CPU tensors with the kernels of a card, emulated."""
-    return _placed(request.param)
+    return placed(request.param)
 
 
 @pytest.fixture(params=CARDS)
 def card(request):
     """As ``device``, with the kernels of a card alone."""
-    return _placed(request.param)
+    return placed(request.param)
 
 
-def _placed(where: str) -> str:
-    """Where tensors go; ``_as_it_was`` takes the emulator away."""
-    if where != "cuda-emulated":
-        return where
-    _cuda.use_emulator(emulator.run)
+@pytest.fixture(params=[*core.usable_isas(), *CARDS])
+def place(request):
+    """As ``isa``, and then as ``card``: where tensors go."""
+    if request.param in CARDS:
+        return placed(request.param)
+    core.select_isa(request.param)
     return "cpu"

@@ -1,8 +1,6 @@
-"""trie_step on a card: the bits of its twin under every option, whichever way the children were gathered and ordered."""
+"""trie_step on a card: its twin's bits under every option, whichever way children were gathered and ordered."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 import torch
@@ -15,7 +13,8 @@ from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops import _cuda_trie_step
 from genrec_fast.ops.reference.trie_step import trie_step as twin
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
-from genrec_fast.ops.trie_step import TrieStep, trie_step
+from genrec_fast.ops.trie_step import TrieStep
+from shared.trie_steps import assert_equal, step_on
 
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -26,27 +25,6 @@ def expected(trie: Trie, level: int, logits: Tensor, nodes: Tensor, scores: Tens
     valid = options.get("normalize") == "valid"
     given = (trie, level, logits, nodes, scores, options["num_beams"], valid, *masks, options.get("log_sums"))
     return TrieStep(*twin(*given))
-
-
-def moved(value, card: str):
-    if isinstance(value, TrieFilter):
-        parts = {field.name: moved(getattr(value, field.name), card) for field in dataclasses.fields(value)}
-        return TrieFilter(**parts)
-    return value.to(card) if isinstance(value, Tensor | Jagged | Trie) else value
-
-
-def on_card(card: str, trie: Trie, level: int, *beams: Tensor, **options) -> TrieStep:
-    there, given = moved(trie, card), {name: moved(value, card) for name, value in options.items()}
-    if isinstance(given.get("allowed"), TrieFilter):
-        given["allowed"] = dataclasses.replace(given["allowed"], leaf_items=there.leaf_items)
-    found = trie_step(there, level, *(moved(tensor, card) for tensor in beams), **given)
-    return TrieStep(*(tensor.cpu() for tensor in found))
-
-
-def assert_same_bits(found: TrieStep, right: TrieStep) -> None:
-    for name, ours, theirs in zip(TrieStep._fields, found, right, strict=True):
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), name
-        assert torch.equal(ours.view(torch.int32), theirs.contiguous().view(torch.int32)), (name, ours, theirs)
 
 
 def catalog(generator: torch.Generator, items: int, sizes: tuple[int, ...]) -> Trie:
@@ -101,7 +79,7 @@ def test_every_option_gives_the_twins_bits(card, data):
         right = TrieStep(best, *(word.int() for word in words), torch.full((users,), -torch.inf))
     else:
         right = expected(trie, level, logits, nodes, scores, **options)
-    assert_same_bits(on_card(card, trie, level, logits, nodes, scores, **options), right)
+    assert_equal(step_on(card, trie, level, logits, nodes, scores, **options), right)
 
 
 def trie_filter_on_cpu(trie: Trie, allowed: Tensor | None, lists: list[Tensor] | None) -> TrieFilter:
@@ -123,7 +101,7 @@ def test_wide_nodes_however_many_are_gathered(card, monkeypatch, beams, num_beam
     for logits in (spread, heaped, heaped.bfloat16(), torch.zeros_like(spread)):
         for exact in (scores, torch.zeros_like(scores)):
             right = expected(trie, 1, logits, nodes, exact, num_beams=num_beams)
-            assert_same_bits(on_card(card, trie, 1, logits, nodes, exact, num_beams=num_beams), right)
+            assert_equal(step_on(card, trie, 1, logits, nodes, exact, num_beams=num_beams), right)
 
 
 def test_a_cut_of_many_ties_keeps_the_lowest(card):
@@ -133,8 +111,8 @@ def test_a_cut_of_many_ties_keeps_the_lowest(card):
     scores[:, 3] = 0.0
     logits = torch.zeros(2, 8, 9000)
     right = expected(trie, 0, logits, nodes, scores, num_beams=300)
-    found = on_card(card, trie, 0, logits, nodes, scores, num_beams=300)
-    assert_same_bits(found, right)
+    found = step_on(card, trie, 0, logits, nodes, scores, num_beams=300)
+    assert_equal(found, right)
     assert found.codes.tolist() == [list(range(300))] * 2
     assert set(found.parents.flatten().tolist()) == {3}
 
@@ -167,14 +145,14 @@ def test_a_refused_value_marks_its_user_and_nobody_else(card, what, normalize):
     wrong = {key: tensor.clone() for key, tensor in given.items()}
     wrong[name][1, 4] = value
     beams = [wrong.pop(key) for key in ("logits", "nodes", "scores")]
-    found = on_card(card, trie, 1, *beams, num_beams=7, normalize=normalize, **wrong)
+    found = step_on(card, trie, 1, *beams, num_beams=7, normalize=normalize, **wrong)
     others = torch.tensor([0, 2])
-    assert_same_bits(TrieStep(*(x[others] for x in found)), TrieStep(*(x[others] for x in right)))
+    assert_equal(TrieStep(*(x[others] for x in found)), TrieStep(*(x[others] for x in right)))
     assert found.scores[1].isnan().all()
     assert found.nodes[1].tolist() == [-2] * 7
     assert found.codes[1].tolist() == found.parents[1].tolist() == [0] * 7
     assert found.bound[1].item() == torch.inf
-    again = on_card(card, trie, 2, torch.randn(3, 7, 5), found.nodes, found.scores, num_beams=4, normalize=normalize)
+    again = step_on(card, trie, 2, torch.randn(3, 7, 5), found.nodes, found.scores, num_beams=4, normalize=normalize)
     assert again.nodes[1].tolist() == [-2] * 4
     assert (again.nodes[others] >= -1).all()
 
@@ -191,12 +169,12 @@ def test_altered_tensors_are_not_read_outside(card):
         kept = part.clone()
         for value in (0, -(2**31), 2**31 - 1):
             part.fill_(value if part.dtype == torch.int32 else value & 0xFF)
-            found = on_card(card, trie, 1, logits, nodes, scores, num_beams=20, allowed=chosen)
+            found = step_on(card, trie, 1, logits, nodes, scores, num_beams=20, allowed=chosen)
             assert ((found.nodes >= -1) & (found.nodes < trie.num_nodes(2))).all()
             assert ((found.codes >= 0) & (found.codes < 50)).all()
         part.copy_(kept)
     chosen.excluded_offsets[1] = 1 << 40
-    found = on_card(card, trie, 1, logits, nodes, scores, num_beams=20, allowed=chosen)
+    found = step_on(card, trie, 1, logits, nodes, scores, num_beams=20, allowed=chosen)
     assert (found.nodes == -2).all()
     assert found.scores.isnan().all()
 
@@ -213,4 +191,4 @@ def test_slices_of_a_head_are_read_in_place_and_other_strides_copied(card):
         torch.randn(3, 40, 8, generator=generator).transpose(1, 2),
     ):
         right = expected(trie, 1, logits.contiguous(), nodes, scores, num_beams=9)
-        assert_same_bits(on_card(card, trie, 1, logits, nodes, scores, num_beams=9), right)
+        assert_equal(step_on(card, trie, 1, logits, nodes, scores, num_beams=9), right)

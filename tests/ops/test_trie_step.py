@@ -18,7 +18,8 @@ from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.reference import trie_step as reference
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
-from shared.isas import every_isa
+from shared.cards import every_place
+from shared.trie_steps import assert_equal, step_on
 
 
 def catalog(seed: int, items: int, sizes: tuple[int, ...]) -> Trie:
@@ -45,15 +46,6 @@ def twin(
     return TrieStep(*reference.trie_step(trie, level, logits, nodes, scores, num_beams, valid, *masks, log_sums))
 
 
-def assert_equal(left: TrieStep, right: TrieStep) -> None:
-    for name in TrieStep._fields:
-        a, b = getattr(left, name), getattr(right, name)
-        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-        if a.dtype == torch.float32:
-            a, b = a.contiguous().view(torch.int32), b.contiguous().view(torch.int32)
-        assert torch.equal(a, b), (name, getattr(left, name), getattr(right, name))
-
-
 def random_state(trie: Trie, level: int, users: int, beams: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Nodes with repeats and dead slots, scores with ties."""
     nodes = torch.randint(0, trie.num_nodes(level), (users, beams), generator=generator, dtype=torch.int32)
@@ -66,7 +58,7 @@ def random_state(trie: Trie, level: int, users: int, beams: int, generator: torc
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_equals_its_twin_on_every_instruction_set(data):
+def test_equals_its_twin_on_every_instruction_set_and_card(data):
     levels = data.draw(st.integers(1, 4), "L")
     sizes = tuple(data.draw(st.sampled_from([1, 2, 7, 16, 31, 64, 255, 256, 257, 600]), "K") for _ in range(levels))
     seed = data.draw(st.integers(0, 2**30), "seed")
@@ -105,14 +97,14 @@ def test_equals_its_twin_on_every_instruction_set(data):
         sums[torch.rand(users, beams, generator=generator) < 0.1] = -torch.inf
         options["log_sums"] = sums
     expected = twin(trie, level, logits, nodes, scores, **options)
-    for _ in every_isa():
-        assert_equal(trie_step(trie, level, logits, nodes, scores, **options), expected)
+    for place in every_place():
+        assert_equal(step_on(place, trie, level, logits, nodes, scores, **options), expected)
 
 
 @pytest.mark.parametrize(
     ("items", "size", "fan_in"), [(70_000, 70_000 // 2, 1), (60_000, 65_535, 1), (5_000, 8_192, 3)]
 )
-def test_wide_nodes_equal_the_twin(isa, items, size, fan_in):
+def test_wide_nodes_equal_the_twin(place, items, size, fan_in):
     """Full, wide and narrow nodes, floors that rise while a row is scanned."""
     generator = torch.Generator().manual_seed(items)
     first = torch.randint(0, fan_in, (items,), generator=generator)
@@ -124,10 +116,10 @@ def test_wide_nodes_equal_the_twin(isa, items, size, fan_in):
     for logits in (torch.randn(1, 12, size, generator=generator), torch.zeros(1, 12, size)):
         for num_beams in (3, 500):
             expected = twin(trie, 1, logits, nodes, scores, num_beams=num_beams)
-            assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
+            assert_equal(step_on(place, trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
 
 
-def test_full_nodes_equal_the_twin(isa):
+def test_full_nodes_equal_the_twin(place):
     codes = torch.cartesian_prod(torch.arange(3), torch.arange(100))
     trie = build_trie(codes, codebook_sizes=(3, 100))
     logits = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
@@ -135,7 +127,7 @@ def test_full_nodes_equal_the_twin(isa):
     scores = torch.tensor([[0.0, -1, -2, -0.5, -torch.inf], [-1, -1, -1, -1, -1]])
     for num_beams in (1, 7, 600):
         expected = twin(trie, 1, logits, nodes, scores, num_beams=num_beams)
-        assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
+        assert_equal(step_on(place, trie, 1, logits, nodes, scores, num_beams=num_beams), expected)
 
 
 def rounded_once(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
@@ -184,7 +176,7 @@ HARD = st.one_of(
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_log_sums_of_hard_logits_equal_the_twin_on_every_instruction_set(data):
+def test_log_sums_of_hard_logits_equal_the_twin_on_every_instruction_set_and_card(data):
     size = data.draw(st.sampled_from([1, 2, 15, 16, 17, 40]), "K")
     rows = torch.tensor(data.draw(st.lists(st.lists(HARD, min_size=size, max_size=size), min_size=1, max_size=4)))
     wider = data.draw(st.integers(-2, 2), "ulps")
@@ -193,8 +185,8 @@ def test_log_sums_of_hard_logits_equal_the_twin_on_every_instruction_set(data):
     trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
     start = torch.zeros(len(rows), 1, dtype=torch.int32), torch.zeros(len(rows), 1)
     expected = twin(trie, 0, rows.unsqueeze(1), *start, num_beams=size)
-    for _ in every_isa():
-        assert_equal(trie_step(trie, 0, rows.unsqueeze(1), *start, num_beams=size), expected)
+    for place in every_place():
+        assert_equal(step_on(place, trie, 0, rows.unsqueeze(1), *start, num_beams=size), expected)
     assert bool((expected.scores <= 0).all())
     assert bool((rows > -torch.inf).any()) is bool((expected.nodes >= 0).any())
 
@@ -215,12 +207,12 @@ def test_a_nan_or_infinite_logit_is_refused_whatever_stands_beside_it(isa, type_
                     trie_step(trie, 0, logits.to(type_), *start, num_beams=2, normalize=normalize)
 
 
-def test_a_row_of_one_code_keeps_its_score(isa):
+def test_a_row_of_one_code_keeps_its_score(place):
     trie = build_trie(torch.arange(3).unsqueeze(1), codebook_sizes=(3,))
     logits = torch.full((500, 1, 3), -torch.inf)
     logits[:, 0, 1] = torch.linspace(-100, 100, 500)
     start = torch.zeros(500, 1, dtype=torch.int32), torch.zeros(500, 1)
-    assert bool((trie_step(trie, 0, logits, *start, num_beams=1).scores == 0).all())
+    assert bool((step_on(place, trie, 0, logits, *start, num_beams=1).scores == 0).all())
 
 
 def test_log_sum_exp_is_torchs_within_float_error():
@@ -249,20 +241,21 @@ def test_log_is_maths():
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 33, 2048])
-def test_scores_are_those_of_log_softmax(isa, size):
+def test_scores_are_those_of_log_softmax(place, size):
     generator = torch.Generator().manual_seed(size)
     trie = build_trie(torch.arange(size).unsqueeze(1), codebook_sizes=(size,))
     logits = torch.randn(3, 1, size, generator=generator) * 5
     start = torch.zeros(3, 1, dtype=torch.int32), torch.zeros(3, 1)
-    step = trie_step(trie, 0, logits, *start, num_beams=size)
+    step = step_on(place, trie, 0, logits, *start, num_beams=size)
     expected = torch.log_softmax(logits[:, 0].double(), -1).sort(descending=True).values
     assert torch.allclose(step.scores.double(), expected, rtol=0, atol=1e-5)
     assert bool((step.bound == -torch.inf).all())
 
 
-def test_ties_go_to_the_lower_beam_then_the_lower_code(isa):
+def test_ties_go_to_the_lower_beam_then_the_lower_code(place):
     trie = build_trie(torch.tensor([[3], [1], [0]]), codebook_sizes=(5,))
-    step = trie_step(
+    step = step_on(
+        place,
         trie,
         0,
         torch.zeros(1, 2, 5),
@@ -276,34 +269,34 @@ def test_ties_go_to_the_lower_beam_then_the_lower_code(isa):
     assert step.bound.item() == step.scores[0, 0].item()
 
 
-def test_slots_behind_the_last_candidate_are_empty_and_skipped_when_passed_in_again(isa):
+def test_slots_behind_the_last_candidate_are_empty_and_skipped_when_passed_in_again(place):
     trie = build_trie(torch.tensor([[0, 1], [2, 0]]), codebook_sizes=(3, 2))
     start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
-    one = trie_step(trie, 0, torch.zeros(1, 1, 3), *start, num_beams=4)
+    one = step_on(place, trie, 0, torch.zeros(1, 1, 3), *start, num_beams=4)
     assert one.nodes.tolist() == [[0, 1, -1, -1]]
     assert one.scores[0, 2:].tolist() == [-torch.inf] * 2
     assert one.codes.tolist() == [[0, 2, 0, 0]]
     assert one.parents.tolist() == [[0, 0, 0, 0]]
     logits = torch.full((1, 4, 2), torch.nan)
     logits[:, :2] = 0
-    two = trie_step(trie, 1, logits, one.nodes, one.scores, num_beams=4)
+    two = step_on(place, trie, 1, logits, one.nodes, one.scores, num_beams=4)
     assert two.nodes.tolist() == [[0, 1, -1, -1]]
     assert two.codes.tolist() == [[1, 0, 0, 0]]
 
 
-def test_masked_rows_and_codes_give_no_candidates(isa):
+def test_masked_rows_and_codes_give_no_candidates(place):
     trie = build_trie(torch.tensor([[0], [1], [2]]), codebook_sizes=(3,))
     logits = torch.tensor([[[-torch.inf] * 3, [-torch.inf, 1.0, -torch.inf]]])
     nodes, scores = torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1, 2)
     for normalize in ("all", "valid"):
-        step = trie_step(trie, 0, logits, nodes, scores, num_beams=3, normalize=normalize)
+        step = step_on(place, trie, 0, logits, nodes, scores, num_beams=3, normalize=normalize)
         assert step.nodes.tolist() == [[1, -1, -1]]
         assert step.scores[0, 0] == 0
         assert step.parents.tolist() == [[1, 0, 0]]
         assert step.bound.item() == -torch.inf
 
 
-def test_reads_slices_of_a_larger_head_in_place(isa):
+def test_reads_slices_of_a_larger_head_in_place(place):
     generator = torch.Generator().manual_seed(3)
     trie = catalog(3, 500, (40, 40))
     nodes, scores = random_state(trie, 1, 3, 8, generator)
@@ -313,8 +306,8 @@ def test_reads_slices_of_a_larger_head_in_place(isa):
         head.float()[:, :3, 7:47].transpose(0, 1),
         head.float()[:3, :, 60:].transpose(1, 2)[:, :, :1].expand(3, 40, 8).transpose(1, 2),  # last stride is not 1
     ):
-        expected = trie_step(trie, 1, logits.contiguous(), nodes, scores, num_beams=9)
-        assert_equal(trie_step(trie, 1, logits, nodes, scores, num_beams=9), expected)
+        expected = step_on(place, trie, 1, logits.contiguous(), nodes, scores, num_beams=9)
+        assert_equal(step_on(place, trie, 1, logits, nodes, scores, num_beams=9), expected)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
@@ -358,7 +351,7 @@ def brute_force(
 
 @pytest.mark.parametrize("sizes", [(4,), (5, 4, 6), (2, 2, 2, 2, 2, 2, 2, 2)])
 @pytest.mark.parametrize("shape", ["random", "one item", "shared prefix"])
-def test_a_search_as_wide_as_the_catalog_finds_exactly_what_brute_force_finds(isa, sizes, shape):
+def test_a_search_as_wide_as_the_catalog_finds_exactly_what_brute_force_finds(place, sizes, shape):
     generator = torch.Generator().manual_seed(len(sizes))
     count = 1 if shape == "one item" else 60
     items = torch.stack([torch.randint(0, s, (count,), generator=generator) for s in sizes], 1)
@@ -376,7 +369,7 @@ def test_a_search_as_wide_as_the_catalog_finds_exactly_what_brute_force_finds(is
         prefixes = [[()], [()]]
         for level in range(len(sizes)):
             given_logits = torch.stack([torch.stack([logits[level][p] for p in user]) for user in prefixes])
-            step = trie_step(trie, level, given_logits, nodes, scores, num_beams=width, allowed=flt)
+            step = step_on(place, trie, level, given_logits, nodes, scores, num_beams=width, allowed=flt)
             prefixes = [
                 [(*user[p], c) if n >= 0 else (0,) * (level + 1) for p, c, n in zip(ps, cs, ns, strict=True)]
                 for user, ps, cs, ns in zip(
@@ -398,25 +391,25 @@ def test_a_search_as_wide_as_the_catalog_finds_exactly_what_brute_force_finds(is
             )
 
 
-def test_bound_is_the_best_that_was_not_kept(isa):
+def test_bound_is_the_best_that_was_not_kept(place):
     generator = torch.Generator().manual_seed(11)
     trie = catalog(11, 300, (30, 30))
     nodes, scores = random_state(trie, 1, 2, 15, generator)
     logits = torch.randn(2, 15, 30, generator=generator)
-    everything = trie_step(trie, 1, logits, nodes, scores, num_beams=450)
+    everything = step_on(place, trie, 1, logits, nodes, scores, num_beams=450)
     for width in (1, 5, 40):
-        step = trie_step(trie, 1, logits, nodes, scores, num_beams=width)
+        step = step_on(place, trie, 1, logits, nodes, scores, num_beams=width)
         assert torch.equal(step.scores, everything.scores[:, :width])
         assert torch.equal(step.bound, everything.scores[:, width])
 
 
-def test_valid_scores_sum_to_one_over_the_children_that_pass(isa):
+def test_valid_scores_sum_to_one_over_the_children_that_pass(place):
     generator = torch.Generator().manual_seed(12)
     trie = catalog(12, 300, (30, 30))
     logits = torch.randn(1, 1, 30, generator=generator)
     start = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, 1)
     allowed = torch.rand(300, generator=generator) < 0.05
-    step = trie_step(trie, 0, logits, *start, num_beams=30, normalize="valid", allowed=allowed)
+    step = step_on(place, trie, 0, logits, *start, num_beams=30, normalize="valid", allowed=allowed)
     assert abs(step.scores.double().exp().sum().item() - 1) < 1e-5
     assert int((step.nodes >= 0).sum()) < 30
 

@@ -1,4 +1,4 @@
-"""A trie and a filter of its rows as kernels on the card take them, by value: ``csrc/cuda/trie.cuh``, ``row_filter.cuh``."""
+"""A trie and a filter of its rows as kernels on the card take them, by value (``trie.cuh`` and ``row_filter.cuh``)."""
 
 from __future__ import annotations
 
@@ -120,8 +120,7 @@ def card_filter(
             continue
         if tensor.dtype != dtype or tensor.dim() != dims or not tensor.is_contiguous():
             raise InvalidTypeError(
-                f"{op}: {name} must be contiguous {dtype} of {dims} dimensions, got {tensor.dtype} "
-                f"{list(tensor.shape)}"
+                f"{op}: {name} must be contiguous {dtype} of {dims} dimensions, got {tensor.dtype} {list(tensor.shape)}"
             )
         setattr(found, name, tensor.data_ptr())
     if bits is not None and ranks is not None:
