@@ -14,11 +14,11 @@ struct RowFilter {                    // python/genrec_fast/ops/_cuda_trie.py wr
 
 DEVICE_INLINE bool is_filtered(const RowFilter& filter) { return filter.bits || filter.excluded_offsets; }
 
-// Whether the user's list of excluded rows lies within all of them.
+// Whether the user's list lies within all of them; -1 is the first of one that trie_filter refused.
 DEVICE_INLINE bool has_whole_list(const RowFilter& filter, long long user) {
   if (!filter.excluded_offsets) return true;
   const long long begin = filter.excluded_offsets[user], end = filter.excluded_offsets[user + 1];
-  return 0 <= begin && begin <= end && end <= filter.num_excluded;
+  return 0 <= begin && begin <= end && end <= filter.num_excluded && (begin == end || filter.excluded[begin] >= 0);
 }
 
 // Allowed rows before `row`; `row` may be the number of rows.

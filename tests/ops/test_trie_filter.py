@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -57,22 +57,53 @@ def test_leaves_exactly_the_rows_that_keep_an_item(seed, items, kind):
         assert {n for n in nodes[user].tolist() if n >= 0} == rows_left(trie, of_user, exclude[user])
 
 
-@given(seed=st.integers(0, 2**30), items=st.sampled_from([1, 63, 64, 65, 700]), users=st.sampled_from([1, 4]))
-def test_equals_its_twin(seed, items, users):
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**30), items=st.sampled_from([1, 63, 64, 65, 700, 5000]), users=st.sampled_from([1, 4]))
+def test_equals_its_twin(device, seed, items, users):
     generator = torch.Generator().manual_seed(seed)
     trie = catalog(generator, items)
     allowed = torch.rand(users, items, generator=generator) < 0.5
     lists = Jagged.from_rows([torch.randint(0, items, (items // 2,), generator=generator) for _ in range(users)])
+    there = trie.to(device)
     for of in (None, allowed, allowed[:1]):
-        flt = trie_filter(trie, allowed=of, exclude=lists)
+        flt = trie_filter(there, allowed=None if of is None else of.to(device), exclude=lists.to(device))
         leaves = (trie.leaf_bases, trie.leaf_deltas, trie.leaf_items)
         rows, offsets = twins["trie_filter_exclude"](trie.item_rows, *leaves, of, lists.values, lists.offsets)
-        assert torch.equal(flt.excluded, rows)
-        assert torch.equal(flt.excluded_offsets, offsets)
+        assert torch.equal(flt.excluded.cpu(), rows)
+        assert torch.equal(flt.excluded_offsets.cpu(), offsets)
         if of is not None:
             bits, ranks = twins["trie_filter_allow"](trie.item_rows, of, trie.num_rows)
-            assert torch.equal(flt.bits, bits)
-            assert torch.equal(flt.ranks, ranks)
+            assert torch.equal(flt.bits.cpu(), bits)
+            assert torch.equal(flt.ranks.cpu(), ranks)
+
+
+def test_ranks_of_more_words_than_a_block_counts(device):
+    rows = torch.randperm(600_000, generator=torch.Generator().manual_seed(0)).int()
+    allowed = torch.rand(2, 600_000, generator=torch.Generator().manual_seed(1)) < torch.tensor([[0.5], [0.001]])
+    found = torch.ops.genrec_fast.trie_filter_allow(rows.to(device), allowed.to(device), 600_000)
+    expected = twins["trie_filter_allow"](rows, allowed, 600_000)
+    assert all(torch.equal(ours.cpu(), theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_an_id_outside_the_catalog_marks_its_user_on_a_card(card):
+    trie = build_trie(torch.tensor([[0, 1], [1, 0], [1, 2], [1, 2]])).to(card)
+    logits, nodes = torch.zeros(3, 1, 2, device=card), torch.zeros(3, 1, dtype=torch.int32, device=card)
+
+    def steps(lists: Jagged) -> list[list[int]]:
+        flt = trie_filter(trie, exclude=lists.to(card))
+        return trie_step(
+            trie, 0, logits, nodes, torch.zeros(3, 1, device=card), num_beams=2, allowed=flt
+        ).nodes.tolist()
+
+    for wrong in (4, -1, 1 << 40):
+        assert steps(Jagged.from_rows([[0], [0, wrong], [3, 1]])) == [[1, -1], [-2, -2], [0, 1]]
+    for offsets in ([0, 3, 2, 5], [0, -1, 3, 5], [0, 1, 3, 6], [0, 1 << 40, 3, 5]):
+        flt = trie_filter(trie, exclude=Jagged.from_rows([[0], [0, 1], [3, 1]]).to(card))
+        leaves = (trie.item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items)
+        ends = torch.tensor(offsets, device=card)
+        rows, broken = torch.ops.genrec_fast.trie_filter_exclude(*leaves, None, flt.exclude.values, ends)
+        assert broken.tolist() == [-1] * 4
+        assert rows.tolist() == [0] * 5
 
 
 def test_a_shared_semantic_id_stays_until_its_last_item_is_gone():

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["CardFilter", "CardTrie", "card_filter", "card_trie"]
+__all__ = ["CardFilter", "CardTrie", "PackedOffsets", "card_filter", "card_trie"]
 
 _TOKENS = (torch.uint8, torch.uint16)
 _DELTAS = (torch.uint8, torch.uint16, torch.int32)
 _BLOCK = 16  # offsets per base
 
 
-class _PackedOffsets(ctypes.Structure):
+class PackedOffsets(ctypes.Structure):
+    """``PackedOffsets``."""
+
     _fields_ = (
         ("bases", ctypes.c_void_p),
         ("deltas", ctypes.c_void_p),
@@ -30,7 +32,7 @@ class _TrieLevel(ctypes.Structure):
     _fields_ = (
         ("tokens", ctypes.c_void_p),
         ("num_edges", ctypes.c_longlong),
-        ("child", _PackedOffsets),
+        ("child", PackedOffsets),
         ("token_width", ctypes.c_int),
     )
 
@@ -88,7 +90,7 @@ def card_trie(
         trie.levels[level] = _TrieLevel(
             codes.data_ptr(),
             codes.numel(),
-            _PackedOffsets(bases.data_ptr(), deltas.data_ptr(), count, deltas.element_size()),
+            PackedOffsets(bases.data_ptr(), deltas.data_ptr(), count, deltas.element_size()),
             codes.element_size(),
         )
     return trie

@@ -12,6 +12,7 @@ from genrec_fast.base.checks import require_room, require_tensors, shown, whole_
 from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import TrieTensors
+from genrec_fast.ops._cuda_trie_filter import allow_on_card, exclude_on_card
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import check_offsets, require_offsets
 from genrec_fast.ops._trie_arguments import require_levels
@@ -169,7 +170,8 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
 
     Raises:
         InvalidTypeError: allowed is not bool, or the ids are not integers.
-        InvalidValueError: allowed has another shape, an id is outside ``[0, N)``, or B differs.
+        InvalidValueError: allowed has another shape, an id is outside ``[0, N)``, or B differs. On a card an id outside
+            cannot raise: ``trie_step`` gives such a user nothing that looks like a beam.
 
     Notes:
         Cost per user: N / 64 words and one write per allowed item; a list of n ids takes O(n log n). The first call
@@ -313,14 +315,14 @@ def _check_items(item_rows: Tensor, items: Tensor, offsets: Tensor) -> None:
 
 _allow = define(
     "trie_filter_allow(Tensor item_rows, Tensor allowed, int num_rows) -> (Tensor bits, Tensor ranks)",
-    kernels={"cpu": _allow_cpu},
+    kernels={"cpu": _allow_cpu, "cuda": allow_on_card},
     twin=lambda item_rows, allowed, num_rows: reference.pack_rows(reference.allowed_rows(item_rows, num_rows, allowed)),
     fake=_empty_bits,
 )
 _exclude = define(
     "trie_filter_exclude(Tensor item_rows, Tensor leaf_bases, Tensor leaf_deltas, Tensor leaf_items, Tensor? allowed,"
     " Tensor items, Tensor offsets) -> (Tensor rows, Tensor row_offsets)",
-    kernels={"cpu": _exclude_cpu},
+    kernels={"cpu": _exclude_cpu, "cuda": exclude_on_card},
     twin=lambda item_rows, leaf_deltas, allowed, items, offsets: reference.excluded_rows(
         item_rows, leaf_deltas.numel() - 1, allowed, items, offsets
     ),
