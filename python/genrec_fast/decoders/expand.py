@@ -80,7 +80,8 @@ def _one_each(
 ) -> tuple[Tensor, Tensor, Tensor]:
     live = rows >= 0
     item = trie.leaf_items[rows.clamp(min=0).long()].long()
-    if not bool((live[:, 1:] & (ranks[:, 1:] >= ranks[:, :-1])).any()):  # in order, and no ties to break
+    # In order, and no ties to break; a look at a card would wait for it.
+    if rows.is_cpu and not bool((live[:, 1:] & (ranks[:, 1:] >= ranks[:, :-1])).any()):
         shown, live = slice(None, k), live[:, :k]
         items, found = item[:, shown].where(live, -1), codes[:, shown].where(live.unsqueeze(2), -1)
         return _padded(items, found, scores[:, shown].where(live, -torch.inf), k)

@@ -56,9 +56,7 @@ def exclude_on_card(
 ) -> tuple[Tensor, Tensor]:
     """As ``genrec_fast::trie_filter_exclude``."""
     users, num_rows = offsets.numel() - 1, leaf_deltas.numel() - 1
-    leaf = PackedOffsets(
-        leaf_bases.data_ptr(), leaf_deltas.data_ptr(), leaf_deltas.numel(), leaf_deltas.element_size()
-    )
+    leaf = PackedOffsets(leaf_bases.data_ptr(), leaf_deltas.data_ptr(), leaf_deltas.numel(), leaf_deltas.element_size())
     catalog = _RowItems(item_rows.data_ptr(), item_rows.numel(), leaf, leaf_items.data_ptr(), num_rows)
     keys, numbers = torch.empty_like(items), offsets.new_empty(users)
     rows = torch.zeros(items.shape, dtype=torch.int32, device=items.device)

@@ -86,13 +86,14 @@ def trie_step(
         InvalidTypeError: an argument of another kind or dtype than the above.
         InvalidValueError: level, a shape, a device, num_beams or normalize is wrong; a trie whose tensors do not fit
             together; a filter of another trie; a node is outside its level; a live beam has a NaN or +inf logit, score
-            or log-sum; W * K reaches 2^32.
+            or log-sum; W * K reaches 2^32. A card cannot raise for a node or a number: all beams of such a user come
+            back as node -2, which the next level refuses again, code 0, parent 0 and score NaN, its bound as +inf.
         UnsupportedError: not enough memory for num_beams.
 
     Notes:
         Cost: each live row of logits is read once from memory (two passes in cache); children are gathered or, where
         a node has many, the row is scanned against the running threshold. Equal inputs give equal bits on every
-        instruction set and number of threads. logit - logsumexp is never above 0, so a prefix scores at least as
+        instruction set, number of threads and card. logit - logsumexp is never above 0, so a prefix scores at least as
         high as all that follows it: the certificate of an exact search. Not differentiable.
 
     Source: ours; the scores of "all" are those of Hugging Face's constrained beam search.
