@@ -19,18 +19,21 @@ class RandomModel:
         scale: how peaked: logits are uniform in [0, scale).
         steps: logits are multiples of scale / steps: few steps give many ties.
         forbidden: share of logits that are -inf.
+        tree: whether its sessions read rows at different depths in one call.
     """
 
-    def __init__(self, codebook_sizes, seed=0, *, scale=4.0, steps=1 << 20, forbidden=0.0):
+    def __init__(self, codebook_sizes, seed=0, *, scale=4.0, steps=1 << 20, forbidden=0.0, tree=False):
         self.codebook_sizes = tuple(codebook_sizes)
         self.seed, self.scale, self.steps, self.forbidden = seed, scale, steps, forbidden
+        self.tree = tree
         self.users_read: list[int] = []
         self.users_searched: list[int] = []
 
     def prefill(self, batch: Batch) -> RandomSession:
         self.users_read.append(len(batch))
         states = [_hash(torch.tensor([self.seed, *row.tolist()])) for row in batch.items.rows()]
-        return RandomSession(self, torch.tensor(states, dtype=torch.int64).view(-1, 1), 0)
+        state = torch.tensor(states, dtype=torch.int64).view(-1, 1)
+        return RandomTree(self, state, torch.zeros_like(state), 1) if self.tree else RandomSession(self, state, 0)
 
     def logits(self, state: Tensor, level: int) -> Tensor:
         draws = _mix(state.unsqueeze(2) * 1_000_003 + torch.arange(self.codebook_sizes[level]) + 7 * level)
@@ -60,6 +63,41 @@ class RandomSession:
 
     def search(self, trie, plan, paid):
         return None
+
+
+@dataclass(frozen=True)
+class RandomTree:
+    """One hash per user and row of all calls ``[B, N]``, and its level; the last call's rows are the last."""
+
+    model: RandomModel
+    states: Tensor
+    levels: Tensor
+    last: int
+
+    @property
+    def finite(self):
+        return not self.model.forbidden
+
+    def scores(self, span=None, *, log_sums=False):
+        sizes, states, levels = self.model.codebook_sizes, self.states[:, -self.last :], self.levels[:, -self.last :]
+        every = torch.full((*states.shape, max(sizes)), -torch.inf)
+        for level, size in enumerate(sizes):
+            every[..., :size] = self.model.logits(states, level).where(
+                (levels == level).unsqueeze(2), every[..., :size]
+            )
+        return every, None
+
+    def extend_tree(self, codes, parents):
+        states, levels = self.states, self.levels
+        for code, parent in zip(codes.long().unbind(1), parents.long().unbind(1), strict=True):
+            above = states.gather(1, parent.unsqueeze(1))
+            states = torch.cat([states, _mix(above * 31 + code.unsqueeze(1) + 1)], 1)
+            levels = torch.cat([levels, levels.gather(1, parent.unsqueeze(1)) + 1], 1)
+        return RandomTree(self.model, states, levels, codes.shape[1])
+
+    def select(self, users):
+        self.model.users_searched.append(len(users))
+        return RandomTree(self.model, self.states[users], self.levels[users], self.last)
 
 
 def _mix(x: Tensor) -> Tensor:

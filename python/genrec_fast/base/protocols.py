@@ -7,7 +7,7 @@ W beams, D width, H heads, N items, M training targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -58,7 +58,11 @@ class Session(Protocol):
     Sessions do not change: every call gives a new one, and an old one may be extended again (one over transformers'
     own cache gives its cache away when it is extended; what ``select`` gives is independent of it).
 
+    Attributes:
+        finite: whether no code is ever ruled out by a logit of -inf.
     """
+
+    finite: ClassVar[bool] = False
 
     def scores(self, span: Any = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits ``[B, W, K]`` behind the rows of the last call (W = 1 behind the prompts).

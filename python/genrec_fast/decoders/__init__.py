@@ -7,6 +7,7 @@ candidate; ``scan`` looks at scores of every item.
 
 from genrec_fast.base.config import register_configs
 from genrec_fast.decoders.beam import Beam, BeamConfig
+from genrec_fast.decoders.best_first import BestFirst, BestFirstConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
@@ -19,6 +20,8 @@ from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 __all__ = [
     "Beam",
     "BeamConfig",
+    "BestFirst",
+    "BestFirstConfig",
     "DiverseBeam",
     "DiverseBeamConfig",
     "Greedy",

@@ -95,10 +95,12 @@ class Decoder(ABC):
         needs: the protocol that the backbone must speak.
         by_level: whether a pass takes several steps, and users share one, whatever their k and filters, each with the
             results of a pass of his own.
+        by_k: whether how a user is searched depends on k: users of one pass have the same.
     """
 
     needs: ClassVar[type]
     by_level: ClassVar[bool] = False
+    by_k: ClassVar[bool] = False
 
     def parts(self, catalog: Catalog) -> dict[str, nn.Module]:
         """Networks of its own that are trained and saved beside the backbone, by the name they have in the system.

@@ -21,7 +21,7 @@ from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 
-__all__ = ["SearchDecoder", "SearchPass"]
+__all__ = ["SearchDecoder", "SearchPass", "check_parts"]
 
 # Logits of one widened search: 2^26 float32 are 256 MiB, and a user whose certificate fails needs many beams.
 _WIDENED_LOGITS = 1 << 26
@@ -208,7 +208,7 @@ class SearchDecoder(Decoder):
             InvalidTypeError, InvalidValueError: as ``search``.
         """
         query, backbone, trie = self.settled(query), system.backbone, system.trie
-        _check_parts(self.name, backbone, trie)
+        check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
         num_beams, widths = self._widths(query.num_beams, len(batch), len(trie.codebook_sizes))
         rule = self.rule(batch, max(num_beams), query)
@@ -230,7 +230,7 @@ class SearchDecoder(Decoder):
         return settled if isinstance(settled, tuple) else (settled,) * levels, None
 
 
-def _check_parts(op: str, backbone: object, trie: Any) -> None:
+def check_parts(op: str, backbone: object, trie: Any) -> None:
     """The backbone can be searched, over this trie.
 
     Raises:

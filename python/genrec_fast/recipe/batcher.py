@@ -281,7 +281,7 @@ class Batcher:
             room = self.max_running - sum(len(group.left) for group in self._groups)
             self._waiting = deque(waiting[max(room, 0) :])
             for row in waiting[: max(room, 0)]:
-                same = by_key.setdefault((row.key(self.model.decoder.by_level), id(row) if row.alone else 0), [])
+                same = by_key.setdefault((row.key(self.model.decoder), id(row) if row.alone else 0), [])
                 if not same or len(same[-1].rows) == self._most(row):
                     same.append(Group([]))
                     groups.append(same[-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_fast.base.batch import Question, Ranked
 from genrec_fast.base.errors import TimedOutError
 from genrec_fast.base.query import Query
-from genrec_fast.decoders.base import Pass
+from genrec_fast.decoders.base import Decoder, Pass
 
 __all__ = ["Group", "Request", "Row"]
 
@@ -66,15 +66,15 @@ class Row:
     query: Query
     alone: bool = False  # its group failed: it must not fail others again
 
-    def key(self, by_level: bool) -> Hashable:
+    def key(self, decoder: Decoder) -> Hashable:
         """Rows with equal keys may share a pass, each with the answer of a pass of its own."""
         query, question = self.query, self.question
         beams = tuple(query.num_beams.tolist()) if isinstance(query.num_beams, Tensor) else query.num_beams
         # How far an exact search must widen depends on k.
         everything = query.allowed is None and query.candidates is None
         shape = (everything, question.timestamps is None, question.actions is None, query.seed)
-        exact = query.exact and query.k
-        return (shape, beams, exact) if by_level else (shape, query.k, query.exact, query.exclude is None)
+        exact = query.exact, (query.exact or decoder.by_k) and query.k
+        return (shape, beams, exact) if decoder.by_level else (shape, query.k, query.exact, query.exclude is None)
 
 
 @dataclass

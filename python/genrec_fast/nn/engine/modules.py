@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -85,6 +85,8 @@ class ModuleSession(TreeSession):
         parents: int64 ``[B, W]`` of every call: beams of the call before.
         rows: once a call made a tree, which rows descend from which.
     """
+
+    finite: ClassVar[bool] = True
 
     model: Decodes
     prompts: tuple[KeysValues, ...]

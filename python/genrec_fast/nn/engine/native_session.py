@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class NativeSession:
         ancestors: int32 ``[t, B * W]``: for every beam of the last call its ancestor at each call, itself the last.
         rows: once a call made a tree, which rows descend from which.
     """
+
+    finite: ClassVar[bool] = True
 
     engine: Block
     prompts: Prompts
