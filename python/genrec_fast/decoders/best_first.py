@@ -52,8 +52,8 @@ class BestFirst(Decoder):
     a search that needs more, unless ``exact`` is asked: it then goes down level by level where fewer than k items were
     found, ``Ranked.exact`` is false, and ``Ranked.bound`` is the best open prefix.
 
-    With ``normalize="valid"`` a prefix that leads to one semantic ID alone is found at once, at no cost: what follows is
-    certain.
+    With ``normalize="valid"`` a prefix that leads to one semantic ID alone is found at once, at no cost: what follows
+    is certain.
 
     Notes:
         The backbone's session must be a ``TreeSession`` that is extended by codes. Rows that the network reads: those

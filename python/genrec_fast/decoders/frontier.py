@@ -49,9 +49,7 @@ class Prefixes:
 
     def where(self, kept: Tensor) -> Prefixes:
         """The same slots, those outside bool ``[B, P]`` empty."""
-        return dataclasses.replace(
-            self, scores=self.scores.where(kept, -torch.inf), nodes=self.nodes.where(kept, -1)
-        )
+        return dataclasses.replace(self, scores=self.scores.where(kept, -torch.inf), nodes=self.nodes.where(kept, -1))
 
     def select(self, users: Tensor) -> Prefixes:
         """Of some users, int64 ``[m]``."""
