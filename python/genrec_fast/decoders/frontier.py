@@ -75,8 +75,13 @@ class Prefixes:
         return self.where(kept)._at(order[:, :most]), dropped
 
     def _at(self, order: Tensor) -> Prefixes:
-        moved = [part.gather(1, order) for part in (self.scores, self.nodes, self.levels, self.parents)]
-        return Prefixes(*moved, self.codes.gather(1, order.unsqueeze(2).expand(-1, -1, self.codes.shape[2])))
+        return Prefixes(
+            self.scores.gather(1, order),
+            self.nodes.gather(1, order),
+            self.levels.gather(1, order),
+            self.parents.gather(1, order),
+            self.codes.gather(1, order.unsqueeze(2).expand(-1, -1, self.codes.shape[2])),
+        )
 
 
 def _parts(prefixes: Prefixes) -> tuple[Tensor, ...]:
