@@ -13,6 +13,7 @@ void register_rq_decode(pybind11::module_& m);
 void register_rq_encode(pybind11::module_& m);
 void register_topk_inner_product(pybind11::module_& m);
 void register_transformer(pybind11::module_& m);
+void register_transformer_best_first(pybind11::module_& m);
 void register_transformer_search(pybind11::module_& m);
 void register_trie_build(pybind11::module_& m);
 void register_trie_filter(pybind11::module_& m);

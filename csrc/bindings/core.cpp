@@ -74,6 +74,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_rq_encode(m);
   register_topk_inner_product(m);
   register_transformer(m);
+  register_transformer_best_first(m);
   register_transformer_search(m);
   register_trie_build(m);
   register_trie_filter(m);

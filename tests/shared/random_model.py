@@ -87,6 +87,9 @@ class RandomTree:
             )
         return every, None
 
+    def extend(self, codes, parents):
+        return self.extend_tree(codes, parents.long() + self.states.shape[1] - self.last)
+
     def extend_tree(self, codes, parents):
         states, levels = self.states, self.levels
         for code, parent in zip(codes.long().unbind(1), parents.long().unbind(1), strict=True):
@@ -98,6 +101,12 @@ class RandomTree:
     def select(self, users):
         self.model.users_searched.append(len(users))
         return RandomTree(self.model, self.states[users], self.levels[users], self.last)
+
+    def search(self, trie, plan, paid):
+        return None
+
+    def best_first(self, trie, plan, users, width):
+        return None
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -211,9 +211,9 @@ void transformer_step(const TransformerStep& args) {
   const char* op = "transformer_step";
   const Call call(op, args.weights, args.tables, args.cache, args.cross, args.num_users, args.depth + 1);
   const TransformerStack& stack = call.read.stack;
-  check(args.num_users >= 0 && args.num_beams >= 0 &&
-            (args.num_users == 0 || args.num_beams <= args.num_rows / args.num_users) &&
-            args.num_users * args.num_beams == args.num_rows,
+  check(args.users || (args.num_users >= 0 && args.num_beams >= 0 &&
+                       (args.num_users == 0 || args.num_beams <= args.num_rows / args.num_users) &&
+                       args.num_users * args.num_beams == args.num_rows),
         op, ": rows must be [", args.num_users, " * ", args.num_beams, ", D], got ", args.num_rows);
   const std::int64_t num_rows = args.num_rows;
   check(args.kept_floats == stack.num_layers * num_rows * 2 * stack.num_kv_heads * stack.head_width, op,
@@ -229,6 +229,7 @@ void transformer_step(const TransformerStep& args) {
   check(args.parts || args.depth == args.num_steps || args.depth == 0, op, ": ancestors must be of ", args.num_steps,
         " steps, got ", args.depth);
   std::vector<std::int32_t> user_of, positions;
+  bool apart = true;  // no row is another's ancestor
   for (std::int64_t row = 0; row < num_rows; ++row) {
     std::int64_t depth = 0;
     for (; depth < args.depth; ++depth) {
@@ -240,8 +241,10 @@ void transformer_step(const TransformerStep& args) {
       const std::int64_t below = part == args.num_steps ? row : args.chain_rows[part];
       check(ancestor >= 0 && ancestor < below, op, ": ancestors must be rows of step ", part, ", below ", below,
             ", got ", ancestor, " for row ", row);
+      apart = apart && part < args.num_steps;
     }
-    const std::int64_t user = row / args.num_beams;
+    const std::int64_t user = args.users ? args.users[row] : row / args.num_beams;
+    check(user >= 0 && user < args.num_users, op, ": users must be in [0, ", args.num_users, "), got ", user);
     user_of.push_back(static_cast<std::int32_t>(user));
     positions.push_back(static_cast<std::int32_t>(args.cache.offsets[user + 1] - args.cache.offsets[user] + depth));
   }
@@ -249,12 +252,12 @@ void transformer_step(const TransformerStep& args) {
   if (num_rows == 0) return;
   // Chunks of whole users, where they are that small: their tiles have no tails.
   std::int64_t chunk = chunk_of(num_rows, args.num_threads, call.sizes);
-  if (args.num_beams <= chunk) chunk = (chunk + args.num_beams / 2) / args.num_beams * args.num_beams;
+  if (!args.users && args.num_beams <= chunk) chunk = (chunk + args.num_beams / 2) / args.num_beams * args.num_beams;
   const Scratches scratches(stack, call.sizes, chunk, std::max(call.longest, call.longest_cross), args.depth + 1,
                             args.num_threads);
   const TransformerRows all = call.rows(args.cache, args.cross);
   const std::int64_t floats = chunk * (all.x_stride + all.qkv_stride), tasks = (num_rows + chunk - 1) / chunk;
-  const Memory memory((args.parts ? tasks : args.num_threads) * floats * 4 + read_beyond);
+  const Memory memory((apart ? args.num_threads : tasks) * floats * 4 + read_beyond);
   ask_huge_pages(args.kept, args.kept_floats * 4);
   const auto rows_of = [&](std::int64_t task, std::int64_t place) {
     TransformerRows rows = all;
@@ -276,7 +279,7 @@ void transformer_step(const TransformerStep& args) {
   const auto finish = [&](const TransformerRows& rows, const TransformerScratch& scratch) {
     GENREC_DISPATCH(transformer_finish(rows, 0, rows.num_rows, args.hidden + rows.first_row * stack.width, scratch));
   };
-  if (!args.parts) {
+  if (apart) {
     each(tasks, args.num_threads, [&](std::int64_t task, std::int64_t worker) {
       const TransformerRows rows = rows_of(task, worker);
       begin(rows);

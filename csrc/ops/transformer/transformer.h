@@ -121,7 +121,7 @@ void transformer_cross(const TransformerWeights& weights, const float* rows, std
 
 struct TransformerStep {
   TransformerWeights weights;
-  const float* rows;      // [num_users * num_beams, width]
+  const float* rows;      // [num_users * num_beams, width], or as many as `users` says
   std::int64_t num_rows;  // of them
   TransformerFirst first;
   std::int64_t num_users, num_beams, num_steps;
@@ -139,6 +139,7 @@ struct TransformerStep {
   std::int64_t kept_floats;
   float* hidden;  // [rows, width], after the last norm
   int num_threads;
+  const std::int32_t* users = nullptr;  // [rows]: whose each row is; null: num_beams rows of each, user by user
 };
 void transformer_step(const TransformerStep& args);
 

@@ -183,7 +183,7 @@ class Attention {
   const float* link(std::int64_t row, std::int64_t j, std::int64_t depth, std::int64_t kv) const {
     const TransformerStep& step = *rows_.step;
     const std::int64_t kept = 2 * stack_.num_kv_heads * stack_.head_width;
-    const std::int64_t num_rows = step.num_users * step.num_beams, own = rows_.first_row + row;
+    const std::int64_t num_rows = step.num_rows, own = rows_.first_row + row;
     const std::int64_t at = j * num_rows + own, from = j == depth ? own : step.ancestors[at];
     const std::int64_t part = j == depth ? step.num_steps : step.parts ? step.parts[at] : j;
     const bool here = part == step.num_steps;
@@ -259,7 +259,7 @@ void transformer_read(const TransformerRows& rows, std::int64_t layer, std::int6
     }
     if (rows.step) {
       const TransformerStep& step = *rows.step;
-      float* to = step.kept + (layer * step.num_users * step.num_beams + rows.first_row + row) * kept;
+      float* to = step.kept + (layer * step.num_rows + rows.first_row + row) * kept;
       const float* from = qkv + stack.num_heads * width;
       for (std::int64_t c = 0; c < kept; ++c) to[c] = from[c];
     }

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
 #include "core/memory.h"
+#include "ops/transformer/code_tokens.h"
 #include "ops/transformer/transformer_call.h"
 #include "ops/trie/trie_shape.h"
 
@@ -13,23 +15,6 @@ namespace genrec {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-
-// The tokens of a level's codes, and the part of the vocabulary that they lie in.
-struct Codes {
-  const std::int64_t* tokens;
-  std::int64_t count, first, last;
-  bool in_order;  // token = first + code
-
-  Codes(const std::int64_t* given, std::int64_t size, std::int64_t head_size)
-      : tokens(given), count(size), first(0), last(0), in_order(true) {
-    check(given && size >= 1, "transformer_search: code_tokens must hold a token for every code, got none");
-    for (std::int64_t code = 0; code < size; ++code)
-      check(given[code] >= 0 && given[code] < head_size, "transformer_search: code_tokens must be in [0, ", head_size,
-            "), got ", given[code], " for code ", code);
-    first = *std::min_element(given, given + size), last = *std::max_element(given, given + size) + 1;
-    for (std::int64_t code = 0; code < size; ++code) in_order = in_order && given[code] == first + code;
-  }
-};
 
 class Search {
  public:
@@ -88,9 +73,9 @@ class Search {
   // The best children of the beams, and what they have written.
   void choose(int level, float* bound) {
     const TrieLevel& here = args_.trie.levels[level];
-    const Codes codes(args_.code_tokens[level], here.codebook_size, read_.stack.head_size);
+    const CodeTokens codes(op, args_.code_tokens[level], here.codebook_size, read_.stack.head_size);
     score(codes.first, codes.last);
-    if (!codes.in_order) gather(codes);
+    logits_ = codes.picked(std::move(logits_), rows());
     const std::int64_t users = args_.num_users, next = std::min(args_.num_beams, beams_ * here.num_edges);
     const auto size = static_cast<std::size_t>(users * next);
     std::vector<float> scores(size), pruned(static_cast<std::size_t>(users));
@@ -107,16 +92,6 @@ class Search {
       bound[user] = std::max(bound[user], pruned[static_cast<std::size_t>(user)]);
     write(level, chosen, next);
     scores_ = std::move(scores), nodes_ = std::move(nodes), beams_ = next;
-  }
-
-  void gather(const Codes& codes) {
-    Memory picked(rows() * codes.count * 4);
-    for (std::int64_t row = 0; row < rows(); ++row) {
-      const float* from = logits_.as<float>() + row * (codes.last - codes.first);
-      float* to = picked.as<float>() + row * codes.count;
-      for (std::int64_t code = 0; code < codes.count; ++code) to[code] = from[codes.tokens[code] - codes.first];
-    }
-    logits_ = std::move(picked);
   }
 
   // Codes [users, next, levels]: the parents' so far, and the one that was chosen.

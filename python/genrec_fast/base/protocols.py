@@ -99,6 +99,7 @@ class Session(Protocol):
         return None
 
 
+@runtime_checkable
 class TreeSession(Session, Protocol):
     """A session that reads drafts: rows at different depths in one pass.
 
@@ -117,6 +118,20 @@ class TreeSession(Session, Protocol):
         ...
 
     def select(self, users: Tensor) -> TreeSession: ...
+
+    def best_first(self, trie: Any, plan: Any, users: tuple[int, int], width: int) -> Any:
+        """A whole best-first search in one call; ``None``: it goes round by round.
+
+        Args:
+            trie: the catalog.
+            plan: what is searched for (``nn.engine.plan.BestFirstPlan``).
+            users: which of them, from the first to before the last.
+            width: semantic IDs that are returned for each.
+
+        Returns:
+            ``ops.transformer_best_first.BestFound``.
+        """
+        return None
 
 
 @runtime_checkable

@@ -9,14 +9,15 @@ from typing import Any, ClassVar, Literal
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_flag, shown, whole_number
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidTypeError
-from genrec_fast.base.protocols import Autoregressive
+from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
+from genrec_fast.base.protocols import Autoregressive, TreeSession
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter
 from genrec_fast.decoders.base import Decoder
-from genrec_fast.decoders.best_first_pass import BestFirstPass
+from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, filter_of
 from genrec_fast.decoders.search_pass import check_parts
+from genrec_fast.nn.engine.plan import BestFirstPlan
 
 __all__ = ["BestFirst", "BestFirstConfig"]
 
@@ -89,7 +90,7 @@ class BestFirst(Decoder):
         width = self.config.num_beams if given is None else whole_number(self.name, "num_beams", given)
         return dataclasses.replace(query, k=whole_number(self.name, "k", query.k), num_beams=width)
 
-    def begin(self, system: Any, batch: Batch, query: Query) -> BestFirstPass:
+    def begin(self, system: Any, batch: Batch, query: Query) -> BestFirstCalls | BestFirstPass:
         """Reads the histories; every ``advance`` extends some prefixes of every user.
 
         Raises:
@@ -99,7 +100,18 @@ class BestFirst(Decoder):
         query, backbone, trie = self.settled(query), system.backbone, system.trie
         check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
-        budget: Any = query.max_num_beams if query.exact else query.num_beams
-        session = backbone.prefill(batch) if len(batch) else None
-        rows = None if budget is None else budget * max(1, len(trie.codebook_sizes) - 1)
-        return BestFirstPass(session, len(batch), trie, query, rows, normalize=self.config.normalize)
+        if getattr(backbone, "plan", None) is not None:
+            raise UnsupportedError(
+                f"{self.name}: backbone must be extended by codes, got {type(backbone).__name__}, which writes tokens"
+            )
+        width: Any = query.max_num_beams if query.exact else query.num_beams
+        budget = None if width is None else width * max(1, len(trie.codebook_sizes) - 1)
+        plan = BestFirstPlan(query.k, budget, self.config.normalize, filter_of(trie, query))
+        session: Any = backbone.prefill(batch) if len(batch) else None
+        if session is not None and not isinstance(session, TreeSession):
+            raise UnsupportedError(
+                f"{self.name}: the backbone's session must be a TreeSession (extend_tree), got {type(session).__name__}"
+            )
+        whole = session is not None and session.best_first(trie, plan, (0, 0), query.k) is not None
+        kind = BestFirstCalls if whole else BestFirstPass
+        return kind(session, len(batch), trie, query, plan)

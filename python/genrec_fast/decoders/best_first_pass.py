@@ -1,4 +1,4 @@
-"""The best-first search of some users, round by round."""
+"""The best-first search of some users: in one call of the engine, or round by round."""
 
 from __future__ import annotations
 
@@ -8,18 +8,68 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Ranked, proven
-from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.decoders.expand import expand_rows
 from genrec_fast.decoders.frontier import Prefixes
+from genrec_fast.decoders.search_pass import unanswered
+from genrec_fast.nn.engine.plan import BestFirstPlan
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 from genrec_fast.ops.trie_step import trie_step
 
-__all__ = ["BestFirstPass"]
+__all__ = ["BestFirstCalls", "BestFirstPass", "filter_of"]
 
-_FIRST = 16
-_SHARE = 4
+# Users whose search is one call, where the engine can: a server would rather begin others than wait longer.
+_ONE_CALL = 64
+
+
+class BestFirstCalls:
+    """A best-first search as a ``Pass`` that the engine runs: every ``advance`` is a call for some users.
+
+    Args:
+        session: behind the histories, with ``best_first``.
+        users: B.
+        trie: the catalog.
+        query: checked.
+        plan: what is searched for.
+    """
+
+    def __init__(self, session: Any, users: int, trie: CatalogTrie, query: Query, plan: BestFirstPlan) -> None:
+        self.trie, self.query, self.plan, self._session = trie, query, plan, session
+        self._found = unanswered(users, plan.k, trie)
+        self.finished = torch.zeros_like(self._found.exact)
+        self.expanded = torch.zeros(users, dtype=torch.int64)
+        """int64 ``[B]``: rows of the network that each user took"""
+        self._next = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all users have their results."""
+        return self._next == len(self.finished)
+
+    def results(self) -> Ranked:
+        """The k best items of each user."""
+        return self._found
+
+    def advance(self) -> None:
+        """The next users."""
+        first, last = self._next, min(self._next + _ONE_CALL, len(self.finished))
+        width = self.plan.k
+        found = self._session.best_first(self.trie, self.plan, (first, last), width)
+        while bool(found.cut.any()):  # equal scores: which items come first is known when all rows are
+            width = 4 * width
+            found = self._session.best_first(self.trie, self.plan, (first, last), width)
+        keep = self.plan.keep
+        if keep is not None and self.trie.leaf_items.shape[0] != self.trie.num_rows:
+            keep = filter_of(self.trie, self.query.slice(first, last, of=len(self.finished)))
+        best = expand_rows(self.trie, found.rows, found.codes, found.scores, self.plan.k, keep)
+        for name, part in zip(("items", "codes", "scores"), best, strict=True):
+            getattr(self._found, name)[first:last] = part
+        self._found.bound[first:last] = found.bound
+        self._found.exact[first:last] = proven(best[2], found.bound)
+        self.expanded[first:last] = found.expanded
+        self.finished[first:last] = True
+        self._next = last
 
 
 class BestFirstPass:
@@ -30,27 +80,14 @@ class BestFirstPass:
         users: B.
         trie: the catalog.
         query: checked.
-        budget: rows of the network that a user may take; ``None``: as many as the proof needs.
-        normalize: as in ``trie_step``.
+        plan: what is searched for.
     """
 
-    def __init__(
-        self, session: Any, users: int, trie: CatalogTrie, query: Query, budget: int | None, *, normalize: str
-    ) -> None:
+    def __init__(self, session: Any, users: int, trie: CatalogTrie, query: Query, plan: BestFirstPlan) -> None:
         device, levels = trie.leaf_items.device, len(trie.codebook_sizes)
-        if session is not None and not hasattr(session, "extend_tree"):
-            raise UnsupportedError(
-                f"best_first: the backbone's session must be a TreeSession (extend_tree), got {type(session).__name__}"
-            )
-        self.trie, self.query, self._normalize, self._levels = trie, query, normalize, levels
-        self._budget = torch.iinfo(torch.int64).max if budget is None else budget
-        self._found = Ranked(
-            torch.full((users, query.k), -1, device=device),
-            torch.full((users, query.k, levels), -1, dtype=torch.int32, device=device),
-            torch.full((users, query.k), -torch.inf, device=device),
-            torch.zeros(users, dtype=torch.bool, device=device),
-            torch.full((users,), torch.inf, device=device),
-        )
+        self.trie, self.query, self.plan, self._levels = trie, query, plan, levels
+        self._budget = torch.iinfo(torch.int64).max if plan.budget is None else plan.budget
+        self._found = unanswered(users, plan.k, trie)
         self.finished = torch.zeros_like(self._found.exact)
         self.expanded = torch.zeros(users, dtype=torch.int64, device=device)
         """int64 ``[B]``: rows of the network that each user took"""
@@ -61,10 +98,10 @@ class BestFirstPass:
         self._open = Prefixes.root(users, levels, device)
         self._whole = Prefixes.none(users, levels, device)
         self._lost = torch.full((users,), -torch.inf, device=device)
-        self._keep = self._filter(query)
+        self._keep = plan.keep
         self._diving = torch.zeros(users, dtype=torch.int64, device=device)
         # With "valid" what follows a prefix of one semantic ID is certain, unless a session forbids codes by -inf.
-        self._certain = normalize == "valid" and getattr(session, "finite", False)
+        self._certain = plan.normalize == "valid" and session is not None and session.finite
 
     @property
     def done(self) -> bool:
@@ -89,22 +126,17 @@ class BestFirstPass:
         self._lost = torch.maximum(self._lost, dropped)
         self._finish(least)
 
-    def _filter(self, query: Query) -> TrieFilter | None:
-        if query.allowed is None and query.exclude is None:
-            return None
-        return trie_filter(self.trie, allowed=query.allowed, exclude=query.exclude)
-
     def _picked(self) -> Tensor:
         """Bool ``[b, P]``: which open prefixes are extended now; they stand in order."""
         taken, live = self.expanded[self._users], self._open.nodes >= 0
-        room = (taken // _SHARE).clamp(min=_FIRST)
+        room = (taken // self.plan.share).clamp(min=self.plan.least_rows)
         room = torch.minimum(room, self._budget - taken).where(~self.finished[self._users], 0)
         picked = live & (live.cumsum(1) <= room.unsqueeze(1))
         diving = self._diving.unsqueeze(1)
         if not bool((diving > 0).any()):
             return picked
         at = live & (self._open.levels == diving) & (diving > 0)
-        return picked.where(diving == 0, at & (at.cumsum(1) <= self.query.k))
+        return picked.where(diving == 0, at & (at.cumsum(1) <= self.plan.k))
 
     def _extended(self, chosen: Prefixes) -> Tensor | None:
         """Logits ``[b, R, K]`` behind the chosen prefixes; the session goes on."""
@@ -132,7 +164,7 @@ class BestFirstPass:
             nodes,
             chosen.scores,
             num_beams=max(1, int(counts.sum(1).max())),
-            normalize=self._normalize,
+            normalize=self.plan.normalize,
             allowed=self._keep,
         )
         slots = step.parents.long()
@@ -165,7 +197,7 @@ class BestFirstPass:
 
     def _least(self) -> Tensor:
         """Float32 ``[b]``: the score of the k-th item that was found; -inf where there are fewer."""
-        k, trie = self.query.k, self.trie
+        k, trie = self.plan.k, self.trie
         least = torch.full_like(self._lost, -torch.inf)
         self._whole = self._whole.best(least)[0]
         scores = self._whole.scores
@@ -200,8 +232,8 @@ class BestFirstPass:
     def _answer(self, places: Tensor) -> None:
         users, whole, keep = self._users[places], self._whole.select(places), self._keep
         if keep is not None:
-            keep = self._filter(self.query.select(users))
-        found = expand_rows(self.trie, whole.nodes, whole.codes, whole.scores, self.query.k, keep)
+            keep = filter_of(self.trie, self.query.select(users))
+        found = expand_rows(self.trie, whole.nodes, whole.codes, whole.scores, self.plan.k, keep)
         bound = self._lost[places]
         if self._open.scores.shape[1]:
             bound = torch.maximum(bound, self._open.scores[places].amax(1))
@@ -217,4 +249,11 @@ class BestFirstPass:
         self._open, self._whole = self._open.select(places), self._whole.select(places)
         self._lost, self._diving = self._lost[places], self._diving[places]
         if self._keep is not None:
-            self._keep = self._filter(self.query.select(self._users))
+            self._keep = filter_of(self.trie, self.query.select(self._users))
+
+
+def filter_of(trie: CatalogTrie, query: Query) -> TrieFilter | None:
+    """What may appear; ``None``: everything."""
+    if query.allowed is None and query.exclude is None:
+        return None
+    return trie_filter(trie, allowed=query.allowed, exclude=query.exclude)

@@ -21,7 +21,7 @@ from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 
-__all__ = ["SearchDecoder", "SearchPass", "check_parts"]
+__all__ = ["SearchDecoder", "SearchPass", "check_parts", "unanswered"]
 
 # Logits of one widened search: 2^26 float32 are 256 MiB, and a user whose certificate fails needs many beams.
 _WIDENED_LOGITS = 1 << 26
@@ -60,14 +60,8 @@ class SearchPass:
         rule: Rule,
     ) -> None:
         self.trie, self.query, self.rule, self._plan = trie, query, rule, plan
-        device, shape = trie.leaf_items.device, (users, query.k)
-        self._found = Ranked(
-            torch.full(shape, -1, device=device),
-            torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
-            torch.full(shape, -torch.inf, device=device),
-            torch.zeros(users, dtype=torch.bool, device=device),
-            torch.full((users,), torch.inf, device=device),
-        )
+        device = trie.leaf_items.device
+        self._found = unanswered(users, query.k, trie)
         self.finished = torch.zeros_like(self._found.exact)
         self._root = session
         self._waiting: deque[tuple[Tensor, tuple[int, ...], Tensor | None]] = deque()
@@ -228,6 +222,18 @@ class SearchDecoder(Decoder):
         if isinstance(settled, tuple) and len(settled) != levels:
             raise InvalidValueError(f"{self.name}: num_beams must have {levels} numbers, got {len(settled)}")
         return settled if isinstance(settled, tuple) else (settled,) * levels, None
+
+
+def unanswered(users: int, k: int, trie: CatalogTrie) -> Ranked:
+    """No item yet, for anybody."""
+    device, shape = trie.leaf_items.device, (users, k)
+    return Ranked(
+        torch.full(shape, -1, device=device),
+        torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
+        torch.full(shape, -torch.inf, device=device),
+        torch.zeros(users, dtype=torch.bool, device=device),
+        torch.full((users,), torch.inf, device=device),
+    )
 
 
 def check_parts(op: str, backbone: object, trie: Any) -> None:

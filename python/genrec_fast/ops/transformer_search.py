@@ -8,19 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import (
-    FLOAT32,
-    INT64,
-    choice,
-    real_number,
-    require_room,
-    require_tensors,
-    sequence,
-    shown,
-    whole_number,
-)
+from genrec_fast.base.checks import FLOAT32, INT64, choice, real_number, require_room, sequence, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._registry import core, define
+from genrec_fast.ops._search_call import check_search, described, masks_of
 from genrec_fast.ops._transformer_call import direct
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
@@ -117,69 +108,23 @@ def transformer_search(
     """
     op = "transformer_search"
     require_stack(op, stack)
-    sizes = require_levels(op, trie)
+    require_levels(op, trie)
     chain, code_tokens = sequence(op, "chain", chain), sequence(op, "code_tokens", code_tokens)
-    given = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
-    given["positions"] = positions
-    optional = {"ancestors": ancestors, "cross_offsets": cross_offsets, **given}
-    required = {"hidden": hidden, "scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding}
-    required |= {f"chain[{level}]": part for level, part in enumerate(chain)}
-    required |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
-    required |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    require_tensors(op, stack.weights.device, **required)
-    if trie.tokens[0].device != stack.weights.device:
-        raise InvalidValueError(
-            f"{op}: trie must be on {stack.weights.device} like the stack, got one on {trie.tokens[0].device}"
-        )
-    users, levels, width = offsets.numel() - 1, len(sizes), stack.spec.width
-    vocabulary = embedding.shape[0] if embedding.dim() else 0
-    floats = {"hidden": (hidden, [users, width]), "scores": (scores, [users])}
-    floats["embedding"] = (embedding, [vocabulary, width])
-    floats["cache"] = (cache, [cache.numel()])
-    if cross is not None:
-        floats["cross"] = (cross, [cross.numel()])
-    if rotary is not None:
-        floats["rotary"] = (rotary, [rotary.shape[0] if rotary.dim() else 0, stack.spec.rotary_width])
-    if distance is not None:
-        if distance.dim() == 2 and distance.shape[1] % 2 == 0:
-            raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
-        floats["distance"] = (distance, [stack.spec.num_heads, distance.shape[1] if distance.dim() == 2 else 0])
-    if first_table is not None:
-        floats["first_table"] = (first_table, [vocabulary, stack.spec.mixed])
-    if positions is not None:
-        floats["positions"] = (positions, [positions.shape[0] if positions.dim() else 0, width])
-    for number, part in enumerate(chain):
-        floats[f"chain[{number}]"] = (part, [stack.spec.num_layers, users, stack.spec.kept])
-    for name, (tensor, shape) in floats.items():
-        if tensor.dtype != torch.float32 or list(tensor.shape) != shape:
-            raise InvalidTypeError(f"{op}: {name} must be float32 {shape}, got {_described(tensor)}")
-    for name, ends in (("offsets", offsets), ("cross_offsets", cross_offsets)):
-        if ends is not None and (ends.dtype != torch.int64 or ends.shape != (users + 1,)):
-            raise InvalidTypeError(f"{op}: {name} must be int64 [{users + 1}], got {_described(ends)}")
-    if (cross is None) != (cross_offsets is None):
-        raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")
-    if len(code_tokens) != levels:
-        raise InvalidValueError(f"{op}: code_tokens must have {levels} levels like the trie, got {len(code_tokens)}")
-    for level, (table, size) in enumerate(zip(code_tokens, sizes, strict=True)):
-        if table.dtype != torch.int64 or table.shape != (size,):
-            raise InvalidTypeError(f"{op}: code_tokens[{level}] must be int64 [{size}], got {_described(table)}")
+    tables = {"rotary": rotary, "distance": distance, "cross": cross, "first_table": first_table}
+    given = {"hidden": hidden, "scores": scores, "offsets": offsets, "cache": cache, "embedding": embedding}
+    others = {"ancestors": ancestors, "cross_offsets": cross_offsets, "positions": positions}
+    check_search(op, stack, trie, code_tokens, chain, {**given, **tables, **others})
+    users = offsets.numel() - 1
     own = torch.empty(0, users, dtype=torch.int32) if ancestors is None else ancestors
     if own.dtype != torch.int32 or own.shape != (len(chain), users):
-        raise InvalidTypeError(f"{op}: ancestors must be int32 [{len(chain)}, {users}], got {_described(own)}")
+        raise InvalidTypeError(f"{op}: ancestors must be int32 [{len(chain)}, {users}], got {described(own)}")
     num_beams = whole_number(op, "num_beams", num_beams, 1, 2**31 - 1)
     choice(op, "normalize", normalize, ("all", "codes", "valid"))
     scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
     end = -1 if end_token is None else whole_number(op, "end_token", end_token, *INT64)
     if end_token is not None and not 0 <= end < stack.spec.head_size:
         raise InvalidValueError(f"{op}: end_token must be in [0, {stack.spec.head_size}), got {end_token}")
-    masks: tuple[Tensor | None, ...] = (None, None, None, None)
-    if keep is not None:
-        if not isinstance(keep, TrieFilter):
-            raise InvalidTypeError(f"{op}: keep must be a TrieFilter (gf.ops.trie_filter), got {shown(keep)}")
-        keep.require_trie(trie)
-        if keep.num_users not in (None, users):
-            raise InvalidValueError(f"{op}: keep must be for {users} users, got one for {keep.num_users}")
-        masks = (keep.bits, keep.ranks, keep.excluded, keep.excluded_offsets)
+    masks = masks_of(op, trie, keep, users)
     return TransformerFound(
         *_search(
             stack.weights,
@@ -209,10 +154,6 @@ def transformer_search(
             end,
         )
     )
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _outputs(scores: Tensor, code_tokens: Sequence[Tensor], tokens: Sequence[Tensor], num_beams: int) -> Any:

@@ -12,9 +12,10 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import offsets_of
 from genrec_fast.nn.engine.block import Block
-from genrec_fast.nn.engine.plan import Found, Plan
+from genrec_fast.nn.engine.plan import BestFirstPlan, Found, Plan
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.ops.transformer import transformer_select
+from genrec_fast.ops.transformer_best_first import BestFound, transformer_best_first
 from genrec_fast.ops.transformer_search import transformer_search
 from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_filter import CatalogTrie
@@ -208,6 +209,35 @@ class NativeSession:
             **self._tables(reach),
         )
         return Found(found.rows, found.codes, found.scores, found.bound, found.tokens)
+
+    def best_first(
+        self, trie: CatalogTrie, plan: BestFirstPlan, users: tuple[int, int], width: int
+    ) -> BestFound | None:
+        """See ``TreeSession``."""
+        if self.levels is None or self.chain or self.engine.embedding.dtype != torch.float32:
+            return None
+        return transformer_best_first(
+            self.engine.decoder,
+            self.hidden[:, 0],
+            torch.zeros(len(self.hidden)),
+            self.prompts.offsets,
+            self.prompts.cache,
+            trie,
+            [torch.arange(span.start, span.stop) for span in self.levels],
+            self.engine.embedding,
+            k=plan.k,
+            width=width,
+            users=users,
+            budget=2**62 if plan.budget is None else plan.budget,
+            least_rows=plan.least_rows,
+            share=plan.share,
+            normalize="codes" if plan.normalize == "all" else plan.normalize,
+            keep=plan.keep,
+            embedding_scale=float(self.engine.note.get("embedding_scale", 1.0)),
+            first_table=self.engine.first_tables[self.engine.decoder.number],
+            positions=self.engine.tensors.get("positions"),
+            **self._tables(self.prompts.longest + len(self.levels) + 1),
+        )
 
     def _step(
         self, tokens: Tensor, places: Tensor | None, depth: int, ancestors: Tensor, parts: Tensor | None = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import TrieFilter
 
-__all__ = ["CodeTokens", "Found", "Plan", "Processor"]
+__all__ = ["BestFirstPlan", "CodeTokens", "Found", "Plan", "Processor"]
 
 # (tokens int64 [B * W, t] behind the prompt, log-probabilities [B * W, V]) -> log-probabilities
 Processor = Callable[[Tensor, Tensor], Tensor]
@@ -72,6 +72,27 @@ class Plan:
     def __post_init__(self) -> None:
         if self.normalize not in ("all", "valid"):
             raise InvalidValueError(f"search: normalize must be 'all' or 'valid', got {self.normalize!r}")
+
+
+@dataclass(frozen=True)
+class BestFirstPlan:
+    """What a best-first search over a trie is to find, and how it goes about it.
+
+    Args:
+        k: items.
+        budget: rows of the network that a user may take; ``None``: as many as the proof needs.
+        normalize: "all": log-softmax over the codebook; "valid": over what the trie and the filter allow.
+        keep: which items may appear; ``None``: all.
+        least_rows: open prefixes of a user that are extended in a round, at least, where he has as many.
+        share: and at least as many as were extended before, divided by this.
+    """
+
+    k: int
+    budget: int | None = None
+    normalize: str = "all"
+    keep: TrieFilter | None = None
+    least_rows: int = 8
+    share: int = 2
 
 
 @dataclass(frozen=True)

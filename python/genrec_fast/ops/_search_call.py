@@ -1,0 +1,102 @@
+"""What the searches over a network and a trie check alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from genrec_fast.base.checks import require_tensors, shown
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops.transformer_pack import PackedStack
+from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
+
+__all__ = ["check_search", "described", "masks_of"]
+
+
+def check_search(
+    op: str,
+    stack: PackedStack,
+    trie: CatalogTrie,
+    code_tokens: Sequence[Tensor],
+    chain: Sequence[Tensor],
+    given: Mapping[str, Tensor | None],
+) -> None:
+    """Kinds, devices, dtypes and shapes of ``transformer_search``'s tensors by their names; ``None``: not given.
+
+    Raises:
+        InvalidTypeError: a dtype or a shape.
+        InvalidValueError: a device, or tensors that do not go together.
+    """
+    required = {name: tensor for name, tensor in given.items() if tensor is not None}
+    required |= {f"chain[{level}]": part for level, part in enumerate(chain)}
+    required |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
+    require_tensors(op, stack.weights.device, **required)
+    if trie.tokens[0].device != stack.weights.device:
+        raise InvalidValueError(
+            f"{op}: trie must be on {stack.weights.device} like the stack, got one on {trie.tokens[0].device}"
+        )
+    users, sizes, spec = required["offsets"].numel() - 1, trie.codebook_sizes, stack.spec
+    embedding = required["embedding"]
+    vocabulary = embedding.shape[0] if embedding.dim() else 0
+    shapes = {
+        "hidden": [users, spec.width],
+        "scores": [users],
+        "embedding": [vocabulary, spec.width],
+        "first_table": [vocabulary, spec.mixed],
+        "rotary": [-1, spec.rotary_width],
+        "distance": [spec.num_heads, -1],
+        "positions": [-1, spec.width],
+        "cache": [-1],
+        "cross": [-1],
+    }
+    distance = given.get("distance")
+    if distance is not None and distance.dim() == 2 and distance.shape[1] % 2 == 0:
+        raise InvalidValueError(f"{op}: distance must be [H, 2M - 1], got {list(distance.shape)}")
+    for name, shape in shapes.items():
+        if (tensor := given.get(name)) is not None:
+            free = tensor.shape[shape.index(-1)] if -1 in shape and tensor.dim() == len(shape) else 0
+            _check_floats(op, name, tensor, [free if size < 0 else size for size in shape])
+    for number, part in enumerate(chain):
+        _check_floats(op, f"chain[{number}]", part, [spec.num_layers, users, spec.kept])
+    for name in ("offsets", "cross_offsets"):
+        ends = given.get(name)
+        if ends is not None and (ends.dtype != torch.int64 or ends.shape != (users + 1,)):
+            raise InvalidTypeError(f"{op}: {name} must be int64 [{users + 1}], got {described(ends)}")
+    if (given.get("cross") is None) != (given.get("cross_offsets") is None):
+        raise InvalidValueError(f"{op}: cross and cross_offsets must be given together, got one of them")
+    if len(code_tokens) != len(sizes):
+        raise InvalidValueError(
+            f"{op}: code_tokens must have {len(sizes)} levels like the trie, got {len(code_tokens)}"
+        )
+    for level, (table, size) in enumerate(zip(code_tokens, sizes, strict=True)):
+        if table.dtype != torch.int64 or table.shape != (size,):
+            raise InvalidTypeError(f"{op}: code_tokens[{level}] must be int64 [{size}], got {described(table)}")
+
+
+def masks_of(op: str, trie: CatalogTrie, keep: TrieFilter | None, users: int) -> tuple[Tensor | None, ...]:
+    """What a kernel reads of a filter.
+
+    Raises:
+        InvalidTypeError: it is none.
+        InvalidValueError: it is of another trie, or for other users.
+    """
+    if keep is None:
+        return (None, None, None, None)
+    if not isinstance(keep, TrieFilter):
+        raise InvalidTypeError(f"{op}: keep must be a TrieFilter (gf.ops.trie_filter), got {shown(keep)}")
+    keep.require_trie(trie)
+    if keep.num_users not in (None, users):
+        raise InvalidValueError(f"{op}: keep must be for {users} users, got one for {keep.num_users}")
+    return (keep.bits, keep.ranks, keep.excluded, keep.excluded_offsets)
+
+
+def described(tensor: Tensor) -> str:
+    """Dtype and shape in words."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _check_floats(op: str, name: str, tensor: Tensor, shape: list[int]) -> None:
+    if tensor.dtype != torch.float32 or list(tensor.shape) != shape:
+        raise InvalidTypeError(f"{op}: {name} must be float32 {shape}, got {described(tensor)}")
