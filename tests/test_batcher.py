@@ -17,7 +17,7 @@ from genrec_fast.backbones import T5Config
 from genrec_fast.base.errors import ClosedError, InvalidTypeError, InvalidValueError, QueueFullError, TimedOutError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders import DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
+from genrec_fast.decoders import BestFirstConfig, DiverseBeamConfig, GreedyConfig, StochasticBeamConfig
 from genrec_fast.recipe.batcher import Batcher
 from genrec_fast.recipe.recommender import Recommender
 from toy import toy_recipe
@@ -150,6 +150,8 @@ def test_a_new_question_starts_before_the_running_one_ends_and_may_end_before_a_
 OTHERS = {
     "greedy": lambda: tiger(GreedyConfig()),
     "stochastic": lambda: tiger(StochasticBeamConfig(num_beams=10, seed=3)),
+    "best first": lambda: tiger(BestFirstConfig()),
+    "best first, a budget": lambda: tiger(BestFirstConfig(num_beams=2)),
     "diverse": lambda: tiger(DiverseBeamConfig(num_beams=12, num_groups=3)),
     "no levels": toy,
 }

@@ -30,6 +30,7 @@ def test_the_public_list():
         "DataError",
         "Decoder",
         "DivergedError",
+        "BestFirstConfig",
         "DiverseBeamConfig",
         "DiversityConfig",
         "Evaluated",

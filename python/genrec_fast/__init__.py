@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from genrec_fast.catalog.trie import Trie, build_trie
     from genrec_fast.decoders import (
         BeamConfig,
+        BestFirstConfig,
         DiverseBeamConfig,
         GreedyConfig,
         RankConfig,
@@ -106,6 +107,7 @@ __all__ = [
     "Batcher",
     "BatchingConfig",
     "BeamConfig",
+    "BestFirstConfig",
     "BidirectionalConfig",
     "Catalog",
     "CausalConfig",
@@ -208,6 +210,7 @@ _HOMES = {
     "TransitionsConfig": "genrec_fast.backbones",
     "Batcher": "genrec_fast.recipe.batcher",
     "BeamConfig": "genrec_fast.decoders",
+    "BestFirstConfig": "genrec_fast.decoders",
     "DiverseBeamConfig": "genrec_fast.decoders",
     "GreedyConfig": "genrec_fast.decoders",
     "RankConfig": "genrec_fast.decoders",

@@ -79,6 +79,10 @@ CALLS = {
     "transformer_search": {"stack": STACK, "hidden": normal(2, 12), "scores": torch.zeros(2), "offsets": OFFSETS}
     | {"cache": CACHE, "trie": TRIE, "code_tokens": [torch.arange(4), torch.arange(4, 8)]}
     | {"embedding": normal(20, 12), "num_beams": 3, "embedding_scale": 2.0, "end_token": 9},
+    "transformer_best_first": {"stack": STACK, "hidden": normal(2, 12), "scores": torch.zeros(2), "offsets": OFFSETS}
+    | {"cache": CACHE, "trie": TRIE, "code_tokens": [torch.arange(4), torch.arange(4, 8)]}
+    | {"embedding": normal(20, 12), "k": 2, "width": 3, "budget": 9, "least_rows": 2, "share": 4}
+    | {"embedding_scale": 2.0, "first_user": 0, "last_user": 2},
     "fingerprint": {"tensors": [normal(5), torch.arange(3)]},
 }
 TENSORS = [

@@ -105,8 +105,10 @@ class RandomTree:
     def search(self, trie, plan, paid):
         return None
 
+    searches_best_first = False
+
     def best_first(self, trie, plan, users, width):
-        return None
+        raise NotImplementedError
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -119,8 +119,13 @@ class TreeSession(Session, Protocol):
 
     def select(self, users: Tensor) -> TreeSession: ...
 
+    @property
+    def searches_best_first(self) -> bool:
+        """Whether ``best_first`` is there; else such a search goes round by round."""
+        return False
+
     def best_first(self, trie: Any, plan: Any, users: tuple[int, int], width: int) -> Any:
-        """A whole best-first search in one call; ``None``: it goes round by round.
+        """A whole best-first search in one call.
 
         Args:
             trie: the catalog.
@@ -131,7 +136,7 @@ class TreeSession(Session, Protocol):
         Returns:
             ``ops.transformer_best_first.BestFound``.
         """
-        return None
+        raise NotImplementedError
 
 
 @runtime_checkable

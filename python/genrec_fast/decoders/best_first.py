@@ -112,6 +112,5 @@ class BestFirst(Decoder):
             raise UnsupportedError(
                 f"{self.name}: the backbone's session must be a TreeSession (extend_tree), got {type(session).__name__}"
             )
-        whole = session is not None and session.best_first(trie, plan, (0, 0), query.k) is not None
-        kind = BestFirstCalls if whole else BestFirstPass
+        kind = BestFirstCalls if session is not None and session.searches_best_first else BestFirstPass
         return kind(session, len(batch), trie, query, plan)

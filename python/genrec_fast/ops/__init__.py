@@ -15,6 +15,7 @@ from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.segment_sum import segment_mean, segment_sum
 from genrec_fast.ops.topk_inner_product import topk_inner_product
 from genrec_fast.ops.transformer import transformer_cross, transformer_first, transformer_prefill
+from genrec_fast.ops.transformer_best_first import BestFound, transformer_best_first
 from genrec_fast.ops.transformer_head import transformer_head
 from genrec_fast.ops.transformer_search import TransformerFound, transformer_search
 from genrec_fast.ops.transformer_step import transformer_step
@@ -25,6 +26,7 @@ from genrec_fast.ops.trie_step import TrieStep, trie_step
 
 __all__ = [
     "ALiBi",
+    "BestFound",
     "KMeansStep",
     "RelativeTimeBias",
     "T5Bias",
@@ -51,6 +53,7 @@ __all__ = [
     "segment_sum",
     "to_padded",
     "topk_inner_product",
+    "transformer_best_first",
     "transformer_cross",
     "transformer_first",
     "transformer_head",

@@ -50,7 +50,8 @@ def transformer_best_first(
     *,
     k: int,
     width: int,
-    users: tuple[int, int] | None = None,
+    first_user: int = 0,
+    last_user: int | None = None,
     budget: int = 2**62,
     least_rows: int = 8,
     share: int = 2,
@@ -88,7 +89,8 @@ def transformer_best_first(
         embedding: float32 ``[V, D]``.
         k: items that are asked for, at least 1. Rows of several items count as many, but without a filter alone.
         width: M, at least k: rows that are returned; more are found where scores are equal (``cut``).
-        users: which of the B are searched, from the first to before the last; ``None``: all.
+        first_user: the first of the B who is searched.
+        last_user: and the one before whom the search ends; ``None``: B.
         budget: rows of the network that each user may take.
         least_rows: rows of a user in one round, at least, where he has as many open prefixes.
         share: and at least as many as he took before, divided by this.
@@ -127,10 +129,12 @@ def transformer_best_first(
     count = offsets.numel() - 1
     k = whole_number(op, "k", k, 1, 2**31 - 1)
     width = whole_number(op, "width", width, k, 2**31 - 1)
-    first, last = (0, count) if users is None else users
-    first, last = whole_number(op, "users", first, *INT64), whole_number(op, "users", last, *INT64)
+    first = whole_number(op, "first_user", first_user, *INT64)
+    last = count if last_user is None else whole_number(op, "last_user", last_user, *INT64)
     if not 0 <= first <= last <= count:
-        raise InvalidValueError(f"{op}: users must be a range of {count}, got {first} to {last}")
+        raise InvalidValueError(
+            f"{op}: first_user and last_user must be a range of {count} users, got {first} to {last}"
+        )
     budget = whole_number(op, "budget", budget, 0, 2**62)
     least_rows, share = whole_number(op, "least_rows", least_rows), whole_number(op, "share", share)
     choice(op, "normalize", normalize, ("all", "codes", "valid"))

@@ -210,12 +210,14 @@ class NativeSession:
         )
         return Found(found.rows, found.codes, found.scores, found.bound, found.tokens)
 
-    def best_first(
-        self, trie: CatalogTrie, plan: BestFirstPlan, users: tuple[int, int], width: int
-    ) -> BestFound | None:
+    @property
+    def searches_best_first(self) -> bool:
+        """Behind prompts alone, by codes, over embeddings of float32."""
+        return self.levels is not None and not self.chain and self.engine.embedding.dtype == torch.float32
+
+    def best_first(self, trie: CatalogTrie, plan: BestFirstPlan, users: tuple[int, int], width: int) -> BestFound:
         """See ``TreeSession``."""
-        if self.levels is None or self.chain or self.engine.embedding.dtype != torch.float32:
-            return None
+        assert self.levels is not None
         return transformer_best_first(
             self.engine.decoder,
             self.hidden[:, 0],
@@ -227,7 +229,8 @@ class NativeSession:
             self.engine.embedding,
             k=plan.k,
             width=width,
-            users=users,
+            first_user=users[0],
+            last_user=users[1],
             budget=2**62 if plan.budget is None else plan.budget,
             least_rows=plan.least_rows,
             share=plan.share,
