@@ -14,6 +14,7 @@ from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops.reference import transformer as twin
 from genrec_fast.ops.reference import transformer_head as twin_head
 from genrec_fast.ops.reference import transformer_step as twin_step
+from genrec_fast.ops.reference.transformer_best_first import transformer_best_first as _best_first_twin
 from genrec_fast.ops.reference.transformer_search import transformer_search as _search_twin
 from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
@@ -298,10 +299,10 @@ def head(rng: Rng) -> Case:
     return Case(ops.transformer_head, args, right, _judge, opaque=frozenset({"stack"}))
 
 
-@target("transformer_search", "TransformerFound", calls=128)
-def search(rng: Rng) -> Case:
+def _trie_search(rng: Rng, priors: int) -> dict[str, Any]:
+    """What a search over a network and a trie begins with."""
     stack = some_stack(rng, head_size=VOCABULARY, causal=True)
-    users, priors = rng.randint(1, 2), rng.randint(0, 2)
+    users = rng.randint(1, 2)
     begun, hidden = _begun(rng, stack, users, priors)
     sizes = [rng.randint(1, 9) for _ in range(rng.randint(1, 4))]
     items = rng.randint(1, 40)
@@ -316,8 +317,7 @@ def search(rng: Rng) -> Case:
     args: dict[str, Any] = {
         **{"stack": stack, "hidden": hidden, "scores": -torch.rand(users, generator=rng.torch), "trie": trie},
         **{"code_tokens": code_tokens, "embedding": embedding, "embedding_scale": scale, "normalize": normalize},
-        **{"num_beams": rng.choice((1, 3, 8, 50)), "end_token": rng.choice((None, 59)), "keep": None, **begun},
-        "ancestors": torch.arange(users, dtype=torch.int32).expand(priors, -1).contiguous(),
+        **{"keep": None, **begun},
     }
     if rng.flip(0.4):
         args["keep"] = ops.trie_filter(trie, allowed=rng.mask(*rng.choice(((items,), (users, items)))))
@@ -325,6 +325,48 @@ def search(rng: Rng) -> Case:
         args["first_table"] = ops.transformer_first(stack, embedding * scale)
     elif rng.flip(0.3):
         args["positions"] = rng.normal(99, stack.spec.width)
+    return args
+
+
+@target("transformer_best_first", "BestFound", calls=128)
+def best_first(rng: Rng) -> Case:
+    args = _trie_search(rng, 0)
+    del args["chain"]
+    args |= {"k": rng.choice((1, 3, 50)), "width": 50, "least_rows": rng.choice((1, 8)), "share": rng.choice((1, 4))}
+
+    def right(**given: Any) -> Any:
+        stack, trie, keep = given["stack"], given["trie"], given["keep"]
+        shared = keep is None and trie.num_items != trie.num_rows
+        if any(t.numel() and (int(t.min()) < 0 or int(t.max()) >= VOCABULARY) for t in given["code_tokens"]):
+            raise ValueError("a token outside")
+        found = _best_first_twin(
+            **{"weights": stack.weights, "stack": stack.number, "first_user": 0, "last_user": len(given["scores"])},
+            **{name: given[name] for name in ("hidden", "scores", "offsets", "cache", "code_tokens", "embedding")},
+            **{name: given.get(name) for name in (*TABLES[:-1], "positions")},
+            **{name: list(getattr(trie, name)) for name in ("tokens", "child_bases", "child_deltas")},
+            **{name: keep and getattr(keep, name) for name in ("bits", "ranks", "excluded", "excluded_offsets")},
+            **{name: getattr(trie, name) if shared else None for name in ("leaf_bases", "leaf_deltas")},
+            **{name: int(given[name]) for name in ("k", "width", "least_rows", "share")},
+            **{"embedding_scale": float(given["embedding_scale"]), "budget": 2**62},
+            **{"valid_only": given["normalize"] == "valid", "own_codes": given["normalize"] == "codes"},
+        )
+        return ops.BestFound(*found)
+
+    return Case(ops.transformer_best_first, args, right, _judge_best, opaque=frozenset({"stack", "cross", "cache"}))
+
+
+def _judge_best(found: Any, right: Any, given: dict[str, Any]) -> str | None:
+    """The k best scores up to rounding: which rows these are, and what else was read, rounding may decide."""
+    k = int(given["k"])
+    return _judge(found.scores[:, :k], right.scores[:, :k].nan_to_num(0, 0, -torch.inf), given)
+
+
+@target("transformer_search", "TransformerFound", calls=128)
+def search(rng: Rng) -> Case:
+    priors = rng.randint(0, 2)
+    args = _trie_search(rng, priors)
+    args |= {"num_beams": rng.choice((1, 3, 8, 50)), "end_token": rng.choice((None, 59))}
+    args["ancestors"] = torch.arange(len(args["scores"]), dtype=torch.int32).expand(priors, -1).contiguous()
 
     def right(**given: Any) -> Any:
         stack, trie, keep = given["stack"], given["trie"], given["keep"]
