@@ -307,6 +307,41 @@ def rq_decode() -> Iterator[Line]:
     yield Line("rq_decode", "1M IDs of 4 levels, D 128", *times, "torch gather and add", "2x")
 
 
+@row("rq_encode")
+def rq_encode() -> Iterator[Line]:
+    """Vectors to codes of 4 levels; torch multiplies, looks for the best and subtracts, level by level."""
+    from genrec_fast.ops import rq_encode as encode
+
+    for depth, rows in ((128, 1_000_000), (768, 200_000)):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(rows, depth, generator=generator)
+        books = [torch.randn(256, depth, generator=generator) * 0.7**level for level in range(4)]
+        on_card, there = x.cuda(), [book.cuda() for book in books]
+        some = x[:20_000]
+        for num_beams in (1, 4):
+            found = encode(on_card[: len(some)], there, num_beams=num_beams)
+            assert found.cpu().equal(encode(some, books, num_beams=num_beams)), "other codes than the CPU's"
+
+        def rival(x=on_card, books=there) -> torch.Tensor:
+            levels = []
+            for book in books:
+                levels.append(torch.addmm(-0.5 * book.square().sum(1), x, book.T).argmax(1))
+                x = x - book[levels[-1]]
+            return torch.stack(levels, 1)
+
+        rounded, turned = on_card.bfloat16(), torch.cat(there).bfloat16().T
+
+        def product(x=rounded, books=turned) -> torch.Tensor:
+            return x @ books
+
+        took = microseconds(graphed(lambda x=on_card, books=there: encode(x, books)))
+        what = f"{rows:,} x {depth}, 4 levels of 256"
+        yield Line("rq_encode", what, took, microseconds(graphed(rival)), "torch addmm, argmax, subtract", "3x")
+        yield Line("rq_encode", what, took, microseconds(graphed(product)), "torch's bfloat16 product", "0.7x")
+        took = microseconds(graphed(lambda x=on_card[:100_000], books=there: encode(x, books, num_beams=4)))
+        yield Line("rq_encode", f"100,000 x {depth}, 4 beams", took)
+
+
 def machine() -> dict[str, str]:
     """What ran, and on what."""
     commit = subprocess.run(

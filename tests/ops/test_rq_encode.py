@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
@@ -257,3 +257,131 @@ def test_beams_shorten_the_residual():
     every = torch.cartesian_prod(*(torch.arange(16) for _ in range(3)))
     sums = sum(book[codes] for book, codes in zip(books, every.T, strict=True))
     assert torch.allclose(all_of_them, (x[:, None] - sums).square().sum(-1).amin(1), rtol=1e-4)
+
+
+# ---- kernels for cards
+
+
+def assert_card_like_twin(card, x, books, num_beams=1):
+    wanted = twin(x, [book.float() for book in books], num_beams)
+    codes = rq_encode(x.to(card), [book.to(card) for book in books], num_beams=num_beams)
+    assert (codes.dtype, codes.shape) == (torch.int32, wanted.shape)
+    assert torch.equal(codes.cpu(), wanted), (codes.cpu() != wanted).nonzero()[:5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "sizes"),
+    [
+        (0, 4, (3,)),
+        (1, 1, (1,)),
+        (7, 17, (7, 300, 2)),  # more codes than a tile
+        (130, 33, (16, 17, 130)),  # more rows than a block
+        (9, 128, (40, 129)),  # the widest rows that shared memory holds
+        (9, 200, (40, 129)),  # wider ones
+    ],
+)
+def test_a_card_gives_these_codes(card, rows, width, sizes):
+    x = vectors(rows, width)
+    books = [vectors(size, width, seed=level + 1) for level, size in enumerate(sizes)]
+    for dtype in DTYPES:
+        assert_card_like_twin(card, x.to(dtype), books)
+    assert_card_like_twin(card, x.round(), [book.round() for book in books])  # ties
+    for num_beams in (2, 5):
+        assert_card_like_twin(card, x[:40].bfloat16(), books, num_beams)
+        assert_card_like_twin(card, x[:40].half().round(), [book.round() for book in books], num_beams)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("scale", [1e-45, 1e-40, 1e-25, 1e-19, 1e15, 1e18, 1e30])
+def test_no_scale_confuses_a_cards_margin(card, scale, num_beams):
+    x, books = vectors(30, 24) * scale, [vectors(20, 24, seed=1) * scale, vectors(9, 24, seed=2) * scale]
+    assert_card_like_twin(card, x, books, num_beams)
+    assert_card_like_twin(card, x, [books[0] / scale, books[1] * 1e-3], num_beams)
+    assert_card_like_twin(card, x * 10 ** vectors(30, 24, seed=3), books, num_beams)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_card_decides_near_ties_as_defined(card, num_beams):
+    base = vectors(1, 100, seed=4)
+    book = base + torch.arange(150)[:, None] % 7 * 1e-7 * vectors(150, 100, seed=5)
+    x = base + 1e-6 * vectors(12, 100, seed=6)
+    assert len(twin(x, [book]).unique()) > 1
+    assert_card_like_twin(card, x, [book, book - base], num_beams)
+    group = 50 * vectors(4, 24, seed=1)  # more codes than a list takes, which float32 tells apart
+    book = (group[:, None] + 0.01 * vectors(4, 30, 24, seed=2)).flatten(0, 1)
+    x = group[torch.arange(40) % 4] + 0.01 * vectors(40, 24, seed=3)
+    assert_card_like_twin(card, x, [book, 0.01 * vectors(20, 24, seed=4)], num_beams)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-6, 0.0])
+@pytest.mark.parametrize("far", [30.0, 3e4, 1e17])
+def test_a_card_and_codes_far_from_zero(card, spread, far):
+    place = far * vectors(40, seed=5)
+    x = place + far * spread * vectors(20, 40, seed=6)
+    books = [place + far * spread * vectors(30, 40, seed=7), far * spread * vectors(20, 40, seed=8)]
+    assert_card_like_twin(card, x, books)
+    assert_card_like_twin(card, x, books, 2)
+    assert_card_like_twin(card, x[:3] * torch.tensor([[1.0], [-1.0], [0.0]]), [books[0].bfloat16(), books[1]])
+
+
+def test_of_equal_codes_the_lowest_wins_on_a_card(card):
+    book = vectors(3, 20)[torch.randint(0, 3, (200,), generator=torch.Generator().manual_seed(0))]
+    assert_card_like_twin(card, vectors(40, 20, seed=1), [book, torch.zeros(70, 20)])
+    assert_card_like_twin(card, vectors(9, 20, seed=1), [book, torch.zeros(70, 20)], 4)
+    assert_card_like_twin(card, torch.zeros(9, 1), [torch.tensor([[1.0], [-1.0]] * 40)])
+    assert_card_like_twin(card, torch.zeros(9, 2), [torch.tensor([[-0.0, 0.0], [0.0, -0.0]] * 20)])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    rows=st.integers(0, 12),
+    width=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    seed=st.integers(0, 2**31),
+    kind=st.sampled_from(["normal", "grid", "copies", "zeros", "near"]),
+    dtype=st.sampled_from(DTYPES),
+    num_beams=st.sampled_from([1, 1, 2, 7, 200]),
+)
+def test_any_shape_and_data_on_a_card(card, rows, width, sizes, seed, kind, dtype, num_beams):
+    books = [vectors(size, width, seed=seed + level) for level, size in enumerate(sizes)]
+    x = vectors(rows, width, seed=seed + 99)
+    if kind == "grid":
+        x, books = (2 * x).round(), [(2 * book).round() for book in books]
+    elif kind == "copies":
+        x = books[0][torch.arange(rows) % len(books[0])]
+    elif kind == "zeros":
+        books = [torch.zeros_like(book) for book in books]
+    elif kind == "near":
+        books = [book[:1] + 1e-7 * book for book in books]
+    assert_card_like_twin(card, x.to(dtype), books, num_beams)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_card_marks_rows_without_codes(card, bad, num_beams):
+    x, books = vectors(20, 19), [vectors(20, 19, seed=1), vectors(5, 19, seed=2)]
+    wanted = twin(x, books, num_beams)
+    wrong = torch.arange(20) % 7 == 3
+    x[wrong, 18] = bad
+    codes = rq_encode(x.to(card), [book.to(card) for book in books], num_beams=num_beams).cpu()
+    assert codes[wrong].eq(-1).all()
+    assert codes[~wrong].equal(wanted[~wrong])
+    books[1][4, 2] = bad
+    codes = rq_encode(x.to(card), [book.to(card) for book in books], num_beams=num_beams)
+    assert codes.eq(-1).all()
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_card_marks_residuals_that_leave_float32(card, num_beams):
+    x = torch.full((6, 2), 3e38)
+    x[:5] = 0
+    books = [torch.full((1, 2), -3e38, device=card), torch.zeros(1, 2, device=card)]
+    assert rq_encode(x.to(card), books, num_beams=num_beams).tolist() == [[0, 0]] * 5 + [[-1, -1]]
+    assert rq_encode(x.to(card), books[:1], num_beams=num_beams).tolist() == [[0]] * 6
+
+
+def test_a_card_takes_so_many_levels(card):
+    x, books = vectors(3, 2).to(card), [vectors(2, 2, seed=1).to(card)] * 257
+    assert_card_like_twin(card, x.cpu(), [book.cpu() for book in books[:256]])
+    with pytest.raises(UnsupportedError, match="codebooks must have at most 256 levels on a card, got 257"):
+        rq_encode(x, books)

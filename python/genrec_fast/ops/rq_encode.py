@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, choice, whole_number
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError, door
+from genrec_fast.ops import _rq_levels
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _twin
@@ -36,7 +37,8 @@ def rq_encode(
             is given: a shorter residual, mostly, at more cost.
         precision: of the products that shortlist codes, "float32" or "bfloat16". The codes are the same by
             construction: every code that could win within the proven rounding error is scored again. "bfloat16" is the
-            faster one on processors that multiply bfloat16 (avx512_bf16), and is read as "float32" on others.
+            faster one on processors that multiply bfloat16 (avx512_bf16), and is read as "float32" on others. A card's
+            products are bfloat16 always.
 
     Returns:
         int32 ``[N, L]``.
@@ -44,14 +46,16 @@ def rq_encode(
     Raises:
         InvalidTypeError: x or a codebook is not a float tensor of these dtypes.
         InvalidValueError: a shape does not fit, K_l or num_beams or precision is out of range, a row of x or of a
-            codebook is not finite (naming it), or a residual leaves float32.
-        UnsupportedError: num_beams times the largest codebook is above 2^24.
+            codebook is not finite (naming it), or a residual leaves float32. On a card nothing that only a value shows
+            raises: all codes of such a row are -1, of every row where a codebook is not finite.
+        UnsupportedError: num_beams times the largest codebook is above 2^24; more than 256 levels on a card.
 
     Notes:
         Scores are defined in float64 (products of float32 are exact there) with sums in 16 lanes, residuals in float32;
         ties go to the lower code. So the result does not depend on the instruction set, the precision, the number of
         threads, or how the rows are cut into calls. N * D * sum(K_l) multiply-adds, fused with the search for the
-        best: no score leaves the cache. Memory: a packed copy of the codebooks. Not differentiable.
+        best: no score leaves the cache. Memory: a packed copy of the codebooks; on a card with beams also up to 256 MiB
+        of scores. Not differentiable.
 
     Source:
         Residual quantization: Chen, Guan, Wang, "Approximate nearest neighbor search by residual vector quantization",
@@ -97,6 +101,12 @@ def _cpu(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> 
     return codes
 
 
+def _card(x: Tensor, codebooks: list[Tensor], num_beams: int, precision: str) -> Tensor:
+    # With beams, equal codes are a beam each.
+    levels = _rq_levels.as_read("rq_encode", codebooks, first_of_equals=num_beams == 1)
+    return _rq_levels.encode(x, levels) if num_beams == 1 else _rq_levels.encode_beams(x, levels, num_beams)
+
+
 def _check(x: Tensor, codebooks: list[Tensor]) -> None:
     for level, book in enumerate(codebooks):
         require_finite("rq_encode", f"codebooks[{level}]", book)
@@ -105,7 +115,7 @@ def _check(x: Tensor, codebooks: list[Tensor]) -> None:
 
 _op = define(
     "rq_encode(Tensor x, Tensor[] codebooks, int num_beams, str precision) -> Tensor",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _card},
     twin=_twin,
     fake=lambda x, codebooks: x.new_empty((x.shape[0], len(codebooks)), dtype=torch.int32),
     check=_check,
