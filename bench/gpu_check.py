@@ -342,6 +342,27 @@ def rq_encode() -> Iterator[Line]:
         yield Line("rq_encode", f"100,000 x {depth}, 4 beams", took)
 
 
+@row("kmeans_step")
+def kmeans_step() -> Iterator[Line]:
+    """A Lloyd step of a million rows; torch multiplies, looks for the nearest and adds up by atomics in float64."""
+    from genrec_fast.ops import kmeans_step as step
+
+    generator = torch.Generator().manual_seed(0)
+    x, centroids = torch.randn(1_000_000, 128, generator=generator), torch.randn(256, 128, generator=generator)
+    on_card, there, some = x.cuda(), centroids.cuda(), x[:50_000]
+    for found, expected in zip(step(on_card[: len(some)], there), step(some, centroids), strict=True):
+        assert found.cpu().equal(expected), "other bits than the CPU's"
+
+    def rival() -> tuple[torch.Tensor, ...]:
+        scores, labels = torch.addmm(-0.5 * there.square().sum(1), on_card, there.T).max(1)
+        sums = torch.zeros(256, 128, dtype=torch.float64, device="cuda").index_add_(0, labels, on_card.double())
+        counts = torch.zeros(256, dtype=torch.int64, device="cuda").index_add_(0, labels, torch.ones_like(labels))
+        return sums, counts, on_card.square().sum(dtype=torch.float64) - 2 * scores.sum(dtype=torch.float64)
+
+    times = microseconds(graphed(lambda: step(on_card, there))), microseconds(graphed(rival))
+    yield Line("kmeans_step", "1M x 128, 256 centroids", *times, "torch addmm, max, index_add", "3x")
+
+
 def machine() -> dict[str, str]:
     """What ran, and on what."""
     commit = subprocess.run(

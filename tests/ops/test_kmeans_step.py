@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -186,3 +186,76 @@ def test_compiles_into_one_graph():
     x, centroids = torch.randn(40, 3, generator=torch.Generator().manual_seed(7)), torch.eye(3)
     compiled = torch.compile(lambda x, c: kmeans_step(x * 2, c), fullgraph=True, backend="aot_eager")
     assert_equal(KMeansStep(*compiled(x, centroids)), kmeans_step(x * 2, centroids))
+
+
+# ---- kernels for cards
+
+
+def moved(step: KMeansStep | None, device: str) -> KMeansStep | None:
+    return None if step is None else KMeansStep(*(part.to(device) for part in step))
+
+
+def assert_card_like_twin(card: str, x: Tensor, centroids: Tensor, after: KMeansStep | None = None) -> None:
+    found = kmeans_step(x.to(card), centroids.to(card), after=moved(after, card))
+    assert_equal(moved(found, "cpu"), twin(x, centroids, after))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    rows=st.sampled_from([0, 1, 5, 33]),
+    size=st.sampled_from([1, 2, 17, 40]),
+    depth=st.sampled_from([1, 15, 16, 17, 40]),
+    seed=st.integers(0, 2**30),
+    scale=st.sampled_from([1e-20, 0.1, 1.0, 1e15]),
+    kind=st.sampled_from(["random", "duplicates", "on centroids", "integers", "zero", "far"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    continued=st.booleans(),
+)
+def test_a_card_gives_these_bits(card, rows, size, depth, seed, scale, kind, dtype, continued):
+    generator = torch.Generator().manual_seed(seed)
+    centroids = torch.randn(size, depth, generator=generator)
+    x = torch.randn(rows, depth, generator=generator) * scale
+    if kind == "duplicates":
+        centroids[size // 2 :] = centroids[: size - size // 2].clone()
+    if kind == "on centroids":
+        x = centroids[torch.randint(0, size, (rows,), generator=generator)]
+    if kind == "integers":
+        centroids, x = centroids.round(), (x.clamp(-3, 3) * 2).round()
+    if kind == "zero":
+        centroids = torch.zeros_like(centroids)
+    if kind == "far":
+        place = torch.randn(depth, generator=generator) * 1e3
+        centroids, x = centroids + place, x.clamp(-5, 5) + place
+    x = x.to(dtype)
+    x = torch.where(x.isfinite(), x, torch.ones((), dtype=dtype))
+    assert_card_like_twin(card, x, centroids, twin(x[: rows // 2], centroids) if continued else None)
+
+
+def test_a_card_adds_in_the_order_of_the_rows(card):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2100, 5, generator=generator) * 10 ** torch.randn(2100, 1, generator=generator)
+    centroids = torch.randn(7, 5, generator=generator)
+    assert_card_like_twin(card, x, centroids)
+    step, labels, there = None, [], centroids.to(card)
+    for block in x.to(card).split(1024):
+        step = kmeans_step(block, there, after=step)
+        labels.append(step.labels)
+    assert_equal(moved(step._replace(labels=torch.cat(labels)), "cpu"), twin(x, centroids))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_card_leaves_out_rows_that_are_not_finite(card, value):
+    generator = torch.Generator().manual_seed(4)
+    x, centroids = torch.randn(40, 20, generator=generator), torch.randn(3, 20, generator=generator)
+    wrong = torch.arange(40) % 9 == 2
+    expected = twin(x[~wrong], centroids)
+    x[wrong, 17] = value
+    step = moved(kmeans_step(x.to(card), centroids.to(card)), "cpu")
+    assert step.labels[wrong].eq(-1).all()
+    assert step.inertia.isnan()
+    assert_equal(step._replace(labels=step.labels[~wrong], inertia=expected.inertia), expected)
+    centroids[1, 3] = value
+    step = kmeans_step(x.to(card), centroids.to(card))
+    assert step.labels.eq(-1).all()
+    assert step.counts.tolist() == [0, 0, 0]
+    assert step.inertia.isnan()

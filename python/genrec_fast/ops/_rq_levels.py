@@ -13,7 +13,7 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.ops import _cuda
 
-__all__ = ["MOST_LEVELS", "CardLevels", "as_read", "encode", "encode_beams"]
+__all__ = ["ELEMENTS", "MOST_LEVELS", "CardLevels", "as_read", "encode", "encode_beams"]
 
 MOST_LEVELS = 256
 _BLOCK_ROWS, _BLOCK_THREADS = 128, 128
@@ -23,7 +23,7 @@ _LIST_BYTES = _BLOCK_ROWS * (16 * (4 + 2) + 4 * 4 + 2)  # Lists of rq_encode.cuh
 _MOST_BLOCKS = 1024  # more rows are taken one after the other
 _SCORE_BYTES = 256 << 20  # of scores of beams, on their way from the products to the selection
 _SPARE = 64  # entries of a row's list beside its beams
-_ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 class _Levels(ctypes.Structure):
@@ -109,7 +109,7 @@ def encode(x: Tensor, levels: CardLevels) -> Tensor:
     blocks = min(-(-len(x) // _BLOCK_ROWS), _MOST_BLOCKS)
     arguments = (levels.held, x, _cuda.int64(len(x)), codes, levels.staged(blocks))
     shared = levels.shared + _LIST_BYTES
-    _launch(f"rq_encode_{_ELEMENTS[x.dtype]}", blocks, shared, arguments)
+    _launch(f"rq_encode_{ELEMENTS[x.dtype]}", blocks, shared, arguments)
     return codes
 
 
@@ -137,7 +137,7 @@ def encode_beams(x: Tensor, levels: CardLevels, num_beams: int) -> Tensor:
     )
     held = _Beams(*(part.data_ptr() for part in parts), kept, rows, most_codes, capacity)
     arguments = (levels.held, x, _cuda.int64(len(x)), codes, levels.staged(blocks), held)
-    _launch(f"rq_beams_{_ELEMENTS[x.dtype]}", blocks, levels.shared, arguments)
+    _launch(f"rq_beams_{ELEMENTS[x.dtype]}", blocks, levels.shared, arguments)
     return codes
 
 

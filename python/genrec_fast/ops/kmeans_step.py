@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import choice, require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda, _rq_levels
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
@@ -17,6 +18,8 @@ from genrec_fast.ops.rq_encode import PRECISIONS
 __all__ = ["KMeansStep", "kmeans_step"]
 
 _MOST_CENTROIDS = 65536
+_THREADS = 256  # of a block on a card
+_SUMMED_ROWS = 1024  # that a block of the card adds the distances of, as in the twin
 
 
 class KMeansStep(NamedTuple):
@@ -54,7 +57,9 @@ def kmeans_step(
 
     Raises:
         InvalidTypeError: an argument is not such a tensor.
-        InvalidValueError: a wrong shape or device, or a value that is not finite (naming its row).
+        InvalidValueError: a wrong shape or device, or a value that is not finite (naming its row). On a card such a row
+            has label -1 and is left out of sums and counts, and the inertia is NaN; all rows are such where a centroid
+            is not finite.
 
     Notes:
         Nearest as ``rq_encode`` defines it: float64, ties to the lower index. Sums are float64 and add row after row,
@@ -102,7 +107,8 @@ def _continued(after: KMeansStep, centroids: Tensor) -> tuple[Tensor, Tensor, Te
                 f"kmeans_step: after.{name} must be {dtype} {list(shape)} on {centroids.device}, "
                 f"got {part.dtype} {list(part.shape)} on {part.device}"
             )
-    if after.counts.numel() and not after.counts.is_meta:
+    on_card = after.counts.is_cuda or _cuda.emulates()  # nothing is read back from there
+    if after.counts.numel() and not after.counts.is_meta and not on_card:
         low, high = (int(bound) for bound in after.counts.aminmax())
         if low < 0 or high >= 2**62:
             got = low if low < 0 else high
@@ -137,6 +143,36 @@ def _cpu(
     return labels, sums, counts, inertia
 
 
+def _card(
+    x: Tensor,
+    centroids: Tensor,
+    sums: Tensor | None,
+    counts: Tensor | None,
+    inertia: Tensor | None,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, book = x.contiguous(), centroids.float().contiguous()
+    (num_rows, depth), size, name = x.shape, len(book), _rq_levels.ELEMENTS[x.dtype]
+    labels = _rq_levels.encode(x, _rq_levels.as_read("kmeans_step", [book], first_of_equals=True))[:, 0]
+    sums, inertia = (None if part is None else part.contiguous() for part in (sums, inertia))
+    totals = x.new_empty(-(-num_rows // _SUMMED_ROWS), dtype=torch.float64)
+    number, width = _cuda.int64(num_rows), _cuda.int32(depth)
+    _launch(f"kmeans_step_distances_{name}", len(totals), _THREADS, (x, book, labels, number, width, totals))
+    distances = x.new_empty((), dtype=torch.float64)
+    _launch("kmeans_step_inertia", 1, 32, (totals, _cuda.int64(len(totals)), inertia, distances))
+    found, order = labels.sort(stable=True)
+    starts = torch.searchsorted(found, torch.arange(size + 1, dtype=torch.int32, device=x.device))
+    added = x.new_empty((size, depth), dtype=torch.float64)
+    arguments = (x, order, starts, _cuda.int64(size), width, sums, added)
+    _launch(f"kmeans_step_sums_{name}", -(-size * depth // _THREADS), _THREADS, arguments)
+    lengths = starts[1:] - starts[:-1]
+    return labels, added, lengths if counts is None else counts + lengths, distances
+
+
+def _launch(kernel: str, blocks: int, threads: int, arguments: _cuda.Arguments) -> None:
+    _cuda.launch("kmeans_step", kernel, (blocks, 1, 1), (threads, 1, 1), 0, arguments)
+
+
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
@@ -158,7 +194,7 @@ def _fake(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 _op = define(
     "kmeans_step(Tensor x, Tensor centroids, Tensor? sums, Tensor? counts, Tensor? inertia, str precision)"
     " -> (Tensor labels, Tensor sums, Tensor counts, Tensor inertia)",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _card},
     twin=_twin,
     fake=_fake,
     check=_check,
