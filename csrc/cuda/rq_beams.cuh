@@ -235,7 +235,7 @@ template <class Element>
 DEVICE_INLINE void encode_beams(const Levels& levels, const typename Element::Type* x, Offset num_rows, int* out,
                                 unsigned short* staged, const Beams& all) {
   DEVICE_SHARED(char, memory);
-  const Tiles tiles(memory, levels, staged);
+  const Tiles tiles(memory, levels.padded, staged);
   const Beams held = all.of_block(levels.num_levels);
   const int own = static_cast<int>(threadIdx.x);
   for (Offset first = static_cast<Offset>(blockIdx.x) * held.rows; first < num_rows;
@@ -249,9 +249,10 @@ DEVICE_INLINE void encode_beams(const Levels& levels, const typename Element::Ty
       const int most = level + 1 == levels.num_levels ? 1 : held.num_beams;
       const int keep = static_cast<int>(smaller(pairs, most));
       for (; encoder.base < held.rows * beams; encoder.base += block_rows) {
-        prepare(tiles, levels, level, encoder,
+        prepare(tiles, levels.depth, levels.padded, levels.centre(level), encoder,
                 [&](int slot, const Lengths& row, float half, bool finite) { encoder.note(slot, row, half, finite); });
-        multiply(tiles, levels, level, [&](int begin, int here, Sums& sums) { encoder.store(begin, here, sums); });
+        multiply(tiles, levels.padded, levels.products(level), levels.count(level),
+                 [&](int begin, int here, Sums& sums) { encoder.store(begin, here, sums); });
       }
       for (int row = own / 32; row < held.rows; row += block_threads / 32)
         if (encoder.is_alive(row)) encoder.settle(row, keep);

@@ -39,7 +39,7 @@ DEVICE_INLINE void prepare_codes(const Levels& levels, unsigned short* rounded, 
   const Offset code = smaller(number, all - 1);
   const int part = static_cast<int>(threadIdx.x) % 16, level = level_of(levels, code);
   const float* from = levels.books + code * levels.depth;
-  const float* centre = levels.centres + static_cast<Offset>(level) * levels.depth;
+  const float* centre = levels.centre(level);
   double squares = 0.0, apart = 0.0, lost = 0.0;
   unsigned long long hash = static_cast<unsigned long long>(part);
   for (int d = part; d < levels.padded; d += 16) {
@@ -178,7 +178,7 @@ struct Encoder {
   // r' c' - |c'|^2 / 2 in float32, by the warp.
   DEVICE_INLINE float fine_score(const Residual<Element>& row, int k) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const float* centre = levels.centres + static_cast<Offset>(level) * levels.depth;
+    const float* centre = levels.centre(level);
     const float* code = levels.code(level, k);
     float sum = 0.0f;
     for (int from = 0; from < levels.depth; from += 32 * group) {
@@ -268,7 +268,7 @@ template <class Element>
 DEVICE_INLINE void encode(const Levels& levels, const typename Element::Type* x, Offset num_rows, int* out,
                           unsigned short* staged) {
   DEVICE_SHARED(char, memory);
-  const Tiles tiles(memory, levels, staged);
+  const Tiles tiles(memory, levels.padded, staged);
   Lists& lists = *reinterpret_cast<Lists*>(tiles.rest);
   const int own = static_cast<int>(threadIdx.x);
   for (Offset first = static_cast<Offset>(blockIdx.x) * block_rows; first < num_rows;
@@ -278,10 +278,11 @@ DEVICE_INLINE void encode(const Levels& levels, const typename Element::Type* x,
     __syncwarp();
     for (int level = 0; level < levels.num_levels; ++level) {
       const Encoder<Element> encoder{levels, x, num_rows, first, out, lists, level};
-      prepare(tiles, levels, level, encoder,
+      prepare(tiles, levels.depth, levels.padded, levels.centre(level), encoder,
               [&](int slot, const Lengths& row, float, bool finite) { encoder.note(slot, row, finite); });
       float best[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
-      multiply(tiles, levels, level, [&](int begin, int here, Sums& sums) { encoder.enter(begin, here, sums, best); });
+      multiply(tiles, levels.padded, levels.products(level), levels.count(level),
+               [&](int begin, int here, Sums& sums) { encoder.enter(begin, here, sums, best); });
       encoder.choose();
     }
   }

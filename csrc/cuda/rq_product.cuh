@@ -31,6 +31,8 @@ struct Levels {                   // python/genrec_fast/ops/_rq_levels.py writes
 
   DEVICE_INLINE int count(int level) const { return static_cast<int>(first[level + 1] - first[level]); }
   DEVICE_INLINE const float* code(int level, Offset k) const { return books + (first[level] + k) * depth; }
+  DEVICE_INLINE const unsigned short* products(int level) const { return rounded + first[level] * padded; }
+  DEVICE_INLINE const float* centre(int level) const { return centres + static_cast<Offset>(level) * depth; }
 };
 
 DEVICE_INLINE float infinity() { return __uint_as_float(0x7f800000u); }
@@ -47,6 +49,25 @@ DEVICE_INLINE double sum_of_lanes(double x) {
   return __shfl_sync(all_lanes, x, 0, 16);
 }
 
+// row c as defined: products of float32 are exact in float64, and summed in 16 lanes. Half a warp works on a c; where
+// that is null, on the row itself. row.take<Stride>(r, from, part) reads its elements d = from + part + Stride i; 0
+// behind the last.
+template <class Row>
+DEVICE_INLINE double defined_dot(const Row& row, int depth, const float* c) {
+  const int part = static_cast<int>(threadIdx.x) % 16;
+  double sum = 0.0;
+  for (int from = 0; from < depth; from += 16 * group) {
+    float r[group];
+    row.template take<16>(r, from, part);
+#pragma unroll
+    for (int i = 0; i < group; ++i) {
+      const int d = from + part + 16 * i;
+      if (d < depth) sum += static_cast<double>(r[i]) * static_cast<double>(c ? __ldg(c + d) : r[i]);
+    }
+  }
+  return sum_of_lanes(sum);
+}
+
 // One row of x and the codes that were found for it at the levels before this one.
 template <class Element>
 struct Residual {
@@ -55,7 +76,6 @@ struct Residual {
   const int* codes;
   int level;
 
-  // Elements d = from + part + Stride i; 0 behind the last.
   template <int Stride>
   DEVICE_INLINE void take(float (&r)[group], int from, int part) const {
 #pragma unroll
@@ -72,22 +92,7 @@ struct Residual {
       }
     }
   }
-  // r c as defined: products are exact in float64, and summed in 16 lanes. Half a warp works on a code; where `code` is
-  // null, on r itself.
-  DEVICE_INLINE double dot(const float* code) const {
-    const int part = static_cast<int>(threadIdx.x) % 16;
-    double sum = 0.0;
-    for (int from = 0; from < levels.depth; from += 16 * group) {
-      float r[group];
-      take<16>(r, from, part);
-#pragma unroll
-      for (int i = 0; i < group; ++i) {
-        const int d = from + part + 16 * i;
-        if (d < levels.depth) sum += static_cast<double>(r[i]) * static_cast<double>(code ? __ldg(code + d) : r[i]);
-      }
-    }
-    return sum_of_lanes(sum);
-  }
+  DEVICE_INLINE double dot(const float* code) const { return defined_dot(*this, levels.depth, code); }
   // |c|^2 / 2 - r c as defined.
   DEVICE_INLINE double score(int k) const {
     const double product = dot(levels.code(level, k));
@@ -144,37 +149,37 @@ struct Tiles {
   char* rest;
 
   // in_memory: [blocks, block_rows, padded], or null
-  DEVICE_INLINE Tiles(char* memory, const Levels& levels, unsigned short* in_memory) {
-    const bool resident = levels.padded <= most_resident;
-    staged = resident ? nullptr : in_memory + static_cast<Offset>(blockIdx.x) * block_rows * levels.padded;
+  DEVICE_INLINE Tiles(char* memory, int padded, unsigned short* in_memory) {
+    const bool resident = padded <= most_resident;
+    staged = resident ? nullptr : in_memory + static_cast<Offset>(blockIdx.x) * block_rows * padded;
     rows = reinterpret_cast<unsigned short*>(memory);
-    codes = rows + block_rows * (resident ? levels.padded + 8 : 2 * slab_step);
+    codes = rows + block_rows * (resident ? padded + 8 : 2 * slab_step);
     rest = reinterpret_cast<char*>(codes + 2 * tile_codes * slab_step);
   }
 };
 
-// The warp's rows of a block, less the level's centre, as bfloat16 where products read them. `rows` says whether a slot
-// has a row (`is_there`) and which (`residual`); `note` gets its lengths, half of its squares' sum, and whether it is
-// finite.
+// The warp's rows of a block, less a centre (null: nothing), as bfloat16 where products read them. `rows` says whether
+// a slot has a row (`is_there`) and which (`residual`); `note` gets its lengths, half of its squares' sum, and whether
+// it is finite.
 template <class Rows, class Note>
-DEVICE_INLINE void prepare(const Tiles& tiles, const Levels& levels, int level, const Rows& rows, const Note& note) {
+DEVICE_INLINE void prepare(const Tiles& tiles, int depth, int padded, const float* centre, const Rows& rows,
+                           const Note& note) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const float* centre = levels.centres + static_cast<Offset>(level) * levels.depth;
   for (int i = 0; i < warp_rows; ++i) {
     const int slot = warp * warp_rows + i;
     const bool is_there = rows.is_there(slot);
-    unsigned short* to = tiles.staged ? tiles.staged + static_cast<Offset>(slot) * levels.padded
-                                      : tiles.rows + slot * (levels.padded + 8);
+    unsigned short* to =
+        tiles.staged ? tiles.staged + static_cast<Offset>(slot) * padded : tiles.rows + slot * (padded + 8);
     float squares = 0.0f, apart = 0.0f, lost = 0.0f;
     bool wrong = false;
-    for (int from = 0; from < levels.padded; from += 32 * group) {
+    for (int from = 0; from < padded; from += 32 * group) {
       float r[group] = {};
       if (is_there) rows.residual(slot).template take<32>(r, from, lane);
 #pragma unroll
       for (int e = 0; e < group; ++e) {
         const int d = from + lane + 32 * e;
-        if (d >= levels.padded) continue;
-        const float shifted = is_there && d < levels.depth ? r[e] - __ldg(centre + d) : 0.0f;
+        if (d >= padded) continue;
+        const float shifted = is_there && d < depth ? r[e] - (centre ? __ldg(centre + d) : 0.0f) : 0.0f;
         const auto near = static_cast<unsigned short>(pack_bfloat16(shifted, 0.0f));
         const float taken = shifted - bfloat16_to_float(near);
         to[d] = near;
@@ -189,7 +194,6 @@ DEVICE_INLINE void prepare(const Tiles& tiles, const Levels& levels, int level, 
     squares = sum_of_warp(squares);
     apart = sum_of_warp(apart);
     lost = sum_of_warp(lost);
-    const int depth = levels.depth;
     if (lane == 0)
       note(slot, Lengths{length_above(squares, depth), length_above(apart, depth), length_above(lost, depth)},
            0.5f * apart, !wrong);
@@ -209,13 +213,13 @@ DEVICE_INLINE void fetch(unsigned short* to, const unsigned short* from, int pad
 
 using Sums = float[warp_rows / 16][tile_codes / 8][4];
 
-// The block's rows times all codes of a level, a tile of codes at a time: ending(first code, codes, sums) per tile.
+// The block's rows times `count` codes [count, padded], a tile of codes at a time: ending(first code, codes, sums) per
+// tile.
 template <class Ending>
-DEVICE_INLINE void multiply(const Tiles& tiles, const Levels& levels, int level, const Ending& ending) {
+DEVICE_INLINE void multiply(const Tiles& tiles, int padded, const unsigned short* codes, int count,
+                            const Ending& ending) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int padded = levels.padded, count = levels.count(level);
   const int slabs = (padded + slab - 1) / slab, steps = slabs * ((count + tile_codes - 1) / tile_codes);
-  const unsigned short* codes = levels.rounded + levels.first[level] * padded;
   const auto begin = [&](int step) {
     const int first = step / slabs * tile_codes, column = step % slabs * slab, left = count - first;
     const int rows = left < tile_codes ? (left + 15) / 16 * 16 : tile_codes;

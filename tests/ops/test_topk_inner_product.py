@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import genrec_fast as gf
@@ -176,3 +176,113 @@ def test_the_example():
     table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
     scores, ids = gf.ops.topk_inner_product(torch.tensor([[1.0, 3.0]]), table, 2)
     assert (scores.tolist(), ids.tolist()) == ([[8.0, 3.0]], [[2, 1]])
+
+
+# ---- kernels for cards
+
+
+def assert_card_like_twin(card, x, table, k, *, bias=None, allowed=None, exclude=None):
+    rows = None if allowed is None or allowed.dim() == 2 else allowed[None]
+    lists = () if exclude is None else (exclude.values, exclude.offsets)
+    wanted = twin(x, table, k, bias, allowed if rows is None else rows, *lists)
+    if exclude is not None:
+        exclude = Jagged(exclude.values.to(card), exclude.offsets.to(card))
+    options = {name: part if part is None else part.to(card) for name, part in (("bias", bias), ("allowed", allowed))}
+    scores, ids = topk_inner_product(x.to(card), table.to(card), k, exclude=exclude, **options)
+    assert (scores.dtype, ids.dtype) == (torch.float32, torch.int64)
+    assert torch.equal(ids.cpu(), wanted[1])
+    assert torch.equal(scores.cpu().view(torch.int32), wanted[0].view(torch.int32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("queries", "items", "depth", "k"),
+    [
+        (1, 1, 1, 1),
+        (2, 700, 7, 5),
+        (3, 50, 16, 60),
+        (5, 2500, 33, 10),  # some groups are out
+        (1, 5000, 8, 3),  # several blocks score for one query
+        (130, 40, 17, 9),  # more queries than a tile
+        (4, 300, 130, 20),  # items that shared memory does not hold as a whole
+    ],
+)
+def test_a_card_gives_these_bits(card, kind, queries, items, depth, k):
+    x, table, generator = case(kind, queries, items, depth, seed=items)
+    assert_card_like_twin(card, x, table, k)
+    bias = torch.randn(items, generator=generator) * table.abs().mean()
+    assert_card_like_twin(card, x, table, k, bias=bias.nan_to_num(posinf=1e38, neginf=-1e38))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_card_reads_other_floats_and_strides(card, dtype):
+    x, table, _ = case("normal", 6, 100, 24, 0)
+    assert_card_like_twin(card, x.to(dtype), table.to(dtype), 5)
+    assert_card_like_twin(card, x[:, ::3], table[::2, ::3], 5)
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    queries=st.integers(0, 9),
+    items=st.integers(0, 300),
+    depth=st.integers(1, 40),
+    k=st.integers(1, 70),
+    filters=st.integers(0, 3),
+    each=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_filters_on_a_card(card, kind, queries, items, depth, k, filters, each, seed):
+    x, table, generator = case(kind, queries, items, depth, seed)
+    allowed = exclude = None
+    if filters & 1:
+        allowed = torch.rand(queries if each else 1, items, generator=generator) < 0.3
+        allowed = allowed if each else allowed[0]
+    if filters & 2 and items:
+        exclude = Jagged.from_rows(
+            [torch.randint(items, (row % 5 * 3,), generator=generator) for row in range(queries)]
+        )
+    assert_card_like_twin(card, x, table, k, allowed=allowed, exclude=exclude)
+
+
+def test_a_card_and_the_best_items_excluded(card):
+    """What a query may not find must not raise the bar for what it may."""
+    x, table, _ = case("normal", 3, 2500, 16, 1)
+    best = twin(x, table, 40)[1]
+    exclude = Jagged.from_rows([best[0], best[1][:7], best[2][:0]])
+    assert_card_like_twin(card, x, table, 10, exclude=exclude)
+    allowed = torch.ones(3, 2500, dtype=torch.bool).scatter(1, best, False)
+    assert_card_like_twin(card, x, table, 10, allowed=allowed, exclude=exclude)
+
+
+@pytest.mark.parametrize("kind", ["near", "equal"])
+def test_a_card_and_more_ties_than_it_keeps(card, kind):
+    x, table, generator = case("equal", 2, 1500, 8, 1)
+    if kind == "near":
+        table = table + 1e-7 * torch.randn(1500, 8, generator=generator)
+    assert_card_like_twin(card, x, table, 5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_card_marks_what_has_no_answer(card, value):
+    x, table, _ = case("normal", 4, 90, 9, 1)
+    wanted = twin(x, table, 3)
+
+    def found(marked, x=x, table=table, **options):
+        scores, ids = topk_inner_product(x.to(card), table.to(card), 3, **options)
+        assert scores.cpu()[marked].isnan().all()
+        assert ids.cpu()[marked].eq(-1).all()
+        assert_equal([scores.cpu()[~marked], ids.cpu()[~marked]], [part[~marked] for part in wanted])
+
+    third, every = torch.arange(4) == 2, torch.ones(4, dtype=torch.bool)
+    wrong, bias = x.clone(), torch.zeros(90)
+    wrong[2, 8] = value
+    found(third, x=wrong)
+    wrong = table.clone()
+    wrong[70, 3] = value
+    found(every, table=wrong)
+    bias[80] = value
+    found(every, bias=bias.to(card))
+    for id_ in (90, -1):
+        ids, offsets = torch.tensor([id_], device=card), torch.tensor([0, 0, 0, 1, 1], device=card)
+        found(third, exclude=Jagged(ids, offsets))

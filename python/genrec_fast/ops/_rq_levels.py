@@ -13,14 +13,24 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.ops import _cuda
 
-__all__ = ["ELEMENTS", "MOST_LEVELS", "CardLevels", "as_read", "encode", "encode_beams"]
+__all__ = [
+    "ELEMENTS",
+    "MOST_BLOCKS",
+    "MOST_LEVELS",
+    "CardLevels",
+    "as_read",
+    "encode",
+    "encode_beams",
+    "staged_rows",
+    "tile_bytes",
+]
 
 MOST_LEVELS = 256
 _BLOCK_ROWS, _BLOCK_THREADS = 128, 128
 _MOST_RESIDENT = 128  # columns of rows that shared memory holds as a whole
 _SLAB_BYTES = 2 * _BLOCK_ROWS * (64 + 8) * 2  # two slabs of 64 columns
 _LIST_BYTES = _BLOCK_ROWS * (16 * (4 + 2) + 4 * 4 + 2)  # Lists of rq_encode.cuh
-_MOST_BLOCKS = 1024  # more rows are taken one after the other
+MOST_BLOCKS = 1024  # more rows are taken one after the other
 _SCORE_BYTES = 256 << 20  # of scores of beams, on their way from the products to the selection
 _SPARE = 64  # entries of a row's list beside its beams
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -55,17 +65,20 @@ class CardLevels:
     sizes: list[int]
     padded: int
 
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory that products take."""
-        whole = self.padded <= _MOST_RESIDENT
-        return _SLAB_BYTES + (_BLOCK_ROWS * (self.padded + 8) * 2 if whole else _SLAB_BYTES)
-
     def staged(self, blocks: int) -> Tensor | None:
-        """Where blocks keep their rows as bfloat16, if shared memory does not."""
-        if self.padded <= _MOST_RESIDENT:
-            return None
-        return self.tensors[0].new_empty((blocks, _BLOCK_ROWS, self.padded), dtype=torch.int16)
+        """As ``staged_rows``."""
+        return staged_rows(self.tensors[0], blocks, self.padded)
+
+
+def tile_bytes(padded: int) -> int:
+    """Bytes of shared memory that products of rows of so many columns take."""
+    whole = padded <= _MOST_RESIDENT
+    return _SLAB_BYTES + (_BLOCK_ROWS * (padded + 8) * 2 if whole else _SLAB_BYTES)
+
+
+def staged_rows(like: Tensor, blocks: int, padded: int) -> Tensor | None:
+    """Where blocks keep their rows as bfloat16, if shared memory does not."""
+    return None if padded <= _MOST_RESIDENT else like.new_empty((blocks, _BLOCK_ROWS, padded), dtype=torch.int16)
 
 
 def as_read(op: str, codebooks: list[Tensor], *, first_of_equals: bool) -> CardLevels:
@@ -106,9 +119,9 @@ def encode(x: Tensor, levels: CardLevels) -> Tensor:
     """int32 ``[N, L]``: the nearest code of every row level after level; -1 throughout a row that has no codes."""
     x = x.contiguous()
     codes = x.new_empty((len(x), len(levels.sizes)), dtype=torch.int32)
-    blocks = min(-(-len(x) // _BLOCK_ROWS), _MOST_BLOCKS)
+    blocks = min(-(-len(x) // _BLOCK_ROWS), MOST_BLOCKS)
     arguments = (levels.held, x, _cuda.int64(len(x)), codes, levels.staged(blocks))
-    shared = levels.shared + _LIST_BYTES
+    shared = tile_bytes(levels.padded) + _LIST_BYTES
     _launch(f"rq_encode_{ELEMENTS[x.dtype]}", blocks, shared, arguments)
     return codes
 
@@ -124,7 +137,7 @@ def encode_beams(x: Tensor, levels: CardLevels, num_beams: int) -> Tensor:
     kept = min(num_beams, math.prod(levels.sizes))
     rows, most_codes = max(1, _BLOCK_ROWS // kept), max(levels.sizes)
     beams = rows * kept
-    blocks = min(-(-len(x) // rows), _MOST_BLOCKS, max(1, _SCORE_BYTES // (8 * beams * most_codes)))
+    blocks = min(-(-len(x) // rows), MOST_BLOCKS, max(1, _SCORE_BYTES // (8 * beams * most_codes)))
     capacity = kept + _SPARE
     parts = (
         x.new_empty((blocks, beams * most_codes), dtype=torch.float64),
@@ -137,7 +150,7 @@ def encode_beams(x: Tensor, levels: CardLevels, num_beams: int) -> Tensor:
     )
     held = _Beams(*(part.data_ptr() for part in parts), kept, rows, most_codes, capacity)
     arguments = (levels.held, x, _cuda.int64(len(x)), codes, levels.staged(blocks), held)
-    _launch(f"rq_beams_{ELEMENTS[x.dtype]}", blocks, levels.shared, arguments)
+    _launch(f"rq_beams_{ELEMENTS[x.dtype]}", blocks, tile_bytes(levels.padded), arguments)
     return codes
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops import _cuda, _cuda_topk
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import check_offsets, require_finite, require_matrix, require_offsets
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
@@ -45,7 +46,8 @@ def topk_inner_product(
     Raises:
         InvalidTypeError: an argument of the wrong kind.
         InvalidValueError: a shape or device that does not fit, a value that is not finite (naming its row), or an id
-            outside the table.
+            outside the table. On a card nothing that only a value shows raises: scores are NaN and ids -1, of the
+            query that is not finite or excludes such an id, and of all where the table or the bias is not finite.
 
     Notes:
         The sum is float64 (products exact, 16 running lanes); ties of the float32 score go to the lower id. The kernel
@@ -94,6 +96,7 @@ def topk_inner_product(
     ids, offsets = _excluded(op, exclude, count, num_items, queries.device)
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
     direct = type(queries) is type(table) is Tensor and queries.is_cpu and not torch.compiler.is_compiling()
+    direct = direct and not _cuda.emulates()
     scores, found = (_cpu if direct else _op)(
         _plain(queries), _plain(table), k, None if bias is None else bias.detach(), allowed, ids, offsets
     )
@@ -119,9 +122,13 @@ def _excluded(
     if len(exclude) != count:
         raise InvalidValueError(f"{op}: exclude must have one row for each of {count} queries, got {len(exclude)}")
     checked = require_offsets(op, "exclude's offsets", exclude.offsets, device)
-    check_offsets(op, "exclude's offsets", checked, exclude.values.numel())
+    on_card = _cuda.emulates() or (checked.is_cuda and _cuda.can_launch())  # nothing is read back from there
+    if not on_card:
+        check_offsets(op, "exclude's offsets", checked, exclude.values.numel())
     if exclude.values.numel() == 0:
         return None, None
+    if on_card:
+        return _cuda_topk.excluded(exclude.values, checked, num_items)
     low, high = (int(v) for v in exclude.values.aminmax())
     if low < 0 or high >= num_items:
         raise InvalidValueError(f"{op}: exclude must hold item ids in [0, {num_items}), got {low if low < 0 else high}")
@@ -173,7 +180,7 @@ def _fake(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 _op = define(
     "topk_inner_product(Tensor queries, Tensor table, int k, Tensor? bias, Tensor? allowed, Tensor? exclude_ids,"
     " Tensor? exclude_offsets) -> (Tensor scores, Tensor ids)",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _cuda_topk.search},
     twin=_twin,
     fake=_fake,
     check=_check,
