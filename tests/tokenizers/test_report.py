@@ -6,12 +6,21 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.tokenizers import Random, RandomConfig, RQKMeansConfig, report
+from genrec_fast.tokenizers import (
+    FSQConfig,
+    PQConfig,
+    Random,
+    RandomConfig,
+    RQKMeansConfig,
+    RQVAEConfig,
+    report,
+)
 from genrec_fast.tokenizers.report import page
+from genrec_fast.tokenizers.report.structure import structure
 from shared.catalogs import wide
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -63,6 +72,7 @@ def test_figures_by_their_definitions(seed):
     assert found.items_sharing == sum(size * n for size, n in sizes.items() if size > 1)
 
 
+@settings(max_examples=20)
 @given(SEEDS)
 def test_errors_from_group_means_and_from_codebooks(seed):
     codes, features, _ = drawn(seed)
@@ -307,3 +317,93 @@ def test_the_held_out_error_of_one_level_by_its_definition():
         total += float((left[item] - guess).square().mean()) / 40
     assert found.held_out_variance == pytest.approx(nothing)
     assert found.levels[0].held_out_mse == pytest.approx(total)
+
+
+def noise(kind, count, width, seed):
+    """Features that mean nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(count, width, generator=generator)
+    return {
+        "normal": drawn,
+        "uniform": torch.rand(count, width, generator=generator),
+        "turned": drawn @ torch.randn(width, width, generator=generator),
+        "unit length": torch.nn.functional.normalize(drawn),
+        "scaled": drawn * torch.randn(count, 1, generator=generator).exp(),
+        "flags": (drawn > 1).float(),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "turned", "unit length", "scaled", "flags"])
+@pytest.mark.parametrize(("count", "width"), [(100, 8), (300, 64), (800, 4)])
+def test_noise_is_told_from_kinds_of_items(kind, count, width):
+    found = [structure(noise(kind, count, width, seed)) for seed in range(2)]
+    assert all(each.found != "yes" for each in found), found
+
+
+@pytest.mark.parametrize(("count", "width"), [(100, 8), (400, 64)])
+@pytest.mark.parametrize("kinds", [3, 12, 30])
+def test_kinds_of_items_are_told_from_noise(count, width, kinds):
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        centers = torch.randn(kinds, width, generator=generator)
+        labels = torch.randint(kinds, (count,), generator=generator)
+        features = centers[labels] + 0.3 * torch.randn(count, width, generator=generator)
+        found = structure(features)
+        assert found.found == "yes", found
+        assert structure(features * 1e30) == found or structure(features * 1e30).found == "yes"
+
+
+def test_too_few_items_or_columns_tell_nothing():
+    features, _ = clustered(count=19)
+    assert structure(features) is None
+    assert structure(torch.rand(50, 1)) is None
+    assert structure(torch.rand(50, 1).expand(-1, 5)) is None
+    assert structure(torch.ones(50, 5)) is None
+    tokenizer = RQKMeansConfig(codebook_sizes=(3, 3)).build(wide(8))
+    tokenizer.fit(features)
+    found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
+    assert found.verdict in ("weak", "useless")
+    assert found.structure is None
+
+
+CONFIGS = [
+    RQKMeansConfig(codebook_sizes=(16, 16, 16)),
+    PQConfig(codebook_sizes=(16, 16, 16)),
+    FSQConfig(encoder="pca", steps=((4, 4),) * 3),
+    FSQConfig(steps=((4, 4),) * 3, training_steps=100),
+    RQVAEConfig(codebook_sizes=(16, 16), steps=150, hidden_sizes=(32,), latent_dim=8),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("count", [100, 400])
+def test_ids_that_are_fitted_to_noise_are_not_usable(config, count):
+    """They explain half of it or more, also of items held out: so they do of anything of 6 columns."""
+    features = noise("normal", count, 6, seed=count)
+    tokenizer = config.build(wide(6))
+    tokenizer.fit(features)
+    for found in (report(tokenizer.item_codes, features, tokenizer=tokenizer), report(tokenizer.item_codes, features)):
+        assert found.verdict in ("useless", "weak"), found.because
+        assert found.structure.found != "yes"
+    assert "noise" in found.because
+    assert json.loads(json.dumps(found.to_dict()))["structure"]["found"] == found.structure.found
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("count", [100, 400])
+def test_ids_that_are_fitted_to_kinds_of_items_are_usable(config, count):
+    features, _ = clustered(count=count)
+    tokenizer = config.build(wide(8))
+    tokenizer.fit(features)
+    found = report(tokenizer.item_codes, features, tokenizer=tokenizer)
+    assert found.verdict == "usable", found.because
+    assert "told by neighbours" in str(found)
+    random: Random = RandomConfig(codebook_sizes=(16, 16)).build()
+    random.fit(num_items=count, seed=7)  # another stream than the kinds'
+    assert report(random.item_codes, features).verdict == "useless"
+
+
+def test_categories_make_codes_of_noise_usable():
+    _, labels = clustered()
+    codes = torch.stack([labels, torch.arange(600) % 60], 1)
+    assert report(codes, noise("normal", 600, 6, seed=0), labels).verdict == "usable"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.base.files import atomic_path
+from genrec_fast.tokenizers.report.structure import Structure
 from genrec_fast.tokenizers.report.verdict import Verdict
 
 __all__ = ["LevelReport", "Report"]
@@ -49,6 +50,7 @@ class LevelReport:
     held_out_mse: float | None = None
     """of predicting each item from the others, by the codes up to here"""
     chance_held_out_mse: float | None = None
+    """the least where the IDs are shuffled among the items"""
     purity: float | None = None
     chance_purity: float | None = None
 
@@ -78,6 +80,8 @@ class Report:
     levels: tuple[LevelReport, ...]
     held_out_variance: float | None
     """mean squared distance of each item from the mean of the others, per element: the held-out error of no code"""
+    structure: Structure | None
+    """how far the features are from noise; ``None``: no features, or too few to tell"""
     verdict: Verdict
     """usable, weak, useless; unknown where nothing but codes was given"""
     because: str
@@ -111,6 +115,7 @@ class Report:
         out["codebook_sizes"] = list(self.codebook_sizes)
         out["largest_groups"] = list(self.largest_groups)
         out["group_sizes"] = [list(pair) for pair in self.group_sizes]
+        out["structure"] = None if self.structure is None else asdict(self.structure)
         out["levels"] = [{f.name: getattr(level, f.name) for f in fields(level)} for level in self.levels]
         return out
 
@@ -129,6 +134,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if report.variance is not None:
         facts.append(("variance of features", f"{report.variance:.5g}"))
         facts.append(("reconstruction by", str(report.reconstruction)))
+    if report.structure is not None:
+        found = report.structure
+        facts.append(("told by neighbours", f"{found.neighbours:.1%} ({found.chance_neighbours:.1%} in noise)"))
+        facts.append(("told by four clusters", f"{found.clusters:.1%} ({found.chance_clusters:.1%} in noise)"))
     return facts
 
 
