@@ -75,7 +75,7 @@ def _options(kind: str, known: dict[str, type]) -> Any:
         option("encoder", Path | None, "texts: folder with a sentence-transformers model", None),
         option("text_columns", tuple[str, ...], "of a table of items; its usual names if not given", ()),
         option("category_columns", tuple[str, ...], "of a table of items, from coarse to fine", ()),
-        option("categories", Path | None, ".npy of integers [N] or [N, depth], -1: unknown", None),
+        option("categories", Path | None, ".npy of integers [N] or [N, depth], -1: unknown; else the dataset's", None),
         ("reading", tyro.conf.OmitArgPrefixes[DataOptions], dataclasses.field(default=NO_OPTIONS)),
         option("seed", int, "of all randomness", 0),
         option("threads", int | None, "CPU threads; all cores if not given", None),

@@ -18,6 +18,7 @@ from genrec_fast.base.files import atomic_path, file_checksum, make_folder, writ
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.categories import categories_by_level
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
 from genrec_fast.data import encode_texts, read_categories, read_features, read_item_texts
 from genrec_fast.data.readers import is_dataset_file
@@ -71,14 +72,14 @@ def read_source(
     """Reads a .npy of features, a dataset folder, or a file of item texts.
 
     A dataset folder without features gives its items' titles and attributes to ``encoder``, if there is one;
-    ``reading`` says how such a folder is read and divided.
+    ``reading`` says how such a folder is read and divided. Its categories are read, where ``categories`` is not given.
 
     Raises:
         DataError: a malformed file, naming it.
         InvalidValueError: texts without an encoder, or options that ``source`` does not read.
         UnsupportedError: the optional extra ``text`` is not installed.
     """
-    histories = found = features = None
+    histories = found = features = own = None
     texts: list[str] | None = None
     given = ", ".join(reading.given())
     is_dataset = source.is_dir() or (is_dataset_file(source) and (bool(given) or source.suffix not in _TEXTS))
@@ -87,6 +88,7 @@ def read_source(
     if is_dataset:
         dataset = reading.load(source)
         features, count, histories = dataset.features, dataset.num_items, reading.splits(dataset).train.items
+        own = categories_by_level(dataset.categories)
         if features is None and encoder is not None:
             described = [part for part in (dataset.titles, dataset.attributes) if part is not None]
             if not described:
@@ -111,6 +113,7 @@ def read_source(
         if found is not None:
             raise InvalidValueError("tokenize: categories and category_columns must not be given together, got both")
         found = read_categories(categories, count)
+    found = own if found is None else found
     if count < 1:
         raise DataError(f"tokenize: {source} must hold at least one item, got none")
     return Source(count, features, histories, found)

@@ -194,6 +194,7 @@ class Dataset:
         attributes: N further texts (brand, categories, ...), or ``None``.
         features: float32 ``[N, F]``, or ``None``.
         item_codes: int32 ``[N, L]``, published semantic IDs, or ``None``.
+        categories: N lists of words, from the general to the special, or ``None``.
     """
 
     name: str
@@ -202,9 +203,10 @@ class Dataset:
     attributes: list[str] | None = None
     features: Tensor | None = None
     item_codes: Tensor | None = None
+    categories: list[list[str]] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("titles", "attributes", "features", "item_codes"):
+        for name in ("titles", "attributes", "features", "item_codes", "categories"):
             value = getattr(self, name)
             if value is not None and len(value) != self.num_items:
                 raise InvalidValueError(
@@ -225,6 +227,8 @@ class Dataset:
             rows.append(("actions", ", ".join(events.action_names)))
         for name, texts in (("titles", self.titles), ("attributes", self.attributes)):
             rows.append((name, _texts(texts)))
+        if self.categories is not None:
+            rows.append(("categories", _texts([" > ".join(path) for path in self.categories])))
         features = self.features
         rows.append(("features", "none" if features is None else f"{features.shape[1]} numbers an item"))
         rows.append(("semantic IDs", "none" if self.item_codes is None else _codes(self.item_codes)))
@@ -246,6 +250,7 @@ class Dataset:
             item_ids=self.interactions.item_ids,
             titles=self.titles,
             texts=self.attributes,
+            categories=self.categories,
             features=self.features,
             item_codes=codes,
             codebook_sizes=() if codes is None else tuple((codes.amax(0) + 1).tolist()),
@@ -261,6 +266,7 @@ class Dataset:
             attributes=None if self.attributes is None else [self.attributes[i] for i in kept],
             features=None if self.features is None else self.features[index],
             item_codes=None if self.item_codes is None else self.item_codes[index],
+            categories=None if self.categories is None else [self.categories[i] for i in kept],
         )
 
 

@@ -129,8 +129,8 @@ def k_core(data: Dataset, k: int) -> Dataset: ...
 def k_core(data: Interactions | Dataset, k: int) -> Interactions | Dataset:
     """Drops users and items with fewer than ``k`` events, again and again until all that remain have k.
 
-    Items are renumbered without gaps and keep their order; a ``Dataset`` keeps the titles, features and semantic IDs
-    of the items that remain.
+    Items are renumbered without gaps and keep their order; a ``Dataset`` keeps what is known of the
+    items that remain.
 
     Raises:
         InvalidValueError: k below 1, or nothing remains.

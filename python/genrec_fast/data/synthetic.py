@@ -152,7 +152,9 @@ class Shop:
             [f"customer {i}" for i in range(num_users)],
             [f"item {i}" for i in range(self.num_items)],
         )
-        return Dataset("shop", interactions, list(self.titles), list(self.categories), self.features.clone())
+        kinds = [[category] for category in self.categories]
+        texts = list(self.titles), list(self.categories)
+        return Dataset("shop", interactions, *texts, self.features.clone(), categories=kinds)
 
     def _draw(self, recent: Tensor, generator: torch.Generator) -> Tensor:
         """One purchase after int64 ``recent [B, 0..2]``: first which part of the mixture, then from that part."""

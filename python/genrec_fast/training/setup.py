@@ -14,6 +14,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.categories import categories_by_level
 from genrec_fast.data import Dataset, Evaluation
 from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
@@ -62,7 +63,14 @@ def coded_catalog(
     if reuse and path is not None and path.exists():
         return catalog.with_codes(*load_item_codes(path, run))
     tokenizer = recipe.tokenizer.build(catalog)
-    tokenizer.fit(data.features, num_items=data.num_items, seed=seed, histories=histories, progress=progress)
+    tokenizer.fit(
+        data.features,
+        num_items=data.num_items,
+        seed=seed,
+        histories=histories,
+        categories=categories_by_level(data.categories),
+        progress=progress,
+    )
     item_codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
     return catalog.with_codes(item_codes, sizes)
 

@@ -6,12 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from genrec_fast.data.readers.categories import as_text, category_columns, path_of
 from genrec_fast.data.readers.known import DESCRIPTIONS, Description, fitting
 from genrec_fast.data.readers.lines import fail
 from genrec_fast.data.readers.open import open_table
 from genrec_fast.data.readers.table import Table
 
-__all__ = ["Items", "list_items", "look_up"]
+__all__ = ["Items", "list_items", "look_up", "told"]
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,20 @@ class Items:
         item_ids: their names.
         titles: "" where there is none; ``None`` without such a column.
         attributes: the other columns, joined; ``None`` where there are none.
+        categories: from the general to the special; ``None`` where there are none.
     """
 
     path: Path
     item_ids: list[str]
     titles: list[str] | None
     attributes: list[str] | None
+    categories: list[list[str]] | None = None
 
 
-def list_items(table: Table, item: str, title: str | None, others: Sequence[str]) -> Items:
-    """A table that lists all items there are.
+def list_items(
+    table: Table, item: str, title: str | None, others: Sequence[str], *, blanks: Collection[str] = ()
+) -> Items:
+    """A table that lists all items there are; in the columns ``blanks``, blanks separate words.
 
     Raises:
         DataError: an item without a name, or two of one name.
@@ -48,15 +53,26 @@ def list_items(table: Table, item: str, title: str | None, others: Sequence[str]
         if title:
             titles += table.words(part, title).to_list()
         for column, name in zip(rest, others, strict=True):
-            column += table.words(part, name).to_list()
+            column += table.cells(part, name)
     if not item_ids:
         raise fail(table.path, None, "has no lines")
     known = dict(zip(item_ids, lines, strict=True))
     for line, name in zip(lines, item_ids, strict=True):
         if known[name] != line:
             raise table.fail(line, f"item {name!r} stands on several lines")
-    attributes = [" | ".join(row) for row in zip(*rest, strict=True)] if others else None
-    return Items(table.path, item_ids, titles if title else None, attributes)
+    kinds = category_columns(others)
+    cells = dict(zip(others, rest, strict=True))
+    categories = [
+        path_of(dict(zip(kinds, row, strict=True)), blanks)
+        for row in zip(*(cells[kind] for kind in kinds), strict=True)
+    ]
+    attributes = [" | ".join(map(as_text, row)) for row in zip(*rest, strict=True)] if others else None
+    return Items(table.path, item_ids, titles if title else None, attributes, told(categories))
+
+
+def told(categories: list[list[str]]) -> list[list[str]] | None:
+    """``None`` where no item has any."""
+    return categories if any(categories) else None
 
 
 def look_up(
@@ -96,25 +112,29 @@ def _stem(path: Path) -> str:
 def _described(table: Table, key: str, description: Description, wanted: Collection[str]) -> Items:
     title = next((name for name in description.title if name in table.names), None)
     others = [name for name in description.attributes if name in table.names]
+    kinds = [name for name in description.categories if name in table.names] or category_columns(others)
     titles = dict.fromkeys(wanted, "")
     attributes = dict.fromkeys(wanted, "")
+    categories: dict[str, list[str]] = {item: [] for item in wanted}
     unknown = set(wanted)
-    for part in table.parts([key, *([title] if title else []), *others]):
+    for part in table.parts(list(dict.fromkeys([key, *([title] if title else []), *others, *kinds]))):
         keys = table.words(part, key).to_list()
         named = table.words(part, title).to_list() if title else []
-        columns = {name: table.words(part, name).to_list() for name in others}
+        columns = {name: table.cells(part, name) for name in dict.fromkeys([*others, *kinds])}
         for row, item in enumerate(keys):
             if item not in unknown:  # of several lines, the first
                 continue
             unknown.remove(item)
             titles[item] = " ".join(named[row].split()) if title else ""  # captions run over lines
-            said = (_said(cells[row], name) for name, cells in columns.items())
+            said = (_said(as_text(columns[name][row]), name) for name in others)
             attributes[item] = " | ".join(filter(None, said))
+            categories[item] = path_of({name: columns[name][row] for name in kinds})
     return Items(
         table.path,
         list(titles),
         list(titles.values()) if title else None,
         list(attributes.values()) if others else None,
+        told(list(categories.values())),
     )
 
 

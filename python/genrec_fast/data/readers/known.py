@@ -93,6 +93,8 @@ class Description:
     title: tuple[str, ...]
     attributes: tuple[str, ...]
     """in this order; a column genre:NAME holds 1 where the item is of that genre"""
+    categories: tuple[str, ...] = ()
+    """from the general to the special; empty: those of the attributes that are called so"""
 
 
 DESCRIPTIONS = (
@@ -113,7 +115,8 @@ DESCRIPTIONS = (
         ("caption",),
         ("topic_tag", "first_level_category_name", "second_level_category_name", "third_level_category_name"),
     ),
-    Description("video_features_basic_*.csv", ("video_id",), (), ("video_type", "tag")),
+    Description("item_categories.csv", ("video_id",), (), (), ("feat",)),  # KuaiRec, where it came without captions
+    Description("video_features_basic_*.csv", ("video_id",), (), ("video_type", "tag"), ("tag",)),
 )
 
 

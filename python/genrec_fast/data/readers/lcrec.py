@@ -8,6 +8,8 @@ import torch
 
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
+from genrec_fast.data.readers.categories import as_cell, category_columns, path_of
+from genrec_fast.data.readers.items import told
 from genrec_fast.data.readers.lines import (
     VECTORS,
     agree,
@@ -52,9 +54,9 @@ def read(folder: Path, path: Path) -> Dataset:
         lengths.append(len(items))
 
     counts: dict[Path, int] = {}
-    titles = attributes = features = item_codes = None
+    titles = attributes = features = item_codes = categories = None
     if (texts := find_one(folder, ("*.item.json",))) is not None:
-        titles, attributes = _read_items(texts)
+        titles, attributes, categories = _read_items(texts)
         counts[texts] = len(titles)
     if (published := find_published(folder)) is not None:
         item_codes = codes_by_number(published, first=0)
@@ -78,15 +80,14 @@ def read(folder: Path, path: Path) -> Dataset:
         item_ids = [str(i) for i in range(num_items)]
     jagged = Jagged.from_lengths(ids, torch.tensor(lengths, dtype=torch.int64))
     name = path.name.removesuffix(".inter.json") or folder.name
-    return Dataset(
-        name, Interactions(jagged, None, list(histories), item_ids), titles, attributes, features, item_codes
-    )
+    interactions = Interactions(jagged, None, list(histories), item_ids)
+    return Dataset(name, interactions, titles, attributes, features, item_codes, categories)
 
 
-def _read_items(path: Path) -> tuple[list[str], list[str]]:
-    """Titles and attributes of all items, which are numbered from 0."""
+def _read_items(path: Path) -> tuple[list[str], list[str], list[list[str]] | None]:
+    """Titles, attributes and categories of all items, which are numbered from 0."""
     texts = read_texts(path)
-    rows: dict[int, tuple[str, str]] = {}
+    rows: dict[int, tuple[str, str, list[str]]] = {}
     for name, row in texts.items():
         item = integer(path, None, name, "an item number", 0)
         if item in rows:
@@ -95,16 +96,17 @@ def _read_items(path: Path) -> tuple[list[str], list[str]]:
     ordered = [rows[i] for i in range(contiguous(path, rows, 0))]
     if not ordered:
         raise fail(path, None, "holds no items")
-    return [title for title, _ in ordered], [more for _, more in ordered]
+    titles, more, categories = map(list, zip(*ordered, strict=True))
+    return titles, more, told(categories)
 
 
-def read_texts(path: Path) -> dict[str, tuple[str, str]]:
-    """``{item: {"title": ..., other texts}}`` as title and attributes of each key; what is not the title is these.
+def read_texts(path: Path) -> dict[str, tuple[str, str, list[str]]]:
+    """``{item: {"title": ..., other texts}}`` as title, attributes (all other texts) and categories of each key.
 
     Raises:
         DataError: not such a file.
     """
-    rows: dict[str, tuple[str, str]] = {}
+    rows: dict[str, tuple[str, str, list[str]]] = {}
     for name, fields in read_json(path).items():
         fields = {} if fields is None else fields
         if not isinstance(fields, dict):
@@ -113,7 +115,8 @@ def read_texts(path: Path) -> dict[str, tuple[str, str]]:
         title = known.pop("title", "")
         if not isinstance(title, str):
             raise fail(path, None, f"item {name!r}: title must be a text, got {type(title).__name__}")
-        rows[name] = title, " | ".join(map(_flat, known.values()))
+        kinds = {kind: as_cell(known[kind]) or _flat(known[kind]) for kind in category_columns(list(known))}
+        rows[name] = title, " | ".join(map(_flat, known.values())), path_of(kinds)
     return rows
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from genrec_fast.data.readers.blocks import blocks
+from genrec_fast.data.readers.categories import as_cell, is_category
 from genrec_fast.data.readers.lines import fail
 from genrec_fast.data.readers.table import Part, Table
 
@@ -25,6 +26,8 @@ _NESTED = ("items", "reviews", "events", "interactions")
 
 def open_objects(path: Path, *, encoding: str | None = None) -> Table:
     """A table of objects; all values are texts, lists are joined by commas, and what an object lacks is "".
+
+    Lists of categories keep their parts apart (``categories.as_cell``): names hold commas.
 
     An object that holds a list of objects under items, reviews, events or interactions is one row for each of them.
 
@@ -48,7 +51,8 @@ def open_objects(path: Path, *, encoding: str | None = None) -> Table:
         for number, row in _rows(path, encoding):
             numbers.append(number)
             for name, column in zip(wanted, columns, strict=True):
-                column.append(text_of(row.get(name)))
+                value = row.get(name)
+                column.append((as_cell(value) if is_category(name) else None) or text_of(value))
             if len(numbers) == _CHUNK:
                 yield pack()
                 columns, numbers = [[] for _ in wanted], []

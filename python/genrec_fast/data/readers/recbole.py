@@ -57,7 +57,8 @@ def read(folder: Path, paths: Sequence[Path], reading: Reading) -> Dataset:
         if title is not None:
             listed.check_column(title, "title")
         others = [name for name in listed.names if name not in (layout.item, title)]
-        items = list_items(listed, layout.item, title, others)
+        blanks = [name for name in others if types[name] == "token_seq"]
+        items = list_items(listed, layout.item, title, others, blanks=blanks)
     return dataset_of(path.stem or folder.name, path.parent, [table], layout, reading, items)
 
 

@@ -9,6 +9,8 @@ import torch
 
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
+from genrec_fast.data.readers.categories import category_columns, path_of
+from genrec_fast.data.readers.items import told
 from genrec_fast.data.readers.lines import (
     VECTORS,
     agree,
@@ -62,9 +64,9 @@ def read(folder: Path, path: Path) -> Dataset:
         last_line.append(number)
 
     counts: dict[Path, int] = {}
-    titles = attributes = features = item_codes = None
+    titles = attributes = features = item_codes = categories = None
     if (table := find_one(folder, ("items.tsv",))) is not None:
-        titles, attributes = _read_items(table)
+        titles, attributes, categories = _read_items(table)
         counts[table] = len(titles)
     if (vectors := find_one(folder, VECTORS)) is not None:
         features = read_vectors(vectors)
@@ -88,7 +90,7 @@ def read(folder: Path, path: Path) -> Dataset:
         item_ids = [str(i + 1) for i in range(num_items)]
     jagged = Jagged.from_lengths(items, torch.tensor(lengths, dtype=torch.int64))
     interactions = Interactions(jagged, None, list(users), item_ids)
-    return Dataset(folder.name, interactions, titles, attributes, features, item_codes)
+    return Dataset(folder.name, interactions, titles, attributes, features, item_codes, categories)
 
 
 def _items(path: Path, number: int, tokens: list[str]) -> list[int]:
@@ -100,7 +102,7 @@ def _items(path: Path, number: int, tokens: list[str]) -> list[int]:
     return [integer(path, number, token, "an item", 1) for token in tokens]  # finds the token to name
 
 
-def _read_items(path: Path) -> tuple[list[str], list[str] | None]:
+def _read_items(path: Path) -> tuple[list[str], list[str] | None, list[list[str]] | None]:
     """``item_id <tab> text [<tab> attributes ...]`` below a header line, in any order of the ids."""
     lines = ((number, line) for number, line in enumerate(numbered_lines(path), 1) if line.strip())
     first, head = next(lines, (1, ""))
@@ -119,4 +121,6 @@ def _read_items(path: Path) -> tuple[list[str], list[str] | None]:
     count = contiguous(path, rows, 1)
     ordered = [rows[i + 1] for i in range(count)]
     attributes = [" | ".join(row[2:]) for row in ordered] if len(header) > 2 else None
-    return [row[1] for row in ordered], attributes
+    places = {name: header.index(name) for name in category_columns(header[2:])}
+    categories = [path_of({name: row[place] for name, place in places.items()}) for row in ordered]
+    return [row[1] for row in ordered], attributes, told(categories)

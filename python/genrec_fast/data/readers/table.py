@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrec_fast.base.errors import DataError
+from genrec_fast.data.readers.categories import as_cell, as_text, is_category
 from genrec_fast.data.readers.lines import fail
 
 if TYPE_CHECKING:
@@ -74,13 +75,27 @@ class Table:
 
         column = part.columns[name]
         if column.dtype == pl.String:
-            return column.fill_null("")
+            texts: polars.Series = column.fill_null("")
+            return pl.Series(name, map(as_text, texts.to_list()), dtype=pl.String) if is_category(name) else texts
         if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
             raise fail(self.path, None, f"column {name} must hold texts or numbers, got {column.dtype}")
         if column.dtype.is_float():  # how pandas writes what is missing
             column = column.fill_nan(None)
-        texts: polars.Series = column.cast(pl.String, strict=False).fill_null("")
+        texts = column.cast(pl.String, strict=False).fill_null("")
         return texts
+
+    def cells(self, part: Part, name: str) -> list[str]:
+        """A column as texts or, where it holds lists, as cells of ``categories.as_cell``.
+
+        Raises:
+            DataError: it holds bytes.
+        """
+        import polars as pl
+
+        column = part.columns[name]
+        if isinstance(column.dtype, (pl.List, pl.Array)):
+            return [as_cell(value) or "" for value in column.to_list()]
+        return column.fill_null("").to_list() if column.dtype == pl.String else self.words(part, name).to_list()
 
     def keys(self, part: Part, name: str) -> polars.Series:
         """A column of texts of which none is empty.

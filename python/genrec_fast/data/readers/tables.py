@@ -10,7 +10,7 @@ import numpy as np
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.interactions import Dataset
 from genrec_fast.data.readers.events import Events, layout_of, read_events
-from genrec_fast.data.readers.items import Items, list_items, look_up
+from genrec_fast.data.readers.items import Items, list_items, look_up, told
 from genrec_fast.data.readers.known import DESCRIPTIONS, EVENTS, LAYOUTS, Layout, fitting, is_table, plain_name
 from genrec_fast.data.readers.lcrec import read_texts
 from genrec_fast.data.readers.lines import VECTORS, agree, find_one, read_vectors
@@ -121,6 +121,7 @@ def dataset_of(
     item_ids, numbers = events.item_ids, events.items
     if lists and items is not None:
         item_ids, numbers = items.item_ids, _listed(events, items)
+    categories = None if items is None else items.categories
 
     counts = {items.path if lists and items is not None else tables[0].path: len(item_ids)}
     features = item_codes = None
@@ -131,15 +132,16 @@ def dataset_of(
     if (published := find_published(folder)) is not None:
         item_codes = published_codes(published, item_ids)
     interactions = events.interactions(numbers, item_ids, reading.actions or ())
-    return Dataset(name, interactions, titles, attributes, features, item_codes)
+    return Dataset(name, interactions, titles, attributes, features, item_codes, categories)
 
 
 def _numbered(path: Path, item_ids: Sequence[str]) -> Items:
     """LC-Rec's texts of items, "" where it has none."""
     texts = read_texts(path)
     keys = keys_of_items(path, texts, item_ids)
-    rows = [texts.get(key, ("", "")) for key in keys]
-    return Items(path, list(item_ids), [title for title, _ in rows], [more for _, more in rows])
+    rows = [texts.get(key, ("", "", [])) for key in keys]
+    titles, more, categories = map(list, zip(*rows, strict=True))
+    return Items(path, list(item_ids), titles, more, told(categories))
 
 
 def _listed(events: Events, items: Items) -> np.ndarray:

@@ -1,0 +1,32 @@
+"""Categories in words as numbers per level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["categories_by_level"]
+
+
+def categories_by_level(categories: Sequence[Sequence[str]] | None, depth: int = 8) -> Tensor | None:
+    """int64 ``[N, levels]``: each item's category per level, numbered by first appearance, -1 where it has none.
+
+    Levels at which all items that have a category have the same (the shop's own department) tell nothing and are left
+    out.
+
+    Args:
+        categories: N lists of words, from the general to the special; ``None``: not known.
+        depth: levels that are read at most.
+
+    Returns:
+        ``None`` where no level tells items apart.
+    """
+    columns = []
+    for level in range(min(depth, max(map(len, categories or ()), default=0))):
+        names = [path[level] if level < len(path) else "" for path in categories or ()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name))}
+        if len(numbers) > 1:
+            columns.append([numbers.get(name, -1) for name in names])
+    return torch.tensor(columns, dtype=torch.int64).T.contiguous() if columns else None
