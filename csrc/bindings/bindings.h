@@ -18,6 +18,7 @@ void register_transformer_search(pybind11::module_& m);
 void register_trie_build(pybind11::module_& m);
 void register_trie_filter(pybind11::module_& m);
 void register_trie_lookup(pybind11::module_& m);
+void register_trie_places(pybind11::module_& m);
 void register_trie_step(pybind11::module_& m);
 
 }  // namespace genrec::bindings

@@ -79,5 +79,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_trie_build(m);
   register_trie_filter(m);
   register_trie_lookup(m);
+  register_trie_places(m);
   register_trie_step(m);
 }

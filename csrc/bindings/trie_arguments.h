@@ -14,11 +14,16 @@ inline PackedOffsets packed_offsets(const Tensor& bases, const Tensor& deltas) {
           bases.elements()};
 }
 
-// Lists `tokens`, `child_bases` and `child_deltas`, one tensor per level from the one in question on. `sizes`: codebook
-// sizes of the first levels; the last of them stands for those behind it.
-inline TrieView trie_view(Arguments& given, const std::vector<std::int64_t>& sizes) {
-  const auto tokens = given.objects("tokens"), bases = given.objects("child_bases"),
-             deltas = given.objects("child_deltas");
+// What the arguments that hold a trie's levels are called.
+struct TrieNames {
+  const char *tokens = "tokens", *bases = "child_bases", *deltas = "child_deltas";
+};
+
+// Three lists, one tensor per level from the one in question on. `sizes`: codebook sizes of the first levels; the last
+// of them stands for those behind it.
+inline TrieView trie_view(Arguments& given, const std::vector<std::int64_t>& sizes, const TrieNames& names = {}) {
+  const auto tokens = given.objects(names.tokens), bases = given.objects(names.bases),
+             deltas = given.objects(names.deltas);
   const char* const op = given.op();
   check(tokens.size() == bases.size() && tokens.size() == deltas.size(), op,
         ": trie must have tokens, bases and deltas of as many levels each");
@@ -32,9 +37,9 @@ inline TrieView trie_view(Arguments& given, const std::vector<std::int64_t>& siz
     const auto read = [&](const char* name, PyObject* object, const Dtypes& dtypes, const char* shape) {
       return given.read({op, name, static_cast<int>(l), true}, object, dtypes, shape, Layout::whole);
     };
-    const Tensor codes = read("tokens", tokens[l], token_dtypes, "e");
-    const Tensor first = read("child_bases", bases[l], only<std::int32_t>, "b");
-    const Tensor offsets = read("child_deltas", deltas[l], delta_dtypes, "n");
+    const Tensor codes = read(names.tokens, tokens[l], token_dtypes, "e");
+    const Tensor first = read(names.bases, bases[l], only<std::int32_t>, "b");
+    const Tensor offsets = read(names.deltas, deltas[l], delta_dtypes, "n");
     view.levels[l] = {codes.data,
                       static_cast<int>(codes.element_size()),
                       static_cast<int>(l < sizes.size() ? sizes[l] : sizes.back()),

@@ -18,7 +18,8 @@ from genrec_fast.base.checks import check_dense, check_integers, shown, whole_nu
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
 from genrec_fast.catalog.find import Finder, Found
-from genrec_fast.catalog.trie import Trie, build_trie, levels_of
+from genrec_fast.catalog.stats import levels_of
+from genrec_fast.catalog.trie import Trie, build_trie
 
 __all__ = ["Catalog"]
 

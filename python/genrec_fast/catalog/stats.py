@@ -1,10 +1,19 @@
-"""What ``Trie.stats()`` returns."""
+"""What ``Trie.stats()`` returns, and sizes in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TrieStats"]
+__all__ = ["TrieStats", "levels_of"]
+
+
+def levels_of(sizes: Sequence[int]) -> str:
+    """Sizes of codebooks in a few words."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} levels of {sizes[0]:,} codes"
+    shown = ", ".join(f"{size:,}" for size in sizes[:8])
+    return f"{len(sizes)} levels of {shown}{', ...' if len(sizes) > 8 else ''} codes"
 
 
 @dataclass(frozen=True, kw_only=True)

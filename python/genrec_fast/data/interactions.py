@@ -16,7 +16,7 @@ from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.trie import levels_of
+from genrec_fast.catalog.stats import levels_of
 
 __all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
 

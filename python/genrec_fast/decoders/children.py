@@ -7,7 +7,7 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
-from genrec_fast.ops.trie_offsets import unpack_offsets
+from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_step import trie_step
 
 __all__ = ["Children"]
@@ -45,8 +45,7 @@ class Children:
         if not bool((logits.amax(-1).where(live, 0.0) < torch.inf).all()):
             raise InvalidValueError("trie_step: logits must not be NaN or +inf, got one of them")
         node = nodes.where(live, 0).long()
-        begin, end = (unpack_offsets(trie.child_bases[level], trie.child_deltas[level], n) for n in (node, node + 1))
-        count = int((end - begin).where(live, 0).sum(1).max())
+        count = int(fan_out(trie, level, node).where(live, 0).sum(1).max())
         # With nothing to choose by, trie_step gives all children, in the order of their beams and codes.
         every = trie_step(
             trie,

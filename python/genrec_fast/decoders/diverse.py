@@ -129,7 +129,7 @@ class Diverse:
             within = scores + (sums - valid.where(valid > -torch.inf, 0.0))
         beams, last = nodes.shape[1], level + 1 == len(trie.codebook_sizes)
         before = beams // self.num_groups
-        each = min(self.each, trie.tokens[level].numel())  # there are no more prefixes than that
+        each = min(self.each, trie.num_nodes(level + 1))  # there are no more prefixes than that
         begun = torch.full((len(nodes), 0), -1, dtype=torch.int64, device=nodes.device)
         taken, taken_codes, steps = begun, begun, []  # parents' nodes and codes that earlier groups chose
         for group in range(self.num_groups):

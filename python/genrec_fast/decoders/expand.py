@@ -39,18 +39,13 @@ def expand_rows(
     Notes:
         O(E log E) for E items of the kept rows; a few calls on ``[B, W]`` where every row has one item.
     """
-    if trie.leaf_items.shape[0] == trie.num_rows:  # a search with the filter has found no other rows
+    if trie.num_items == trie.num_rows and hasattr(trie, "leaf_items"):  # a search with a filter found no other rows
         return _one_each(trie, rows, codes, scores, k, scores if ranks is None else ranks)
     users, by = rows.shape[0], scores if ranks is None else ranks
     user, beam = (rows >= 0).nonzero(as_tuple=True)
     row = rows[user, beam].long()
-    first, end = (trie.leaf_bases[r >> 4].long() + trie.leaf_deltas[r].long() for r in (row, row + 1))
-    counts = end - first
-    source = torch.repeat_interleave(torch.arange(row.numel(), device=rows.device), counts)
-    place = torch.arange(source.numel(), device=rows.device) - torch.repeat_interleave(
-        counts.cumsum(0) - counts, counts
-    )
-    item = trie.leaf_items[first[source] + place].long()
+    found = trie.items(row)
+    item, source = found.values, found.row_index()
     if keep is not None:
         kept = keep.keeps(user[source], item)
         item, source = item[kept], source[kept]

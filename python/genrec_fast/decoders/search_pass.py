@@ -60,7 +60,7 @@ class SearchPass:
         rule: Rule,
     ) -> None:
         self.trie, self.query, self.rule, self._plan = trie, query, rule, plan
-        device = trie.leaf_items.device
+        device = trie.device
         self._found = unanswered(users, query.k, trie)
         self.finished = torch.zeros_like(self._found.exact)
         self._root = session
@@ -130,12 +130,13 @@ class SearchPass:
         if query.exact:
             query, session = query.select(self._users), session.select(self._users)
         keep = None
-        if query.allowed is not None or query.exclude is not None:
+        if query.allowed is not None or query.exclude is not None or getattr(self.trie, "kept", None) is not None:
             keep = trie_filter(self.trie, allowed=query.allowed, exclude=query.exclude)
         plan = dataclasses.replace(self._plan, num_beams=num_beams, keep=keep)
         users = len(self._users)
         whole = users * max(num_beams) <= _ONE_CALL
-        self._running = TrieSearch(session, self.trie, plan, users, self.rule, widths, in_one_call=whole)
+        trie = getattr(self.trie, "searched", self.trie)  # items that are gone are a matter of the filter
+        self._running = TrieSearch(session, trie, plan, users, self.rule, widths, in_one_call=whole)
 
 
 class SearchDecoder(Decoder):
@@ -226,7 +227,7 @@ class SearchDecoder(Decoder):
 
 def unanswered(users: int, k: int, trie: CatalogTrie) -> Ranked:
     """No item yet, for anybody."""
-    device, shape = trie.leaf_items.device, (users, k)
+    device, shape = trie.device, (users, k)
     return Ranked(
         torch.full(shape, -1, device=device),
         torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
@@ -243,7 +244,7 @@ def check_parts(op: str, backbone: object, trie: Any) -> None:
         InvalidTypeError: the trie is none, or the backbone is not ``Autoregressive``.
         InvalidValueError: codebook sizes differ.
     """
-    if not (hasattr(trie, "codebook_sizes") and hasattr(trie, "leaf_items")):
+    if not (hasattr(trie, "codebook_sizes") and hasattr(trie, "lookup")):
         raise InvalidTypeError(f"{op}: trie must be a Trie, got {shown(trie)}")
     if not isinstance(backbone, Autoregressive):
         raise InvalidTypeError(f"{op}: backbone must be Autoregressive, got {type(backbone).__name__}")

@@ -109,9 +109,10 @@ class TrieSearch:
         widths: Tensor | None = None,
         in_one_call: bool = True,
     ) -> None:
-        self._in_one_call = in_one_call and rule.plain and widths is None
+        built = hasattr(trie, "tokens")  # not one that items were appended to, which no engine reads
+        self._in_one_call = in_one_call and rule.plain and widths is None and built
         self.session, self.trie, self.plan, self.rule, self.widths = session, trie, plan, rule, widths
-        device = trie.leaf_items.device
+        device = trie.device
         self.level = self.item = 0
         self.nodes = torch.zeros(users, 1, dtype=torch.int32, device=device)
         self.scores = torch.zeros(users, 1, device=device)
@@ -150,7 +151,7 @@ class TrieSearch:
             return
         plan, level, last = self.plan, self.level, self.level + 1 == len(self.trie.codebook_sizes)
         logits, scores, log_sums = self._level_scores()
-        edges = self.trie.tokens[level].numel()  # there are no more prefixes than that behind one item
+        edges = self.trie.num_nodes(level + 1)  # there are no more prefixes than that behind one item
         most = edges if plan.num_items == 1 else edges * self.nodes.shape[1]
         step = self.rule.choose(
             self.trie,

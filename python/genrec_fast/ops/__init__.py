@@ -22,6 +22,7 @@ from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_build import trie_build
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_lookup import trie_lookup
+from genrec_fast.ops.trie_places import TriePlaces, trie_places
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "T5Bias",
     "TransformerFound",
     "TrieFilter",
+    "TriePlaces",
     "TrieStep",
     "deinterleave",
     "embedding",
@@ -63,5 +65,6 @@ __all__ = [
     "trie_build",
     "trie_filter",
     "trie_lookup",
+    "trie_places",
     "trie_step",
 ]

@@ -59,7 +59,8 @@ def define(
         return run(*args, **kwargs)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        warn_slow_path(name, next(arg for arg in args if isinstance(arg, torch.Tensor)).device.type)
+        every = (tensor for arg in args for tensor in (arg if isinstance(arg, list | tuple) else (arg,)))
+        warn_slow_path(name, next(tensor for tensor in every if isinstance(tensor, torch.Tensor)).device.type)
         return checked(*args, **kwargs)
 
     def on_card(*args: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.ops.trie_offsets import DELTA_BYTES
 
-__all__ = ["CatalogTrie", "TrieFilter", "trie_filter"]
+__all__ = ["CatalogTrie", "TrieFilter", "excluding", "filter_arguments", "trie_filter"]
 
 _WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -32,6 +32,8 @@ class CatalogTrie(TrieTensors, Protocol):
     @property
     def num_rows(self) -> int: ...
     @property
+    def device(self) -> torch.device: ...
+    @property
     def leaf_bases(self) -> Tensor: ...
     @property
     def leaf_deltas(self) -> Tensor: ...
@@ -39,6 +41,8 @@ class CatalogTrie(TrieTensors, Protocol):
     def leaf_items(self) -> Tensor: ...
     @property
     def item_rows(self) -> Tensor: ...
+    def num_nodes(self, level: int) -> int: ...
+    def items(self, rows: Tensor) -> Jagged: ...
 
 
 @dataclass(frozen=True)
@@ -186,9 +190,32 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
         >>> trie_filter(trie, allowed=torch.tensor([True, False, True])).bits.tolist()
         [[5]]
     """
+    if hasattr(trie, "own_filter"):  # one whose items have changed since it was built
+        found: TrieFilter = trie.own_filter(allowed, exclude)
+        return found
     items, item_rows, num_rows = _catalog(trie)
+    allowed, exclude = filter_arguments(trie.leaf_items.device, items, allowed, exclude)
+    bits = ranks = rows = offsets = None
     if allowed is not None:
-        require_tensors("trie_filter", trie.leaf_items.device, allowed=allowed)
+        require_room("trie_filter", "bits", (allowed.shape[0], num_rows // 64 + 1), 12)
+        bits, ranks = _allow(item_rows, allowed, num_rows)
+    if exclude is not None:
+        rows, offsets = _exclude(
+            item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
+        )
+    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, num_rows, trie.leaf_items)
+
+
+def filter_arguments(
+    device: torch.device, items: int, allowed: Any, exclude: Any
+) -> tuple[Tensor | None, Jagged | None]:
+    """What ``trie_filter`` was given for so many items: bool ``[U, N]`` and int64 rows, contiguous.
+
+    Raises:
+        InvalidTypeError, InvalidValueError: as ``trie_filter``.
+    """
+    if allowed is not None:
+        require_tensors("trie_filter", device, allowed=allowed)
         if allowed.dtype != torch.bool:
             raise InvalidTypeError(f"trie_filter: allowed must be bool, got {_name(allowed)}")
         if allowed.dim() not in (1, 2) or allowed.shape[-1] != items:
@@ -202,10 +229,10 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
             raise InvalidTypeError(
                 f"trie_filter: exclude must be Jagged (Jagged.from_rows(lists)), got {type(exclude).__name__}"
             )
-        require_tensors("trie_filter", trie.leaf_items.device, exclude=exclude.values, offsets=exclude.offsets)
+        require_tensors("trie_filter", device, exclude=exclude.values, offsets=exclude.offsets)
         if exclude.values.dtype not in _WHOLE_NUMBERS:
             raise InvalidTypeError(f"trie_filter: exclude must hold integer item ids, got {_name(exclude.values)}")
-        require_offsets("trie_filter", "exclude's offsets", exclude.offsets, trie.leaf_items.device)
+        require_offsets("trie_filter", "exclude's offsets", exclude.offsets, device)
         if exclude.values.dim() != 1:
             raise InvalidValueError(f"trie_filter: exclude must hold values [E], got {list(exclude.values.shape)}")
         if allowed is not None and allowed.shape[0] not in (1, len(exclude)):
@@ -213,15 +240,21 @@ def trie_filter(trie: CatalogTrie, *, allowed: Tensor | None = None, exclude: Ja
                 f"trie_filter: exclude must have one row per user of allowed, {allowed.shape[0]}, got {len(exclude)}"
             )
         exclude = Jagged(exclude.values.to(torch.int64).contiguous(), exclude.offsets.contiguous())
-    bits = ranks = rows = offsets = None
-    if allowed is not None:
-        require_room("trie_filter", "bits", (allowed.shape[0], num_rows // 64 + 1), 12)
-        bits, ranks = _allow(item_rows, allowed, num_rows)
-    if exclude is not None:
-        rows, offsets = _exclude(
-            item_rows, trie.leaf_bases, trie.leaf_deltas, trie.leaf_items, allowed, exclude.values, exclude.offsets
-        )
-    return TrieFilter(bits, ranks, rows, offsets, allowed, exclude, num_rows, trie.leaf_items)
+    return allowed, exclude
+
+
+def excluding(trie: CatalogTrie, keep: TrieFilter, exclude: Jagged) -> TrieFilter:
+    """A filter without lists, and each user's list on top: its bits are not made again.
+
+    Args:
+        trie: that of the filter.
+        keep: a filter without lists.
+        exclude: int64 item ids per user.
+    """
+    _, item_rows, _ = _catalog(trie)
+    leaves = trie.leaf_bases, trie.leaf_deltas, trie.leaf_items
+    rows, offsets = _exclude(item_rows, *leaves, keep.allowed, exclude.values, exclude.offsets)
+    return replace(keep, excluded=rows, excluded_offsets=offsets, exclude=exclude)
 
 
 def _catalog(trie: Any) -> tuple[int, Tensor, int]:

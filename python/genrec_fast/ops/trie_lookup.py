@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,8 @@ def trie_lookup(trie: TrieTensors, codes: Tensor) -> Tensor:
         >>> gf.ops.trie_lookup(trie, torch.tensor([[1, 0], [0, 0]])).tolist()
         [1, -1]
     """
+    if hasattr(trie, "own_lookup"):  # one whose items have changed since it was built
+        return cast(Tensor, trie.own_lookup(codes))
     sizes = require_levels("trie_lookup", trie)
     require_tensors("trie_lookup", trie.tokens[0].device, codes=codes)
     if codes.dtype not in (torch.int32, torch.int64):

@@ -19,6 +19,7 @@ __all__ = [
     "BLOCK_BITS",
     "DELTA_BYTES",
     "children_of",
+    "fan_out",
     "fan_outs",
     "require_packed",
     "require_whole",
@@ -79,6 +80,15 @@ def spans_of(begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     before = lengths.cumsum(0) - lengths
     return rows, torch.arange(len(rows), device=rows.device) + (begin - before)[rows]
+
+
+def fan_out(trie: TrieTensors, level: int, nodes: Tensor) -> Tensor:
+    """int64: how many children each of the nodes of a level has, or a few more in a trie that was changed."""
+    if hasattr(trie, "own_fan_out"):
+        found: Tensor = trie.own_fan_out(level, nodes)
+        return found
+    bases, deltas = trie.child_bases[level], trie.child_deltas[level]
+    return unpack_offsets(bases, deltas, nodes + 1) - unpack_offsets(bases, deltas, nodes)
 
 
 def fan_outs(bases: Tensor, deltas: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,6 +107,9 @@ def trie_step(
         >>> step.codes.tolist(), step.nodes.tolist()
         ([[3, 0, 0]], [[1, 0, -1]])
     """
+    if hasattr(trie, "own_step"):  # one whose items have changed since it was built
+        beams: Any = {"num_beams": num_beams, "normalize": normalize, "log_sums": log_sums}
+        return _own_step(trie, level, logits, nodes, scores, beams, allowed, exclude)
     try:
         # What costs a microsecond stands in functions that are called only where something is out of the ordinary.
         if type(level) is not int or not -9 < level < 9:
@@ -186,6 +189,31 @@ def trie_step(
         num_levels("trie_step", trie)
         require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
         raise refusal("trie_step", error) from error
+
+
+def _own_step(
+    trie: Any, level: int, logits: Tensor, nodes: Tensor, scores: Tensor, beams: Any, allowed: Any, exclude: Any
+) -> TrieStep:
+    """Checks what the steps of the trie's parts cannot."""
+    level = whole_number("trie_step", "level", level, *INT64)
+    beams["num_beams"] = whole_number("trie_step", "num_beams", beams["num_beams"], 1, 2**31 - 1)
+    require_tensors("trie_step", trie.device, logits=logits, nodes=nodes, scores=scores)
+    if not 0 <= level < trie.num_levels:
+        raise InvalidValueError(f"trie_step: level must be in [0, {trie.num_levels}), got {level}")
+    size = trie.codebook_sizes[level]
+    _require_floats(logits)
+    if logits.dim() != 3 or logits.shape[2] != size:
+        raise InvalidValueError(f"trie_step: logits must be [B, W, {size}] at level {level}, got {list(logits.shape)}")
+    _require_beams(logits, nodes, scores)
+    choice("trie_step", "normalize", beams["normalize"], _NORMALIZE)
+    if beams["log_sums"] is not None and beams["normalize"] != "all":
+        raise InvalidValueError("trie_step: log_sums must be None with normalize='valid', got a tensor")
+    if isinstance(allowed, TrieFilter) and exclude is not None:
+        raise InvalidValueError("trie_step: exclude must be part of the prepared filter, got both")
+    if not isinstance(allowed, TrieFilter) and not (allowed is None and exclude is None):
+        allowed = trie_filter(trie, allowed=allowed, exclude=exclude)
+    found: TrieStep = trie.own_step(level, logits, nodes, scores, allowed=allowed, **beams)
+    return found
 
 
 def _require_floats(logits: Tensor) -> None:

@@ -18,7 +18,8 @@ from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.protocols import Counted
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.trie import Trie, levels_of
+from genrec_fast.catalog.stats import levels_of
+from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
 from genrec_fast.recipe.basis import based, popular
 from genrec_fast.recipe.recipe import Recipe

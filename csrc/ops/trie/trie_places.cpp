@@ -1,0 +1,52 @@
+#include "ops/trie/trie_places.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "ops/trie/trie_shape.h"
+
+namespace genrec {
+namespace {
+
+// The first edge of the range whose code is no smaller, or its end.
+std::int64_t lower_edge(const TrieLevel& level, EdgeRange range, int code) {
+  std::int64_t begin = range.begin, length = range.end - range.begin;
+  while (length > 0) {
+    const std::int64_t half = length >> 1;
+    const bool less = token_at(level, begin + half) < code;
+    begin += less ? half + 1 : 0;
+    length = less ? length - half - 1 : half;
+  }
+  return begin;
+}
+
+// The children of the base's node `before`; none, at the place where they would stand, if it is not shared.
+EdgeRange children(const TrieLevel& level, std::int64_t before, bool shared) {
+  if (shared) return edges_of(level, before);
+  const std::int64_t begin = std::clamp<std::int64_t>(offset_at(level.child, before), 0, level.num_edges);
+  return {begin, begin};
+}
+
+}  // namespace
+
+void trie_places(const TrieView& base, const TrieView& added, std::int32_t* const* before, bool* const* shared) {
+  check_trie("trie_places", base);
+  check_trie("trie_places", added);
+  check(base.num_levels == added.num_levels, "trie_places: added must have ", base.num_levels,
+        " levels like base, got ", added.num_levels);
+  for (int l = 0; l < base.num_levels; ++l) {
+    const TrieLevel& large = base.levels[l];
+    for (std::int64_t node = 0; node < added.levels[l].num_nodes; ++node) {
+      const EdgeRange here = edges_of(added.levels[l], node);
+      EdgeRange left = children(large, l == 0 ? 0 : before[l - 1][node], l == 0 || shared[l - 1][node]);
+      for (std::int64_t edge = here.begin; edge < here.end; ++edge) {
+        const int code = token_at(added.levels[l], edge);
+        left.begin = lower_edge(large, left, code);  // codes ascend within a node
+        before[l][edge] = static_cast<std::int32_t>(left.begin);
+        shared[l][edge] = left.begin < left.end && token_at(large, left.begin) == code;
+      }
+    }
+  }
+}
+
+}  // namespace genrec

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.catalog.trie import build_trie
+from genrec_fast.ops import _registry
+from genrec_fast.ops.reference.trie_places import trie_places as twin
+from genrec_fast.ops.trie_places import trie_places
+
+
+def parts(trie):
+    return list(trie.tokens), list(trie.child_bases), list(trie.child_deltas)
+
+
+@st.composite
+def pairs(draw):
+    """Semantic IDs of two catalogs over the same codebooks."""
+    sizes = draw(st.lists(st.sampled_from([1, 2, 5, 300]), min_size=1, max_size=4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
+    counts = draw(st.integers(1, 80)), draw(st.integers(1, 30))
+    return sizes, *(
+        torch.stack([torch.randint(min(size, 8), (n,), generator=generator) for size in sizes], 1) for n in counts
+    )
+
+
+@given(pairs())
+def test_every_node_gets_the_number_that_it_has_in_a_trie_of_both(case):
+    sizes, large, small = case
+    base, added = build_trie(large, codebook_sizes=sizes), build_trie(small, codebook_sizes=sizes)
+    both = build_trie(torch.cat([large, small]), codebook_sizes=sizes)
+    found = trie_places(base, added)
+    for level in range(len(sizes)):
+        before, shared = found.before[level], found.shared[level]
+        assert (before.dtype, shared.dtype) == (torch.int32, torch.bool)
+        new = (~shared).long()
+        node, prefixes = added.lookup(small[:, : level + 1]).long(), small[:, : level + 1]
+        assert torch.equal((before + new.cumsum(0) - new)[node], both.lookup(prefixes).long())
+        assert torch.equal(shared[node], base.lookup(prefixes) >= 0)
+
+
+@given(pairs())
+def test_equal_to_the_twin(case):
+    sizes, large, small = case
+    base, added = build_trie(large, codebook_sizes=sizes), build_trie(small, codebook_sizes=sizes)
+    found, expected = trie_places(base, added), twin(*parts(base), *parts(added))
+    assert all(map(torch.equal, found.before, expected[0]))
+    assert all(map(torch.equal, found.shared, expected[1]))
+
+
+def test_by_hand():
+    base = build_trie([[1, 0], [1, 2], [3, 3]], codebook_sizes=(4, 4))
+    found = trie_places(base, build_trie([[0, 1], [1, 1], [1, 2], [2, 0], [3, 0]], codebook_sizes=(4, 4)))
+    assert [part.tolist() for part in found.before] == [[0, 0, 1, 1], [0, 1, 1, 2, 2]]
+    assert [part.tolist() for part in found.shared] == [
+        [False, True, False, True],
+        [False, False, True, False, False],
+    ]
+
+
+def test_opcheck():
+    trie = build_trie([[1, 0], [1, 2]], codebook_sizes=(4, 4))
+    arguments = (*parts(trie), *parts(trie), [4, 4])
+    torch.library.opcheck(torch.ops.genrec_fast.trie_places.default, arguments)
+    before, shared = _registry.twins["trie_places"](*arguments)
+    assert [part.tolist() for part in (*before, *shared)] == [[0], [0, 1], [True], [True, True]]
+
+
+def test_bad_tries_are_refused():
+    trie = build_trie([[1, 0], [1, 2]], codebook_sizes=(4, 4))
+    with pytest.raises(InvalidTypeError, match="trie_places: trie must be a trie"):
+        trie_places(trie, [[1, 0]])
+    with pytest.raises(InvalidValueError, match=r"added must have the base's codebook sizes \(4, 4\), got \(4, 5\)"):
+        trie_places(trie, build_trie([[1, 0]], codebook_sizes=(4, 5)))
+    with pytest.raises(InvalidValueError, match="added must have the base's codebook sizes"):
+        trie_places(trie, build_trie([[1]], codebook_sizes=(4,)))
