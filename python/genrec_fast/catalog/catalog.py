@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
+from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.find import Finder, Found
 from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie, build_trie
@@ -157,7 +158,8 @@ class Catalog:
     def by_popularity(self) -> tuple[Tensor, Tensor]:
         """Item ids int64 ``[N]``, the most frequent first, and float32 ``[N]``: the log of each item's share.
 
-        Every item counts once more than it occurs, so that none has a share of 0. Both are on the CPU.
+        Every item counts once more than it occurs, so that none has a share of 0. Items that are gone (``without``) are
+        left out of the first. Both are on the CPU.
 
         Raises:
             InvalidValueError: nothing is known of how often items occur.
@@ -165,11 +167,15 @@ class Catalog:
         if self.counts is None:
             raise InvalidValueError("Catalog: counts must be given to tell what is popular, got None")
         counts = self.counts.cpu().double() + 1
-        return torch.argsort(counts, descending=True, stable=True), (counts / counts.sum()).log().float()
+        order, kept = (
+            torch.argsort(counts, descending=True, stable=True),
+            getattr(self.__dict__.get("trie"), "kept", None),
+        )
+        return order if kept is None else order[kept.cpu()[order]], (counts / counts.sum()).log().float()
 
     @functools.cached_property
-    def trie(self) -> Trie:
-        """Of the semantic IDs.
+    def trie(self) -> Trie | ChangedTrie:
+        """Of the semantic IDs; a ``ChangedTrie`` after ``extended`` or ``without``, until ``merge``.
 
         Raises:
             InvalidValueError: there are none.
@@ -185,6 +191,61 @@ class Catalog:
     def with_features(self, features: Tensor | None) -> Catalog:
         """The same items with other features."""
         return dataclasses.replace(self, features=features)
+
+    def extended(self, new: Catalog) -> Catalog:
+        """With more items behind the last one; those of the trie, where it was made, are searchable at once.
+
+        Args:
+            new: the items, with every column that this catalog has (what it has beside them is left out); where it has
+                no ``counts``, none of them occurred yet.
+
+        Returns:
+            A catalog of both; new item n has id ``num_items + n``. This one stays as it is.
+
+        Raises:
+            InvalidTypeError: no catalog.
+            InvalidValueError: a column is missing, a name is taken, codebook sizes or widths of features differ.
+
+        Notes:
+            Columns are copied, O(N); the trie is not (``Trie.extended``).
+        """
+        if not isinstance(new, Catalog):
+            raise InvalidTypeError(f"extended: new must be a Catalog, got {shown(new)}")
+        columns = {name: joined_column(self, new, name) for name in (*_TEXTS, *_TENSORS)}
+        if self.codebook_sizes and new.codebook_sizes != self.codebook_sizes:
+            raise InvalidValueError(
+                f"extended: new must have the codebook sizes {self.codebook_sizes}, got {new.codebook_sizes}"
+            )
+        if new.item_ids is not None and self.item_ids is not None:
+            taken = next((name for name in new.item_ids if name in self.numbers), None)
+            if taken is not None or len(set(new.item_ids)) < new.num_items:
+                raise InvalidValueError(f"extended: new must have names of its own, got {taken or 'one twice'!r:.80}")
+        catalog = dataclasses.replace(self, num_items=self.num_items + new.num_items, **columns)
+        if "trie" in self.__dict__:
+            catalog.__dict__["trie"] = self.trie.extended(new.item_codes)
+        return catalog
+
+    def without(self, items: Any) -> Catalog:
+        """Whose searches over the trie, and popular items, are without some; they keep their ids, names and codes.
+
+        Args:
+            items: item ids, in any order.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: as ``Trie.without``, or no semantic IDs.
+        """
+        catalog = dataclasses.replace(self)
+        catalog.__dict__["trie"] = self.trie.without(items)
+        return catalog
+
+    def merge(self) -> None:
+        """Puts the built trie of all items in the place of one that was extended: searches are faster from then on.
+
+        For a thread of its own: searches that go on meanwhile, or were begun before, have the same results.
+        """
+        trie = self.trie
+        if isinstance(trie, ChangedTrie):
+            self.__dict__["trie"] = trie.merged()
 
     def to(self, device: torch.device | str) -> Catalog:
         """All tensors on a device; the trie, too, where it was made."""
@@ -272,6 +333,26 @@ class Catalog:
         """Itself, with the trie that was saved beside it."""
         self.__dict__["trie"] = Trie.load(folder / "trie.safetensors")
         return self
+
+
+def joined_column(old: Catalog, new: Catalog, name: str) -> Any:
+    """A column of two catalogs' items.
+
+    Raises:
+        InvalidValueError: only the first has it, or rows of another width.
+    """
+    known, more = getattr(old, name), getattr(new, name)
+    if known is None:
+        return None
+    if more is None and name == "counts":
+        more = known.new_zeros(new.num_items)
+    if more is None:
+        raise InvalidValueError(f"extended: new must have {name} like the catalog, got None")
+    if not isinstance(known, Tensor):
+        return [*known, *more]
+    if more.shape[1:] != known.shape[1:]:
+        raise InvalidValueError(f"extended: {name} must be [M, {known.shape[1]}], got {list(more.shape)}")
+    return torch.cat([known, more.to(known)])
 
 
 def read_texts(path: Path) -> dict[str, Any]:

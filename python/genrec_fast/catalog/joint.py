@@ -15,12 +15,11 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.ops.reference.trie_step import log_sum_exp
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_places import trie_places
-from genrec_fast.ops.trie_step import TrieStep, trie_step
+from genrec_fast.ops.trie_step import TrieStep, trie_step, valid_log_sums
 
 __all__ = ["Joint", "Keeps", "Places", "joined_items", "mark_children"]
 
@@ -172,11 +171,7 @@ class Joint:
         highest = logits.amax(-1)
         _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
         valid = self.children(level, nodes.where(live, -1), keeps)
-        masked = logits.float().where(valid, -torch.inf)
-        # In a trie of both, the sum runs over the children in the order of their codes, without gaps.
-        most = int(valid.sum(-1).max()) if valid.numel() else 0
-        order = torch.sort((~valid).to(torch.uint8), dim=-1, stable=True).indices[..., :most]
-        return masked, log_sum_exp(masked.gather(-1, order))
+        return logits.float().where(valid, -torch.inf), valid_log_sums(logits, valid)
 
     def children(self, level: int, nodes: Tensor, keeps: Keeps) -> Tensor:
         """Bool ``[B, W, K]``: the codes of each node's children that pass the filter; none for -1."""

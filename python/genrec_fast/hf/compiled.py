@@ -17,6 +17,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, Unsuppo
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.trie_search import Rule
@@ -28,7 +29,6 @@ from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
 from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.plan import Plan
-from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.recipe.recommender import Recommender
 
 __all__ = ["CompiledRecommender", "compile"]
@@ -72,15 +72,17 @@ def compile(
         ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
     """
     catalog = Catalog.of_trie(trie) if isinstance(trie, Trie) else trie
-    trie = catalog.trie if isinstance(catalog, Catalog) else trie
-    writing = Writing.of("compile", trie, token_offset, code_to_token, options)
+    if isinstance(catalog, Catalog):
+        catalog.merge()  # an engine reads a built trie alone
+    searched: Any = catalog.trie if isinstance(catalog, Catalog) else trie
+    writing = Writing.of("compile", searched, token_offset, code_to_token, options)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
     model = underlying(model)
     chosen, tokens = writing.engine_of(model), writing.tokens
     catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
-    trie = catalog.trie.to("cpu")
-    tokens.require("compile", trie, chosen.vocab_size)
+    searched = catalog.trie.to("cpu")
+    tokens.require("compile", searched, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
         known = getattr(model.config, "decoder_start_token_id", None)
@@ -96,7 +98,7 @@ def compile(
     histories = None
     if reads == "items":
         around = (torch.tensor(token_ids("compile", n, v)).long() for n, v in (("before", before), ("after", after)))
-        histories = _Histories(tokens.encode(_item_codes(trie)), *around)
+        histories = _Histories(tokens.encode(searched.item_codes().long()), *around)
     elif len(before) or len(after):
         raise InvalidValueError("compile: before and after must be empty but for reads='items'")
     for name, ids in (("prefix_tokens", writing.prefix), ("decoder_start_tokens", start or [])):
@@ -109,7 +111,7 @@ def compile(
         return chosen if frozen else writing.engine_of(model)
 
     plan = Plan((), writing.normalize, tokens=tokens, prefix=writing.prefix)
-    language = LanguageModel(now, chosen.vocab_size, trie.codebook_sizes, plan, start, model, frozen)
+    language = LanguageModel(now, chosen.vocab_size, searched.codebook_sizes, plan, start, model, frozen)
     return CompiledRecommender(catalog, language, histories)
 
 
@@ -131,17 +133,6 @@ class _Histories(NamedTuple):
             torch.cat([self.before, self.item_tokens[row.long()].flatten(), self.after]) for row in histories.rows()
         ]
         return Jagged.from_rows(rows)
-
-
-def _item_codes(trie: Trie) -> Tensor:
-    """int64 ``[N, L]``: the semantic ID of each item, read back from the trie."""
-    nodes, columns = trie.item_rows.long(), []
-    for level in range(trie.num_levels - 1, -1, -1):
-        columns.append(trie.tokens[level].to(torch.int64)[nodes])
-        ends = torch.arange(trie.num_nodes(level) + 1)
-        offsets = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], ends).long()
-        nodes = torch.searchsorted(offsets, nodes, right=True) - 1
-    return torch.stack(columns[::-1], 1)
 
 
 class Prompts(nn.Module):
@@ -181,7 +172,7 @@ class CompiledRecommender(Recommender):
         return self.language.engine()
 
     @property
-    def trie(self) -> Trie:
+    def trie(self) -> Trie | ChangedTrie:
         """Of the catalog."""
         return self.catalog.trie
 
@@ -209,6 +200,10 @@ class CompiledRecommender(Recommender):
     def to(self, *args: Any, **options: Any) -> CompiledRecommender:
         """Raises ``UnsupportedError``: move the model and compile it again."""
         raise UnsupportedError("to: a compiled model stays where it is; move the model and compile it again")
+
+    def extended(self, new: Catalog) -> CompiledRecommender:
+        """Raises ``UnsupportedError``: its tokens were checked against the items that it has."""
+        raise UnsupportedError("extended: a compiled model keeps its items; compile it again with the new catalog")
 
     def save(self, folder: str | Path) -> None:
         """Raises ``UnsupportedError``: ``model.save_pretrained`` and ``Trie.save`` keep what this was made of."""

@@ -15,10 +15,11 @@ from genrec_fast.ops import _cuda
 from genrec_fast.ops._cuda_trie_step import trie_step_on_card
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import num_levels, require_levels
+from genrec_fast.ops.reference.trie_step import log_sum_exp
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 
-__all__ = ["TrieStep", "trie_step"]
+__all__ = ["TrieStep", "trie_step", "valid_log_sums"]
 
 _NORMALIZE = ("all", "valid")
 _MANY = 1 << 20  # beams: below, no result is too large for a machine
@@ -189,6 +190,22 @@ def trie_step(
         num_levels("trie_step", trie)
         require_tensors("trie_step", None, logits=logits, nodes=nodes, scores=scores)
         raise refusal("trie_step", error) from error
+
+
+def valid_log_sums(logits: Tensor, valid: Tensor) -> Tensor:
+    """What ``normalize="valid"`` takes from each beam's logits, with its bits: for valid children of several tries.
+
+    Args:
+        logits: ``[B, W, K]``.
+        valid: bool, same shape: the children that pass the filter.
+
+    Returns:
+        float32 ``[B, W]``; -inf where nothing is valid, or all of it is masked.
+    """
+    # The lanes of the sum run over the children in the order of their codes, without gaps.
+    most = int(valid.sum(-1).max()) if valid.numel() else 0
+    order = torch.sort((~valid).to(torch.uint8), dim=-1, stable=True).indices[..., :most]
+    return log_sum_exp(logits.float().where(valid, -torch.inf).gather(-1, order))
 
 
 def _own_step(

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.protocols import Counted
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
@@ -62,7 +64,7 @@ class System(nn.Module):
         super().__init__()
         self.recipe, self.catalog = recipe, catalog
         self.layout: nn.Module = recipe.layout.build(catalog)
-        shown = catalog if getattr(self.layout, "feature_dim", None) is not None else catalog.with_features(None)
+        shown = self._shown(catalog)
         self.backbone: nn.Module = recipe.backbone.build(shown)
         self.objective: Any = recipe.objective.build(catalog)
         self.decoder: Any = recipe.decoder.build(catalog)
@@ -99,7 +101,7 @@ class System(nn.Module):
         self._recounted: Catalog | None = None  # what ``_counted`` made
 
     @property
-    def trie(self) -> Trie | None:
+    def trie(self) -> Trie | ChangedTrie | None:
         """Of the catalog; ``None`` where items are atoms, which no search writes code by code."""
         return None if self.recipe.tokenizer is None else self.catalog.trie
 
@@ -170,6 +172,67 @@ class System(nn.Module):
             raise UnsupportedError("System: layout must have no parameters where semantic IDs change")
         self.catalog = catalog.to(self.device)
         self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
+
+    def extended(self, new: Catalog) -> Self:
+        """A model over the same networks with more items, whose ids follow the catalog's: for a server to be swapped.
+
+        ``server.swap(model.extended(new))``, and ``merge`` in a thread of its own: the model before answers what it was
+        asked, and no question is lost. Networks are shared, and are in eval mode from now on.
+
+        Args:
+            new: the items; see ``Catalog.extended``.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: as ``Catalog.extended``.
+            UnsupportedError: a decoder that searches no trie, a layout that learns, or a backbone that has weights for
+                each item.
+        """
+        self._require_trie("extended")
+        catalog = self.catalog.extended(new)
+        with torch.random.fork_rng(devices=[]):  # what it is initialised with is dropped
+            fresh = self.recipe.backbone.build(self._shown(catalog))
+        shapes = {name: part.shape for name, part in fresh.state_dict().items()}
+        if shapes != {name: part.shape for name, part in self.backbone.state_dict().items()}:
+            raise UnsupportedError(
+                "extended: backbone must have no weights for each item, got one that grows with them"
+            )
+        return self._over(catalog)
+
+    def without(self, items: Any) -> Self:
+        """A model over the same networks that recommends some items no more; histories may hold them. See ``extended``.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: as ``Trie.without``.
+            UnsupportedError: a decoder that searches no trie, or a layout that learns.
+        """
+        self._require_trie("without")
+        return self._over(self.catalog.without(items))
+
+    def merge(self) -> None:
+        """See ``Catalog.merge``."""
+        self.catalog.merge()
+
+    def _require_trie(self, op: str) -> None:
+        if not self.decoder.by_level or self.trie is None:
+            kind = type(self.decoder).__name__
+            raise UnsupportedError(f"{op}: decoder must search the catalog's trie, got {kind}; train again, or filter")
+
+    def _over(self, catalog: Catalog) -> Self:
+        """The same parts over another catalog."""
+        model = copy.copy(self)
+        model.__dict__["_modules"] = dict(self._modules)
+        model._begin_answering()
+        with _ANSWERING:
+            self._modes = []  # what is answering now must not put shared modules back into training mode
+            model.eval()
+        model.recode(catalog)
+        _ = model.item_numbers  # now, not in the first question
+        return model
+
+    def _shown(self, catalog: Catalog) -> Catalog:
+        """As the layout shows it to networks."""
+        features = getattr(self.layout, "feature_dim", None) is not None
+        return catalog if features else catalog.with_features(None)
 
     def keep_reference(self) -> None:
         """Keeps the backbone as it is now: no part of what is trained or saved."""
