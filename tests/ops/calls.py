@@ -44,6 +44,7 @@ CALLS = {
     "trie_step": {"trie": TRIE, "level": 0, "logits": normal(2, 1, 4), "nodes": NODES, "scores": torch.zeros(2, 1)}
     | {"num_beams": 3, "normalize": "all", "log_sums": normal(2, 1).abs() + 9},
     "trie_lookup": {"trie": TRIE, "codes": CODES},
+    "trie_places": {"base": TRIE, "added": build_trie([[0, 3], [1, 0], [2, 2]], codebook_sizes=(4, 4))},
     "trie_filter": {"trie": TRIE, "allowed": torch.tensor([True, False, True, True, False])}
     | {"exclude": Jagged.from_rows([[0], [1, 2]])},
     "trie_build": {"item_codes": CODES, "codebook_sizes": (4, 4)},
