@@ -237,7 +237,7 @@ class Trie:
         """The semantic ID of each item: uint8 ``[N, L]``, or int32 where a codebook has more than 256 codes.
 
         Notes:
-            O(N L log N).
+            O(N L).
         """
         return item_codes(self)
 

@@ -57,6 +57,7 @@ def item_codes(trie: CatalogTrie) -> Tensor:
         column = narrow[edges]  # of each row
         column = column if tokens.dtype == torch.uint8 else column.to(torch.int32) & 0xFFFF
         codes[:, level] = column[items]
-        ends = unpack_offsets(trie.child_bases[level], trie.child_deltas[level]).to(torch.int32)
-        edges = torch.searchsorted(ends, edges, right=True, out_int32=True) - 1
+        ends = unpack_offsets(trie.child_bases[level], trie.child_deltas[level])
+        nodes = torch.arange(len(ends) - 1, dtype=torch.int32, device=edges.device)
+        edges = nodes.repeat_interleave(ends.diff())[edges]
     return codes
