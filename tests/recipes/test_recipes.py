@@ -26,10 +26,12 @@ def reads_times(model):
 def test_the_registry():
     assert recipes.names() == [
         "bert4rec",
+        "cobra",
         "gru4rec",
         "hstu",
         "hstu_ranking",
         "kuaiformer",
+        "liger",
         "marius",
         "pinrec",
         "sasrec",
@@ -73,6 +75,8 @@ def test_weight_decay_on_embedding_tables_is_named(name):
         ),
         ("sasrec_bce", ["keys and values", "a projection follows the attention", "dropout", "positions", "residuals"]),
         ("marius", ["COSETTE"]),
+        ("liger", ["in place of 6", "Sentence-T5-XXL", "end token closes", "trie"]),
+        ("cobra", ["in place of 768", "text encoder", "both softmaxes", "trie"]),
         ("bert4rec", ["dropout of 0.2, and none of the attention's weights, in place of 0.5 and 0.2"]),
         ("tiger", ["title, price, brand and category", "end token", "head has weights of its own", "trie"]),
     ],
@@ -103,7 +107,7 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     parts = {"train": dataclasses.replace(recipe.train, epochs=1, evaluate_beams=10)}
     if recipe.tokenizer is not None:
         parts["tokenizer"] = RQKMeansConfig(codebook_sizes=(8, 8))
-    if name == "tiger":
+    if name in ("tiger", "liger"):
         parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
     test = leave_one_out(data.interactions).test

@@ -2,9 +2,11 @@
 
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
+from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
+from genrec_fast.backbones.liger import Liger, LigerConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
@@ -20,10 +22,14 @@ __all__ = [
     "BidirectionalConfig",
     "Causal",
     "CausalConfig",
+    "Cobra",
+    "CobraConfig",
     "GRUConfig",
     "HSTUConfig",
     "KuaiFormer",
     "KuaiFormerConfig",
+    "Liger",
+    "LigerConfig",
     "PinRec",
     "PinRecConfig",
     "Sessions",

@@ -156,10 +156,15 @@ class T5(nn.Module):
             tokens[offsets[:-1]] = self.end_token + 1 + users % self.config.num_user_tokens
         return tokens, offsets
 
+    def _embed(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """``[T, D]``: what the encoder reads of the histories' tokens."""
+        embedded: Tensor = self.tokens(tokens)
+        return embedded
+
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
         tokens, offsets = self._tokens(batch)
-        x = self.dropout(self.tokens(tokens))
+        x = self.dropout(self._embed(batch, tokens))
         packing = Packing(offsets, row_positions(offsets), self.longest)
         bias = self.encoder_bias()
         for number, layer in enumerate(self.encoder):
@@ -176,6 +181,11 @@ class T5(nn.Module):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
+        self._require_last(batch)
+        return self._level_logits(batch, *self._encode(batch))
+
+    @staticmethod
+    def _require_last(batch: Batch) -> None:
         if batch.target_codes is None:
             raise InvalidValueError("t5: batch must have target_codes (let it pass a layout first), got None")
         if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
@@ -183,7 +193,10 @@ class T5(nn.Module):
                 "t5: every history must have one target, at its last position (train it with targets='last'), "
                 f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
             )
-        states, offsets = self._encode(batch)
+
+    def _level_logits(self, batch: Batch, states: Tensor, offsets: Tensor) -> list[Tensor]:
+        """``level_logits`` over histories that were read."""
+        assert batch.target_codes is not None
         num_levels, device = len(self.codebook_sizes), states.device
         # The dtype is named as a target of one level has no codes before it: torch takes an empty list for floats.
         starts = torch.tensor(self.level_offsets[: num_levels - 1], dtype=torch.int64, device=device)
@@ -207,6 +220,10 @@ class T5(nn.Module):
             start = Jagged.from_rows([[self.start_token]] * len(batch))
             spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))
             return engine.prefill(Jagged(*self._tokens(batch)), start, levels=spans)
+        return self._prefill(batch)
+
+    def _prefill(self, batch: Batch) -> Session:
+        """``prefill``, run by torch."""
         states, offsets = self._encode(batch)
         cross = []
         for layer in self.decoder:

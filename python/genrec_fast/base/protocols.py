@@ -18,6 +18,9 @@ __all__ = [
     "ActionScoring",
     "Autoregressive",
     "Batch",
+    "CodesAndVectors",
+    "CodesThenUsers",
+    "CodesThenVectors",
     "Continuable",
     "Counted",
     "Embedding",
@@ -273,6 +276,32 @@ class Embedding(_ItemTable, Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+
+@runtime_checkable
+class CodesAndVectors(Autoregressive, TeacherForced, _ItemTable, Protocol):
+    """A backbone that writes the next item's semantic ID, and says in the items' space where it lies."""
+
+    def predictions(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """For M targets, of one reading: logits per level, as ``level_logits``, and vectors ``[M, D]`` of length 1.
+
+        Items' vectors (``item_table``) have length 1, too: an inner product is a cosine.
+        """
+        ...
+
+
+@runtime_checkable
+class CodesThenUsers(Autoregressive, Embedding, Protocol):
+    """A backbone that writes semantic IDs, and places users and items in one space."""
+
+
+@runtime_checkable
+class CodesThenVectors(Autoregressive, _ItemTable, Protocol):
+    """A backbone that writes a semantic ID, and then says where among the items the one that is meant lies."""
+
+    def vectors_behind(self, session: Session) -> Tensor:
+        """``[B, W, D]`` of length 1, of beams that a session of ``prefill`` wrote whole semantic IDs of."""
         ...
 
 

@@ -2,17 +2,21 @@
 
 ``beam`` and ``greedy`` write semantic IDs over a trie, ``stochastic`` draws them and ``diverse`` spreads them;
 ``retrieve`` compares embeddings, ``interests`` several of them per user; ``rank`` asks what the user would do with each
-candidate; ``scan`` looks at scores of every item.
+candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`` write semantic IDs and then compare
+vectors, and ``blend`` joins the lists of several systems.
 """
 
 from genrec_fast.base.config import register_configs
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.best_first import BestFirst, BestFirstConfig
+from genrec_fast.decoders.blend import Blend, BlendConfig, MemberConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
+from genrec_fast.decoders.fusion import BeamFusion, BeamFusionConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.rank import Rank, RankConfig
+from genrec_fast.decoders.rerank import Rerank, RerankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 from genrec_fast.decoders.scan import Scan, ScanConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
@@ -20,14 +24,21 @@ from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 __all__ = [
     "Beam",
     "BeamConfig",
+    "BeamFusion",
+    "BeamFusionConfig",
     "BestFirst",
     "BestFirstConfig",
+    "Blend",
+    "BlendConfig",
     "DiverseBeam",
     "DiverseBeamConfig",
     "Greedy",
     "GreedyConfig",
+    "MemberConfig",
     "Rank",
     "RankConfig",
+    "Rerank",
+    "RerankConfig",
     "Retrieve",
     "RetrieveConfig",
     "RetrieveInterests",

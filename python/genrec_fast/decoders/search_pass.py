@@ -95,6 +95,12 @@ class SearchPass:
         """The k best items of each user."""
         return self._found
 
+    def first(self) -> TrieSearch | None:
+        """The search that is about to begin, level by level, for decoders that go on from its beams; none: no user."""
+        if self._running is not None:
+            self._running.in_one_call = False
+        return self._running
+
     def _widest(self) -> Tensor:
         """Bool ``[n]``, of the users just searched: who may not be searched wider, proven or not."""
         assert self._running is not None

@@ -110,7 +110,7 @@ class TrieSearch:
         in_one_call: bool = True,
     ) -> None:
         built = hasattr(trie, "tokens")  # not one that items were appended to, which no engine reads
-        self._in_one_call = in_one_call and rule.plain and widths is None and built
+        self.in_one_call = in_one_call and rule.plain and widths is None and built
         self.session, self.trie, self.plan, self.rule, self.widths = session, trie, plan, rule, widths
         device = trie.device
         self.level = self.item = 0
@@ -138,6 +138,10 @@ class TrieSearch:
         tokens = None if self.plan.tokens is None else self.written
         found = Found(self.nodes, self.codes, self.scores, self.bound, tokens)
         return self.rule.finish(found, paid_end=self.plan.end_token is not None)
+
+    def behind(self) -> Session:
+        """The session behind all that was written, the last code too: beams as ``found`` has them before its rule."""
+        return self._extended_session()
 
     def ranked(self, k: int) -> Ranked:
         """The k best items of each user."""
@@ -190,7 +194,7 @@ class TrieSearch:
             self.session, self.written = self._extended_session().extend(*forced), _extended(self.written, *forced)
         self.nodes = torch.where(self.scores > -torch.inf, 0, -1).int()
         self.codes = self.codes.new_empty(*self.scores.shape, 0)
-        if not self._in_one_call or self.item:
+        if not self.in_one_call or self.item:
             return False
         found = self.session.search(self.trie, plan, self.scores)
         if found is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
+from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
+from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.sasrec import sasrec
@@ -20,11 +22,13 @@ from genrec_fast.recipes.transitions import transitions
 
 __all__ = [
     "bert4rec",
+    "cobra",
     "get",
     "gru4rec",
     "hstu",
     "hstu_ranking",
     "kuaiformer",
+    "liger",
     "marius",
     "names",
     "pinrec",
@@ -38,10 +42,12 @@ __all__ = [
 
 _ALL = (
     bert4rec,
+    cobra,
     gru4rec,
     hstu,
     hstu_ranking,
     kuaiformer,
+    liger,
     marius,
     pinrec,
     sasrec,
