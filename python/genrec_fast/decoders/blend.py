@@ -190,7 +190,7 @@ class Blend(Decoder):
         return Ranked(best, best.to(torch.int32).unsqueeze(2), scores, whole, bound)
 
     @torch.inference_mode()
-    def learn(self, system: Any, question: Question, targets: Tensor, rounds: int = 100) -> tuple[float, ...]:
+    def learn(self, system: Any, question: Question, targets: Tensor, rounds: int = 1000) -> tuple[float, ...]:
         """Weights under which the lists' shares predict the targets best, put into the system; EM, ``rounds`` times.
 
         ::

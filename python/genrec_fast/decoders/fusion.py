@@ -150,7 +150,8 @@ class FusionPass:
         cosines = scores_of_pairs(vectors[user, beam], table, pairs[source], items)
         if not bool(cosines.isfinite().all()):
             raise InvalidValueError("beam_fusion: vectors of beams and items must be finite, got NaN or inf")
-        codes = (self._config.code_weight * found.scores.where(found.rows >= 0, -torch.inf)).log_softmax(1)
+        live = found.rows >= 0
+        codes = (self._config.code_weight * found.scores.where(live, 0.0)).where(live, -torch.inf).log_softmax(1)
         weighted = self._config.vector_weight * cosines
         sums = _log_sums(weighted, owner, self._users)
         scores = codes[owner, place] + (weighted - sums[owner])
