@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from genrec_fast.backbones import (
         BidirectionalConfig,
         CausalConfig,
+        CobraConfig,
         GRUConfig,
         HSTUConfig,
         KuaiFormerConfig,
+        LigerConfig,
         PinRecConfig,
         SessionsConfig,
         T5Config,
@@ -49,13 +51,18 @@ if TYPE_CHECKING:
     from genrec_fast.base.protocols import Session
     from genrec_fast.base.query import Query
     from genrec_fast.catalog.catalog import Catalog
+    from genrec_fast.catalog.changed import ChangedTrie
     from genrec_fast.catalog.trie import Trie, build_trie
     from genrec_fast.decoders import (
         BeamConfig,
+        BeamFusionConfig,
         BestFirstConfig,
+        BlendConfig,
         DiverseBeamConfig,
         GreedyConfig,
+        MemberConfig,
         RankConfig,
+        RerankConfig,
         RetrieveConfig,
         RetrieveInterestsConfig,
         ScanConfig,
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
     from genrec_fast.evaluation import Evaluated, evaluate
     from genrec_fast.layouts import InterleaveConfig, PlainConfig
     from genrec_fast.objectives import (
+        CodesAndVectorsConfig,
         CountingConfig,
         FullSoftmaxConfig,
         InBatchConfig,
@@ -107,12 +115,17 @@ __all__ = [
     "Batcher",
     "BatchingConfig",
     "BeamConfig",
+    "BeamFusionConfig",
     "BestFirstConfig",
     "BidirectionalConfig",
+    "BlendConfig",
     "Catalog",
     "CausalConfig",
+    "ChangedTrie",
     "ClosedError",
     "CoOccurrenceConfig",
+    "CobraConfig",
+    "CodesAndVectorsConfig",
     "CollaborativeConfig",
     "ContrastiveConfig",
     "CorruptFileError",
@@ -137,8 +150,10 @@ __all__ = [
     "InvalidValueError",
     "Jagged",
     "KuaiFormerConfig",
+    "LigerConfig",
     "Loss",
     "MaskedItemsConfig",
+    "MemberConfig",
     "MissingFolderError",
     "MultiTaskConfig",
     "MultiTokenConfig",
@@ -159,6 +174,7 @@ __all__ = [
     "Ranked",
     "Recipe",
     "Recommender",
+    "RerankConfig",
     "RetrieveConfig",
     "RetrieveInterestsConfig",
     "SampledBCEConfig",
@@ -198,6 +214,8 @@ __all__ = [
 
 _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
+    "LigerConfig": "genrec_fast.backbones",
+    "CobraConfig": "genrec_fast.backbones",
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
     "GRUConfig": "genrec_fast.backbones",
@@ -209,6 +227,10 @@ _HOMES = {
     "TimelineConfig": "genrec_fast.backbones",
     "TransitionsConfig": "genrec_fast.backbones",
     "Batcher": "genrec_fast.recipe.batcher",
+    "RerankConfig": "genrec_fast.decoders",
+    "MemberConfig": "genrec_fast.decoders",
+    "BlendConfig": "genrec_fast.decoders",
+    "BeamFusionConfig": "genrec_fast.decoders",
     "BeamConfig": "genrec_fast.decoders",
     "BestFirstConfig": "genrec_fast.decoders",
     "DiverseBeamConfig": "genrec_fast.decoders",
@@ -240,6 +262,7 @@ _HOMES = {
     "PlainConfig": "genrec_fast.layouts",
     "Recommender": "genrec_fast.recipe.recommender",
     "load": "genrec_fast.recipe.recommender",
+    "CodesAndVectorsConfig": "genrec_fast.objectives",
     "CountingConfig": "genrec_fast.objectives",
     "FullSoftmaxConfig": "genrec_fast.objectives",
     "InBatchConfig": "genrec_fast.objectives",
@@ -269,6 +292,7 @@ _HOMES = {
     "RQVAEConfig": "genrec_fast.tokenizers",
     "RandomConfig": "genrec_fast.tokenizers",
     "train": "genrec_fast.training",
+    "ChangedTrie": "genrec_fast.catalog.changed",
     "Trie": "genrec_fast.catalog.trie",
     "build_trie": "genrec_fast.catalog.trie",
     "Decoder": "genrec_fast.decoders.base",

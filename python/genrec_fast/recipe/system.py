@@ -191,8 +191,11 @@ class System(nn.Module):
         catalog = self.catalog.extended(new)
         with torch.random.fork_rng(devices=[]):  # what it is initialised with is dropped
             fresh = self.recipe.backbone.build(self._shown(catalog))
-        shapes = {name: part.shape for name, part in fresh.state_dict().items()}
-        if shapes != {name: part.shape for name, part in self.backbone.state_dict().items()}:
+        shapes = [
+            {name: part.shape for name, part in (*network.named_parameters(), *network.named_buffers())}
+            for network in (fresh, self.backbone)
+        ]
+        if shapes[0] != shapes[1]:
             raise UnsupportedError(
                 "extended: backbone must have no weights for each item, got one that grows with them"
             )
