@@ -65,6 +65,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     genrec::ask_huge_pages(data.data, data.elements() * data.element_size());
   }>(m, "ask_huge_pages");
   def<[](Arguments& given) { return given.is_float_matrix("value"); }>(m, "is_float_matrix");
+  register_code_sums(m);
   register_fingerprint(m);
   register_gemm(m);
   register_jagged_attention(m);

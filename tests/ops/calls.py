@@ -52,6 +52,11 @@ CALLS = {
     "gemm": {"a": normal(3, 8), "packed": ops.gemm_pack(normal(5, 8)), "num_columns": 5, "start": normal(5)},
     "topk_inner_product": {"queries": normal(2, 4), "table": normal(6, 4), "k": 3, "bias": normal(6)}
     | {"allowed": torch.tensor([True] * 5 + [False]), "exclude": Jagged.from_rows([[0], [1, 2]])},
+    "topk_code_sums": {"logprobs": normal(2, 8), "item_codes": CODES.to(torch.uint8), "k": 3, "codebook_sizes": (4, 4)}
+    | {"allowed": torch.tensor([True] * 4 + [False]), "exclude": Jagged.from_rows([[0], [1, 2]])},
+    "graph_step": {"logprobs": normal(2, 8), "item_codes": CODES.to(torch.uint8), "num_beams": 3}
+    | {"neighbours": torch.tensor([[0, 1], [1, 4], [2, -1], [3, 0], [4, 2]], dtype=torch.int32)}
+    | {"items": torch.tensor([[0, 3], [2, -1]], dtype=torch.int32), "codebook_sizes": (4, 4)},
     "rq_encode": {"x": normal(3, 4), "codebooks": BOOKS, "num_beams": 2, "precision": "float32"},
     "rq_decode": {"codes": torch.tensor([[0, 1], [2, 4]]), "codebooks": BOOKS, "num_levels": 2},
     "kmeans_step": {"x": normal(5, 4), "centroids": normal(3, 4)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
+from genrec_fast.ops.graph_step import GraphStep, graph_step
 from genrec_fast.ops.jagged_attention import jagged_attention
 from genrec_fast.ops.jagged_join import deinterleave, interleave, jagged_concat, jagged_split
 from genrec_fast.ops.jagged_pad import from_padded, to_padded
@@ -13,6 +14,7 @@ from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.segment_sum import segment_mean, segment_sum
+from genrec_fast.ops.topk_code_sums import topk_code_sums
 from genrec_fast.ops.topk_inner_product import topk_inner_product
 from genrec_fast.ops.transformer import transformer_cross, transformer_first, transformer_prefill
 from genrec_fast.ops.transformer_best_first import BestFound, transformer_best_first
@@ -28,6 +30,7 @@ from genrec_fast.ops.trie_step import TrieStep, trie_step
 __all__ = [
     "ALiBi",
     "BestFound",
+    "GraphStep",
     "KMeansStep",
     "RelativeTimeBias",
     "T5Bias",
@@ -41,6 +44,7 @@ __all__ = [
     "from_padded",
     "gemm",
     "gemm_pack",
+    "graph_step",
     "interleave",
     "jagged_attention",
     "jagged_concat",
@@ -54,6 +58,7 @@ __all__ = [
     "segment_mean",
     "segment_sum",
     "to_padded",
+    "topk_code_sums",
     "topk_inner_product",
     "transformer_best_first",
     "transformer_cross",

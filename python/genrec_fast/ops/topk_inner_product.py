@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.base.errors import InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import _cuda, _cuda_topk
+from genrec_fast.ops._filters import exclude_lists, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._tensors import check_offsets, require_finite, require_matrix, require_offsets
+from genrec_fast.ops._tensors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
 
 __all__ = ["topk_inner_product"]
@@ -84,15 +85,7 @@ def topk_inner_product(
         require_tensors(op, queries.device, bias=bias)
         if bias.dtype != torch.float32 or bias.shape != (num_items,):
             raise InvalidValueError(f"{op}: bias must be float32 [{num_items}], got {bias.dtype} {list(bias.shape)}")
-    if allowed is not None:
-        require_tensors(op, queries.device, allowed=allowed)
-        if allowed.dtype != torch.bool:
-            raise InvalidTypeError(f"{op}: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
-        if tuple(allowed.shape) not in ((num_items,), (1, num_items), (count, num_items)):
-            raise InvalidValueError(
-                f"{op}: allowed must be [{num_items}] or [{count}, {num_items}], got {list(allowed.shape)}"
-            )
-        allowed = allowed if allowed.dim() == 2 else allowed[None]
+    allowed = require_allowed(op, allowed, count, num_items, queries.device)
     ids, offsets = _excluded(op, exclude, count, num_items, queries.device)
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
     direct = type(queries) is type(table) is Tensor and queries.is_cpu and not torch.compiler.is_compiling()
@@ -110,30 +103,11 @@ def _plain(matrix: Tensor) -> Tensor:
 def _excluded(
     op: str, exclude: Jagged | None, count: int, num_items: int, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Ids ascending in every row, and offsets."""
-    if exclude is None:
-        return None, None
-    if isinstance(exclude, Jagged):
-        require_tensors(op, device, exclude=exclude.values, offsets=exclude.offsets)
-        require_offsets(op, "exclude's offsets", exclude.offsets, device)
-    if not isinstance(exclude, Jagged) or exclude.values.dtype != torch.int64 or exclude.values.dim() != 1:
-        what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
-        raise InvalidTypeError(f"{op}: exclude must be int64 Jagged, got {what}")
-    if len(exclude) != count:
-        raise InvalidValueError(f"{op}: exclude must have one row for each of {count} queries, got {len(exclude)}")
-    checked = require_offsets(op, "exclude's offsets", exclude.offsets, device)
-    on_card = _cuda.emulates() or (checked.is_cuda and _cuda.can_launch())  # nothing is read back from there
-    if not on_card:
-        check_offsets(op, "exclude's offsets", checked, exclude.values.numel())
-    if exclude.values.numel() == 0:
-        return None, None
-    if on_card:
-        return _cuda_topk.excluded(exclude.values, checked, num_items)
-    low, high = (int(v) for v in exclude.values.aminmax())
-    if low < 0 or high >= num_items:
-        raise InvalidValueError(f"{op}: exclude must hold item ids in [0, {num_items}), got {low if low < 0 else high}")
-    rows = exclude.row_index()
-    return (rows * num_items + exclude.values).sort().values - rows * num_items, checked
+    """As ``require_exclude``; of lists on a card nothing is read back."""
+    if exclude is None or not (_cuda.emulates() or (device.type == "cuda" and _cuda.can_launch())):
+        return require_exclude(op, exclude, count, num_items, device)
+    values, offsets = exclude_lists(op, exclude, count, device)
+    return (None, None) if values.numel() == 0 else _cuda_topk.excluded(values, offsets, num_items)
 
 
 def _cpu(

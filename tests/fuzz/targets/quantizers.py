@@ -1,4 +1,4 @@
-"""Vectors and codebooks: encoding, decoding, k-means, the largest inner products."""
+"""Vectors and codebooks: encoding, decoding, k-means, the largest inner products and sums of code scores."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops.reference.graph_step import graph_step as _graph
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _kmeans
 from genrec_fast.ops.reference.rq_decode import rq_decode as _decode
 from genrec_fast.ops.reference.rq_encode import rq_encode as _encode
+from genrec_fast.ops.reference.topk_code_sums import topk_code_sums as _sums
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _topk
 
 from ..case import Case, Rng, Unasked, target
@@ -119,3 +121,65 @@ def topk_inner_product(rng: Rng) -> Case:
         )
 
     return Case(ops.topk_inner_product, args, right)
+
+
+def _code_scores(rng: Rng, users: int, items: int) -> dict[str, Any]:
+    sizes = [rng.choice((1, 2, 5, 17, 256)) for _ in range(rng.choice((1, 2, 7, 8, 9, 17)))]
+    x = rng.whole(-2, 3, users, sum(sizes)).float() if rng.flip(0.3) else rng.normal(users, sum(sizes))
+    if rng.flip(0.2):
+        x = x.masked_fill(rng.mask(users, sum(sizes), probability=0.2), -torch.inf)
+    codes = torch.stack([rng.whole(0, size, items) for size in sizes], 1)
+    return {"logprobs": x, "item_codes": codes.to(rng.choice((torch.uint8, torch.int32))), "codebook_sizes": sizes}
+
+
+def _require_codes(item_codes: Tensor, codebook_sizes: Any) -> list[int]:
+    sizes = [int(size) for size in codebook_sizes]
+    if bool(((item_codes < 0) | (item_codes >= torch.tensor(sizes))).any()):
+        raise ValueError("a code outside")
+    return sizes
+
+
+@target("topk_code_sums")
+def topk_code_sums(rng: Rng) -> Case:
+    users, items = rng.choice((0, 1, 3, 5, 17)), rng.choice((0, 1, 5, 17, 70))
+    allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
+    exclude = None
+    if rng.flip(0.4):
+        lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
+        exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
+    args = {
+        **_code_scores(rng, users, items),
+        "k": rng.choice((1, 3, 10, 60)),
+        "allowed": None if allowed is None else rng.mask(*allowed),
+        "exclude": exclude,
+    }
+
+    def right(logprobs: Tensor, item_codes: Tensor, codebook_sizes: Any, k: int, allowed: Any, exclude: Any) -> Any:
+        if int(k) > 1 << 16:
+            raise Unasked
+        lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
+        mask = allowed if allowed is None or allowed.dim() == 2 else allowed[None]
+        return _sums(logprobs, item_codes, int(k), _require_codes(item_codes, codebook_sizes), mask, *lists)
+
+    return Case(ops.topk_code_sums, args, right)
+
+
+@target("graph_step", "GraphStep")
+def graph_step(rng: Rng) -> Case:
+    users, items = rng.choice((0, 1, 3)), rng.choice((1, 5, 17, 70))
+    args = {
+        **_code_scores(rng, users, items),
+        "neighbours": rng.whole(-1, items, items, rng.choice((0, 1, 4, 9)), dtype=torch.int32),
+        "items": rng.whole(-1, items, users, rng.choice((0, 1, 4)), dtype=torch.int32),
+        "num_beams": rng.choice((1, 3, 10, 60)),
+    }
+
+    def right(
+        logprobs: Tensor, item_codes: Tensor, codebook_sizes: Any, neighbours: Tensor, items: Tensor, num_beams: int
+    ) -> Any:
+        if int(num_beams) > 1 << 16:
+            raise Unasked
+        sizes = [int(size) for size in codebook_sizes]  # codes that no step reaches are not looked at
+        return ops.GraphStep(*_graph(logprobs, item_codes, neighbours, items, int(num_beams), sizes))
+
+    return Case(ops.graph_step, args, right)

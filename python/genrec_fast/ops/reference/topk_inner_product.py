@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec_fast.ops._filters import hide
 from genrec_fast.ops.lanes import lane_sum
 
 __all__ = ["inner_products", "topk_inner_product"]
@@ -31,14 +32,7 @@ def topk_inner_product(
     exclude_offsets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See ``ops.topk_inner_product``: a stable sort of all scores."""
-    scores = inner_products(queries.float(), table.float(), bias)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)
-    if exclude_ids is not None and exclude_offsets is not None:
-        lengths = exclude_offsets[1:] - exclude_offsets[:-1]
-        rows = torch.repeat_interleave(torch.arange(len(queries), device=scores.device), lengths)
-        inside = exclude_ids < table.shape[0]
-        scores[rows[inside], exclude_ids[inside]] = -torch.inf
+    scores = hide(inner_products(queries.float(), table.float(), bias), allowed, exclude_ids, exclude_offsets)
     best, ids = torch.sort(scores, dim=1, descending=True, stable=True)
     short = max(0, k - table.shape[0])
     best = torch.nn.functional.pad(best[:, :k], (0, short), value=-torch.inf).contiguous()

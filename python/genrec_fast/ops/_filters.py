@@ -1,0 +1,84 @@
+"""Which items a query may find: checked, and laid out as the kernels read it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec_fast.base.checks import require_tensors
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops._tensors import check_offsets, require_offsets
+
+__all__ = ["exclude_lists", "hide", "require_allowed", "require_exclude"]
+
+
+def require_allowed(op: str, allowed: Tensor | None, count: int, num_items: int, device: torch.device) -> Tensor | None:
+    """bool ``[1, N]`` or ``[B, N]``, or ``None``.
+
+    Raises:
+        InvalidTypeError: not a bool tensor.
+        InvalidValueError: another shape or device.
+    """
+    if allowed is None:
+        return None
+    require_tensors(op, device, allowed=allowed)
+    if allowed.dtype != torch.bool:
+        raise InvalidTypeError(f"{op}: allowed must be bool, got {str(allowed.dtype).removeprefix('torch.')}")
+    if tuple(allowed.shape) not in ((num_items,), (1, num_items), (count, num_items)):
+        raise InvalidValueError(
+            f"{op}: allowed must be [{num_items}] or [{count}, {num_items}], got {list(allowed.shape)}"
+        )
+    return allowed if allowed.dim() == 2 else allowed[None]
+
+
+def exclude_lists(op: str, exclude: Jagged, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """int64 ids and offsets; no value is looked at.
+
+    Raises:
+        InvalidTypeError: no int64 Jagged.
+        InvalidValueError: another number of rows, or offsets of another shape.
+    """
+    if isinstance(exclude, Jagged):
+        require_tensors(op, device, exclude=exclude.values, offsets=exclude.offsets)
+        require_offsets(op, "exclude's offsets", exclude.offsets, device)
+    if not isinstance(exclude, Jagged) or exclude.values.dtype != torch.int64 or exclude.values.dim() != 1:
+        what = exclude.values.dtype if isinstance(exclude, Jagged) else type(exclude).__name__
+        raise InvalidTypeError(f"{op}: exclude must be int64 Jagged, got {what}")
+    if len(exclude) != count:
+        raise InvalidValueError(f"{op}: exclude must have one row for each of {count} queries, got {len(exclude)}")
+    return exclude.values, require_offsets(op, "exclude's offsets", exclude.offsets, device)
+
+
+def require_exclude(
+    op: str, exclude: Jagged | None, count: int, num_items: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Ids ascending in every row, and offsets; ``None`` where nothing is excluded.
+
+    Raises:
+        InvalidTypeError: no int64 Jagged.
+        InvalidValueError: another number of rows, offsets that are none, or an id outside ``[0, N)``.
+    """
+    if exclude is None:
+        return None, None
+    values, offsets = exclude_lists(op, exclude, count, device)
+    check_offsets(op, "exclude's offsets", offsets, values.numel())
+    if values.numel() == 0:
+        return None, None
+    low, high = (int(v) for v in values.aminmax())
+    if low < 0 or high >= num_items:
+        raise InvalidValueError(f"{op}: exclude must hold item ids in [0, {num_items}), got {low if low < 0 else high}")
+    rows = exclude.row_index()
+    return (rows * num_items + values).sort().values - rows * num_items, offsets
+
+
+def hide(scores: Tensor, allowed: Tensor | None, exclude_ids: Tensor | None, exclude_offsets: Tensor | None) -> Tensor:
+    """Scores ``[B, N]`` with -inf where an item may not be found, for twins; ids outside are not looked at."""
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if exclude_ids is not None and exclude_offsets is not None:
+        lengths = exclude_offsets[1:] - exclude_offsets[:-1]
+        rows = torch.repeat_interleave(torch.arange(len(scores), device=scores.device), lengths)
+        inside = exclude_ids < scores.shape[1]
+        scores[rows[inside], exclude_ids[inside]] = -torch.inf
+    return scores
