@@ -126,7 +126,7 @@ def test_messages_name_argument_rule_and_value():
         given = {"logprobs": x, "item_codes": codes, "neighbours": near, "items": start, "num_beams": 2}
         return graph_step(**{**given, "codebook_sizes": (2, 3), **changes})
 
-    with pytest.raises(InvalidValueError, match="graph_step: logprobs must be finite or -inf, got NaN .* in row 0"):
+    with pytest.raises(InvalidValueError, match=r"graph_step: logprobs must be finite or -inf, got NaN .* in row 0"):
         step(logprobs=torch.full((2, 5), torch.nan))
     with pytest.raises(InvalidValueError, match=r"graph_step: items must be in \[-1, 2\), got 2 for user 0"):
         step(items=start + 2)

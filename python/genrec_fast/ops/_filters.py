@@ -14,7 +14,7 @@ __all__ = ["exclude_lists", "hide", "require_allowed", "require_exclude"]
 
 
 def require_allowed(op: str, allowed: Tensor | None, count: int, num_items: int, device: torch.device) -> Tensor | None:
-    """bool ``[1, N]`` or ``[B, N]``, or ``None``.
+    """Bool ``[1, N]`` or ``[B, N]``, or ``None``.
 
     Raises:
         InvalidTypeError: not a bool tensor.

@@ -106,7 +106,7 @@ def _cpu(
     codebook_sizes: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = logprobs.shape[0]
-    require_room("graph_step", "items", (count, num_beams))
+    require_room("graph_step", "items", (count, num_beams), 8)  # with their scores
     most = max(1, min(num_beams, item_codes.shape[0]))  # there are no more
     reached, scores = torch.empty(count, most, dtype=torch.int32), torch.empty(count, most)
     num_seen = torch.empty(count, dtype=torch.int32)
