@@ -13,6 +13,7 @@ def test_the_public_list():
     """Adding or dropping a name is a decision: this list changes with it."""
     assert sorted(gf.__all__) == [
         "AlignmentConfig",
+        "AllCodesConfig",
         "AtomicConfig",
         "Batch",
         "Batcher",
@@ -44,6 +45,7 @@ def test_the_public_list():
         "FullSoftmaxConfig",
         "GRUConfig",
         "GenrecError",
+        "GraphConfig",
         "GreedyConfig",
         "HSTUConfig",
         "HierarchicalConfig",
@@ -64,6 +66,7 @@ def test_the_public_list():
         "OPQConfig",
         "Objective",
         "PQConfig",
+        "ParallelHeadsConfig",
         "PinRecConfig",
         "PlainConfig",
         "PublishedConfig",
@@ -82,6 +85,7 @@ def test_the_public_list():
         "RetrieveInterestsConfig",
         "SampledBCEConfig",
         "SampledSoftmaxConfig",
+        "ScanCodesConfig",
         "ScanConfig",
         "Session",
         "SessionsConfig",

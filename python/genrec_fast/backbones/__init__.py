@@ -7,6 +7,7 @@ from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
+from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
@@ -30,6 +31,8 @@ __all__ = [
     "KuaiFormerConfig",
     "Liger",
     "LigerConfig",
+    "ParallelHeads",
+    "ParallelHeadsConfig",
     "PinRec",
     "PinRecConfig",
     "Sessions",

@@ -30,6 +30,7 @@ __all__ = [
     "KeptPrompt",
     "Loss",
     "MaskedEmbedding",
+    "Parallel",
     "PromptReader",
     "Question",
     "Ranked",
@@ -205,6 +206,29 @@ class TeacherForced(Protocol):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """One float ``[M, K_l]`` per level, given the true codes of the levels before."""
+        ...
+
+
+@runtime_checkable
+class Parallel(Protocol):
+    """A backbone that predicts all codes of the next item at once, from the history alone.
+
+    ``codebook_sizes`` are those of what it predicts: the catalog's levels, and where there is one more, the last is the
+    item itself, N codes.
+    """
+
+    codebook_sizes: tuple[int, ...]
+
+    def target_logits(self, batch: Batch) -> list[Tensor]:
+        """One float ``[M, K_l]`` per level, before each training target."""
+        ...
+
+    def user_logits(self, batch: Batch) -> list[Tensor]:
+        """One float ``[B, K_l]`` per level, after each whole history."""
+        ...
+
+    def code_tables(self) -> list[Tensor]:
+        """One float ``[K_l, D]`` per level: vectors of codes, alike where codes are."""
         ...
 
 

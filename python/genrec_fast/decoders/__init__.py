@@ -4,6 +4,8 @@
 ``retrieve`` compares embeddings, ``interests`` several of them per user; ``rank`` asks what the user would do with each
 candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`` write semantic IDs and then compare
 vectors, and ``blend`` joins the lists of several systems.
+candidate; ``scan`` looks at scores of every item, ``scan_codes`` at those of every item's codes; ``graph`` walks among
+items whose codes are alike.
 """
 
 from genrec_fast.base.config import register_configs
@@ -13,12 +15,15 @@ from genrec_fast.decoders.blend import Blend, BlendConfig, MemberConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
 from genrec_fast.decoders.fusion import BeamFusion, BeamFusionConfig
+from genrec_fast.decoders.graph import Graph, GraphConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
+from genrec_fast.decoders.neighbours import code_neighbours
 from genrec_fast.decoders.rank import Rank, RankConfig
 from genrec_fast.decoders.rerank import Rerank, RerankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 from genrec_fast.decoders.scan import Scan, ScanConfig
+from genrec_fast.decoders.scan_codes import ScanCodes, ScanCodesConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 
 __all__ = [
@@ -32,6 +37,8 @@ __all__ = [
     "BlendConfig",
     "DiverseBeam",
     "DiverseBeamConfig",
+    "Graph",
+    "GraphConfig",
     "Greedy",
     "GreedyConfig",
     "MemberConfig",
@@ -44,9 +51,12 @@ __all__ = [
     "RetrieveInterests",
     "RetrieveInterestsConfig",
     "Scan",
+    "ScanCodes",
+    "ScanCodesConfig",
     "ScanConfig",
     "StochasticBeam",
     "StochasticBeamConfig",
+    "code_neighbours",
     "score_candidates",
 ]
 

@@ -1,6 +1,7 @@
 """Objectives: what a backbone is trained to do. ``objective(backbone, batch) -> Loss``."""
 
 from genrec_fast.base.config import register_configs
+from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
@@ -13,6 +14,8 @@ from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
 
 __all__ = [
+    "AllCodes",
+    "AllCodesConfig",
     "CodesAndVectors",
     "CodesAndVectorsConfig",
     "Counting",

@@ -17,6 +17,7 @@ from genrec_fast.base.protocols import (
     Interests,
     ItemScores,
     MaskedEmbedding,
+    Parallel,
     TeacherForced,
 )
 from genrec_fast.catalog.catalog import Catalog
@@ -207,7 +208,17 @@ def _gives(made: type) -> list[str]:
     return [protocol.__name__ for protocol in _PROTOCOLS if _speaks(made, protocol)]
 
 
-_PROTOCOLS = (Autoregressive, TeacherForced, ActionScoring, Embedding, Interests, MaskedEmbedding, ItemScores, Counted)
+_PROTOCOLS = (
+    Autoregressive,
+    TeacherForced,
+    Parallel,
+    ActionScoring,
+    Embedding,
+    Interests,
+    MaskedEmbedding,
+    ItemScores,
+    Counted,
+)
 
 
 def _short(part: Any) -> str:

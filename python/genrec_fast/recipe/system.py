@@ -102,8 +102,9 @@ class System(nn.Module):
 
     @property
     def trie(self) -> Trie | ChangedTrie | None:
-        """Of the catalog; ``None`` where items are atoms, which no search writes code by code."""
-        return None if self.recipe.tokenizer is None else self.catalog.trie
+        """Of the catalog; ``None`` where no search writes items code by code: atoms, or all codes at once."""
+        unread = self.recipe.tokenizer is None or not getattr(self.decoder, "reads_trie", True)
+        return None if unread else self.catalog.trie
 
     @property
     def num_items(self) -> int:

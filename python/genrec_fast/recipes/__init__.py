@@ -5,6 +5,7 @@ from __future__ import annotations
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
+from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
@@ -13,6 +14,7 @@ from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.pinrec import pinrec
+from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.sessionrec import sessionrec
@@ -22,6 +24,7 @@ from genrec_fast.recipes.transitions import transitions
 
 __all__ = [
     "bert4rec",
+    "car",
     "cobra",
     "get",
     "gru4rec",
@@ -32,6 +35,7 @@ __all__ = [
     "marius",
     "names",
     "pinrec",
+    "rpg",
     "sasrec",
     "sasrec_bce",
     "sessionrec",
@@ -43,6 +47,7 @@ __all__ = [
 _ALL = (
     bert4rec,
     cobra,
+    car,
     gru4rec,
     hstu,
     hstu_ranking,
@@ -50,6 +55,7 @@ _ALL = (
     liger,
     marius,
     pinrec,
+    rpg,
     sasrec,
     sasrec_bce,
     sessionrec,

@@ -1,0 +1,71 @@
+"""Items whose codes are alike: the graph that a walk over a catalog needs, made block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genrec_fast.base.checks import sequence, whole_number
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.ops import topk_code_sums
+
+__all__ = ["code_neighbours"]
+
+_BLOCK_BYTES = 1 << 25  # of the scores of codes that are held at once
+_MOST_PAIRS = 1 << 20  # of codes of a level: with more, cosines are made for the codes of a block
+
+
+@torch.no_grad()
+def code_neighbours(tables: Sequence[Tensor], item_codes: Tensor, num_edges: int, rows: slice | None = None) -> Tensor:
+    """For every item the num_edges items whose codes are most like its own, itself among them.
+
+    ``likeness(i, j) = mean over levels l of (1 + cos(tables[l][codes[i, l]], tables[l][codes[j, l]])) / 2``
+
+    Args:
+        tables: per level float ``[K_l, D]``: the vectors of its codes.
+        item_codes: uint8 or int32 ``[N, L]``, on the CPU.
+        num_edges: at least 1; may exceed N.
+        rows: only the items of this slice; ``None``: all.
+
+    Returns:
+        int32 ``[N, num_edges]`` (or as many rows as the slice has), the most alike first, ties to the lower id, -1
+        behind the last. An item that has so many equals that it is not among them stands in the last place.
+
+    Raises:
+        InvalidTypeError: no tensors.
+        InvalidValueError: num_edges below 1, as many tables as levels do not stand there, or sizes that do not fit.
+
+    Notes:
+        No N x N matrix and no vectors of items: a level's cosines are a table of K x K, and an item is to
+        ``ops.topk_code_sums`` a user whose scores are its codes' rows of them. N^2 L additions at most, 32 MiB of
+        scores at once beside the result; ``bench/graph_memory.py`` shows the peak.
+
+    Source: RPG (arXiv:2506.05781), section 3.3.
+    """
+    num_edges = whole_number("code_neighbours", "num_edges", num_edges)
+    books = [
+        F.normalize(table.detach().float().cpu(), dim=-1) for table in sequence("code_neighbours", "tables", tables)
+    ]
+    if len(books) != item_codes.shape[1]:
+        raise InvalidValueError(
+            f"code_neighbours: tables must be one per level = {item_codes.shape[1]}, got {len(books)}"
+        )
+    sizes = [len(book) for book in books]
+    cosines = [book @ book.T if len(book) ** 2 <= _MOST_PAIRS else None for book in books]
+    first, last, _ = (rows or slice(None)).indices(len(item_codes))
+    out = torch.full((last - first, num_edges), -1, dtype=torch.int32)
+    step = max(16, _BLOCK_BYTES // (4 * sum(sizes)) // 16 * 16)
+    for begin in range(first, last, step):
+        codes = item_codes[begin : min(begin + step, last)].long()
+        parts = [
+            book[own] @ book.T if known is None else known[own]
+            for book, known, own in zip(books, cosines, codes.unbind(1), strict=True)
+        ]
+        _, near = topk_code_sums(torch.cat(parts, 1), item_codes, num_edges, codebook_sizes=sizes)
+        own = torch.arange(begin, begin + len(codes)).unsqueeze(1)
+        near[:, -1:] = torch.where((near == own).any(1, keepdim=True), near[:, -1:], own)
+        out[begin - first : begin - first + len(codes)] = near
+    return out
