@@ -114,7 +114,7 @@ def test_rpgs_known_answer(config):
     batch = users_of(5, 60, 0)
     found = walk(codes, config, batch, 10)
     means = scores_of(Heads((8,) * 4, 60), batch, codes) / 4
-    best, order = means.sort(1, descending=True, stable=True)
+    best, order = means.sort(dim=1, descending=True, stable=True)
     torch.testing.assert_close(found.scores.double() / 4, best[:, :10], rtol=1e-5, atol=1e-5)
     clear = (best[:, :10] - best[:, 1:11]) > 1e-5
     assert bool((found.items == order[:, :10])[clear].all())

@@ -27,7 +27,7 @@ class ObjectiveSuite:
         recipe = recipes.get(self.recipe)
         known = {field.name for field in dataclasses.fields(recipe.backbone)}
         small = {name: value for name, value in SMALL.items() if name in known}
-        still = {name: 0.0 for name in ("dropout", "depth_dropout") if name in known}
+        still = {name: 0.0 for name in ("dropout", "depth_dropout", "block_dropout") if name in known}
         recipe = dataclasses.replace(
             recipe, objective=self.objective, backbone=dataclasses.replace(recipe.backbone, **small, **still)
         )
