@@ -244,3 +244,58 @@ DECODES = {
         model="smollm2", prompt=256, users=1, beams=20, codebook_size=256, source="SmolLM2-135M-Instruct"
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """Random items of many codes, and what users say of these.
+
+    Args:
+        num_items: N.
+        num_levels: L.
+        codebook_size: K of every level.
+        source: where the shape comes from.
+    """
+
+    num_items: int
+    num_levels: int
+    codebook_size: int = 256
+    source: str
+
+    def codes(self) -> Tensor:
+        """uint8 ``[N, L]``: half of an item's codes are those of one of N / 50 kinds, the others uniform."""
+        generator = torch.Generator().manual_seed(0)
+        kinds = max(1, self.num_items // 50)
+        kind = torch.randint(kinds, (self.num_items,), generator=generator)
+        own = torch.randint(self.codebook_size, (kinds, self.num_levels), generator=generator).to(torch.uint8)
+        out = torch.empty(self.num_items, self.num_levels, dtype=torch.uint8)
+        for level in range(self.num_levels):  # level by level: no int64 of all
+            free = torch.randint(self.codebook_size, (self.num_items,), generator=generator).to(torch.uint8)
+            out[:, level] = torch.where(torch.rand(self.num_items, generator=generator) < 0.5, free, own[kind, level])
+        return out
+
+    def tables(self) -> list[Tensor]:
+        """float32 ``[K, 64]`` per level, normal."""
+        generator = torch.Generator().manual_seed(1)
+        return [torch.randn(self.codebook_size, 64, generator=generator) for _ in range(self.num_levels)]
+
+    def logprobs(self, users: int) -> Tensor:
+        """float32 ``[B, L K]``: cosines of a noisy item's vectors over 0.1, each level's log-softmax."""
+        generator = torch.Generator().manual_seed(2)
+        wanted = self.codes()[torch.randint(self.num_items, (users,), generator=generator)].long()
+        parts = []
+        for table, column in zip(self.tables(), wanted.unbind(1), strict=True):
+            unit = torch.nn.functional.normalize(table, dim=1)
+            state = torch.nn.functional.normalize(
+                unit[column] + 0.15 * torch.randn(users, 64, generator=generator), dim=1
+            )
+            parts.append((state @ unit.T / 0.1).log_softmax(1))
+        return torch.cat(parts, 1)
+
+
+CODES = {
+    "12,101 x 32 codes": Codes(num_items=12_101, num_levels=32, source="Amazon Beauty as RPG codes it"),
+    "1,000,000 x 32 codes": Codes(
+        num_items=1_000_000, num_levels=32, source="a catalog that no N x N matrix is made of"
+    ),
+}

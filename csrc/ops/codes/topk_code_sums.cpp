@@ -17,9 +17,10 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float lowest = std::numeric_limits<float>::lowest();
-// Sixteen users' scores side by side cost as much as those of this many, one by one (12,101 items, 32 levels of 256: 3
-// users one by one 0.9 ms, side by side 1.0).
-constexpr std::int64_t few_users = 3;
+// So many users go one by one: a pass of sixteen costs as much whether they are there or not (32 levels of 256, two
+// users one by one and side by side: 12,101 items 0.75 and 0.55 ms, 200,000 items 6.8 and 8.4 ms; three 1.05 and 0.57
+// ms, 10.4 and 8.6 ms).
+constexpr std::int64_t few_users = 1;
 
 void compact(CodeScan& scan, std::int64_t user) {
   CodeBest& best = scan.best[user];

