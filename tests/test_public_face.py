@@ -53,6 +53,7 @@ def test_the_public_list():
         "InterleaveConfig",
         "InvalidTypeError",
         "InvalidValueError",
+        "ItemInputsConfig",
         "Jagged",
         "KuaiFormerConfig",
         "LigerConfig",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CobraConfig,
         GRUConfig,
         HSTUConfig,
+        ItemInputsConfig,
         KuaiFormerConfig,
         LigerConfig,
         ParallelHeadsConfig,
@@ -154,6 +155,7 @@ __all__ = [
     "InterleaveConfig",
     "InvalidTypeError",
     "InvalidValueError",
+    "ItemInputsConfig",
     "Jagged",
     "KuaiFormerConfig",
     "LigerConfig",
@@ -224,6 +226,7 @@ _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "toke
 _HOMES = {
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
+    "ItemInputsConfig": "genrec_fast.backbones",
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",
     "GRUConfig": "genrec_fast.backbones",

@@ -5,7 +5,9 @@ import torch
 
 from genrec_fast.backbones import CausalConfig
 from genrec_fast.base.errors import InvalidValueError
-from shared.backbone_suite import EmbeddingSuite, batch_of
+from genrec_fast.nn.item_inputs import ItemInputsConfig
+from shared.backbone_suite import SIZES, EmbeddingSuite, batch_of, catalog_layout
+from shared.catalogs import coded
 
 
 class TestCausal(EmbeddingSuite):
@@ -29,3 +31,27 @@ class TestCosine(EmbeddingSuite):
 def test_the_temperature_is_checked(temperature):
     with pytest.raises(InvalidValueError, match="CausalConfig: temperature must be above 0 and finite, got"):
         CausalConfig(temperature=temperature)
+
+
+class TestOfCodesAndFeatures(EmbeddingSuite):
+    config = CausalConfig(
+        width=16,
+        num_heads=2,
+        num_layers=1,
+        hidden=32,
+        dropout=0.0,
+        max_items=6,
+        items=ItemInputsConfig(ids=False, codes="mean", features=True),
+    )
+
+    def parts(self):
+        torch.manual_seed(0)
+        layout = catalog_layout(features=True)
+        return layout, self.config.build(coded(layout.item_codes, SIZES, layout.features)).eval()
+
+    def test_state_dict_round_trip(self):
+        layout, backbone = self.parts()
+        torch.manual_seed(1)
+        other = self.config.build(coded(layout.item_codes, SIZES, layout.features)).eval()
+        other.load_state_dict(backbone.state_dict())
+        assert torch.equal(other.item_table(), backbone.item_table())

@@ -111,7 +111,7 @@ def test_unknown_query_times_are_the_next_events():
 
 
 def test_production_counts_from_the_end_and_reads_the_time_left():
-    backbone = hstu(**dataclasses.asdict(HSTUConfig.production(**SMALL)))
+    backbone = hstu(**vars(HSTUConfig.production(**SMALL)))
     assert backbone.layers[0].bias is None
     rows = Jagged.from_rows([[1, 2, 3], [2, 3]])
     batch = timed(Batch(rows), [0, 0, 6000, 0, 6000])

@@ -14,6 +14,7 @@ from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
 from genrec_fast.base.config import register_configs
+from genrec_fast.nn.item_inputs import ItemInputsConfig
 
 __all__ = [
     "GRU",
@@ -27,6 +28,7 @@ __all__ = [
     "CobraConfig",
     "GRUConfig",
     "HSTUConfig",
+    "ItemInputsConfig",
     "KuaiFormer",
     "KuaiFormerConfig",
     "Liger",

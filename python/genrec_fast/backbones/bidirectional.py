@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.transformer import init_weights
@@ -34,14 +35,15 @@ class BidirectionalConfig:
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.2  # rate
     max_items: int = 50  # longest history, items; a row has one token more
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_layers",))
         check_heads("BidirectionalConfig", self.width, self.num_heads)
 
     def build(self, catalog: Catalog) -> Bidirectional:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Bidirectional(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return Bidirectional(self, catalog)
 
 
 class Bidirectional(nn.Module):
@@ -53,10 +55,10 @@ class Bidirectional(nn.Module):
     Source: BERT4Rec (arXiv:1904.06690).
     """
 
-    def __init__(self, config: BidirectionalConfig, num_items: int) -> None:
+    def __init__(self, config: BidirectionalConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
-        self.items = nn.Embedding(num_items, config.width)
+        self.items = item_inputs(config.items, catalog, config.width)
         self.mask = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Embedding(config.max_items + 1, config.width)
         self.input_norm = nn.LayerNorm(config.width)
@@ -116,4 +118,4 @@ class Bidirectional(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return self.items.weight
+        return self.items.table()

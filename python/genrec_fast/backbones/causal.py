@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_targets, check_length, with_start
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
@@ -33,14 +34,15 @@ class CausalConfig:
     normalize: bool = False  # users and items of length 1, scored by their cosine / temperature
     temperature: float = 0.07  # divides the cosine; read only with normalize
     max_items: int = 50  # longest history, items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_layers",), above=("temperature",))
         check_heads("CausalConfig", self.width, self.num_heads)
 
     def build(self, catalog: Catalog) -> Causal:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Causal(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return Causal(self, catalog)
 
 
 class Causal(nn.Module):
@@ -52,10 +54,10 @@ class Causal(nn.Module):
     Source: SASRec (arXiv:1808.09781).
     """
 
-    def __init__(self, config: CausalConfig, num_items: int) -> None:
+    def __init__(self, config: CausalConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
-        self.items = nn.Embedding(num_items, config.width)
+        self.items = item_inputs(config.items, catalog, config.width)
         self.positions = nn.Embedding(config.max_items + 1, config.width)
         self.start = nn.Parameter(torch.empty(config.width))
         self.input_dropout = Dropout(config.dropout)
@@ -107,4 +109,5 @@ class Causal(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return F.normalize(self.items.weight, dim=-1) if self.config.normalize else self.items.weight
+        table = self.items.table()
+        return F.normalize(table, dim=-1) if self.config.normalize else table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import last_states
+from genrec_fast.nn.transformer import init_weights
 
 __all__ = ["GRU", "GRUConfig"]
 
@@ -30,13 +32,14 @@ class GRUConfig:
     num_layers: int = 1  # GRU4Rec, section 4.1: more layers were no better
     dropout: float = 0.5  # rate, on the inputs, between layers and on the output
     max_items: int = 50  # longest history, items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def build(self, catalog: Catalog) -> GRU:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return GRU(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return GRU(self, catalog)
 
 
 class GRU(nn.Module):
@@ -50,17 +53,17 @@ class GRU(nn.Module):
     Source: GRU4Rec (arXiv:1511.06939); constrained embeddings: arXiv:1706.03847.
     """
 
-    def __init__(self, config: GRUConfig, num_items: int) -> None:
+    def __init__(self, config: GRUConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
-        self.items = nn.Embedding(num_items, config.width)
+        self.items = item_inputs(config.items, catalog, config.width)
         self.input_dropout = Dropout(config.dropout)
         between = config.dropout if config.num_layers > 1 else 0.0
         self.gru = nn.GRU(config.width, config.hidden, config.num_layers, dropout=between)
         self.output_dropout = Dropout(config.dropout)
         self.out = nn.Linear(config.hidden, config.width)
         self.norm = nn.LayerNorm(config.width)
-        nn.init.normal_(self.items.weight, std=0.02)
+        self.items.apply(init_weights)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -93,7 +96,7 @@ class GRU(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return self.items.weight
+        return self.items.table()
 
 
 def side_by_side(items: Jagged) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.hstu import HSTULayer, HSTULayerConfig, RelativeBias
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, ProjectedFeatures, item_inputs
 from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
 from genrec_fast.nn.transformer import init_weights
 
@@ -40,6 +41,7 @@ class HSTUConfig(HSTULayerConfig):
     num_contexts: int = 0  # ids of contextual tokens; 0: none
     max_items: int = 50  # longest history, items
     max_tokens: int = 0  # N: tokens of the longest row, contexts and candidates included; 0: max_items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         zero = ("num_layers", "max_attn_len", "num_actions", "num_contexts", "max_tokens")
@@ -71,8 +73,8 @@ class HSTUConfig(HSTULayerConfig):
         return dataclasses.replace(form, **changes)
 
     def build(self, catalog: Catalog) -> HSTU:
-        """Makes the backbone; it embeds item ids, and projects ``batch.features`` where there are any."""
-        return HSTU(self, catalog.num_items, catalog.feature_dim)
+        """Makes the backbone; it reads what ``items`` names, and projects ``batch.features`` where there are any."""
+        return HSTU(self, catalog)
 
 
 class HSTU(nn.Module):
@@ -87,18 +89,18 @@ class HSTU(nn.Module):
     Source: HSTU (arXiv:2402.17152); research form: the code of its experiments; production form: its modules.
     """
 
-    def __init__(self, config: HSTUConfig, num_items: int, feature_dim: int | None) -> None:
+    def __init__(self, config: HSTUConfig, catalog: Catalog) -> None:
         super().__init__()
         width = config.width
         self.config = config
-        self.items = nn.Embedding(num_items, width)
+        self.items = item_inputs(config.items, catalog, width)
         self.positions = None if config.positions == "none" else nn.Embedding(config.longest + 1, width)
         self.times = None if config.times == "none" else nn.Embedding(config.num_input_buckets, width)
         self.contexts = nn.Embedding(config.num_contexts, width) if config.num_contexts else None
         self.actions = nn.Linear(config.num_actions, width) if config.num_actions else None
-        self.features = None if feature_dim is None else nn.Linear(feature_dim, width)
-        # Features of any scale reach the projection as vectors of length sqrt(F).
-        self.feature_norm = None if feature_dim is None else nn.LayerNorm(feature_dim, elementwise_affine=False)
+        # Features that are a part of the items are read there.
+        feature_dim = None if config.items.features else catalog.feature_dim
+        self.features = None if feature_dim is None else ProjectedFeatures(feature_dim, width)
         self.input_dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(self._layer() for _ in range(config.num_layers))
         self.norm = nn.Identity() if config.normalize else nn.LayerNorm(width, eps=config.epsilon)
@@ -198,11 +200,11 @@ class HSTU(nn.Module):
         )
 
     def _projected(self, embedded: Tensor, features: Tensor | None) -> Tensor:
-        if self.features is None or self.feature_norm is None:
+        if self.features is None:
             return embedded
         if features is None:
             raise InvalidValueError("hstu: batch must have features, as in training, got None")
-        added: Tensor = embedded + self.features(self.feature_norm(features))
+        added: Tensor = embedded + self.features(features)
         return added
 
     def _embedded(self, batch: Batch) -> Tensor:
@@ -326,7 +328,8 @@ class HSTU(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return F.normalize(self.items.weight, dim=-1) if self.config.normalize else self.items.weight
+        table = self.items.table()
+        return F.normalize(table, dim=-1) if self.config.normalize else table
 
     def action_logits(self, batch: Batch) -> Tensor:
         """``[M, A]``: what the user will do with the item of each token that ``batch.tokens.asked`` names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import offsets_of
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.transformer import init_weights
@@ -37,6 +38,7 @@ class KuaiFormerConfig:
     early_group: int = 64  # and all before those in groups of so many
     dropout: float = 0.1  # rate
     max_items: int = 256  # longest history, items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_layers", "middle"))
@@ -51,8 +53,8 @@ class KuaiFormerConfig:
         return tokens + -(-(left - middle) // self.early_group)
 
     def build(self, catalog: Catalog) -> KuaiFormer:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return KuaiFormer(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return KuaiFormer(self, catalog)
 
 
 class KuaiFormer(nn.Module):
@@ -68,10 +70,10 @@ class KuaiFormer(nn.Module):
     Source: KuaiFormer (arXiv:2411.10057), sections 3.2 to 3.4.
     """
 
-    def __init__(self, config: KuaiFormerConfig, num_items: int) -> None:
+    def __init__(self, config: KuaiFormerConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
-        self.items = nn.Embedding(num_items, config.width)
+        self.items = item_inputs(config.items, catalog, config.width)
         self.places = nn.Embedding(config.max_items, config.width)  # of an item, counted from the newest
         self.queries = nn.Parameter(torch.empty(config.num_queries, config.width))
         self.input_dropout = Dropout(config.dropout)
@@ -141,7 +143,7 @@ class KuaiFormer(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return self.items.weight
+        return self.items.table()
 
 
 def token_numbers(back: Tensor, config: KuaiFormerConfig) -> Tensor:

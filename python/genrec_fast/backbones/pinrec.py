@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig
 from genrec_fast.nn.transformer import init_weights
 
 __all__ = ["PinRec", "PinRecConfig"]
@@ -28,14 +29,15 @@ class PinRecConfig:
     num_tokens: int = 4  # I: items to come that a state predicts
     dropout: float = 0.5  # rate
     max_items: int = 50  # longest history, items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_layers",))
         check_heads("PinRecConfig", self.width, self.num_heads)
 
     def build(self, catalog: Catalog) -> PinRec:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return PinRec(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return PinRec(self, catalog)
 
 
 class PinRec(nn.Module):
@@ -47,7 +49,7 @@ class PinRec(nn.Module):
     Source: PinRec (arXiv:2504.10507): the head and its condition, several tokens of one state.
     """
 
-    def __init__(self, config: PinRecConfig, num_items: int) -> None:
+    def __init__(self, config: PinRecConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
         self.core = CausalConfig(
@@ -57,7 +59,8 @@ class PinRec(nn.Module):
             hidden=config.hidden,
             dropout=config.dropout,
             max_items=config.max_items,
-        ).build(Catalog(num_items=num_items))
+            items=config.items,
+        ).build(catalog)
         self.offsets = nn.Embedding(config.num_tokens, config.width)
         self.head = nn.Sequential(
             nn.Linear(2 * config.width, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.width)

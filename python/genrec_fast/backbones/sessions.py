@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import Packing, offsets_of, row_positions, successors
 from genrec_fast.nn.transformer import Block, init_weights
 
@@ -34,14 +35,15 @@ class SessionsConfig:
     hidden: int = 512  # channels inside the MLP of a block
     dropout: float = 0.5  # rate
     max_items: int = 50  # longest history, items
+    items: ItemInputsConfig = field(default=ITEMS, metadata={"absent": ITEMS})  # what is read of an item
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_layers", "session_seconds"))
         check_heads("SessionsConfig", self.width, self.num_heads)
 
     def build(self, catalog: Catalog) -> Sessions:
-        """Makes the backbone; it embeds item ids, so semantic IDs and features are not used."""
-        return Sessions(self, catalog.num_items)
+        """Makes the backbone; of the catalog it reads what ``items`` names."""
+        return Sessions(self, catalog)
 
 
 class Sessions(nn.Module):
@@ -60,10 +62,10 @@ class Sessions(nn.Module):
     learns_start = True
     """the start predicts the first session: an empty history has a state of its own"""
 
-    def __init__(self, config: SessionsConfig, num_items: int) -> None:
+    def __init__(self, config: SessionsConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
-        self.items = nn.Embedding(num_items, config.width)
+        self.items = item_inputs(config.items, catalog, config.width)
         longest = 1 + config.max_items * (2 if config.form == "token" else 1)
         self.positions = nn.Embedding(longest, config.width)
         self.start = nn.Parameter(torch.empty(config.width))
@@ -138,7 +140,7 @@ class Sessions(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[N, D]``."""
-        return self.items.weight
+        return self.items.table()
 
 
 def session_begins(times: Tensor, offsets: Tensor, seconds: int) -> Tensor:

@@ -17,6 +17,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.item_inputs import CodeEmbeddings, ProjectedFeatures
 from genrec_fast.nn.packed import Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
@@ -63,7 +64,7 @@ class Timeline(nn.Module):
         width = config.width
         self.config = config
         self.codebook_sizes = codebook_sizes
-        self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
+        self.code_embeddings = CodeEmbeddings(codebook_sizes, width)
         self.positions = nn.Embedding(config.max_items + 1, width)
         self.start = nn.Parameter(torch.empty(width))
         self.input_dropout = Dropout(config.dropout)
@@ -79,9 +80,7 @@ class Timeline(nn.Module):
         )
         self.depth_norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in codebook_sizes)
-        self.features = None if feature_dim is None else nn.Linear(feature_dim, width)
-        # Features of any scale reach the projection as vectors of length sqrt(F).
-        self.feature_norm = None if feature_dim is None else nn.LayerNorm(feature_dim, elementwise_affine=False)
+        self.features = None if feature_dim is None else ProjectedFeatures(feature_dim, width)
         self.apply(init_weights)
         nn.init.normal_(self.start, std=0.02)
 
@@ -90,12 +89,11 @@ class Timeline(nn.Module):
         check_length("timeline", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("timeline: batch must have codes (let it pass a layout first), got None")
-        embedded = sum(table(batch.codes[:, level]) for level, table in enumerate(self.code_embeddings))
-        if self.features is not None and self.feature_norm is not None:
+        embedded: Tensor = self.code_embeddings(batch.codes)
+        if self.features is not None:
             if batch.features is None:
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")
-            embedded = embedded + self.features(self.feature_norm(batch.features))
-        assert isinstance(embedded, Tensor)
+            embedded = embedded + self.features(batch.features)
         x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
         return self.input_dropout(x + self.positions(rows.positions)), rows
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.item_inputs import ItemIds
 from genrec_fast.nn.packed import Packing
 from genrec_fast.ops import jagged_attention
 
@@ -53,8 +54,10 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Normal(0, 0.02) weights and zero biases, for ``Module.apply``."""
+    """Normal(0, 0.02) weights and zero biases, for ``Module.apply``; items begin where their settings say."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, ItemIds):
+        module.begin()
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

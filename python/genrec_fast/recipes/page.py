@@ -15,12 +15,17 @@ _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching",
 def _part(value: Any) -> str:
     if value is None:
         return "none"
-    settings = ", ".join(f"{f.name} {_value(getattr(value, f.name))}" for f in dataclasses.fields(value))
-    return f"**{type(value).__name__.removesuffix('Config')}** {settings}".rstrip()
+    return f"**{type(value).__name__.removesuffix('Config')}** {_settings(value)}".rstrip()
+
+
+def _settings(value: Any) -> str:
+    return ", ".join(f"{f.name} {_value(getattr(value, f.name))}" for f in dataclasses.fields(value))
 
 
 def _value(value: Any) -> str:
-    return " × ".join(map(str, value)) or "default" if isinstance(value, tuple) else str(value)
+    if dataclasses.is_dataclass(value):
+        return f"{type(value).__name__.removesuffix('Config')}({_settings(value)})"
+    return " × ".join(map(_value, value)) or "default" if isinstance(value, tuple) else str(value)
 
 
 def markdown() -> str:
