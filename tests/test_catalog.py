@@ -106,3 +106,15 @@ def test_names_follow_the_catalog():
     catalog = Catalog(num_items=2)
     assert catalog.numbers == {"0": 0, "1": 1}
     assert dataclasses.replace(catalog, item_ids=["b", "a"]).numbers == {"b": 0, "a": 1}
+
+
+def test_tags_are_categories_with_those_above_them():
+    known = [["food", "tea"], [], ["toys", "tea", "red"], ["food"], ["food", "tea"]]
+    tags = Catalog(num_items=5, categories=known).tags
+    assert tags.dtype == torch.int64
+    assert tags.tolist() == [[0, 0, -1], [-1, -1, -1], [1, 1, 0], [0, -1, -1], [0, 0, -1]]
+
+
+@pytest.mark.parametrize("categories", [None, [[], []]])
+def test_without_categories_there_are_no_tags(categories):
+    assert Catalog(num_items=2, categories=categories).tags is None

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from genrec_fast.data import leave_one_out
+from genrec_fast.data import Dataset, leave_one_out
 from genrec_fast.objectives import SampledSoftmaxConfig
 from genrec_fast.recipe.card import register_config
 from genrec_fast.recipes import sasrec
@@ -13,14 +13,16 @@ from genrec_fast.training.log import StageBar
 from genrec_fast.training.setup import coded_catalog
 from toy import toy_data, toy_recipe
 
-SEEN = []
+SEEN: list = []
+TAGS: list = []
 
 
 class Spy:
     """Atoms; keeps what it was given."""
 
-    def fit(self, features, *, num_items, seed, histories, progress):
+    def fit(self, features, *, num_items, seed, histories, categories, progress):
         SEEN.append(histories)
+        TAGS.append(categories)
         progress("spy", 1, 2, {"mse": 0.5})
         self.item_codes = torch.arange(num_items, dtype=torch.int32)[:, None]
         self.codebook_sizes = (num_items,)
@@ -45,6 +47,25 @@ def test_a_tokenizer_sees_the_training_split_alone():
     whole = data.interactions.items
     for user, kept in enumerate(SEEN[0].rows()):
         assert torch.equal(kept, whole[user][: max(0, len(whole[user]) - 2)])
+
+
+class Tagged(Dataset):
+    """A dataset whose catalog has categories."""
+
+    @property
+    def catalog(self):
+        words = [["odd", "low"] if number % 2 else ["even"] for number in range(self.num_items)]
+        return dataclasses.replace(super().catalog, categories=words)
+
+
+def test_a_tokenizer_sees_the_tags_of_the_catalog():
+    data, recipe = toy_data(), dataclasses.replace(toy_recipe(), tokenizer=SpyConfig())
+    histories = data.interactions.items
+    TAGS.clear()
+    for known in (data, Tagged(**vars(data))):
+        coded_catalog(recipe, known, 0, None, reuse=False, histories=histories, progress=lambda *told: None)
+    assert TAGS[0] is None
+    assert TAGS[1].tolist() == [[1, 0] if number % 2 else [0, -1] for number in range(data.num_items)]
 
 
 def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):

@@ -17,6 +17,7 @@ from torch import Tensor
 from genrec_fast.base.checks import check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.base.files import checksum, file_checksum, read_tensors, save_tensors, write_text
+from genrec_fast.catalog.categories import categories_by_level
 from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.find import Finder, Found
 from genrec_fast.catalog.stats import levels_of
@@ -153,6 +154,11 @@ class Catalog:
     @functools.cached_property
     def _finder(self) -> Finder:
         return Finder(self.names, self.titles, self.numbers)
+
+    @functools.cached_property
+    def tags(self) -> Tensor | None:
+        """int64 ``[N, depth]`` of the categories, as ``Tokenizer.fit`` reads them (``categories_by_level``)."""
+        return categories_by_level(self.categories)
 
     @functools.cached_property
     def by_popularity(self) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ __all__ = ["categories_by_level"]
 def categories_by_level(categories: Sequence[Sequence[str]] | None, depth: int = 8) -> Tensor | None:
     """int64 ``[N, levels]``: each item's category per level, numbered by first appearance, -1 where it has none.
 
+    A number stands for a category and those above it: equal words below different ones are different categories.
     Levels at which all items that have a category have the same (the shop's own department) tell nothing and are left
     out.
 
@@ -25,8 +26,8 @@ def categories_by_level(categories: Sequence[Sequence[str]] | None, depth: int =
     """
     columns = []
     for level in range(min(depth, max(map(len, categories or ()), default=0))):
-        names = [path[level] if level < len(path) else "" for path in categories or ()]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name))}
+        paths = [tuple(path[: level + 1]) if level < len(path) and path[level] else () for path in categories or ()]
+        numbers = {path: number for number, path in enumerate(dict.fromkeys(filter(None, paths)))}
         if len(numbers) > 1:
-            columns.append([numbers.get(name, -1) for name in names])
+            columns.append([numbers.get(path, -1) for path in paths])
     return torch.tensor(columns, dtype=torch.int64).T.contiguous() if columns else None

@@ -14,7 +14,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.progress import Progress
 from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.categories import categories_by_level
 from genrec_fast.data import Dataset, Evaluation
 from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
@@ -49,7 +48,8 @@ def coded_catalog(
 ) -> Catalog:
     """The data set's catalog with semantic IDs from the recipe's tokenizer.
 
-    ``histories`` are those of the training split: a tokenizer that learns from interactions sees no others.
+    ``histories`` are those of the training split: a tokenizer that learns from interactions sees no others. One that
+    learns from tags sees the catalog's categories.
 
     Items are atoms (their own id is their only code) where the recipe has no tokenizer. With ``reuse``, what ``run``
     kept in ``path`` is taken; ``codes`` is a catalog whose semantic IDs are taken in any case.
@@ -68,7 +68,7 @@ def coded_catalog(
         num_items=data.num_items,
         seed=seed,
         histories=histories,
-        categories=categories_by_level(data.categories),
+        categories=catalog.tags,
         progress=progress,
     )
     item_codes, sizes = tokenizer.item_codes, tuple(int(size) for size in tokenizer.codebook_sizes)
