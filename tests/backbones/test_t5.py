@@ -36,3 +36,26 @@ def test_network_equals_transformers():
         for level, logits in enumerate(ours.level_logits(batch)):
             begin = ours.level_offsets[level]
             torch.testing.assert_close(logits[0], theirs[level, begin : begin + SIZES[level]], rtol=1e-4, atol=1e-4)
+
+
+class TestTied(AutoregressiveSuite):
+    config = T5Config(
+        width=16,
+        num_heads=2,
+        head_width=8,
+        num_layers=1,
+        hidden=32,
+        dropout=0.0,
+        num_user_tokens=0,
+        max_items=6,
+        tied=True,
+    )
+    targets = "last"
+
+    def test_the_head_is_the_embeddings_scaled(self):
+        _, backbone = self.parts()
+        hidden = torch.randn(3, 16)
+        begin, end = backbone.level_offsets[1:3]
+        wanted = hidden @ backbone.tokens.weight[begin:end].T / 4
+        torch.testing.assert_close(backbone.logits(hidden, 1), wanted)
+        assert "head.weight" not in backbone.state_dict()

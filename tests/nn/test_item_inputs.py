@@ -66,6 +66,17 @@ def test_an_item_is_the_sum_of_what_is_read(ids, codes, features):
     assert all(bool(parameter.grad.any()) for parameter in items.parameters())
 
 
+def test_the_id_may_stand_beside_the_rest():
+    items = built(codes="sum", id_width=2)
+    rows = items.codes[0].weight[CODES[:, 0]] + items.codes[1].weight[CODES[:, 1]]
+    torch.testing.assert_close(items.table(), torch.cat([items.ids.weight, rows], 1))
+    assert (items.ids.weight.shape, rows.shape) == ((4, 2), (4, 4))
+    with pytest.raises(InvalidValueError, match=r"^ItemInputs: id_width must be below width = 6, got 6"):
+        built(codes="sum", id_width=6)
+    with pytest.raises(InvalidValueError, match=r"^ItemInputsConfig: id_width must be 0 unless an item is read by"):
+        built(id_width=2)
+
+
 def test_what_the_catalog_knows_is_not_saved():
     assert not {"item_codes", "vectors"} & {*built(codes="sum", features=True).state_dict()}
 

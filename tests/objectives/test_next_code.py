@@ -42,6 +42,13 @@ def test_level_weights():
     assert float(loss.value) == pytest.approx((3 * math.log(2) + math.log(4 / 3)) / 4)
 
 
+def test_a_temperature_divides_the_logits():
+    loss = NextCodeConfig(temperature=0.5).build()(system_of(BACKBONE), BATCH)  # LETTER: exp(2 log 3) = 9 against 1
+    assert float(loss.value) == pytest.approx((math.log(2) + math.log(10 / 9)) / 2)
+    with pytest.raises(InvalidValueError, match="temperature must be above 0"):
+        NextCodeConfig(temperature=0.0)
+
+
 def test_bad_settings_and_batches():
     with pytest.raises(InvalidValueError, match=r"label_smoothing must be in \[0, 1\), got -1"):
         NextCodeConfig(label_smoothing=-1).build()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genrec_fast import recipes
+from genrec_fast.backbones import T5Config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
@@ -14,7 +15,7 @@ from genrec_fast.data.synthetic import Shop
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
-from genrec_fast.tokenizers import AtomicConfig, RQKMeansConfig
+from genrec_fast.tokenizers import AtomicConfig
 from genrec_fast.training import train
 from shared.catalogs import sized
 
@@ -23,11 +24,27 @@ def reads_times(model):
     return getattr(model.backbone, "reads_times", False)
 
 
+def small(recipe):
+    """The recipe with its own kinds of parts, in sizes that train within a second."""
+    sizes = {"codebook_sizes": (8, 8), "steps": 40, "rotations": 2, "hidden_sizes": (16,), "latent_dim": 8}
+    tokenizer = None if recipe.tokenizer is None else shrunk(recipe.tokenizer, sizes)
+    narrow = {"num_layers": 1, "width": 32, "hidden": 32} if isinstance(recipe.backbone, T5Config) else {}
+    return dataclasses.replace(recipe, tokenizer=tokenizer, backbone=dataclasses.replace(recipe.backbone, **narrow))
+
+
+def shrunk(config, sizes):
+    known = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: value for name, value in sizes.items() if name in known})
+
+
 def test_the_registry():
     assert recipes.names() == [
         "bert4rec",
         "cobra",
         "car",
+        "cost",
+        "dsi",
+        "grid",
         "gru4rec",
         "hstu",
         "hstu_ranking",
@@ -36,12 +53,17 @@ def test_the_registry():
         "marius",
         "pinrec",
         "rpg",
+        "letter",
+        "rq_vae",
         "sasrec",
         "sasrec_bce",
         "sessionrec",
         "tbgrecall",
         "tiger",
         "transitions",
+        "unified_sid_id",
+        "vq_rec",
+        "vq_vae",
     ]
     assert recipes.get("tiger") == recipes.tiger()
     known = ", ".join(recipes.names())
@@ -114,6 +136,10 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     if name in ("tiger", "liger"):
         parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    train_ = dataclasses.replace(recipe.train, epochs=1, evaluate_beams=10)
+    model = train(
+        dataclasses.replace(small(recipe), train=train_), data, out=tmp_path, device="cpu", show_progress=False
+    )
     test = leave_one_out(data.interactions).test
     histories, times, known = test.histories, {}, {}
     if name == "hstu_ranking":

@@ -18,7 +18,7 @@ __all__ = ["native_t5"]
 
 def native_t5(model: Any, kind: type) -> NativeEngine | None:
     """The engine where it gives what torch's modules give (``runs_natively``); ``kind``: T5 itself."""
-    if not runs_natively(model, model.head.weight):
+    if not runs_natively(model, model.tokens.weight):
         return None
     return native_backbone(model, kind, lambda: _pack(model))
 
@@ -43,7 +43,9 @@ def _pack(model: Any) -> Tensor:
         weights = StackWeights(read)
         weights.put("last_norm", norm)
         if decodes:
-            weights["head.weight"] = weights.table(model.head.weight)  # T5 reads parts of it, and never a bias
+            if model.head is not None:
+                weights.table(model.head.weight)  # T5 reads parts of it, and never a bias
+            weights["head.weight"] = model.head_weight.detach()
         for number, layer in enumerate(layers):
             parts: Any = layer
             of = {
@@ -64,7 +66,7 @@ def _pack(model: Any) -> Tensor:
         spec = TransformerSpec(
             causal=decodes,
             cross_width=config.width if decodes else 0,
-            head_size=model.head.weight.shape[0] if decodes else 0,
+            head_size=model.level_offsets[-1] if decodes else 0,
             **common,
         )
         stacks.append((spec, weights))

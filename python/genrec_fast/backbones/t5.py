@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class T5Config:
     dropout: float = 0.1  # rate
     num_user_tokens: int = 2000  # users are hashed into so many tokens; 0: no user token
     max_items: int = 20  # longest history, items
+    tied: bool = field(default=False, metadata={"absent": False})  # logits by the embeddings times width ** -0.5
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("num_user_tokens",))
@@ -112,7 +113,7 @@ class T5(nn.Module):
         self.encoder_bias = RelativePositionBias(config.num_heads, bidirectional=True)
         self.decoder_bias = RelativePositionBias(config.num_heads, bidirectional=False)
         self.encoder_norm, self.decoder_norm = RMSNorm(config.width), RMSNorm(config.width)
-        self.head = nn.Linear(config.width, offsets[-1], bias=False)
+        self.head = None if config.tied else nn.Linear(config.width, offsets[-1], bias=False)
         self.dropout = Dropout(config.dropout)
         self._init_weights()
 
@@ -130,7 +131,17 @@ class T5(nn.Module):
             elif isinstance(module, RelativePositionBias):
                 nn.init.normal_(module.table.weight, std=c.width**-0.5)
         nn.init.normal_(self.tokens.weight, std=1.0)
-        nn.init.normal_(self.head.weight, std=c.width**-0.5)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=c.width**-0.5)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """``[sum of K, D]``: what a state is multiplied with, level after level."""
+        if self.head is None:
+            weight: Tensor = self.tokens.weight[: self.level_offsets[-1]] * self.config.width**-0.5
+        else:
+            weight = self.head.weight
+        return weight
 
     @property
     def longest(self) -> int:
@@ -254,4 +265,4 @@ class T5(nn.Module):
     def logits(self, hidden: Tensor, level: int) -> Tensor:
         """``[R, K_l]``."""
         begin, end = self.level_offsets[level], self.level_offsets[level + 1]
-        return nn.functional.linear(hidden, self.head.weight[begin:end])
+        return nn.functional.linear(hidden, self.head_weight[begin:end])

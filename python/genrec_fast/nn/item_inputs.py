@@ -23,20 +23,25 @@ _SPREAD = 0.02  # standard deviation of embeddings at the start, as ``nn.transfo
 @register_config
 @dataclass(frozen=True, kw_only=True)
 class ItemInputsConfig:
-    """What is read of an item; where several parts are, their sum."""
+    """What is read of an item; where several parts are, their sum, or with ``id_width`` its id beside the sum."""
 
     ids: bool = True  # a vector of its own
     codes: Literal["none", "sum", "mean"] = "none"  # of the embeddings of its codes
     features: bool = False  # a projection of its feature vector, which the layout must hand on
     start: Literal["random", "features"] = "random"  # vectors of its own begin drawn, or as its features' components
+    id_width: int = 0  # channels of the vector of its own, the others are the rest's; 0: all, and they are added
     learned_ids: bool = True  # vectors of its own are trained; else they stay what they were
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, zero=("id_width",))
         if not (self.ids or self.features or self.codes != "none"):
             raise InvalidValueError("ItemInputsConfig: ids must be set where neither codes nor features are read")
         if not self.ids and (self.start != "random" or not self.learned_ids):
             raise InvalidValueError("ItemInputsConfig: ids must be set where start or learned_ids is, got False")
+        if self.id_width and not (self.ids and (self.features or self.codes != "none")):
+            raise InvalidValueError(
+                f"ItemInputsConfig: id_width must be 0 unless an item is read by its id and more, got {self.id_width}"
+            )
 
 
 ITEMS = ItemInputsConfig()
@@ -141,7 +146,10 @@ class ProjectedFeatures(nn.Linear):
 
 
 class ItemInputs(nn.Module):
-    """The sum of what ``config`` names.
+    """The sum of what ``config`` names; with ``id_width`` the vector of its own stands in front of the sum of the rest.
+
+    Raises:
+        InvalidValueError: ``id_width`` leaves no channel for the rest.
 
     Notes:
         Codes and features of all items are kept as buffers that are not saved: they are the catalog's. A table is made
@@ -153,7 +161,11 @@ class ItemInputs(nn.Module):
 
     def __init__(self, config: ItemInputsConfig, catalog: Catalog, width: int) -> None:
         super().__init__()
-        self.ids = _ids(config, catalog, width) if config.ids else None
+        if config.id_width >= width:
+            raise InvalidValueError(f"ItemInputs: id_width must be below width = {width}, got {config.id_width}")
+        self.beside = config.id_width > 0
+        self.ids = _ids(config, catalog, config.id_width or width) if config.ids else None
+        width -= config.id_width
         self.codes = None
         self.register_buffer("item_codes", None, persistent=False)
         if config.codes != "none":
@@ -193,9 +205,10 @@ class ItemInputs(nn.Module):
             parts.append(self.codes(self.item_codes if items is None else self.item_codes[items]))
         if self.features is not None and self.vectors is not None:
             parts.append(self.features(self.vectors if items is None else self.vectors[items]))
+        own = parts.pop(0) if self.beside else None
         total = sum(parts[1:], parts[0])
         assert isinstance(total, Tensor)
-        return total
+        return total if own is None else torch.cat([own, total], 1)
 
 
 def principal_components(vectors: Tensor, width: int) -> Tensor:

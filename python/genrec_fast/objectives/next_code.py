@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ class NextCodeConfig:
     label_smoothing: float = 0.0  # share of the target's probability spread over the level's codes
     level_weights: tuple[float, ...] = ()  # one per level; empty: all 1
     valid_only: bool = False  # softmax over the codes that lead to an item; search with normalize="valid" then
+    temperature: float = field(default=1.0, metadata={"absent": 1.0})  # divides the logits, in the loss alone (LETTER)
 
     def __post_init__(self) -> None:
-        check_fields(self, within={"label_smoothing": "[0, 1)"}, free=("level_weights",))
+        check_fields(self, above=("temperature",), within={"label_smoothing": "[0, 1)"}, free=("level_weights",))
         check_weights("NextCodeConfig", "level_weights", self.level_weights)
 
     def build(self, catalog: Catalog | None = None) -> NextCode:
@@ -43,7 +44,10 @@ class NextCode(Objective):
     of the catalog: the model then spends nothing on semantic IDs that no item has, and its scores are a distribution
     over the catalog. ``valid_only`` needs a layout with ``use_valid_codes`` and a decoder with ``normalize="valid"``.
 
-    Source: TIGER (arXiv:2305.05065, section 3.2); ``valid_only`` is ours.
+    A temperature below 1 weighs the codes that are nearly as likely as the true one more.
+
+    Source: TIGER (arXiv:2305.05065, section 3.2); the temperature: LETTER (arXiv:2405.07314, ranking-guided generation
+    loss); ``valid_only`` is ours.
     """
 
     needs = TeacherForced
@@ -75,7 +79,8 @@ class NextCode(Objective):
                     f"NextCode: target_codes of level {level} must be in [0, {logits.shape[1]}), got {wrong}"
                 )
             valid = batch.valid_codes[level] if self.config.valid_only and batch.valid_codes is not None else None
-            losses.append(cross_entropy(logits.float(), codes[:, level], valid, self.config.label_smoothing))
+            scaled = logits.float() / self.config.temperature
+            losses.append(cross_entropy(scaled, codes[:, level], valid, self.config.label_smoothing))
         total = torch.stack([loss * weight for loss, weight in zip(losses, weights, strict=True)]).sum() / sum(weights)
         figures = {f"loss_level_{level}": float(loss.detach()) for level, loss in enumerate(losses)}
         return Loss(total, codes.shape[0], figures)

@@ -7,47 +7,66 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
+from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.dsi import dsi
+from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
+from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.rpg import rpg
+from genrec_fast.recipes.rq_vae import rq_vae
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.sessionrec import sessionrec
 from genrec_fast.recipes.tbgrecall import tbgrecall
 from genrec_fast.recipes.tiger import tiger
 from genrec_fast.recipes.transitions import transitions
+from genrec_fast.recipes.unified_sid_id import unified_sid_id
+from genrec_fast.recipes.vq_rec import vq_rec
+from genrec_fast.recipes.vq_vae import vq_vae
 
 __all__ = [
     "bert4rec",
     "car",
     "cobra",
+    "cost",
+    "dsi",
     "get",
+    "grid",
     "gru4rec",
     "hstu",
     "hstu_ranking",
     "kuaiformer",
+    "letter",
     "liger",
     "marius",
     "names",
     "pinrec",
     "rpg",
+    "rq_vae",
     "sasrec",
     "sasrec_bce",
     "sessionrec",
     "tbgrecall",
     "tiger",
     "transitions",
+    "unified_sid_id",
+    "vq_rec",
+    "vq_vae",
 ]
 
 _ALL = (
     bert4rec,
     cobra,
     car,
+    cost,
+    dsi,
+    grid,
     gru4rec,
     hstu,
     hstu_ranking,
@@ -56,12 +75,17 @@ _ALL = (
     marius,
     pinrec,
     rpg,
+    letter,
+    rq_vae,
     sasrec,
     sasrec_bce,
     sessionrec,
     tbgrecall,
     tiger,
     transitions,
+    unified_sid_id,
+    vq_rec,
+    vq_vae,
 )
 _RECIPES = {recipe.__name__: recipe for recipe in _ALL}
 

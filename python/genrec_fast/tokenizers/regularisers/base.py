@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,13 @@ __all__ = [
     "FitContext",
     "Regulariser",
     "RegulariserConfig",
+    "Similarity",
     "check_regularisers",
     "contrast",
 ]
+
+
+Similarity = Literal["cosine", "product"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +128,14 @@ def check_regularisers(op: str, configs: Any) -> None:
         raise InvalidValueError(f"{op}: regularisers must be of different kinds, got {', '.join(names)}")
 
 
-def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor | None = None) -> Tensor:
-    """InfoNCE with cosines: row i of ``keys`` is the positive of row i of ``queries``, the other rows are negatives.
+def contrast(
+    queries: Tensor,
+    keys: Tensor,
+    temperature: float,
+    hidden: Tensor | None = None,
+    similarity: Similarity = "cosine",
+) -> Tensor:
+    """InfoNCE: row i of ``keys`` is the positive of row i of ``queries``, the other rows are negatives.
 
     ::
 
@@ -136,6 +146,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor |
         keys: float ``[n, D]``.
         temperature: t, above 0.
         hidden: bool ``[n, n]``: pairs excluded from the negatives; never the diagonal.
+        similarity: "product": inner products in place of the cosines.
 
     Returns:
         0-d; 0 without rows.
@@ -144,7 +155,9 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float, hidden: Tensor |
     """
     if queries.shape[0] == 0:
         return queries.sum()
-    logits = nn.functional.normalize(queries, dim=1) @ nn.functional.normalize(keys, dim=1).T / temperature
+    if similarity == "cosine":
+        queries, keys = nn.functional.normalize(queries, dim=1), nn.functional.normalize(keys, dim=1)
+    logits = queries @ keys.T / temperature
     if hidden is not None:
         logits = logits.masked_fill(hidden, -math.inf)
     return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

@@ -16,6 +16,7 @@ from genrec_fast.tokenizers.regularisers.base import (
     CodedBatch,
     FitContext,
     Regulariser,
+    Similarity,
     contrast,
 )
 
@@ -31,9 +32,8 @@ class AlignmentConfig:
         L = - mean_i log( exp(s(z_i, h_i)) / sum_j exp(s(z_i, h_j)) ),   s(z, h) = cos(z, h) / temperature
 
     z_i is the sum of item i's code vectors, h_i its collaborative vector, of the same width; i and j run over the items
-    of the batch that have a collaborative vector. LETTER takes h from a trained SASRec or LightGCN and plain inner
-    products; here h comes from the training split's histories (``collaborative_vectors``), and the cosine makes units
-    fit.
+    of the batch that have a collaborative vector. LETTER takes h from a trained SASRec or LightGCN; here h comes from
+    the training split's histories (``collaborative_vectors``). The cosine makes units fit.
     """
 
     weight: float = 0.3
@@ -43,6 +43,8 @@ class AlignmentConfig:
     """of the cosines (ours)"""
     window: int = 5
     """places in a history within which two items count as together (ours)"""
+    similarity: Similarity = "cosine"
+    """s; "product": plain inner products over the temperature, as LETTER has them"""
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Alignment(Regulariser):
 
     def __init__(self, config: AlignmentConfig, context: FitContext) -> None:
         super().__init__()
-        self.temperature = config.temperature
+        self.temperature, self.similarity = config.temperature, config.similarity
         seed = int(torch.randint(1 << 31, (), generator=context.generator))
         vectors = collaborative_vectors(
             _histories("Alignment", context),
@@ -72,7 +74,8 @@ class Alignment(Regulariser):
     def forward(self, batch: CodedBatch) -> Tensor:
         targets = self.vectors[batch.items[: batch.size]]
         known = targets.abs().sum(1) > 0
-        return contrast(batch.prefixes[-1][: batch.size][known], targets[known], self.temperature)
+        vectors = batch.prefixes[-1][: batch.size][known]
+        return contrast(vectors, targets[known], self.temperature, similarity=self.similarity)
 
 
 @dataclass(frozen=True, kw_only=True)

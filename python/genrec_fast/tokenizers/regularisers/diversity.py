@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genrec_fast.base.config import check_fields
 from genrec_fast.tokenizers.clustering.kmeans import kmeans
-from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
+from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, Similarity
 
 __all__ = ["Diversity", "DiversityConfig"]
 
@@ -26,7 +26,7 @@ class DiversityConfig:
     e_c is the code vector of the item's code, e_+ a code drawn from the same group of codes, e_j all codes of the level
     but c; s is the cosine over ``temperature``. Groups of one size come from balanced k-means of the codebook, anew
     every ``regroup_every`` steps. Codes of one group are drawn together and groups apart, so that none lies where all
-    items are. LETTER has plain inner products.
+    items are.
 
     It acts through the codebooks: they must learn by gradient (``RQVAEConfig(decay=None)``).
     """
@@ -39,6 +39,8 @@ class DiversityConfig:
     """of the cosines (ours)"""
     regroup_every: int = 100
     """steps between two groupings (ours)"""
+    similarity: Similarity = "cosine"
+    """s; "product": plain inner products over the temperature, as LETTER has them"""
     learned_codebooks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class Diversity(Regulariser):
 
     def forward(self, batch: CodedBatch) -> Tensor:
         if self.steps % self.config.regroup_every == 0:
-            self.labels = [self._group(book.detach().cpu()) for book in batch.codebooks]
+            self.labels = [self._group(book.detach().cpu().float()) for book in batch.codebooks]
         self.steps += 1
         terms = [
             self._level(book, batch.codes[: batch.size, level], self.labels[level])
@@ -78,8 +80,8 @@ class Diversity(Regulariser):
         codes, chosen = codes[kept], chosen.to(codes.device)[kept]
         if not len(codes):
             return codebook.sum() * 0
-        unit = nn.functional.normalize(codebook, dim=1)
-        logits = unit[codes] @ unit.T / self.config.temperature
+        vectors = nn.functional.normalize(codebook, dim=1) if self.config.similarity == "cosine" else codebook
+        logits = vectors[codes] @ vectors.T / self.config.temperature
         logits = logits.scatter(1, codes[:, None], float("-inf"))
         return nn.functional.cross_entropy(logits, chosen)
 
