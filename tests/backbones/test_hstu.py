@@ -10,7 +10,9 @@ from genrec_fast.backbones import HSTUConfig
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
-from shared.backbone_suite import ITEMS, EmbeddingSuite, batch_of
+from genrec_fast.layouts import InterleaveConfig
+from genrec_fast.nn.hstu import NormByKind
+from shared.backbone_suite import ITEMS, SIZES, EmbeddingSuite, batch_of
 from shared.catalogs import sized
 
 SMALL = {"width": 16, "num_heads": 2, "qk_dim": 8, "v_dim": 6, "num_layers": 2, "dropout": 0.0, "max_items": 6}
@@ -200,3 +202,30 @@ def test_what_a_batch_lacks_is_named():
         hstu(bias="none", num_actions=2).action_logits(batch_of([2]))
     with pytest.raises(UnsupportedError, match="positions and times must not be counted from the end for a history"):
         _ = hstu(positions="end").open_events
+
+
+def test_norms_by_kind_are_layer_norms_with_the_weights_of_each_kind():
+    torch.manual_seed(0)
+    norm, x, kinds = NormByKind(6, 1e-6), torch.randn(5, 6), torch.tensor([0, 1, 3, 1, 2])
+    for own in norm:
+        torch.nn.init.normal_(own.weight)
+        torch.nn.init.normal_(own.bias)
+    wanted = torch.stack([norm[kind](row) for kind, row in zip(kinds.tolist(), x, strict=True)])
+    torch.testing.assert_close(norm(x, kinds), wanted)
+    torch.testing.assert_close(norm(x, None), norm[1](x))  # items alone
+    with pytest.raises(InvalidValueError, match="norm must be 'layer' with norms_by_kind, got 'group'"):
+        hstu(norms_by_kind=True, norm="group")
+
+
+def test_a_candidate_has_norms_of_its_own():
+    """Norms of another kind change nothing of what an item's token says."""
+    backbone = hstu(norms_by_kind=True, bias="none", num_actions=2, max_tokens=20)
+    layout = InterleaveConfig(actions="added", num_candidates=1).build(sized(SIZES, ITEMS))
+    known = Batch(Jagged.from_rows([[3, 4]]), actions=torch.tensor([[True, False], [False, True]]))
+    batch = layout(dataclasses.replace(known, candidates=Jagged.from_rows([[5]])))
+    before = backbone.states(batch)
+    with torch.no_grad():
+        backbone.layers[0].input_norm[3].weight.mul_(2.0)
+    after = backbone.states(batch)
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.allclose(before[2], after[2])

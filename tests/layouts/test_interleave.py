@@ -13,6 +13,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.decoders.rank import with_candidates
 from genrec_fast.layouts import InterleaveConfig
 from shared.catalogs import sized
 
@@ -260,7 +261,7 @@ def test_what_does_not_fit_is_named(settings, change, text):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"actions": "all"}, "actions must be 'tokens', 'added' or 'none', got 'all'"),
+        ({"actions": "all"}, "actions must be 'tokens', 'added', 'before' or 'none', got 'all'"),
         ({"actions": "added"}, "num_candidates must be at least 1 where actions are added"),
         ({"num_candidates": -1}, "num_candidates must be at least 0, got -1"),
     ],
@@ -285,3 +286,35 @@ def test_what_the_backbone_cannot_read_is_named():
     several = dataclasses.replace(batch, targets=None, candidates=Jagged.from_rows([[1, 2]]))
     with pytest.raises(InvalidValueError, match=r"^hstu: bias must be 'time' or 'none' where a user has several"):
         backbone(bias="both", num_contexts=2).action_logits(made(several))
+
+
+def test_actions_before_tell_nothing_of_the_answer():
+    """GenRank: a token's input is the action before it and its item; the action of its own event changes later ones."""
+    torch.manual_seed(0)
+    backbone = HSTUConfig(
+        width=8, num_heads=1, num_layers=1, qk_dim=4, v_dim=4, bias="none", num_actions=2, max_items=6, max_tokens=20
+    ).build(sized((), 9))
+    layout = InterleaveConfig(actions="before").build(sized((), 9))
+    done = torch.tensor([[True, False], [False, True], [True, True]])
+    items, targets = Jagged.from_rows([[1, 2], [3]]), torch.tensor([2, 5, 7])
+    batch = layout(Batch(items, targets, actions=done, target_actions=done.roll(-1, 0)))
+    assert batch.tokens.actions_at.numel() == 0
+    assert batch.tokens.items_at.tolist() == [0, 1, 3]
+    assert batch.tokens.candidates_at.tolist() == [2, 4]
+    assert batch.tokens.asked.tolist() == [1, 2, 4]
+    assert torch.equal(batch.tokens.labels, done.roll(-1, 0))
+    acted, scaled = backbone.actions(done.float()), backbone.items.weight * 8**0.5
+    wanted = torch.stack(
+        [
+            scaled[1],
+            scaled[2] + acted[0],
+            scaled[5] + acted[1],
+            scaled[3],
+            scaled[7] + acted[2],
+        ]
+    )
+    torch.testing.assert_close(backbone._embedded(batch), wanted)
+    asked = with_candidates(layout(Batch(items, actions=done)), torch.tensor([5, 7]))
+    found = backbone._embedded(asked)
+    torch.testing.assert_close(found[2:4], scaled[[5, 7]] + acted[1])
+    torch.testing.assert_close(found[5:7], scaled[[5, 7]] + acted[2])

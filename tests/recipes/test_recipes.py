@@ -13,11 +13,14 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.evaluation import evaluate
+from genrec_fast.objectives import MultiTaskConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig
 from genrec_fast.training import train
 from shared.catalogs import sized
+
+RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
 
 
 def reads_times(model):
@@ -44,6 +47,7 @@ def test_the_registry():
         "car",
         "cost",
         "dsi",
+        "genrank",
         "grid",
         "gru4rec",
         "hstu",
@@ -51,6 +55,7 @@ def test_the_registry():
         "kuaiformer",
         "liger",
         "marius",
+        "mtgr",
         "pinrec",
         "rpg",
         "letter",
@@ -125,7 +130,7 @@ def test_the_settings_that_deviations_speak_of():
 def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     data = Shop(80).dataset(60)
     recipe = recipes.get(name)
-    if name == "hstu_ranking":
+    if recipe.name in RANKING:
         events = data.interactions
         rated = torch.stack([events.items.values % 2 == 0, events.items.values % 6 == 0], 1)
         events = dataclasses.replace(events, actions=rated, action_names=recipe.objective.actions)
@@ -142,7 +147,7 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     )
     test = leave_one_out(data.interactions).test
     histories, times, known = test.histories, {}, {}
-    if name == "hstu_ranking":
+    if name in RANKING:
         with pytest.raises(InvalidValueError, match="batch must have actions, got None"):
             model.recommend(histories, 5)
         known = {"actions": Jagged(test.actions, histories.offsets)}
@@ -175,7 +180,7 @@ def test_one_user_one_item_and_one_level_are_enough(name, tmp_path):
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
     test = leave_one_out(events).test
     known = {"timestamps": Jagged(test.timestamps, test.histories.offsets)} if reads_times(model) else {}
-    known |= {"actions": Jagged(test.actions, test.histories.offsets)} if name == "hstu_ranking" else {}
+    known |= {"actions": Jagged(test.actions, test.histories.offsets)} if name in RANKING else {}
     for again in (model, load(tmp_path)):
         assert again.recommend(test.histories, 2, **known).items.tolist() == [[0, -1]]
     assert evaluate(model, test).recall == {5: 1.0, 10: 1.0}

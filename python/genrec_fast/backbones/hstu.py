@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_fast.base.batch import Batch
+from genrec_fast.base.batch import Batch, Tokens
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.catalog.catalog import Catalog
@@ -197,6 +197,7 @@ class HSTU(nn.Module):
             query_timestamps=asked,
             past=past,
             kv_offsets=None if past is None else kv_offsets,
+            kinds=_kinds(tokens) if self.config.norms_by_kind else None,
         )
 
     def _projected(self, embedded: Tensor, features: Tensor | None) -> Tensor:
@@ -214,6 +215,7 @@ class HSTU(nn.Module):
         if tokens is None:
             return items
         parts, places = [items], [tokens.items_at]
+        actions = None
         if batch.actions is not None:
             if self.actions is None or batch.actions.shape != (items.shape[0], self.config.num_actions):
                 raise InvalidValueError(
@@ -224,10 +226,15 @@ class HSTU(nn.Module):
             if tokens.actions_at.numel():
                 parts.append(actions)
                 places.append(tokens.actions_at)
+            elif tokens.actions_before:
+                first = batch.items.offsets[:-1][batch.items.lengths > 0]
+                parts[0] = items + actions.roll(1, 0).index_fill(0, first, 0.0)
             else:
                 parts[0] = items + actions
         if batch.candidates is not None:
             scored = self.items(batch.candidates.values) * scale
+            if actions is not None and tokens.actions_before:  # what is asked comes behind the last event
+                scored = scored + last_of_rows(actions, batch.items.offsets)[batch.candidates.row_index()]
             parts.append(self._projected(scored, batch.candidate_features))
             places.append(tokens.candidates_at)
         if tokens.contexts_at.numel():
@@ -343,6 +350,17 @@ class HSTU(nn.Module):
             raise InvalidValueError("hstu: batch must have tokens with asked (from layouts.Interleave), got None")
         logits: Tensor = self.action_head(self.states(batch)[batch.tokens.asked])
         return logits
+
+
+def _kinds(tokens: Tokens | None) -> Tensor | None:
+    """int64 ``[Et]``, as in ``Packing``; ``None``: items alone."""
+    if tokens is None:
+        return None
+    places = (tokens.contexts_at, tokens.items_at, tokens.actions_at, tokens.candidates_at)
+    kinds = tokens.items_at.new_zeros(int(tokens.offsets[-1]))
+    for kind, at in enumerate(places):
+        kinds[at] = kind
+    return kinds
 
 
 def _known(rows: Packing) -> Tensor | None:

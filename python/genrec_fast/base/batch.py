@@ -37,6 +37,8 @@ class Tokens(Columns):
         query_timestamps: int64 ``[Et]``: when each token's successor was; a candidate's own time.
         asked: int64 ``[M]``: the tokens whose action is asked for.
         labels: bool ``[M, A]``: the actions that were taken there; ``None`` when recommending.
+        actions_before: where actions have no tokens: each item and candidate reads the action of the event before it,
+            in place of its own.
     """
 
     offsets: Tensor
@@ -50,6 +52,7 @@ class Tokens(Columns):
     query_timestamps: Tensor | None = None
     asked: Tensor | None = None
     labels: Tensor | None = None
+    actions_before: bool = False
 
 
 @dataclass(frozen=True)

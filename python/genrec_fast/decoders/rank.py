@@ -80,6 +80,7 @@ def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor 
             times["timestamps"],
             times["query_timestamps"],
             asked=candidates_at,
+            actions_before=tokens.actions_before,
         ),
     )
 

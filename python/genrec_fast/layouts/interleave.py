@@ -22,7 +22,8 @@ __all__ = ["Interleave", "InterleaveConfig"]
 class InterleaveConfig:
     """Settings of ``Interleave``."""
 
-    actions: Literal["tokens", "added", "none"] = "tokens"  # behind their items (HSTU), added to them (MTGR), not read
+    actions: Literal["tokens", "added", "before", "none"] = "tokens"
+    """behind their items (HSTU), added to them (MTGR), added to the next event's item (GenRank), not read"""
     num_candidates: int = 0  # in training, so many last targets of a row become candidates; 0: every item is asked
     num_user_buckets: int = 0  # a contextual token per user, its id modulo this; 0: none
     use_features: bool = False  # hand the items' and candidates' feature vectors to the backbone
@@ -55,6 +56,9 @@ class Interleave(nn.Module):
     - training, ``num_candidates = K``: the last K targets of each row. They become candidates that see the history
       before the first of them and themselves, so the history is cut there. Contexts then see the whole history.
 
+    With ``actions="before"`` a token is the action before and the item at whose place the next one is written: half the
+    tokens, and every event is asked without telling its own answer.
+
     Args:
         config: settings.
         catalog: with features if ``config.use_features``.
@@ -67,7 +71,7 @@ class Interleave(nn.Module):
         asks for the next event, at its time; a candidate is of the time when it is asked for.
 
     Source: HSTU (arXiv:2402.17152), sections 2.2 and 4.1.1; candidates side by side: its production code and MTGR
-    (arXiv:2505.18654).
+    (arXiv:2505.18654); actions that items give their places: GenRank (arXiv:2505.04180).
     """
 
     features: Tensor | None
@@ -211,6 +215,7 @@ class Interleave(nn.Module):
             num_targets,
             # Where every item is asked, a context that saw them all would tell the answers.
             num_contexts if self.config.num_candidates else 0,
+            actions_before=self.config.actions == "before",
         )
         return self._timed(batch, tokens)
 

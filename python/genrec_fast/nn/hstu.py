@@ -15,7 +15,10 @@ from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.rotary import rotate
 from genrec_fast.ops import RelativeTimeBias, jagged_attention
 
-__all__ = ["HSTULayer", "HSTULayerConfig", "RelativeBias"]
+__all__ = ["HSTULayer", "HSTULayerConfig", "NormByKind", "RelativeBias"]
+
+
+_KINDS, _ITEM = 4, 1  # kinds of tokens, and the one that an item is
 
 
 class RelativeBias(nn.Module):
@@ -59,12 +62,40 @@ class HSTULayerConfig:
     attention: Literal["silu", "softmax"] = "silu"  # what makes weights of the scores
     activate: Literal["all", "gate"] = "all"  # silu over u, v, q, k (the paper), or over the gate alone (production)
     norm: Literal["layer", "group"] = "layer"  # of what was attended: over all heads, or per head
+    norms_by_kind: bool = field(default=False, metadata={"absent": False})  # weights of their own per kind of token
     epsilon: float = field(default=1e-6, metadata={"absent": 1e-5})  # of the norms; before it was a setting, 1e-5
     alpha: float | None = 1.0  # factor of the scores; None: 1 / sqrt(qk_dim) (production)
     rotary: bool = False  # turn queries and keys by their positions
     max_attn_len: int = 0  # tokens a query looks back at most; 0: all
     dropout: float = 0.2  # rate, on the input and on what goes into each output projection
     attention_dropout: float = 0.0  # rate, on the weights of the attention
+
+
+class NormByKind(nn.ModuleList):
+    """A layer norm whose weights and biases are of the token's kind (``Packing.kinds``).
+
+    Args:
+        width: channels D.
+        epsilon: of the norms.
+
+    Source: MTGR (arXiv:2505.18654), group layer normalisation.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__(nn.LayerNorm(width, eps=epsilon) for _ in range(_KINDS))
+        self.width, self.epsilon = width, epsilon
+
+    def forward(self, x: Tensor, kinds: Tensor | None) -> Tensor:
+        """``x [E, D]`` of ``kinds [E]`` -> ``[E, D]``."""
+        kinds = torch.full((len(x),), _ITEM, device=x.device) if kinds is None else kinds
+        norms = [norm for norm in self if isinstance(norm, nn.LayerNorm)]
+        weights, biases = torch.stack([norm.weight for norm in norms]), torch.stack([norm.bias for norm in norms])
+        return F.layer_norm(x, (self.width,), eps=self.epsilon) * weights[kinds] + biases[kinds]
+
+
+def _normed(norm: nn.Module, x: Tensor, rows: Packing) -> Tensor:
+    out: Tensor = norm(x, rows.kinds) if isinstance(norm, NormByKind) else norm(x)
+    return out
 
 
 class HSTULayer(nn.Module):
@@ -92,10 +123,16 @@ class HSTULayer(nn.Module):
         self.config = config
         self.num_heads, self.qk_dim, self.v_dim = config.num_heads, config.qk_dim, config.v_dim
         inner, epsilon = config.num_heads * config.v_dim, config.epsilon
-        self.input_norm = nn.LayerNorm(config.width, eps=epsilon)
+        if config.norms_by_kind and config.norm == "group":
+            raise InvalidValueError("HSTULayer: norm must be 'layer' with norms_by_kind, got 'group'")
+        self.input_norm: nn.Module = (
+            NormByKind(config.width, epsilon) if config.norms_by_kind else nn.LayerNorm(config.width, eps=epsilon)
+        )
         self.uvqk = nn.Linear(config.width, 2 * config.num_heads * (config.qk_dim + config.v_dim))
-        self.attention_norm = (
-            nn.LayerNorm(inner, eps=epsilon)
+        self.attention_norm: nn.Module = (
+            NormByKind(inner, epsilon)
+            if config.norms_by_kind
+            else nn.LayerNorm(inner, eps=epsilon)
             if config.norm == "layer"
             else nn.GroupNorm(config.num_heads, inner, eps=epsilon)
         )
@@ -107,7 +144,7 @@ class HSTULayer(nn.Module):
         """``x [E, D]``, end to end -> ``[E, D]``; ``layer``: under which number ``rows.past`` knows this one."""
         c = self.config
         gates, keyed = self.num_heads * self.v_dim, self.num_heads * self.qk_dim
-        mixed = self.uvqk(self.input_norm(x))
+        mixed = self.uvqk(_normed(self.input_norm, x, rows))
         if c.activate == "all":
             mixed = F.silu(mixed)
         u, v, q, k = mixed.split([gates, gates, keyed, keyed], 1)
@@ -136,6 +173,6 @@ class HSTULayer(nn.Module):
             seed=int(torch.randint(2**62, ())) if rate else None,  # from torch's generator
             kv_offsets=rows.kv_offsets,
         )
-        gated = u * self.attention_norm(attended.reshape(-1, gates))
+        gated = u * _normed(self.attention_norm, attended.reshape(-1, gates), rows)
         out: Tensor = x + self.out(self.dropout(gated))
         return out

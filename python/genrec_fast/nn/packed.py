@@ -42,6 +42,7 @@ class Packing:
         query_timestamps: int64 ``[E]``: when each token's successor is asked for; with ``timestamps``.
         past: what is known of these rows already; ``None``: nothing.
         kv_offsets: int64 ``[B + 1]`` of the whole rows; ``None``: as ``offsets``.
+        kinds: int64 ``[E]``: what each token is, in [0, 4): context, item, action, candidate; ``None``: all are items.
     """
 
     offsets: Tensor
@@ -53,6 +54,7 @@ class Packing:
     query_timestamps: Tensor | None = None
     past: Past | None = None
     kv_offsets: Tensor | None = None
+    kinds: Tensor | None = None
 
 
 def row_positions(offsets: Tensor, first: Tensor | None = None) -> Tensor:

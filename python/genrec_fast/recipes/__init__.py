@@ -9,6 +9,7 @@ from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.dsi import dsi
+from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hstu import hstu
@@ -17,6 +18,7 @@ from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
@@ -36,6 +38,7 @@ __all__ = [
     "cobra",
     "cost",
     "dsi",
+    "genrank",
     "get",
     "grid",
     "gru4rec",
@@ -45,6 +48,7 @@ __all__ = [
     "letter",
     "liger",
     "marius",
+    "mtgr",
     "names",
     "pinrec",
     "rpg",
@@ -66,6 +70,7 @@ _ALL = (
     car,
     cost,
     dsi,
+    genrank,
     grid,
     gru4rec,
     hstu,
@@ -73,6 +78,7 @@ _ALL = (
     kuaiformer,
     liger,
     marius,
+    mtgr,
     pinrec,
     rpg,
     letter,
