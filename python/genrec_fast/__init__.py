@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         BidirectionalConfig,
         CausalConfig,
         CobraConfig,
+        DiscRecConfig,
         GRUConfig,
         HSTUConfig,
         ItemInputsConfig,
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
         RQKMeansConfig,
         RQVAEConfig,
         TagSupervisionConfig,
+        UniquenessConfig,
     )
     from genrec_fast.training import train
 
@@ -138,6 +140,7 @@ __all__ = [
     "CountingConfig",
     "DataError",
     "Decoder",
+    "DiscRecConfig",
     "DivergedError",
     "DiverseBeamConfig",
     "DiversityConfig",
@@ -203,6 +206,7 @@ __all__ = [
     "TrainConfig",
     "TransitionsConfig",
     "Trie",
+    "UniquenessConfig",
     "UnlockedFolderWarning",
     "UnsupportedError",
     "UserCache",
@@ -226,6 +230,8 @@ _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "toke
 _HOMES = {
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
+    "DiscRecConfig": "genrec_fast.backbones",
+    "UniquenessConfig": "genrec_fast.tokenizers",
     "ItemInputsConfig": "genrec_fast.backbones",
     "BidirectionalConfig": "genrec_fast.backbones",
     "CausalConfig": "genrec_fast.backbones",

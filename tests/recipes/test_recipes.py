@@ -27,6 +27,15 @@ def reads_times(model):
     return getattr(model.backbone, "reads_times", False)
 
 
+class Tagged(Dataset):
+    """A dataset whose catalog has categories of two levels."""
+
+    @property
+    def catalog(self):
+        words = [[f"kind {number % 3}", f"sort {number % 7}"] for number in range(self.num_items)]
+        return dataclasses.replace(super().catalog, categories=words)
+
+
 def small(recipe):
     """The recipe with its own kinds of parts, in sizes that train within a second."""
     sizes = {"codebook_sizes": (8, 8), "steps": 40, "rotations": 2, "hidden_sizes": (16,), "latent_dim": 8}
@@ -46,10 +55,12 @@ def test_the_registry():
         "cobra",
         "car",
         "cost",
+        "discrec",
         "dsi",
         "genrank",
         "grid",
         "gru4rec",
+        "hid_vae",
         "hstu",
         "hstu_ranking",
         "kuaiformer",
@@ -128,8 +139,7 @@ def test_the_settings_that_deviations_speak_of():
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
-    data = Shop(80).dataset(60)
-    recipe = recipes.get(name)
+    data, recipe = Tagged(**vars(Shop(80).dataset(60))), recipes.get(name)
     if recipe.name in RANKING:
         events = data.interactions
         rated = torch.stack([events.items.values % 2 == 0, events.items.values % 6 == 0], 1)

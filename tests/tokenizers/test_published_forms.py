@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.recipes import cost, letter
 from genrec_fast.tokenizers.regularisers import (
@@ -13,6 +16,7 @@ from genrec_fast.tokenizers.regularisers import (
     ContrastiveConfig,
     DiversityConfig,
     FitContext,
+    UniquenessConfig,
 )
 
 
@@ -96,6 +100,22 @@ def test_cost_tells_items_apart_by_cosines():
         )
         total = total - scores[item] + scores.logsumexp(0)
     agree(term(batch), total / 4, batch.reconstruction)
+
+
+def test_hid_vae_pushes_items_of_equal_codes_apart():
+    batch = coded_batch(2, 4)  # codes 0, 1, 0, 1: the pairs are (0, 2) and (1, 3)
+    latent = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    batch = dataclasses.replace(batch, latent=latent)
+    term = UniquenessConfig(margin=0.5).build(context())
+    cosine = torch.nn.functional.cosine_similarity
+    pairs = [(cosine(latent[a], latent[b], dim=0) - 0.5).relu() for a, b in ((0, 2), (1, 3))]
+    assert float(pairs[0].detach()) > 0
+    assert float(pairs[1].detach()) == 0
+    agree(term(batch), (pairs[0] + pairs[1]) / 2, latent)
+    alone = dataclasses.replace(batch, codes=torch.arange(4)[:, None])
+    assert float(term(alone).detach()) == 0.0
+    with pytest.raises(InvalidValueError, match=r"margin must be in \[-1, 1\), got 1"):
+        UniquenessConfig(margin=1.0)
 
 
 def test_the_recipes_have_these_terms():

@@ -3,6 +3,7 @@
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
+from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
@@ -26,6 +27,8 @@ __all__ = [
     "CausalConfig",
     "Cobra",
     "CobraConfig",
+    "DiscRec",
+    "DiscRecConfig",
     "GRUConfig",
     "HSTUConfig",
     "ItemInputsConfig",

@@ -17,6 +17,7 @@ from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
@@ -175,13 +176,28 @@ class T5(nn.Module):
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
         tokens, offsets = self._tokens(batch)
-        x = self.dropout(self._embed(batch, tokens))
+        x = self.dropout(self._read(self._embed(batch, tokens), offsets))
         packing = Packing(offsets, row_positions(offsets), self.longest)
         bias = self.encoder_bias()
         for number, layer in enumerate(self.encoder):
             assert isinstance(layer, _Layer)
             x = layer.feed(layer.attend(x, packing, bias, number, causal=False))
         return self.dropout(self.encoder_norm(x)), offsets
+
+    def _read(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """Embeddings ``[T, D]`` of the histories' tokens, as the encoder reads them."""
+        return x
+
+    def _written(self, x: Tensor, rows: Packing) -> Tensor:
+        """Embeddings ``[R, D]`` of what is written, as the decoder reads them."""
+        return x
+
+    first_layer = 0
+    """under which number a search knows what the decoder's first layer left: before it stand those of ``_written``"""
+
+    def _native(self) -> NativeEngine | None:
+        """The engine that runs a search in torch's place, where there is one."""
+        return native_t5(self, T5)
 
     def _over(self, queries: Tensor, offsets: Tensor) -> Packing:
         """Rows of queries, equally many for each user, over the users' histories."""
@@ -213,8 +229,8 @@ class T5(nn.Module):
         starts = torch.tensor(self.level_offsets[: num_levels - 1], dtype=torch.int64, device=device)
         before = batch.target_codes[:, :-1] + starts
         start = torch.full((len(batch), 1), self.start_token, device=device)
-        x = self.dropout(self.tokens(torch.cat([start, before], 1).flatten()))
         rows, bias = equal_rows(len(batch), num_levels, device), self.decoder_bias()
+        x = self.dropout(self._written(self.tokens(torch.cat([start, before], 1).flatten()), rows))
         over = self._over(x, offsets)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
@@ -226,7 +242,7 @@ class T5(nn.Module):
 
     def prefill(self, batch: Batch) -> Session:
         """Encodes each history once and projects its keys and values once."""
-        engine = native_t5(self, T5)
+        engine = self._native()
         if engine is not None and len(batch):
             start = Jagged.from_rows([[self.start_token]] * len(batch))
             spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))
@@ -255,9 +271,10 @@ class T5(nn.Module):
         """Each row of a beam, and the beams of a user as the queries of one row over the history that they share."""
         assert offsets is not None
         over, bias = self._over(x, offsets), self.decoder_bias()
+        x = self._written(x, rows)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
-            x = layer.attend(x, rows, bias, number, causal=True)
+            x = layer.attend(x, rows, bias, self.first_layer + number, causal=True)
             x = layer.feed(layer.attend_cross(x, *prompts[number], over))
         normed: Tensor = self.decoder_norm(x)
         return normed

@@ -8,10 +8,12 @@ from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
 from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
+from genrec_fast.recipes.hid_vae import hid_vae
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
@@ -37,11 +39,13 @@ __all__ = [
     "car",
     "cobra",
     "cost",
+    "discrec",
     "dsi",
     "genrank",
     "get",
     "grid",
     "gru4rec",
+    "hid_vae",
     "hstu",
     "hstu_ranking",
     "kuaiformer",
@@ -69,10 +73,12 @@ _ALL = (
     cobra,
     car,
     cost,
+    discrec,
     dsi,
     genrank,
     grid,
     gru4rec,
+    hid_vae,
     hstu,
     hstu_ranking,
     kuaiformer,

@@ -27,6 +27,7 @@ from genrec_fast.tokenizers.regularisers import (
     CoOccurrenceConfig,
     DiversityConfig,
     TagSupervisionConfig,
+    UniquenessConfig,
 )
 from genrec_fast.tokenizers.report import LevelReport, Report, report
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
@@ -66,6 +67,7 @@ __all__ = [
     "Resolved",
     "TagSupervisionConfig",
     "Tokenizer",
+    "UniquenessConfig",
     "add_dedup_level",
     "balanced_assignment",
     "collaborative_vectors",

@@ -4,6 +4,7 @@ from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Reg
 from genrec_fast.tokenizers.regularisers.collaborative import AlignmentConfig, CoOccurrenceConfig
 from genrec_fast.tokenizers.regularisers.content import ContrastiveConfig, TagSupervisionConfig
 from genrec_fast.tokenizers.regularisers.diversity import DiversityConfig
+from genrec_fast.tokenizers.regularisers.uniqueness import UniquenessConfig
 
 __all__ = [
     "AlignmentConfig",
@@ -15,4 +16,5 @@ __all__ = [
     "Regulariser",
     "RegulariserConfig",
     "TagSupervisionConfig",
+    "UniquenessConfig",
 ]
