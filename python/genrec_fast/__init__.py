@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LigerConfig,
         ParallelHeadsConfig,
         PinRecConfig,
+        SeaterConfig,
         SessionsConfig,
         T5Config,
         TimelineConfig,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         NextCodeConfig,
         SampledBCEConfig,
         SampledSoftmaxConfig,
+        TreeRankingConfig,
     )
     from genrec_fast.recipe.batcher import Batcher
     from genrec_fast.recipe.card import register_config
@@ -193,6 +195,7 @@ __all__ = [
     "SampledSoftmaxConfig",
     "ScanCodesConfig",
     "ScanConfig",
+    "SeaterConfig",
     "Session",
     "SessionsConfig",
     "SlowPathWarning",
@@ -205,6 +208,7 @@ __all__ = [
     "TimelineConfig",
     "TrainConfig",
     "TransitionsConfig",
+    "TreeRankingConfig",
     "Trie",
     "UniquenessConfig",
     "UnlockedFolderWarning",
@@ -230,6 +234,8 @@ _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "toke
 _HOMES = {
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
+    "TreeRankingConfig": "genrec_fast.objectives",
+    "SeaterConfig": "genrec_fast.backbones",
     "DiscRecConfig": "genrec_fast.backbones",
     "UniquenessConfig": "genrec_fast.tokenizers",
     "ItemInputsConfig": "genrec_fast.backbones",

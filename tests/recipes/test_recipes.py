@@ -73,6 +73,7 @@ def test_the_registry():
         "rq_vae",
         "sasrec",
         "sasrec_bce",
+        "seater",
         "sessionrec",
         "tbgrecall",
         "tiger",

@@ -10,6 +10,7 @@ from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
+from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
@@ -40,6 +41,8 @@ __all__ = [
     "ParallelHeadsConfig",
     "PinRec",
     "PinRecConfig",
+    "Seater",
+    "SeaterConfig",
     "Sessions",
     "SessionsConfig",
     "T5Config",

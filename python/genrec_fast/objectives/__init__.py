@@ -12,6 +12,7 @@ from genrec_fast.objectives.multi_token import MultiToken, MultiTokenConfig
 from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
 from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
+from genrec_fast.objectives.tree_ranking import TreeRanking, TreeRankingConfig
 
 __all__ = [
     "AllCodes",
@@ -36,6 +37,8 @@ __all__ = [
     "SampledBCEConfig",
     "SampledSoftmax",
     "SampledSoftmaxConfig",
+    "TreeRanking",
+    "TreeRankingConfig",
 ]
 
 register_configs(globals())

@@ -26,6 +26,7 @@ from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
+from genrec_fast.recipes.seater import seater
 from genrec_fast.recipes.sessionrec import sessionrec
 from genrec_fast.recipes.tbgrecall import tbgrecall
 from genrec_fast.recipes.tiger import tiger
@@ -59,6 +60,7 @@ __all__ = [
     "rq_vae",
     "sasrec",
     "sasrec_bce",
+    "seater",
     "sessionrec",
     "tbgrecall",
     "tiger",
@@ -91,6 +93,7 @@ _ALL = (
     rq_vae,
     sasrec,
     sasrec_bce,
+    seater,
     sessionrec,
     tbgrecall,
     tiger,
