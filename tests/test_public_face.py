@@ -80,6 +80,7 @@ def test_the_public_list():
         "RandomConfig",
         "RankConfig",
         "Ranked",
+        "RecGPTConfig",
         "Recipe",
         "Recommender",
         "RerankConfig",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LigerConfig,
         ParallelHeadsConfig,
         PinRecConfig,
+        RecGPTConfig,
         SeaterConfig,
         SessionsConfig,
         T5Config,
@@ -186,6 +187,7 @@ __all__ = [
     "RandomConfig",
     "RankConfig",
     "Ranked",
+    "RecGPTConfig",
     "Recipe",
     "Recommender",
     "RerankConfig",
@@ -234,6 +236,7 @@ _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "toke
 _HOMES = {
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
+    "RecGPTConfig": "genrec_fast.backbones",
     "TreeRankingConfig": "genrec_fast.objectives",
     "SeaterConfig": "genrec_fast.backbones",
     "DiscRecConfig": "genrec_fast.backbones",

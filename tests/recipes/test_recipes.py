@@ -16,7 +16,7 @@ from genrec_fast.evaluation import evaluate
 from genrec_fast.objectives import MultiTaskConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
-from genrec_fast.tokenizers import AtomicConfig
+from genrec_fast.tokenizers import AtomicConfig, FSQConfig
 from genrec_fast.training import train
 from shared.catalogs import sized
 
@@ -39,6 +39,8 @@ class Tagged(Dataset):
 def small(recipe):
     """The recipe with its own kinds of parts, in sizes that train within a second."""
     sizes = {"codebook_sizes": (8, 8), "steps": 40, "rotations": 2, "hidden_sizes": (16,), "latent_dim": 8}
+    if isinstance(recipe.tokenizer, FSQConfig):
+        sizes = {"steps": ((2, 4), (2, 4)), "training_steps": 40}
     tokenizer = None if recipe.tokenizer is None else shrunk(recipe.tokenizer, sizes)
     narrow = {"num_layers": 1, "width": 32, "hidden": 32} if isinstance(recipe.backbone, T5Config) else {}
     return dataclasses.replace(recipe, tokenizer=tokenizer, backbone=dataclasses.replace(recipe.backbone, **narrow))
@@ -70,6 +72,7 @@ def test_the_registry():
         "pinrec",
         "rpg",
         "letter",
+        "recgpt_fsq",
         "rq_vae",
         "sasrec",
         "sasrec_bce",

@@ -10,6 +10,7 @@ from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
+from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
 from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.t5 import T5, T5Config
@@ -41,6 +42,8 @@ __all__ = [
     "ParallelHeadsConfig",
     "PinRec",
     "PinRecConfig",
+    "RecGPT",
+    "RecGPTConfig",
     "Seater",
     "SeaterConfig",
     "Sessions",

@@ -22,6 +22,7 @@ from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.pinrec import pinrec
+from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
 from genrec_fast.recipes.sasrec import sasrec
@@ -56,6 +57,7 @@ __all__ = [
     "mtgr",
     "names",
     "pinrec",
+    "recgpt_fsq",
     "rpg",
     "rq_vae",
     "sasrec",
@@ -90,6 +92,7 @@ _ALL = (
     pinrec,
     rpg,
     letter,
+    recgpt_fsq,
     rq_vae,
     sasrec,
     sasrec_bce,

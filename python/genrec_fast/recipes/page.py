@@ -9,6 +9,23 @@ from genrec_fast.recipes import get, names
 
 __all__ = ["markdown"]
 
+# Published systems that were looked at for a recipe, and what keeps them from one.
+_LEFT_OUT = {
+    "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
+    "would be invented",
+    "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector an "
+    "item; its public code was not read",
+    "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
+    "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
+    "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
+    "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
+    "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
+    "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
+    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
+    "NCI": "a head whose weights are made of the codes before: its public code was read in parts alone",
+    "RecBase": "training on many data sets at once; no more than its abstract was read",
+    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
+}
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
 
 
@@ -39,4 +56,5 @@ def markdown() -> str:
         lines += ["| part | settings |", "|---|---|"]
         lines += [f"| {part} | {_part(getattr(recipe, part))} |" for part in _PARTS]
         lines.append("")
+    lines += ["## Systems without a recipe", "", *(f"- {name}: {why}." for name, why in _LEFT_OUT.items()), ""]
     return "\n".join(lines)
