@@ -20,6 +20,7 @@ from genrec_fast.tokenizers import AtomicConfig, FSQConfig
 from genrec_fast.training import train
 from shared.catalogs import sized
 
+# Those that must be told what users did.
 RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
 
 
@@ -34,6 +35,14 @@ class Tagged(Dataset):
     def catalog(self):
         words = [[f"kind {number % 3}", f"sort {number % 7}"] for number in range(self.num_items)]
         return dataclasses.replace(super().catalog, categories=words)
+
+
+def rated(data, recipe):
+    """The data with what users did, as the recipe's actions name it."""
+    events = data.interactions
+    done = torch.stack([events.items.values % 2 == 0, events.items.values % 6 == 0], 1)
+    events = dataclasses.replace(events, actions=done, action_names=recipe.objective.actions)
+    return dataclasses.replace(data, interactions=events)
 
 
 def small(recipe):
@@ -60,6 +69,8 @@ def test_the_registry():
         "discrec",
         "dsi",
         "genrank",
+        "gpsd",
+        "gpsd_pretraining",
         "grid",
         "gru4rec",
         "hid_vae",
@@ -155,13 +166,15 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     if name in ("tiger", "liger"):
         parts["backbone"] = dataclasses.replace(recipe.backbone, num_layers=1, width=32, hidden=32)
     model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    if name in RANKING:
+        data = rated(data, recipe)
     train_ = dataclasses.replace(recipe.train, epochs=1, evaluate_beams=10)
     model = train(
         dataclasses.replace(small(recipe), train=train_), data, out=tmp_path, device="cpu", show_progress=False
     )
     test = leave_one_out(data.interactions).test
     histories, times, known = test.histories, {}, {}
-    if name in RANKING:
+    if name in RANKING and recipe.layout.actions != "none":
         with pytest.raises(InvalidValueError, match="batch must have actions, got None"):
             model.recommend(histories, 5)
         known = {"actions": Jagged(test.actions, histories.offsets)}
@@ -178,6 +191,25 @@ def test_a_recipe_trains_saves_loads_and_recommends(name, tmp_path):
     unseen = model.recommend(histories, 5, exclude_seen=True, **times)
     for row, history in zip(unseen.items, histories.rows(), strict=True):
         assert not set(row.tolist()) & set(history.tolist())
+
+
+def test_a_ranking_starts_from_what_predicted_items_and_freezes_them():
+    """GPSD: the second stage has the first one's weights, trains the rest, and leaves every item where it was."""
+    data = rated(Shop(80).dataset(40), recipes.gpsd())
+    first = recipes.gpsd_pretraining()
+    options = {"device": "cpu", "show_progress": False}
+    model = train(dataclasses.replace(first, train=dataclasses.replace(first.train, epochs=1)), data, **options)
+    second = recipes.gpsd()
+    ranking = train(
+        dataclasses.replace(second, train=dataclasses.replace(second.train, epochs=1)), data, start=model, **options
+    )
+    before, after = model.backbone.state_dict(), ranking.backbone.state_dict()
+    assert before.keys() == after.keys()
+    assert torch.equal(before["items.weight"], after["items.weight"])
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"layers.0.uvqk.weight", "action_head.2.weight"} <= moved
+    fresh = train(dataclasses.replace(second, train=dataclasses.replace(second.train, epochs=1)), data, **options)
+    assert not torch.equal(fresh.backbone.items.weight, before["items.weight"])
 
 
 @pytest.mark.parametrize("name", recipes.names())

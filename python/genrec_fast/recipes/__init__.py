@@ -11,6 +11,8 @@ from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
 from genrec_fast.recipes.genrank import genrank
+from genrec_fast.recipes.gpsd import gpsd
+from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
 from genrec_fast.recipes.hid_vae import hid_vae
@@ -45,6 +47,8 @@ __all__ = [
     "dsi",
     "genrank",
     "get",
+    "gpsd",
+    "gpsd_pretraining",
     "grid",
     "gru4rec",
     "hid_vae",
@@ -80,6 +84,8 @@ _ALL = (
     discrec,
     dsi,
     genrank,
+    gpsd,
+    gpsd_pretraining,
     grid,
     gru4rec,
     hid_vae,
