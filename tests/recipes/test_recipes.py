@@ -80,6 +80,7 @@ def test_the_registry():
         "liger",
         "marius",
         "mtgr",
+        "nci",
         "pinrec",
         "rpg",
         "letter",

@@ -8,6 +8,7 @@ from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
+from genrec_fast.backbones.nci import NCI, NCIConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
@@ -22,6 +23,7 @@ from genrec_fast.nn.item_inputs import ItemInputsConfig
 __all__ = [
     "GRU",
     "HSTU",
+    "NCI",
     "T5",
     "Bidirectional",
     "BidirectionalConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "KuaiFormerConfig",
     "Liger",
     "LigerConfig",
+    "NCIConfig",
     "ParallelHeads",
     "ParallelHeadsConfig",
     "PinRec",

@@ -82,7 +82,7 @@ class Liger(T5):
         """See ``CodesAndVectors``; every history must have its one target at its last position."""
         self._require_last(batch)
         states, offsets = self._encode(batch)
-        return self._level_logits(batch, states, offsets), self._vectors(states, offsets)
+        return self._level_logits(self._level_states(batch, states, offsets)), self._vectors(states, offsets)
 
     def embed_targets(self, batch: Batch) -> Tensor:
         """``[B, D]``: of length 1, for the one target of each history."""
@@ -97,9 +97,8 @@ class Liger(T5):
         """``[N, D]``: of length 1."""
         return self.texts.table()
 
-    def prefill(self, batch: Batch) -> Session:
-        """Encodes each history once; torch runs the search."""
-        return self._prefill(batch)
+    def _native(self) -> None:
+        return None
 
     def _vectors(self, states: Tensor, offsets: Tensor) -> Tensor:
         return nn.functional.normalize(states[offsets[1:] - 1].float(), dim=1)

@@ -192,6 +192,10 @@ class T5(nn.Module):
         """Embeddings ``[R, D]`` of what is written, as the decoder reads them."""
         return x
 
+    def _stated(self, x: Tensor, embedded: Tensor, rows: Packing) -> Tensor:
+        """What ``logits`` reads, of the decoder's states ``[R, D]`` and the embeddings of what was written."""
+        return x
+
     first_layer = 0
     """under which number a search knows what the decoder's first layer left: before it stand those of ``_written``"""
 
@@ -208,8 +212,12 @@ class T5(nn.Module):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
+        return self._level_logits(self.level_states(batch))
+
+    def level_states(self, batch: Batch) -> Tensor:
+        """``[B, L, D]``: what ``logits`` makes each level's of, given the true codes before."""
         self._require_last(batch)
-        return self._level_logits(batch, *self._encode(batch))
+        return self._level_states(batch, *self._encode(batch))
 
     @staticmethod
     def _require_last(batch: Batch) -> None:
@@ -221,8 +229,12 @@ class T5(nn.Module):
                 f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
             )
 
-    def _level_logits(self, batch: Batch, states: Tensor, offsets: Tensor) -> list[Tensor]:
-        """``level_logits`` over histories that were read."""
+    def _level_logits(self, states: Tensor) -> list[Tensor]:
+        """``level_logits`` of ``level_states``."""
+        return [self.logits(states[:, level], level) for level in range(states.shape[1])]
+
+    def _level_states(self, batch: Batch, states: Tensor, offsets: Tensor) -> Tensor:
+        """``level_states`` over histories that were read."""
         assert batch.target_codes is not None
         num_levels, device = len(self.codebook_sizes), states.device
         # The dtype is named as a target of one level has no codes before it: torch takes an empty list for floats.
@@ -230,15 +242,16 @@ class T5(nn.Module):
         before = batch.target_codes[:, :-1] + starts
         start = torch.full((len(batch), 1), self.start_token, device=device)
         rows, bias = equal_rows(len(batch), num_levels, device), self.decoder_bias()
-        x = self.dropout(self._written(self.tokens(torch.cat([start, before], 1).flatten()), rows))
+        embedded = self.tokens(torch.cat([start, before], 1).flatten())
+        x = self.dropout(self._written(embedded, rows))
         over = self._over(x, offsets)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
             x = layer.attend(x, rows, bias, number, causal=True)
             x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over))
-        x = self.dropout(self.decoder_norm(x)).view(len(batch), num_levels, self.config.width)
-        return [self.logits(x[:, level], level) for level in range(num_levels)]
+        x = self._stated(self.dropout(self.decoder_norm(x)), embedded, rows)
+        return x.view(len(batch), num_levels, x.shape[1])
 
     def prefill(self, batch: Batch) -> Session:
         """Encodes each history once and projects its keys and values once."""
@@ -247,10 +260,6 @@ class T5(nn.Module):
             start = Jagged.from_rows([[self.start_token]] * len(batch))
             spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))
             return engine.prefill(Jagged(*self._tokens(batch)), start, levels=spans)
-        return self._prefill(batch)
-
-    def _prefill(self, batch: Batch) -> Session:
-        """``prefill``, run by torch."""
         states, offsets = self._encode(batch)
         cross = []
         for layer in self.decoder:
@@ -270,14 +279,13 @@ class T5(nn.Module):
     ) -> Tensor:
         """Each row of a beam, and the beams of a user as the queries of one row over the history that they share."""
         assert offsets is not None
-        over, bias = self._over(x, offsets), self.decoder_bias()
+        over, bias, embedded = self._over(x, offsets), self.decoder_bias(), x
         x = self._written(x, rows)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             x = layer.attend(x, rows, bias, self.first_layer + number, causal=True)
             x = layer.feed(layer.attend_cross(x, *prompts[number], over))
-        normed: Tensor = self.decoder_norm(x)
-        return normed
+        return self._stated(self.decoder_norm(x), embedded, rows)
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:
         """``[R, K_l]``."""

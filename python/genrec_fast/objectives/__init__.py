@@ -3,6 +3,7 @@
 from genrec_fast.base.config import register_configs
 from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
+from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCodeConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
@@ -19,6 +20,8 @@ __all__ = [
     "AllCodesConfig",
     "CodesAndVectors",
     "CodesAndVectorsConfig",
+    "ConsistentCode",
+    "ConsistentCodeConfig",
     "Counting",
     "CountingConfig",
     "FullSoftmax",

@@ -23,6 +23,7 @@ from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
+from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
@@ -60,6 +61,7 @@ __all__ = [
     "marius",
     "mtgr",
     "names",
+    "nci",
     "pinrec",
     "recgpt_fsq",
     "rpg",
@@ -95,6 +97,7 @@ _ALL = (
     liger,
     marius,
     mtgr,
+    nci,
     pinrec,
     rpg,
     letter,
