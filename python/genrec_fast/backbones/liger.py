@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import row_positions
