@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    started = environment()  # the tree may change while a long run goes on
     model = gf.load(chosen.model)
     histories = gf.data.leave_one_out(gf.data.load(chosen.data).interactions).test.histories
     order = torch.randperm(len(histories), generator=torch.Generator().manual_seed(0))
@@ -135,7 +136,7 @@ def main() -> None:
         runs.append(measured(model, chosen_users(), users_per_batch))
         lines.append(table(runs[-1], users_per_batch, levels))
         print(lines[-1], flush=True)
-    text = "\n".join([*lines, "", shares(torch.cat(runs[-1][0].rows)), "", where(environment())])
+    text = "\n".join([*lines, "", shares(torch.cat(runs[-1][0].rows)), "", where(started)])
     print(text)
     if chosen.write is not None:
         written(chosen.write, text)

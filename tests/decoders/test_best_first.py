@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import genrec_fast as gf
+from genrec_fast.base.batch import Question
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig, BestFirstConfig
 from genrec_fast.decoders.base import Parts, run
+from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, filter_of
+from genrec_fast.nn.engine.plan import BestFirstPlan
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
 
@@ -174,6 +177,35 @@ def test_networks_give_the_answers_of_an_exact_beam_search(name, normalize, engi
                 assert torch.equal(found.items, wanted.items)
                 torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-5)
             assert bool(found.exact.all())
+
+
+@pytest.mark.parametrize("normalize", ["all", "valid"])
+@pytest.mark.parametrize("name", ["marius", "tiger"])
+def test_one_call_is_what_the_rounds_are(name, normalize):
+    """Items, scores, bounds and rows of the network, whatever the budget and the filter."""
+    model = recommender(name, BestFirstConfig(normalize=normalize))
+    batch, trie = model.batch(Question(Jagged.from_rows(HISTORIES))), model.trie
+    allowed = torch.rand(5, 90, generator=torch.Generator().manual_seed(2)) < 0.4
+    for budget in (None, 0, 5, 40):
+        for k in (1, 6, 95):
+            for filtered in (None, allowed):
+                query = Query(k=k, allowed=filtered)
+                plan = BestFirstPlan(k, budget, normalize, filter_of(trie, query), least_rows=3, share=2)
+                with torch.inference_mode(), model.answering():
+                    session = model.backbone.prefill(batch)
+                    passes = [kind(session, 5, trie, query, plan) for kind in (BestFirstCalls, BestFirstPass)]
+                    one, other = (run(running) for running in passes)
+                assert_same_answers(one, other)
+                assert torch.equal(one.bound, other.bound)
+                assert torch.equal(passes[0].expanded, passes[1].expanded)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    model = recommender("marius", BestFirstConfig(normalize="valid", num_beams=7))
+    model.save(tmp_path)
+    again = gf.load(tmp_path)
+    assert again.decoder.config == BestFirstConfig(normalize="valid", num_beams=7)
+    assert_same_answers(again.recommend(HISTORIES, 5), model.recommend(HISTORIES, 5))
 
 
 def test_a_prefix_of_one_item_is_certain_at_no_cost():

@@ -108,7 +108,7 @@ class RandomTree:
     searches_best_first = False
 
     def best_first(self, trie, plan, users, width):
-        raise NotImplementedError
+        return None
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class _One:
     layers: Layers
     offsets: Tensor
     hidden: Tensor
-    tables: tuple[Tensor | None, ...]
+    tables: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
     cache: Tensor
     chain: list[Tensor] = field(default_factory=list)  # one row each
 
