@@ -186,7 +186,7 @@ def test_one_call_is_what_the_rounds_are(name, normalize):
     model = recommender(name, BestFirstConfig(normalize=normalize))
     batch, trie = model.batch(Question(Jagged.from_rows(HISTORIES))), model.trie
     allowed = torch.rand(5, 90, generator=torch.Generator().manual_seed(2)) < 0.4
-    for budget in (None, 0, 5, 40):
+    for budget in (None, 1, 5, 40):
         for k in (1, 6, 95):
             for filtered in (None, allowed):
                 query = Query(k=k, allowed=filtered)

@@ -62,8 +62,9 @@ class BestFirst {
           " columns");
     check(0 <= args.first_user && args.first_user <= args.last_user && args.last_user <= search_.num_users, op,
           ": users must be a range of ", search_.num_users, ", got ", args.first_user, " to ", args.last_user);
-    check(args.k >= 1 && args.budget >= 0 && args.least >= 1 && args.share >= 1, op,
-          ": k, least and share must be at least 1, got ", args.k, ", ", args.least, " and ", args.share);
+    check(args.k >= 1 && args.budget >= 1 && args.least >= 1 && args.share >= 1, op,
+          ": k, budget, least_rows and share must be at least 1, got ", args.k, ", ", args.budget, ", ", args.least,
+          " and ", args.share);
     levels_ = search_.trie.num_levels;
     if (args.leaf.bases) check_packed(op, "leaf", args.leaf, search_.trie.levels[levels_ - 1].num_edges);
     for (int level = 0; level < levels_; ++level) {

@@ -91,7 +91,7 @@ def transformer_best_first(
         width: M, at least k: rows that are returned; more are found where scores are equal (``cut``).
         first_user: the first of the B who is searched.
         last_user: and the one before whom the search ends; ``None``: B.
-        budget: rows of the network that each user may take.
+        budget: rows of the network that each user may take, at least 1.
         least_rows: rows of a user in one round, at least, where he has as many open prefixes.
         share: and at least as many as he took before, divided by this.
         normalize: "all": log-softmax over the vocabulary; "codes": over the codes of the level; "valid": over those
@@ -135,7 +135,7 @@ def transformer_best_first(
         raise InvalidValueError(
             f"{op}: first_user and last_user must be a range of {count} users, got {first} to {last}"
         )
-    budget = whole_number(op, "budget", budget, 0, 2**62)
+    budget = whole_number(op, "budget", budget, 1, 2**62)
     least_rows, share = whole_number(op, "least_rows", least_rows), whole_number(op, "share", share)
     choice(op, "normalize", normalize, ("all", "codes", "valid"))
     scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
