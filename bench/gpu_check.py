@@ -363,6 +363,26 @@ def kmeans_step() -> Iterator[Line]:
     yield Line("kmeans_step", "1M x 128, 256 centroids", *times, "torch addmm, max, index_add", "3x")
 
 
+@row("topk_inner_product")
+def topk_inner_product() -> Iterator[Line]:
+    """The 100 best of a million items of 64; torch writes all scores in float32 and selects."""
+    from genrec_fast.ops import topk_inner_product as topk
+
+    generator = torch.Generator().manual_seed(0)
+    table, queries = torch.randn(1_000_000, 64, generator=generator), torch.randn(256, 64, generator=generator)
+    there = table.cuda()
+    for found, expected in zip(topk(queries[:16].cuda(), there, 100), topk(queries[:16], table, 100), strict=True):
+        assert found.cpu().equal(expected), "other items than the CPU's"
+    for count in (1, 16, 256):
+        x = queries[:count].cuda()
+
+        def rival(x=x) -> torch.Tensor:
+            return (x @ there.T).topk(100, dim=1).indices
+
+        times = microseconds(graphed(lambda x=x: topk(x, there, 100))), microseconds(graphed(rival))
+        yield Line("topk_inner_product", f"{count} of 1M x 64, k 100", *times, "torch product and topk", "2x")
+
+
 def machine() -> dict[str, str]:
     """What ran, and on what."""
     commit = subprocess.run(

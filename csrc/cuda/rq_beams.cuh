@@ -148,7 +148,7 @@ struct BeamEncoder {
     for (int b = 0; b < beams; b += 2) {
       const int mine = b + lane_of() / 16 < beams ? b + lane_of() / 16 : b;
       const double squares = beam(row, mine).dot(nullptr);
-      if (lane_of() % 16 == 0) held.own[row * held.num_beams + mine] = 0.5 * squares;
+      if (lane_of() % 16 == 0 && mine == b + lane_of() / 16) held.own[row * held.num_beams + mine] = 0.5 * squares;
     }
     __syncwarp();
   }
@@ -183,7 +183,7 @@ struct BeamEncoder {
         for (int i = 0; i < number; i += 2) {
           const int mine = i + lane / 16 < number ? i + lane / 16 : i;
           const double score = exact_score(row, list[mine]);
-          if (lane % 16 == 0) exact[mine] = score;
+          if (lane % 16 == 0 && mine == i + lane / 16) exact[mine] = score;
         }
         __syncwarp();
         return number;
@@ -192,7 +192,7 @@ struct BeamEncoder {
     for (int i = 0; i < pairs; i += 2) {
       const int mine = i + lane / 16 < pairs ? i + lane / 16 : i;
       const double score = exact_score(row, mine);
-      if (lane % 16 == 0) scores[mine] = score;
+      if (lane % 16 == 0 && mine == i + lane / 16) scores[mine] = score;
     }
     __syncwarp();
     const double bar = value_of(lowest_bar(scores, pairs, keep));

@@ -78,7 +78,7 @@ DEVICE_INLINE void find_bar(const Search& search) {
     const unsigned middle = low + (high - low) / 2 + 1;
     int own = 0;
     for (Offset g = threadIdx.x; g < search.groups; g += blockDim.x)
-      own += ordered(search.least(b, g)) >= middle ? 1 : 0;
+      own += ordered(search.least[b * search.groups + g]) >= middle ? 1 : 0;
     const int reach = sum_of_block(own, parts);
     if (reach >= wanted)
       low = middle;
@@ -98,6 +98,7 @@ DEVICE_INLINE void score_groups(const Search& search, const typename Element::Ty
   const int own = static_cast<int>(threadIdx.x);
   const Offset first = search.groups * blockIdx.y / search.parts, end = search.groups * (blockIdx.y + 1) / search.parts;
   Key* keys = search.keys + list * search.capacity;
+  const float bar = search.bars[b];
   Key limit = ~static_cast<Key>(0);  // what is not below is not among the best k
   if (own == 0) count = 0;
   __syncthreads();
@@ -120,7 +121,7 @@ DEVICE_INLINE void score_groups(const Search& search, const typename Element::Ty
   };
 
   for (Offset from = search.is_wrong(b) ? end : first; from < end; from += threads) {
-    const bool mine = from + own < end && search.may_reach(b, from + own);
+    const bool mine = from + own < end && search.may_reach(b, from + own, bar);
     int number = 0;
     const int place = place_in_block(mine, number, parts);
     if (mine) listed[place] = own;
@@ -135,8 +136,9 @@ DEVICE_INLINE void score_groups(const Search& search, const typename Element::Ty
         const Item<Element> row{table + there * search.depth, search.depth};
         double score = rq::defined_dot(row, search.depth, search.queries + b * search.depth);
         if (search.bias) score += static_cast<double>(search.bias[there]);
-        const Key key = key_of(static_cast<float>(score), there);
-        if (own % 16 != 0 || item != there || !(static_cast<float>(score) > -rq::infinity()) || key >= limit) continue;
+        const float rounded = static_cast<float>(score);
+        const Key key = key_of(rounded, there);
+        if (own % 16 != 0 || item != there || !(rounded > -rq::infinity() && rounded >= bar) || key >= limit) continue;
         if (!search.is_allowed(b, item) || search.is_excluded(b, item)) continue;
         keys[atomicAdd(&count, 1)] = key;
       }

@@ -17,7 +17,7 @@ struct Search {                   // python/genrec_fast/ops/_cuda_topk.py writes
   const unsigned char* allowed;   // query b may find item n where allowed[b allowed_stride + n]; null: all
   const Offset* exclude_offsets;  // [num_queries + 1], or null; -1 everywhere where they break their rules
   const Offset* exclude;          // ascending in each row; num_items stands for an item that is not there
-  float* best;                    // [num_queries, groups]
+  float* least;                   // [num_queries, groups]: what the best item has at least, as defined
   float4* bounds;                 // [groups]: lengths of items and of what rounding took, and |bias|, not below
   float* bars;                    // [num_queries]
   unsigned* wrong;                // not 0: the table or the bias is not finite
@@ -58,15 +58,10 @@ struct Search {                   // python/genrec_fast/ops/_cuda_topk.py writes
                     items.x * query.y + 8.0f * rq::unit * (items.x * query.x + items.z) +
                     2.4e-38f * count * (1.0f + items.x + query.x));
   }
-  // What the group's best item has at least.
-  DEVICE_INLINE float least(Offset b, Offset g) const {
-    const float off = error(b, g);
-    return off < rq::infinity() ? best[b * groups + g] - off : -rq::infinity();
-  }
-  // Whether an item of the group may reach the bar.
-  DEVICE_INLINE bool may_reach(Offset b, Offset g) const {
-    const float off = error(b, g), score = best[b * groups + g];
-    return !(off < rq::infinity()) || (score > -rq::infinity() && score + off >= bars[b]);
+  // Whether an item of the group may reach the bar; where no item is allowed, none does.
+  DEVICE_INLINE bool may_reach(Offset b, Offset g, float bar) const {
+    const float off = error(b, g), least_of_best = least[b * groups + g];
+    return !(off < rq::infinity()) || (least_of_best > -rq::infinity() && least_of_best + 2.0f * off >= bar);
   }
 };
 
@@ -155,6 +150,7 @@ struct Products {
       bias = fmaxf(bias, __shfl_xor_sync(all_lanes, bias, step));
     }
     if (slot % 32 == 0 && group() < search.groups) search.bounds[group()] = {norm, lost, bias, 0.0f};
+    __syncwarp();
   }
 
   // A tile's scores, [items, queries]: the best of the warp's items for each query.
@@ -196,7 +192,9 @@ struct Products {
 #pragma unroll
     for (int c = 0; c < columns / 8; ++c) {
       const int query = rq::code_of((column + c) / 2, (column + c) % 2);
-      if (query < here) search.best[(begin + query) * search.groups + group()] = best[c];
+      if (query >= here) continue;
+      const float off = search.error(begin + query, group());
+      search.least[(begin + query) * search.groups + group()] = off < rq::infinity() ? best[c] - off : -rq::infinity();
     }
   }
 };

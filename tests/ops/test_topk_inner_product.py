@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.ops import topk_inner_product
+from genrec_fast.ops import _cuda_topk, topk_inner_product
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as twin
 from shared.isas import every_isa
 
@@ -253,6 +253,15 @@ def test_a_card_and_the_best_items_excluded(card):
     assert_card_like_twin(card, x, table, 10, exclude=exclude)
     allowed = torch.ones(3, 2500, dtype=torch.bool).scatter(1, best, False)
     assert_card_like_twin(card, x, table, 10, allowed=allowed, exclude=exclude)
+
+
+def test_a_card_answers_many_queries_part_by_part(card, monkeypatch):
+    monkeypatch.setattr(_cuda_topk, "_GROUP_BYTES", 1)
+    x, table, generator = case("integers", 129, 50, 5, 1)
+    exclude = Jagged.from_rows([torch.arange(row % 7) * 3 for row in range(129)])
+    allowed = torch.rand(129, 50, generator=generator) < 0.7
+    assert_card_like_twin(card, x, table, 4, allowed=allowed, exclude=exclude)
+    assert_card_like_twin(card, x, table, 4, allowed=allowed[0])
 
 
 @pytest.mark.parametrize("kind", ["near", "equal"])

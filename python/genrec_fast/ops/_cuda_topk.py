@@ -15,7 +15,8 @@ __all__ = ["excluded", "search"]
 _GROUP, _ROWS = 32, 128  # items of a group, and of a block
 _SLOT_BYTES = _ROWS * (3 * 4 + 1)  # Slots of topk_products.cuh
 _MANY_GROUPS = 4096  # from here on a block of 1,024 threads looks for a bar
-_PARTS, _PART_BLOCKS = 64, 256  # of the groups that are scored: at most, and blocks that share a card
+_PARTS, _PART_BLOCKS = 64, 2048  # of the groups that are scored: at most, and blocks that share a card
+_GROUP_BYTES = 256 << 20  # of what is kept of the groups: more queries are answered one part after the other
 
 
 class _Search(ctypes.Structure):
@@ -23,7 +24,7 @@ class _Search(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "rounded", "lengths", "bias", "allowed", "exclude_offsets")),
-        *((name, ctypes.c_void_p) for name in ("exclude", "best", "bounds", "bars", "wrong", "keys", "counts")),
+        *((name, ctypes.c_void_p) for name in ("exclude", "least", "bounds", "bars", "wrong", "keys", "counts")),
         ("sorted", ctypes.c_void_p),
         *((name, ctypes.c_longlong) for name in ("num_queries", "num_items", "groups", "k", "parts", "capacity")),
         *((name, ctypes.c_longlong) for name in ("places", "allowed_stride")),
@@ -54,8 +55,8 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """See ``ops.topk_inner_product``.
 
-    Memory: 4 bytes per query and 32 items, and about 24 k per query; where a few queries are answered by several blocks
-    each, 16 k per block.
+    Memory: 4 bytes per query and 32 items, 256 MiB at most for more than 128 queries, and 8 (2 k + 64) bytes for each
+    block that scores for a query (2048 for all, 64 for one at most).
     """
     queries, table = queries.float().contiguous(), table.contiguous()
     (count, depth), num_items = queries.shape, len(table)
@@ -64,6 +65,15 @@ def search(
     if count == 0 or num_items == 0:
         return queries.new_full((count, k), -torch.inf), ids.new_full((count, k), -1)
     groups, padded = -(-num_items // _GROUP), -(-depth // 16) * 16
+    at_once = max(_ROWS, _GROUP_BYTES // (4 * groups))
+    if count > at_once:
+        found = []
+        for first in range(0, count, at_once):
+            some = slice(first, first + at_once)
+            own = None if exclude_offsets is None else exclude_offsets[first : first + at_once + 1]
+            rows = allowed if allowed is None or len(allowed) == 1 else allowed[some]
+            found.append(search(queries[some], table, k, bias, rows, exclude_ids, own))
+        return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found])
     parts = max(1, min(_PARTS, _PART_BLOCKS // count, groups // _PARTS))
     capacity = min(2 * kept + 2 * _GROUP, (groups // parts + 2) * _GROUP)
     places = 1 << (kept - 1).bit_length()
