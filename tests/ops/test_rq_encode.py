@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.ops import _rq_levels
 from genrec_fast.ops._registry import core
 from genrec_fast.ops.reference.rq_encode import half_norms, scores
 from genrec_fast.ops.reference.rq_encode import rq_encode as twin
@@ -385,3 +386,14 @@ def test_a_card_takes_so_many_levels(card):
     assert_card_like_twin(card, x.cpu(), [book.cpu() for book in books[:256]])
     with pytest.raises(UnsupportedError, match="codebooks must have at most 256 levels on a card, got 257"):
         rq_encode(x, books)
+
+
+@pytest.mark.parametrize("width", [5, 130])
+def test_a_block_of_a_card_goes_on_with_other_rows(card, monkeypatch, width):
+    monkeypatch.setattr(_rq_levels, "MOST_BLOCKS", 1)
+    x, books = vectors(140, width), [vectors(9, width, seed=1), vectors(4, width, seed=2)]
+    x[3] = torch.nan  # and the next row in its place has codes
+    wanted = torch.where(torch.arange(140)[:, None] == 3, -1, twin(x, books))
+    codes = rq_encode(x.to(card), [book.to(card) for book in books])
+    assert codes.cpu().equal(wanted)
+    assert_card_like_twin(card, x[4:], books, 3)

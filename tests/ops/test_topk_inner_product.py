@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import genrec_fast as gf
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.ops import _cuda_topk, topk_inner_product
+from genrec_fast.ops import _cuda_topk, _rq_levels, topk_inner_product
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as twin
 from shared.isas import every_isa
 
@@ -253,6 +253,13 @@ def test_a_card_and_the_best_items_excluded(card):
     assert_card_like_twin(card, x, table, 10, exclude=exclude)
     allowed = torch.ones(3, 2500, dtype=torch.bool).scatter(1, best, False)
     assert_card_like_twin(card, x, table, 10, allowed=allowed, exclude=exclude)
+
+
+def test_a_block_of_a_card_goes_on_with_other_items(card, monkeypatch):
+    monkeypatch.setattr(_rq_levels, "MOST_BLOCKS", 1)
+    for depth in (5, 130):
+        x, table, _ = case("normal", 3, 300, depth, 1)
+        assert_card_like_twin(card, x, table, 4)
 
 
 def test_a_card_answers_many_queries_part_by_part(card, monkeypatch):
