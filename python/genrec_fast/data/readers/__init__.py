@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -64,8 +65,7 @@ def load(
     if format is not None and format not in FORMATS:
         raise InvalidValueError(f"data.load: format must be one of {', '.join(FORMATS)}, got {format!r}")
     reading = Reading.of(options)
-    if not root.exists():
-        raise DataError(f"data.load: folder must be an existing folder or file, got {str(root)!r}")
+    _check(folder)
     kind, paths = (
         (_kind_of(root, format, reading), [root.resolve()]) if root.is_file() else _look(root, format, reading)
     )
@@ -84,14 +84,33 @@ def load(
     return dataset if reading.k_core is None else k_core(dataset, reading.k_core)
 
 
+def _check(folder: str | os.PathLike[str]) -> None:
+    """Raises unless there is such a folder or a file that lies on a disk: others cannot be read twice."""
+    try:
+        mode = Path(folder).stat().st_mode if os.fspath(folder) else 0
+    except (OSError, ValueError):  # such a name may be too long, or have a zero in it
+        mode = 0
+    if not mode:
+        raise DataError(f"data.load: folder must be an existing folder or file, got {str(folder)!r:.200}")
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise DataError(
+            f"data.load: folder must be a folder or a file on disk, got {str(folder)!r:.200}, which is {kind}; "
+            "write what it gives to a file first"
+        )
+
+
 def _look(root: Path, format: str | None, reading: Reading) -> tuple[str, list[Path]]:
     """The format of a folder, and its files of interactions."""
     if format is None and reading.columns is not None and (paths := tables.find(root) or s3rec.find(root)):
         return "table", paths  # a text, too, where its columns have names
     tried = {name: reader for name, reader in FORMATS.items() if format in (None, name)}
-    for name, reader in tried.items():
-        if paths := reader.find(root):
-            return name, paths
+    try:
+        for name, reader in tried.items():
+            if paths := reader.find(root):
+                return name, paths
+    except OSError as error:
+        raise DataError(f"data.load: {root} cannot be read: {error.strerror}") from error
     wanted = "; ".join(f"{name}: {reader.LOOKS_FOR}" for name, reader in tried.items())
     there = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
     raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -53,7 +53,11 @@ def read_actions(actions: Sequence[str], numbers: Callable[[str], Sequence[float
 
 def _parsed(actions: Sequence[str]) -> list[tuple[str, str, float]]:
     """Column, comparison and limit of each rule."""
-    if isinstance(actions, str) or not all(isinstance(rule, str) for rule in actions):
+    if (
+        isinstance(actions, str)
+        or not isinstance(actions, Collection)
+        or not all(isinstance(rule, str) for rule in actions)
+    ):
         raise InvalidTypeError(f"data.load: actions must be a list of rules such as 'rating>=4', got {actions!r:.80}")
     if not actions or len(set(actions)) < len(actions):
         raise InvalidValueError(f"data.load: actions must be different rules, at least one, got {list(actions)!r:.80}")

@@ -17,6 +17,21 @@ __all__ = ["Block", "blocks", "check_encoding", "usual_encoding"]
 
 _SIZE = 1 << 24
 _GZIP = b"\x1f\x8b"
+_OTHERS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
+_KINDS = {
+    _GZIP: "packed by gzip twice; unpack it once",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save the sheet as CSV",
+    b"BZh": "packed by bzip2; unpack it, or pack it by gzip",
+    b"\xfd7zXZ": "packed by xz; unpack it, or pack it by gzip",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it by gzip",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"PAR1": "a Parquet file, whose name must end in .parquet",
+    b"ARROW1": "a file of Arrow; save it as Parquet",
+    b"\x93NUMPY": "an array of numpy, which has no columns",
+    b"SQLite format 3": "a database of SQLite; export its table as CSV",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +49,16 @@ def check_encoding(encoding: str | None) -> None:
     if encoding is None:
         return
     try:
-        codecs.lookup(encoding)
+        found = codecs.lookup(encoding)
+        "".encode(encoding)  # those that are no encodings of texts raise a LookupError
     except (LookupError, TypeError, ValueError) as error:
         raise InvalidValueError(
             f"data.load: encoding (--encoding) must be one that Python knows, such as latin-1, got {encoding!r:.40}"
         ) from error
+    if found.name in _OTHERS:
+        raise InvalidValueError(
+            f"data.load: encoding (--encoding) must be one of whole files, such as latin-1, got {encoding!r:.40}"
+        )
 
 
 def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterator[Block]:
@@ -55,6 +75,11 @@ def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterat
     line, rest = 1, b""
     try:
         with _open(path) as file:
+            start = file.read(16)
+            file.seek(0)
+            kind = next((kind for mark, kind in _KINDS.items() if start.startswith(mark)), None)
+            if kind is not None:
+                raise fail(path, None, f"must be a table as text, but is {kind}")
             decoder = codecs.getincrementaldecoder(_codec(encoding) or _marked(file))()
             while True:
                 raw = file.read(size)
@@ -68,6 +93,15 @@ def blocks(path: Path, encoding: str | None = None, size: int = _SIZE) -> Iterat
                         f"not {'UTF-8' if encoding is None else encoding}: byte 0x{bad:02x}; "
                         "encoding (--encoding latin-1) names another",
                     ) from error
+                except UnicodeError as error:  # UTF-16 without its mark
+                    raise fail(path, None, f"not {encoding}: {error}; encoding (--encoding) names another") from error
+                if b"\0" in text:
+                    at = line + text[: text.index(b"\0")].count(b"\n")
+                    raise fail(
+                        path,
+                        at,
+                        "a zero byte, as in UTF-16 and in binary files; encoding (--encoding utf-16-le) names it",
+                    )
                 end = text.rfind(b"\n") + 1
                 if not raw:  # the last line may lack its end
                     if text:

@@ -62,6 +62,8 @@ def csv_rows(
         except csv.Error as error:
             hint = f"; {_QUOTES}" if record and '"' in record[0] else ""
             reason = str(error).partition(" - ")[0]  # behind it, advice to who wrote this
+            if "new-line" in reason:
+                reason = "a carriage return within a line; lines must end with a line feed (or both)"
             raise fail(path, begin, f"not {path.suffix[1:]}: {reason}{hint}") from error
         if cells is None:
             return

@@ -53,6 +53,9 @@ def read(folder: Path, path: Path) -> Dataset:
         values.extend(items)
         lengths.append(len(items))
 
+    if not values:
+        raise fail(path, None, f"must hold some items, but the lists of all {len(lengths)} users are empty")
+
     counts: dict[Path, int] = {}
     titles = attributes = features = item_codes = categories = None
     if (texts := find_one(folder, ("*.item.json",))) is not None:

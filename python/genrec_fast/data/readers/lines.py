@@ -48,7 +48,9 @@ def read_text(path: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise fail(path, line, f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}") from error
+        raise fail(
+            path, line, f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; save it as UTF-8"
+        ) from error
 
 
 def numbered_lines(path: Path) -> list[str]:
@@ -128,6 +130,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise
     except ValueError as error:  # an integer of thousands of digits
         raise fail(path, None, f"not usable JSON: {error}") from error
+    if "\\ud" in text.lower():  # half of a pair of surrogates: no file can be written with it
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise fail(path, None, f"holds a letter that is no text: {error.object[error.start]!r}") from error
     if not isinstance(data, dict):
         raise fail(path, None, f"must be a JSON object, got {type(data).__name__}")
     return data
@@ -144,11 +151,12 @@ def read_vectors(path: Path) -> Tensor:
             warnings.simplefilter("ignore", UserWarning)
             array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError) as error:
-        raise fail(path, None, f"not a .npy array: {error}") from error
+        reason = "it holds Python objects, or is another kind of file" if "pickle" in str(error) else error
+        raise fail(path, None, f"not a .npy array: {reason}") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise fail(path, None, "not a .npy array: it is an archive of arrays")
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2:
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.shape[1]:
         raise fail(path, None, f"must be float16, float32 or float64 [items, F], got {array.dtype} {list(array.shape)}")
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -43,19 +43,30 @@ def open_objects(path: Path, *, encoding: str | None = None) -> Table:
     def parts(wanted: Sequence[str]) -> Iterator[Part]:
         columns: list[list[str]] = [[] for _ in wanted]
         numbers: list[int] = []
+        nested: dict[str, int] = {}
 
         def pack() -> Part:
-            pairs = zip(wanted, columns, strict=True)
-            return Part({name: pl.Series(name, cells, dtype=pl.String) for name, cells in pairs}, np.array(numbers))
+            series = {}
+            for name, cells in zip(wanted, columns, strict=True):
+                try:
+                    series[name] = pl.Series(name, cells, dtype=pl.String)
+                except UnicodeEncodeError as error:  # half of a pair of surrogates
+                    line = next(line for line, cell in zip(numbers, cells, strict=True) if cell == error.object)
+                    raise fail(
+                        path, line, f"column {name} holds a letter that is no text, got {error.object!r:.40}"
+                    ) from error
+            return Part(series, np.array(numbers), nested)
 
         for number, row in _rows(path, encoding):
             numbers.append(number)
             for name, column in zip(wanted, columns, strict=True):
                 value = row.get(name)
+                if isinstance(value, (list, tuple, dict)):
+                    nested.setdefault(name, number)
                 column.append((as_cell(value) if is_category(name) else None) or text_of(value))
             if len(numbers) == _CHUNK:
                 yield pack()
-                columns, numbers = [[] for _ in wanted], []
+                columns, numbers, nested = [[] for _ in wanted], [], {}
         if numbers:
             yield pack()
 
@@ -88,7 +99,8 @@ def _rows(path: Path, encoding: str | None) -> Iterator[tuple[int, dict[str, Any
             try:
                 row = parse(text)
             except json.JSONDecodeError as error:
-                raise fail(path, number, f"not JSON: {error.msg} (column {error.colno})") from error
+                hint = "; an object must stand on a line of its own" if text.strip() in ("[", "{", "[{") else ""
+                raise fail(path, number, f"not JSON: {error.msg} (column {error.colno}){hint}") from error
             except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
                 raise fail(path, number, f"neither JSON nor a Python dictionary: {text.strip()[:80]!r}") from error
             if not isinstance(row, dict):

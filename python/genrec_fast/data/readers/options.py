@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from genrec_fast.base.checks import whole_number
+from genrec_fast.base.checks import real_number, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.data.readers.blocks import check_encoding
 from genrec_fast.data.readers.times import check_time_unit
 
 __all__ = ["Options", "Reading"]
 
+_NO_SEPARATOR = "\r\n\0\"'"
 _COLUMNS = ("user", "item", "timestamp", "rating", "title")
 
 
@@ -79,12 +80,19 @@ class Reading:
                 raise InvalidTypeError(f"data.load: {field} must be {what}, got {name!r:.40}")
             if name == "":
                 raise InvalidValueError(f"data.load: {field} must be {what}, got ''")
+        if self.separator is not None and any(letter.isalnum() or letter in _NO_SEPARATOR for letter in self.separator):
+            raise InvalidValueError(
+                "data.load: separator must hold no letters, digits, quotes and line ends, such as ';' or '::', "
+                f"got {self.separator!r:.40}"
+            )
+        if self.min_rating is not None:
+            real_number("data.load", "min_rating", self.min_rating)
         check_time_unit(self.time_unit)
         check_encoding(self.encoding)
         if self.k_core is not None:
             whole_number("data.load", "k_core", self.k_core)
         if self.columns is not None:
-            if isinstance(self.columns, str) or not all(isinstance(name, str) for name in self.columns):
+            if not isinstance(self.columns, (list, tuple)) or not all(isinstance(name, str) for name in self.columns):
                 raise InvalidTypeError(f"data.load: columns must be a list of names, got {self.columns!r:.80}")
             named = [name for name in self.columns if name]
             if not named or len(set(named)) < len(named):

@@ -28,6 +28,8 @@ class Part:
     """texts, or in Parquet whatever the file has"""
     lines: np.ndarray
     """int64: the line of each row in the file, or in Parquet its number from 0"""
+    nested: dict[str, int] = dataclasses.field(default_factory=dict)
+    """columns of JSON in which a list or an object stands, and the first line with one"""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ class Table:
         """A column of texts of which none is empty.
 
         Raises:
-            DataError: one is, naming its line.
+            DataError: one is, or is a list or an object, naming its line.
         """
+        if name in part.nested:
+            raise self.fail(part.nested[name], f"column {name} must hold texts or numbers, got a list or an object")
         texts = self.words(part, name)
         empty = texts == ""
         if empty.any():

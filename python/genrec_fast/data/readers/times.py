@@ -19,11 +19,12 @@ TIME_UNITS: dict[str, float] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 # 1990 to 2100, in seconds since 1970: a number in there is a moment in seconds, one of a thousand times that a moment
 # in milliseconds. The four ranges are far apart, so no moment of these years is taken for another.
 _FROM, _TO = 631_152_000.0, 4_102_444_800.0
+_MOST = 2.0**62
 
 
 def check_time_unit(unit: str | None) -> None:
     """Raises unless ``unit`` is a known one, or ``None``."""
-    if unit is not None and unit not in TIME_UNITS:
+    if unit is not None and (not isinstance(unit, str) or unit not in TIME_UNITS):
         raise InvalidValueError(f"data.load: time_unit must be one of {', '.join(TIME_UNITS)}, got {unit!r:.40}")
 
 
@@ -40,11 +41,14 @@ def to_seconds(
         complain: makes the error about a row.
 
     Raises:
-        DataError: moments in several units.
+        DataError: moments in several units, or beyond 2^62 seconds.
 
     Warns:
         UserWarning: numbers too large for seconds that are moments in no unit.
     """
+    if (strange := np.flatnonzero(np.abs(times) >= _MOST * TIME_UNITS[unit or "s"])).size:
+        row = int(strange[0])
+        raise complain(row, f"times must be below 2^62 seconds, got {times[row]:g}")
     if unit is None:
         found = [(name, (times >= _FROM * scale) & (times < _TO * scale)) for name, scale in TIME_UNITS.items()]
         seen = sorted(
