@@ -7,10 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from genrec_fast.cli.flags import in_flags
 from genrec_fast.data import Dataset, Splits, leave_one_out, time_split
 from genrec_fast.data import load as load_data
 
 __all__ = ["NO_OPTIONS", "DataOptions"]
+
+_LIMITS = {
+    "validation_from": "the first of --time-split",
+    "test_from": "the second of --time-split",
+    "interactions": "--data, for --time-split,",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,8 @@ class DataOptions:
         """Training, validation and test."""
         if self.time_split is None:
             return leave_one_out(dataset.interactions)
-        return time_split(dataset.interactions, *self.time_split)
+        with in_flags(_LIMITS):
+            return time_split(dataset.interactions, *self.time_split)
 
 
 NO_OPTIONS = DataOptions()

@@ -77,9 +77,15 @@ def _run(read: Evaluate) -> None:
             f"({dataset.num_items:,} items in place of {model.num_items:,}, or other names, or another order)"
         )
     splits = read.reading.splits(dataset)
+    asked = splits.test if read.split == "test" else splits.validation
+    if not len(asked):
+        raise InvalidValueError(
+            f"evaluate: data must have users to ask for --split {read.split}, got none in {read.data}: without "
+            "--time-split users of three events or more, with it events in its period after others of the same user"
+        )
     result = evaluate(
         model,
-        splits.test if read.split == "test" else splits.validation,
+        asked,
         ks=ks,
         num_beams=read.num_beams,
         users_per_batch=read.users_per_batch,

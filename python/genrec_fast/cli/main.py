@@ -6,6 +6,7 @@ command is known to need it.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from genrec_fast.base.errors import GenrecError
 __all__ = ["main"]
 
 PROGRAM = "genrec-fast"
+_PATHS = ("--data", "--out", "--encoder", "--categories", "--input", "--output")
+_FOLDERS = ("evaluate", "recommend", "serve", "tokenize")  # commands whose first argument is a path
 _LISTS = ("history", "allowed", "candidates", "exclude", "times", "actions")  # of recommend
 
 
@@ -169,6 +172,12 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         print(f"{PROGRAM}: unknown command {arguments[0]!r}\n{_help()}", file=sys.stderr)
         return 2
+    paths = [("its first argument", arguments[1])] if len(arguments) > 1 and arguments[0] in _FOLDERS else []
+    paths += [(flag, value) for flag, value in itertools.pairwise(arguments) if flag in _PATHS]
+    for what, value in paths:
+        if value == "":  # as a path that would be the folder one stands in
+            print(f"{PROGRAM}: {arguments[0]}: {what} must name a file or folder, got ''", file=sys.stderr)
+            return 2
     try:
         return _COMMANDS[arguments[0]][1](arguments[1:]) or 0
     except BrokenPipeError:

@@ -12,7 +12,7 @@ import tyro
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import flags_of, in_flags, parsed
+from genrec_fast.cli.flags import check_once, flags_of, in_flags, parsed
 from genrec_fast.cli.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
 
@@ -24,6 +24,7 @@ _DEFAULT = "rqkmeans"
 def main(arguments: Sequence[str], program: str) -> None:
     """Reads the options and does it; ``--kind`` decides which options ``--tokenizer`` has."""
     known = kinds()
+    check_once("tokenize", arguments, ["--kind"])
     kind = _kind(arguments)
     if kind not in known:
         raise InvalidValueError(f"tokenize: --kind must be one of {', '.join(known)}, got {kind!r}")

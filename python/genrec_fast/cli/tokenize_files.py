@@ -20,6 +20,7 @@ from genrec_fast.base.progress import Progress
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.categories import categories_by_level
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
+from genrec_fast.cli.flags import in_flags
 from genrec_fast.data import encode_texts, read_categories, read_features, read_item_texts
 from genrec_fast.data.readers import is_dataset_file
 
@@ -105,10 +106,12 @@ def read_source(
     else:
         features = read_features(source)
         count = features.shape[0]
-    if (text_columns or category_columns) and source.suffix not in _TEXTS:
-        raise InvalidValueError(f"tokenize: columns must not be given for {source}, which is no table of items")
+    for name, columns in (("text_columns", text_columns), ("category_columns", category_columns)):
+        if columns and source.suffix not in _TEXTS:
+            raise InvalidValueError(f"tokenize: {name} must not be given for {source}, which is no table of items")
     if texts is not None and encoder is not None:
-        features = encode_texts(texts, encoder, device=device, progress=show_progress)
+        with in_flags({"model_folder": "--encoder"}):
+            features = encode_texts(texts, encoder, device=device, progress=show_progress)
     if categories is not None:
         if found is not None:
             raise InvalidValueError("tokenize: categories and category_columns must not be given together, got both")
@@ -152,14 +155,22 @@ def tokenize(
             "item_embeddings.npy, a file of features, or texts and --encoder. Kinds without features: "
             f"{', '.join(name for name, kind in kinds().items() if _needs_no_features(kind))}"
         ) from error
-    built.fit(
-        source.features,
-        num_items=source.num_items,
-        seed=seed,
-        histories=source.histories,
-        categories=source.categories,
-        progress=progress,
-    )
+    try:
+        built.fit(
+            source.features,
+            num_items=source.num_items,
+            seed=seed,
+            histories=source.histories,
+            categories=source.categories,
+            progress=progress,
+        )
+    except InvalidValueError as error:
+        hints = {
+            "histories": "give a dataset folder as the source",
+            "categories": "give --categories, or a dataset folder whose items have some",
+        }
+        hint = next((hint for name, hint in hints.items() if f": {name} must be given" in str(error)), None)
+        raise error if hint is None else InvalidValueError(f"{error}; {hint}") from error
     codes = built.item_codes
     labels = None if source.categories is None else source.categories[:, 0]
     if labels is not None and int(labels.max()) < 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.readers.csv_rows import csv_rows
-from genrec_fast.data.readers.lines import fail, numbered_lines
+from genrec_fast.data.readers.lines import fail, not_an_array, numbered_lines
 
 __all__ = ["ItemTexts", "read_categories", "read_item_texts"]
 
@@ -85,7 +85,7 @@ def read_categories(path: str | os.PathLike[str], num_items: int) -> Tensor:
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise fail(file, None, f"not a .npy array: {error}") from error
+        raise not_an_array(file, error) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim not in (1, 2):
         got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
         raise fail(file, None, f"must be integers [items] or [items, depth], got {got}")

@@ -147,6 +147,8 @@ def card_bytes(folder: Path) -> bytes:
         CorruptFileError: there is none, or one of a size that no model has.
     """
     path = folder / CARD
+    if folder.exists() and not folder.is_dir():
+        raise CorruptFileError(f"load: {folder} must be the folder of a trained model, got a file or a device")
     run = read_run(folder)
     if run is not None and run.clearing:
         raise CorruptFileError(f"load: {folder} must hold a trained model, but its training is starting over")

@@ -265,7 +265,8 @@ class Tokenizer:
         """For tokenizers whose codes start on vectors: each code needs one."""
         if count < (most := max(self.config.codebook_sizes)):
             raise InvalidValueError(
-                f"{self.kind}: features must have at least {most} rows, one per code of a level, got {count}"
+                f"{self.kind}: features must have at least {most} rows, one per code of a level, got {count}; "
+                "codebook_sizes (--tokenizer.codebook-sizes) may be smaller"
             )
 
     def _features(self, features: Tensor | None) -> Tensor:

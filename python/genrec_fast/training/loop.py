@@ -335,7 +335,7 @@ class _Training:
         self._write_losses()
         start = time.monotonic()
         try:
-            with self.stop.at_once():
+            with self.stop.at_once(), self.losses.scoring():
                 figures = self._validation_figures()
         except KeyboardInterrupt:
             self._leave()

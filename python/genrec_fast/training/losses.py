@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import DivergedError
+from genrec_fast.base.errors import DivergedError, InvalidValueError
 from genrec_fast.training.checkpoint import Progress
 
 __all__ = ["Losses"]
@@ -48,9 +50,29 @@ class Losses:
             self.last = value
         self.pending.clear()
 
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Around a validation: the last step's loss may be finite, and what it made of the weights not.
+
+        Raises:
+            DivergedError: an op refused scores that are not finite.
+        """
+        try:
+            yield
+        except InvalidValueError as error:
+            if "must be finite" not in str(error):
+                raise
+            step, remedy = self.progress.step, self._remedy()
+            raise DivergedError(
+                f"train: scores must be finite, got NaN or infinity after step {step}: try {remedy}, and begin again "
+                "(resume=False, --no-resume)"
+            ) from error
+
     def diverged(self, step: int, what: str, value: float) -> DivergedError:
         """The error for what is not finite, and what to do about it."""
-        remedy = f"a lower learning_rate than {self.learning_rate:g}, a longer warm-up"
-        remedy += " or bf16 off" if self.bf16 else ""
         kept = "" if self.checkpoint is None else f"; {self.checkpoint} stays as it was before"
-        return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {remedy}{kept}")
+        return DivergedError(f"train: {what} must be finite, got {value} at step {step}: try {self._remedy()}{kept}")
+
+    def _remedy(self) -> str:
+        off = " or bf16 off" if self.bf16 else ""
+        return f"a lower learning_rate than {self.learning_rate:g}, a longer warm-up{off}"

@@ -81,7 +81,14 @@ def load(
             )
         place = root.parent if root.is_file() else root
         dataset = lcrec.read(place, paths[0]) if kind == "lcrec" else s3rec.read(place, paths[0])
-    return dataset if reading.k_core is None else k_core(dataset, reading.k_core)
+    if reading.k_core is None:
+        return dataset
+    try:
+        return k_core(dataset, reading.k_core)
+    except InvalidValueError as error:  # nothing is left: said of the option
+        raise InvalidValueError(
+            f"data.load: k_core must leave some events, got {reading.k_core} which leaves none"
+        ) from error
 
 
 def _check(folder: str | os.PathLike[str]) -> None:

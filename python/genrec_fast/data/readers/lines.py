@@ -20,6 +20,7 @@ __all__ = [
     "contiguous",
     "fail",
     "find_one",
+    "not_an_array",
     "numbered_lines",
     "read_json",
     "read_text",
@@ -151,8 +152,7 @@ def read_vectors(path: Path) -> Tensor:
             warnings.simplefilter("ignore", UserWarning)
             array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError) as error:
-        reason = "it holds Python objects, or is another kind of file" if "pickle" in str(error) else error
-        raise fail(path, None, f"not a .npy array: {reason}") from error
+        raise not_an_array(path, error) from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise fail(path, None, "not a .npy array: it is an archive of arrays")
@@ -164,6 +164,14 @@ def read_vectors(path: Path) -> Tensor:
     if not bool(finite.all()):
         raise fail(path, None, f"row {int((~finite).nonzero()[0])} holds a value that is not finite in float32")
     return vectors
+
+
+def not_an_array(path: Path, error: Exception) -> DataError:
+    """The complaint about a file that numpy cannot read, without numpy's advice to run what is in it."""
+    if isinstance(error, OSError) and error.strerror:
+        return fail(path, None, f"cannot be read: {error.strerror}")
+    reason = "it holds Python objects, or is another kind of file" if "pickle" in str(error) else error
+    return fail(path, None, f"not a .npy array: {reason}")
 
 
 def integer(path: Path, line: int | None, token: str, what: str, low: int) -> int:
