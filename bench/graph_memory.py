@@ -6,12 +6,11 @@ Run: python bench/graph_memory.py --num-items 1000000 --rows 2000
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
 
 from genrec_fast.decoders import code_neighbours
-from timing import peak_bytes
+from timing import clock, peak_bytes
 from workloads import Codes
 
 
@@ -34,12 +33,12 @@ def main() -> None:
     rows = given.rows or given.num_items
     whole = torch.full((given.num_items, given.num_edges), -1, dtype=torch.int32)  # as large as all rows are
     print(f"{given.num_items:,} items of {given.num_levels} codes: {peak_bytes() / 2**30:.2f} GiB before the graph")
-    begin = time.perf_counter()
+    begin = clock()
     whole[:rows] = code_neighbours(tables, codes, given.num_edges, slice(0, rows))
-    spent = time.perf_counter() - begin
+    spent = clock() - begin
     peak = peak_bytes() / 2**30
     print(
-        f"{rows:,} rows of {given.num_edges} neighbours: {spent:.1f} s on one thread, {1e3 * spent / rows:.2f} ms a row"
+        f"{rows:,} rows of {given.num_edges} neighbours: {spent:.1f} s of one thread, {1e3 * spent / rows:.2f} ms a row"
     )
     print(f"peak in all, with the whole graph's {whole.nbytes / 2**30:.2f} GiB: {peak:.2f} GiB")
     units = [torch.nn.functional.normalize(table, dim=1) for table in tables]

@@ -16,6 +16,7 @@ from genrec_fast.recipe.recommender import load
 
 FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
 ALONE = ["bert4rec", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
+CODED = ["car", "marius", "rpg", "tiger"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 
 

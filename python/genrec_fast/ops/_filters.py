@@ -57,7 +57,7 @@ def require_exclude(
 
     Raises:
         InvalidTypeError: no int64 Jagged.
-        InvalidValueError: another number of rows, offsets that are none, or an id outside ``[0, N)``.
+        InvalidValueError: another number of rows, wrong offsets, or an id outside ``[0, N)``.
     """
     if exclude is None:
         return None, None
