@@ -1,8 +1,8 @@
 """topk_code_sums against torch's fastest way, and a walk of graph_steps against topk_code_sums.
 
-For one user that is a look-up and an addition per level, for several an embedding bag, whose rows are the users' scores
-of a code; then topk. Each side finds the same, asserted before they are timed in turn in one process; the table shows minima. A walk looks at
-a part of the items: its row against the scan says what that saves, and how many of the scan's items it finds.
+Torch: for one user a look-up and an addition per level, for several an embedding bag, whose rows are the users' scores
+of a code; then topk. Each side finds the same, asserted before they are timed in turn in one process; the table shows
+minima. A walk looks at a part of the items: its row says what that saves, and how many of the scan's items it finds.
 `pytest bench/bench_code_sums.py --benchmark-json=run.json && python bench/report.py run.json`
 """
 
