@@ -12,7 +12,7 @@ void register_trie_places(pybind11::module_& m) {
     const auto before = given.many<std::int32_t>("before", only<std::int32_t>, "e", Layout::whole);
     const auto shared = given.many<bool>("shared", only<bool>, "e", Layout::whole);
     const auto levels = static_cast<std::size_t>(added.num_levels);
-    check(before.count() == levels && shared.count() == levels,
+    check(before.elements.size() == levels && shared.elements.size() == levels,
           "trie_places: before and shared must have a tensor for each of ", levels, " levels");
     for (std::size_t l = 0; l < levels; ++l)
       check(before.elements[l] == added.levels[l].num_edges && shared.elements[l] == added.levels[l].num_edges,

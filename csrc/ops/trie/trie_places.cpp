@@ -8,16 +8,29 @@
 namespace genrec {
 namespace {
 
-// The first edge of the range whose code is no smaller, or its end.
+// The first edge of the range whose code is no smaller, or its end. Codes are spread over the codebook, so the search
+// begins where an even spread would have the code and doubles its steps from there: mostly one cache line is read.
 std::int64_t lower_edge(const TrieLevel& level, EdgeRange range, int code) {
-  std::int64_t begin = range.begin, length = range.end - range.begin;
-  while (length > 0) {
-    const std::int64_t half = length >> 1;
-    const bool less = token_at(level, begin + half) < code;
-    begin += less ? half + 1 : 0;
-    length = less ? length - half - 1 : half;
+  std::int64_t low = range.begin, high = range.end, step = 8;
+  if (low == high) return low;
+  const std::int64_t guess = std::min(low + (high - low) * code / level.codebook_size, high - 1);
+  if (token_at(level, guess) < code) {
+    low = guess + 1;
+    for (; low + step < high && token_at(level, low + step) < code; step *= 2) low += step + 1;
+    high = std::min(high, low + step);
+  } else {
+    high = guess;
+    for (; high - step >= low && token_at(level, high - step) >= code; step *= 2) high -= step;
+    low = std::max(low, high - step);
   }
-  return begin;
+  while (low < high) {
+    const std::int64_t middle = low + ((high - low) >> 1);
+    if (token_at(level, middle) < code)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
 }
 
 // Nodes lie far apart in memory: their offsets are asked for eight nodes ahead, their tokens four.
@@ -52,12 +65,12 @@ void trie_places(const TrieView& base, const TrieView& added, std::int32_t* cons
     for (std::int64_t node = 0; node < added.levels[l].num_nodes; ++node) {
       if (l > 0) fetch(large, before[l - 1], node, added.levels[l].num_nodes);
       const EdgeRange here = edges_of(added.levels[l], node);
-      EdgeRange left = children(large, l == 0 ? 0 : before[l - 1][node], l == 0 || shared[l - 1][node]);
+      const EdgeRange there = children(large, l == 0 ? 0 : before[l - 1][node], l == 0 || shared[l - 1][node]);
       for (std::int64_t edge = here.begin; edge < here.end; ++edge) {
         const int code = token_at(added.levels[l], edge);
-        left.begin = lower_edge(large, left, code);  // codes ascend within a node
-        before[l][edge] = static_cast<std::int32_t>(left.begin);
-        shared[l][edge] = left.begin < left.end && token_at(large, left.begin) == code;
+        const std::int64_t place = lower_edge(large, there, code);
+        before[l][edge] = static_cast<std::int32_t>(place);
+        shared[l][edge] = place < there.end && token_at(large, place) == code;
       }
     }
   }
