@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.trie import Trie, build_trie
@@ -200,6 +200,15 @@ def test_a_copy_searches_alike(copied):
     one, other = (decoder.search(model, batch, some, 4) for some in (trie, copied(trie)))
     assert torch.equal(one.items, other.items)
     assert torch.equal(one.scores, other.scores)
+
+
+def test_an_altered_copy_is_refused():
+    trie = build_trie([[0, 1], [1, 0]], codebook_sizes=(4, 4)).extended([[3, 3]]).without([0])
+    base, added, kept = trie.__getstate__()
+    with pytest.raises(CorruptFileError, match=r"kept must be bool \(3,\)"):
+        trie.__setstate__((base, added, kept[:2]))
+    with pytest.raises(InvalidValueError, match=r"in \[0, 4\) at level 0, got 9"):
+        trie.__setstate__((base, added * 3, None))
 
 
 def test_a_file_holds_the_merged_trie(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from genrec_fast.base.checks import check_integers, device_of, shown, whole_number
-from genrec_fast.base.errors import InvalidValueError, UnsupportedError, door
+from genrec_fast.base.errors import CorruptFileError, InvalidValueError, UnsupportedError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.changes import checked_codes, checked_items
 from genrec_fast.catalog.joint import Joint, Keeps, joined_items, mark_children
@@ -73,7 +73,11 @@ class ChangedTrie:
         return self.base, self.added, self.kept
 
     def __setstate__(self, state: tuple[BuiltTrie, Tensor, Tensor | None]) -> None:
+        """What ``__getstate__`` gave, checked: a pickle may come from anywhere."""
         base, added, kept = state
+        count = (base.num_items + len(added),)
+        if kept is not None and (kept.dtype != torch.bool or kept.shape != count or kept.device != base.device):
+            raise CorruptFileError(f"Trie: a pickle or copy must hold a whole trie, got: kept must be bool {count}")
         ChangedTrie.__init__(self, base, checked_codes("Trie", base.codebook_sizes, added), kept)
 
     @property

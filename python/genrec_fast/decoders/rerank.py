@@ -57,7 +57,7 @@ class Rerank(Decoder):
     Notes:
         The history is read twice, to write codes and to be embedded. Beyond the beam search O((W + unseen) D).
 
-    Source: LIGER (arXiv:2411.18814), section 3.3; theirs searches without a trie, and drops sequences that name no item.
+    Source: LIGER (arXiv:2411.18814), section 3.3, whose search knows no trie.
     """
 
     needs = CodesThenUsers
