@@ -118,8 +118,8 @@ def test_codes_must_be_there():
 
 
 def test_settings_are_settings():
-    with pytest.raises(InvalidTypeError, match=r"^ItemInputs: items must be an ItemInputsConfig, got"):
-        CausalConfig(items={"ids": True}).build(catalog())
+    with pytest.raises(InvalidTypeError, match=r"^CausalConfig: items must be an ItemInputsConfig, got"):
+        CausalConfig(items={"ids": True})
 
 
 @pytest.mark.parametrize("settings", [{"start": "features"}, {"learned_ids": False}])

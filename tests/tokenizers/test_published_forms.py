@@ -114,7 +114,7 @@ def test_hid_vae_pushes_items_of_equal_codes_apart():
     agree(term(batch), (pairs[0] + pairs[1]) / 2, latent)
     alone = dataclasses.replace(batch, codes=torch.arange(4)[:, None])
     assert float(term(alone).detach()) == 0.0
-    with pytest.raises(InvalidValueError, match=r"margin must be in \[-1, 1\), got 1"):
+    with pytest.raises(InvalidValueError, match=r"margin must be in \[0, 1\), got 1"):
         UniquenessConfig(margin=1.0)
 
 

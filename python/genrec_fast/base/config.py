@@ -37,6 +37,7 @@ def check_fields(
         bool, str         of that type; a number is no bool, a bool no number
         Literal           one of its choices
         tuple[...]        a tuple (a list becomes one) of what it names
+        a config          one of that type
         int               at least 1; at least 0 for names in ``zero``; at most 2^31 - 1
         float             finite and at least 0; above 0 for names in ``above``; an int will do
         X | None          None, or as X
@@ -256,7 +257,7 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str, type(None)):
+    if hint in (bool, str, type(None)) or dataclasses.is_dataclass(hint):
         return isinstance(value, hint)
     return True
 
@@ -284,6 +285,9 @@ def _words(hint: Any) -> str:
         return f"a tuple of {inner}" if many else f"a tuple of {len(args)} {inner}s"
     if typing.get_origin(hint) is Literal:
         return "a str"
+    if dataclasses.is_dataclass(hint):
+        name = str(getattr(hint, "__name__", hint))
+        return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     names = {int: "an int", float: "a number", bool: "a bool", str: "a str", type(None): "None"}
     return names.get(hint, str(hint))
 

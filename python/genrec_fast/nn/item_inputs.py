@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec_fast.base.checks import shown
 from genrec_fast.base.config import check_fields, register_config
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 
 __all__ = ["ITEMS", "CodeEmbeddings", "ItemIds", "ItemInputs", "ItemInputsConfig", "ProjectedFeatures", "item_inputs"]
@@ -56,11 +55,8 @@ def item_inputs(config: ItemInputsConfig, catalog: Catalog, width: int) -> ItemI
         width: channels D.
 
     Raises:
-        InvalidTypeError: settings of another kind.
         InvalidValueError: a catalog without what is read.
     """
-    if not isinstance(config, ItemInputsConfig):
-        raise InvalidTypeError(f"ItemInputs: items must be an ItemInputsConfig, got {shown(config)}")
     wants_features = config.features or config.start == "features"
     if wants_features and catalog.features is None:
         raise InvalidValueError(

@@ -28,11 +28,11 @@ class UniquenessConfig:
     weight: float = 0.5
     """relative to the reconstruction error, which is 1 per element before training (HiD-VAE: 0.5, in other units)"""
     margin: float = 0.5
-    """the cosine above which a pair counts, in [-1, 1) (HiD-VAE: 0.5)"""
+    """the cosine above which a pair counts, in [0, 1) (HiD-VAE: 0.5)"""
     learned_codebooks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_fields(self, within={"margin": "[-1, 1)"})
+        check_fields(self, within={"margin": "[0, 1)"})
 
     def build(self, context: FitContext) -> Uniqueness:
         return Uniqueness(self)
