@@ -21,6 +21,7 @@ from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
+from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
@@ -58,6 +59,7 @@ __all__ = [
     "kuaiformer",
     "letter",
     "liger",
+    "llm2bert4rec",
     "marius",
     "mtgr",
     "names",
@@ -95,6 +97,8 @@ _ALL = (
     hstu_ranking,
     kuaiformer,
     liger,
+    letter,
+    llm2bert4rec,
     marius,
     mtgr,
     nci,
