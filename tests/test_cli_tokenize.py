@@ -124,7 +124,7 @@ def test_what_the_caller_can_mend_is_one_line(vectors, tmp_path, capsys):
     for arguments, text in (
         ([str(vectors), "--kind", "magic"], "tokenize: --kind must be one of atomic,"),
         ([str(vectors), "--text-columns", "title"], "columns must not be given for"),
-        ([str(tmp_path / "no.npy")], "no.npy: not a .npy array"),
+        ([str(tmp_path / "no.npy")], "no.npy: cannot be read: No such file"),
         ([str(vectors), "--categories", str(vectors)], "must be integers [items] or [items, depth], got float16"),
         ([str(vectors), "--threads", "0"], "threads must be in [1, 4096], got 0"),
     ):

@@ -183,7 +183,10 @@ def test_a_file_and_every_way_to_choose_of_it_reach_every_command(shop, tmp_path
     assert main(["evaluate", str(out), "--json", *chosen]) == 0
     assert json.loads(capsys.readouterr().out)["recall"] == test["recall"]
     assert main(["evaluate", str(out), *chosen[:-2], "someday", "85%"]) == 2
-    assert "time_split: validation_from must be a date or time such as 2014-06-01, a share" in capsys.readouterr().err
+    assert (
+        "time_split: the first of --time-split must be a date or time such as 2014-06-01, a share"
+        in capsys.readouterr().err
+    )
     ids = ["--out", str(tmp_path / "ids"), "--kind", "random", "--quiet", "--tokenizer.codebook-sizes", "4", "4"]
     assert main(["tokenize", str(path), *chosen[2:], *ids]) == 0
     assert len(np.load(tmp_path / "ids" / "item_codes.npy")) == kept.num_items

@@ -19,7 +19,7 @@ FAST = ["--train.epochs", "1", "--device", "cpu", "--threads", "1", "--quiet"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a data set, a model that was trained on it, vectors, and files that are none of these."""
+    """A folder with a data set, a model that was trained on it, vectors, and files of other kinds."""
     root = tmp_path_factory.mktemp("odd")
     (root / "data").mkdir()
     (root / "data" / "interactions.csv").write_text(GOOD)
