@@ -56,8 +56,7 @@ def test_every_recipe_learns_from_interactions_alone_or_says_what_it_lacks(alone
         return
     assert f"Recipes for interactions alone: {', '.join(ALONE)}\n" in error
     for text in {
-        "marius": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE"),
-        "tiger": ("must have item features", "item_embeddings.npy", "--semantic-ids FILE"),
+        **dict.fromkeys(CODED, ("must have item features", "item_embeddings.npy", "--semantic-ids FILE")),
         "hstu": ("must have times", "--timestamp", "--backbone.bias position"),
     }.get(name, ("must have times", "--timestamp")):
         assert text in error

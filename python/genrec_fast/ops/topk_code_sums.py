@@ -47,7 +47,7 @@ def topk_code_sums(
     Raises:
         InvalidTypeError: an argument of the wrong kind.
         InvalidValueError: a shape, a device or sizes that do not fit, a score that is NaN or infinity (naming its row),
-            a code outside its codebook, or an id outside the items.
+            a code outside its codebook (where there are users), or an id outside the items.
 
     Notes:
         Sums are float32, level by level; ties go to the lower id; equal bits on every instruction set and number of

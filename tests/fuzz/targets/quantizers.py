@@ -159,6 +159,8 @@ def topk_code_sums(rng: Rng) -> Case:
             raise Unasked
         lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
         mask = allowed if allowed is None or allowed.dim() == 2 else allowed[None]
+        if not len(logprobs):  # no code is followed
+            return logprobs.new_zeros(0, int(k)), torch.zeros(0, int(k), dtype=torch.int64)
         return _sums(logprobs, item_codes, int(k), _require_codes(item_codes, codebook_sizes), mask, *lists)
 
     return Case(ops.topk_code_sums, args, right)
