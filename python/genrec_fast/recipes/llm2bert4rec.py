@@ -20,7 +20,7 @@ def llm2bert4rec() -> Recipe:
         name="llm2bert4rec",
         source="LLM2BERT4Rec, arXiv:2309.09261",
         deviations=(
-            "items are known by the dataset's vectors, whatever made them, in place of a language model's of their texts",
+            "items are known by the dataset's vectors in place of a language model's of their texts",
             "the components are scaled to the spread that the embeddings would be drawn with",
             "weight decay 0.01, on embedding tables, too, as BERT4Rec has it",
             *made.deviations,
