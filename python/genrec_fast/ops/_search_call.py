@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from genrec_fast.ops.transformer_pack import PackedStack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
 __all__ = ["check_search", "described", "masks_of"]
+
+_ALWAYS = ("hidden", "scores", "offsets", "cache", "embedding")
 
 
 def check_search(
@@ -29,7 +32,7 @@ def check_search(
         InvalidTypeError: a dtype or a shape.
         InvalidValueError: a device, or tensors that do not go together.
     """
-    required = {name: tensor for name, tensor in given.items() if tensor is not None}
+    required: dict[str, Any] = {n: tensor for n, tensor in given.items() if tensor is not None or n in _ALWAYS}
     required |= {f"chain[{level}]": part for level, part in enumerate(chain)}
     required |= {f"code_tokens[{level}]": table for level, table in enumerate(code_tokens)}
     require_tensors(op, stack.weights.device, **required)
