@@ -12,11 +12,12 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
+from genrec_fast.decoders import GraphConfig, ScanCodesConfig
 from genrec_fast.evaluation import evaluate
 from genrec_fast.objectives import MultiTaskConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
-from genrec_fast.tokenizers import AtomicConfig, FSQConfig
+from genrec_fast.tokenizers import AtomicConfig, FSQConfig, OPQConfig
 from genrec_fast.training import train
 from shared.catalogs import sized
 
@@ -221,6 +222,24 @@ def test_one_user_one_item_and_one_level_are_enough(name, tmp_path):
     for again in (model, load(tmp_path)):
         assert again.recommend(test.histories, 2, **known).items.tolist() == [[0, -1]]
     assert evaluate(model, test).recall == {5: 1.0, 10: 1.0}
+
+
+@pytest.mark.parametrize("decoder", [GraphConfig(num_beams=9, num_edges=8), ScanCodesConfig()])
+def test_more_levels_than_a_trie_has(decoder, tmp_path):
+    """12 of them: no trie is built, and every search but one over a trie goes on."""
+    data, recipe = Shop(80, feature_dim=12).dataset(60), recipes.rpg()
+    parts = {"tokenizer": OPQConfig(codebook_sizes=(8,) * 12, dedup="none", rotations=2), "decoder": decoder}
+    parts["train"] = dataclasses.replace(recipe.train, epochs=1)
+    model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    histories = leave_one_out(data.interactions).test.histories
+    best = model.recommend(histories, 5, exact=True)
+    assert model.trie is None
+    assert best.codes.shape == (60, 5, 12)
+    assert bool(best.exact.all())
+    found = load(tmp_path).recommend(histories, 5)
+    assert bool((found.scores <= best.scores + 1e-4).all())
+    assert bool((found.bound >= best.scores[:, 0] - 1e-4)[~found.exact].all())
+    assert bool(found.exact.all()) == (decoder == ScanCodesConfig())
 
 
 def test_the_page_in_docs_is_the_one_the_command_writes():

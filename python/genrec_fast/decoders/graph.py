@@ -36,7 +36,7 @@ class GraphConfig:
     num_steps: int = 3
     """steps of the walk; it ends before where nobody moves any more"""
     seed: int = 0
-    """of the items where the walk begins, in [0, 2^63); a query may name another"""
+    """of the items where the walk begins; a query may name another"""
 
     def __post_init__(self) -> None:
         check_fields(self, zero=("seed",))
