@@ -14,6 +14,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, Unsuppo
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.trie import Trie
+from genrec_fast.decoders import BestFirstConfig
 from genrec_fast.recipe.recommender import Recommender, load
 from toy import toy_recipe
 
@@ -44,6 +45,31 @@ def same(one, other):
 
 
 HISTORIES = [[1, 2, 3], [4], [7, 7], []]
+
+
+def best_first(model):
+    model.decoder = BestFirstConfig().build()
+    return model
+
+
+def test_a_best_first_search_is_without_what_is_gone():
+    model = tiger(catalog())
+    gone = model.recommend(HISTORIES, k=3).items[0].tolist()
+    for one in (model.without(gone), model.without(gone[:1]).without(gone[1:])):
+        for options in ({}, {"exclude_seen": True}, {"candidates": [list(range(40, 60))] * len(HISTORIES)}):
+            wanted = one.recommend(HISTORIES, k=5, exact=True, **options)
+            found = best_first(tiger(catalog()).without(gone)).recommend(HISTORIES, k=5, **options)
+            assert torch.equal(found.items, wanted.items)
+            assert not set(gone) & set(found.items.flatten().tolist())
+
+
+def test_a_best_first_search_asks_for_a_merge():
+    model = best_first(tiger(catalog(0, OLD)).extended(catalog(OLD)))
+    with pytest.raises(UnsupportedError, match=r"10 items appended; merge\(\) it first"):
+        model.recommend(HISTORIES, k=5)
+    model.merge()
+    wanted = tiger(catalog()).recommend(HISTORIES, k=5, exact=True)
+    assert torch.equal(model.recommend(HISTORIES, k=5).items, wanted.items)
 
 
 def test_a_model_of_more_items_answers_as_one_built_with_them():

@@ -13,6 +13,7 @@ from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.base.protocols import Autoregressive, TreeSession
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.decoders.arguments import check_filter
 from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, filter_of
@@ -95,11 +96,21 @@ class BestFirst(Decoder):
 
         Raises:
             InvalidTypeError, InvalidValueError: as ``search``.
-            UnsupportedError: the session is no ``TreeSession``, or is extended by a language model's tokens.
+            UnsupportedError: the session is no ``TreeSession``, or is extended by a language model's tokens, or items
+                were appended to the trie and not merged yet.
         """
         query, backbone, trie = self.settled(query), system.backbone, system.trie
         check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
+        if isinstance(trie, ChangedTrie):  # items that are gone are a filter
+            if trie.kept is not None:
+                there = trie.kept if query.allowed is None else query.allowed & trie.kept
+                query = dataclasses.replace(query, allowed=there)
+            trie = trie.searched
+        if isinstance(trie, ChangedTrie):
+            raise UnsupportedError(
+                f"{self.name}: trie must be a built one, got one with {len(trie.added)} items appended; merge() it first"
+            )
         if getattr(backbone, "plan", None) is not None:
             raise UnsupportedError(
                 f"{self.name}: backbone must be extended by codes, got {type(backbone).__name__}, which writes tokens"
