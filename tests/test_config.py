@@ -16,6 +16,7 @@ from genrec_fast import backbones, decoders, layouts, objectives, tokenizers
 from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
 from genrec_fast.base.config import check_fields, from_json, to_json
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from genrec_fast.decoders import BeamConfig, BlendConfig, MemberConfig
 from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, TrainConfig
 from genrec_fast.tokenizers import FSQConfig, PublishedConfig, RandomConfig, RQVAEConfig
@@ -27,7 +28,11 @@ CONFIGS = [
     for name, kind in inspect.getmembers(family, inspect.isclass)
     if name.endswith("Config") and name in family.__all__
 ] + [BatchingConfig, TrainConfig]
-NEEDED = {PublishedConfig: {"path": "ids.json"}}
+NEEDED = {
+    PublishedConfig: {"path": "ids.json"},
+    BlendConfig: {"decoder": BeamConfig()},
+    MemberConfig: {"backbone": CausalConfig(), "decoder": BeamConfig()},
+}
 FIELDS = [(kind, field) for kind in CONFIGS for field in dataclasses.fields(kind)]
 # Not numbers, or numbers that are no setting of anything; an int of thousands of digits cannot even be written out.
 NONSENSE = ("no such choice", -1, -0.5, math.nan, math.inf, -math.inf, 10**400, 10**5000, 1j, object(), {}, b"x")

@@ -47,7 +47,11 @@ def test_npy_cut_short_archive_or_missing(tmp_path):
     (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:300])
     with (tmp_path / "c.npy").open("wb") as file:
         np.savez(file, np.zeros((2, 2)))
-    for name, message in [("b", "not a .npy array"), ("c", "archive of arrays"), ("d", "not a .npy array")]:
+    for name, message in [
+        ("b", "not a .npy array"),
+        ("c", "archive of arrays"),
+        ("d", "cannot be read: No such file or directory"),
+    ]:
         with pytest.raises(DataError, match=message):
             data.read_features(tmp_path / f"{name}.npy")
 

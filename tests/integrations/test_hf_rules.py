@@ -92,9 +92,7 @@ def test_generate_draws_and_groups(model):
 
 
 def _codes(trie):
-    from genrec_fast.hf.compiled import _item_codes
-
-    return _item_codes(trie)
+    return trie.item_codes()
 
 
 @pytest.mark.parametrize(

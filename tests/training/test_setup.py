@@ -54,7 +54,9 @@ class Tagged(Dataset):
 
     @property
     def catalog(self):
-        words = [["odd", "low"] if number % 2 else ["even"] for number in range(self.num_items)]
+        words = [
+            ["odd", "low" if number < 3 else "high"] if number % 2 else ["even"] for number in range(self.num_items)
+        ]
         return dataclasses.replace(super().catalog, categories=words)
 
 
@@ -65,7 +67,7 @@ def test_a_tokenizer_sees_the_tags_of_the_catalog():
     for known in (data, Tagged(**vars(data))):
         coded_catalog(recipe, known, 0, None, reuse=False, histories=histories, progress=lambda *told: None)
     assert TAGS[0] is None
-    assert TAGS[1].tolist() == [[1, 0] if number % 2 else [0, -1] for number in range(data.num_items)]
+    assert TAGS[1].tolist() == [[1, int(n >= 3)] if n % 2 else [0, -1] for n in range(data.num_items)]
 
 
 def test_a_stage_tells_a_line_where_there_is_no_terminal(capsys, monkeypatch):

@@ -38,12 +38,16 @@ struct Logits {
         const Mask inside = between(0, size - column - v * lanes);
         for (int r = 0; r < Rows; ++r) sums[r][v] = choose(inside, sums[r][v], fill(lowest_logit));
       }
+    // Panel by panel, however many the tile has: its shape depends on the other rows, and the sum must not.
+    constexpr int group = Vecs < panel_vecs ? Vecs : panel_vecs;
     for (int r = 0; r < Rows; ++r) {
-      const Vec before = load(best + (row + r) * lanes);
-      Vec top = before;
-      for (int v = 0; v < Vecs; ++v) top = greater(top, sums[r][v]);
-      Vec sum_here = load(total + (row + r) * lanes) * exp_of(before - top);
-      for (int v = 0; v < Vecs; ++v) sum_here = sum_here + exp_of(sums[r][v] - top);
+      Vec top = load(best + (row + r) * lanes), sum_here = load(total + (row + r) * lanes);
+      for (int first_of = 0; first_of < Vecs; first_of += group) {
+        const Vec before = top;
+        for (int v = first_of; v < first_of + group; ++v) top = greater(top, sums[r][v]);
+        sum_here = sum_here * exp_of(before - top);
+        for (int v = first_of; v < first_of + group; ++v) sum_here = sum_here + exp_of(sums[r][v] - top);
+      }
       store(best + (row + r) * lanes, top);
       store(total + (row + r) * lanes, sum_here);
     }

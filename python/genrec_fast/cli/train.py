@@ -119,7 +119,8 @@ def _say(text: str) -> None:
 
 def _frugal_layout(recipe: Recipe, data: Dataset) -> Recipe:
     """The recipe, without the features that its network alone reads where the data has none."""
-    if data.features is not None or not _shows_features(recipe) or _coded_by_features(recipe):
+    needed = _coded_by_features(recipe) or _built_of_features(recipe)
+    if data.features is not None or not _shows_features(recipe) or needed:
         return recipe
     _say(f"item features: none, and {recipe.name} does without them (--layout.no-use-features)")
     layout: Any = recipe.layout
@@ -135,6 +136,12 @@ def _coded_by_features(recipe: Recipe) -> bool:
     except InvalidValueError:
         return True
     return False
+
+
+def _built_of_features(recipe: Recipe) -> bool:
+    """Whether the backbone cannot be made without feature vectors."""
+    items: Any = getattr(recipe.backbone, "items", None)
+    return items is not None and (items.features or items.start == "features")
 
 
 def _shows_features(recipe: Recipe) -> bool:
@@ -180,6 +187,12 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
             f"train: data must have item features for {recipe.name}, whose {readers} them, "
             f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item), or give "
             f"{instead}. Recipes for interactions alone: {_frugal()}"
+        )
+    if data.features is None and _built_of_features(recipe):
+        raise InvalidValueError(
+            f"train: data must have item features for {recipe.name}, whose network is made of them, "
+            f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item). "
+            f"Recipes for interactions alone: {_frugal()}"
         )
     if data.interactions.timestamps is None and _reads_times(recipe):
         position = ", or give --backbone.bias position" if getattr(recipe.backbone, "bias", None) == "both" else ""

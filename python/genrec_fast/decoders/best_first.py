@@ -109,7 +109,7 @@ class BestFirst(Decoder):
             trie = trie.searched
         if isinstance(trie, ChangedTrie):
             raise UnsupportedError(
-                f"{self.name}: trie must be a built one, got one with {len(trie.added)} items appended; merge() it first"
+                f"{self.name}: trie must be built, got one with {len(trie.added)} items appended; merge() it first"
             )
         if getattr(backbone, "plan", None) is not None:
             raise UnsupportedError(

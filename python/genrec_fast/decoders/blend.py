@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked
-from genrec_fast.base.checks import check_weights
+from genrec_fast.base.checks import check_weights, shown
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.query import Query
@@ -34,6 +34,10 @@ class MemberConfig:
     """a backbone's config"""
     decoder: Any
     """a decoder's config, without networks of its own"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_parts(self, "backbone", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,10 @@ class BlendConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",), free=("weights",))
+        _check_parts(self, "decoder")
+        members: Any = self.members
+        if not isinstance(members, (tuple, list)) or not all(isinstance(member, MemberConfig) for member in members):
+            raise InvalidTypeError(f"BlendConfig: members must be a tuple of MemberConfig, got {shown(members)}")
         check_weights("BlendConfig", "weights", self.weights)
         if self.weights and len(self.weights) != len(self.members) + 1:
             raise InvalidValueError(
@@ -66,6 +74,13 @@ class BlendConfig:
 
     def build(self, catalog: Catalog | None = None) -> Blend:
         return Blend(self, catalog)
+
+
+def _check_parts(config: MemberConfig | BlendConfig, *names: str) -> None:
+    for name in names:
+        part = getattr(config, name)
+        if not dataclasses.is_dataclass(part) or isinstance(part, type) or not hasattr(part, "build"):
+            raise InvalidTypeError(f"{type(config).__name__}: {name} must be a config with build(), got {shown(part)}")
 
 
 class Weights(nn.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import GenrecError, InvalidValueError
 from genrec_fast.base.weights import module_tensors
 from genrec_fast.data import Dataset
 from genrec_fast.ops.fingerprint import fingerprint
-from genrec_fast.recipe.card import to_json
+from genrec_fast.recipe.card import from_json, to_json
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.system import System
 
@@ -22,8 +22,7 @@ _FREE = ("max_minutes", "checkpoint_minutes", "patience", "log_every")
 
 def identity(recipe: Recipe, data: Dataset, seed: int, processes: int, start: System | None = None) -> dict[str, Any]:
     """Plain JSON that is equal for two runs exactly if one may continue the other."""
-    text = {name: value for name, value in to_json(recipe).items() if name not in _TEXTS}
-    text["train"] = {name: value for name, value in text["train"].items() if name not in _FREE}
+    text = _settings(to_json(recipe))
     digest = hashlib.sha256()
     events = data.interactions
     known = (
@@ -43,6 +42,21 @@ def identity(recipe: Recipe, data: Dataset, seed: int, processes: int, start: Sy
     return found
 
 
+def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    text = {name: value for name, value in recipe.items() if name not in _TEXTS}
+    return text | {"train": {name: value for name, value in text["train"].items() if name not in _FREE}}
+
+
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, and the defaults of those that came after it was begun: they change nothing."""
+    try:
+        return _settings(
+            to_json(from_json({"name": "run", "source": "run", "deviations": (), "measured": ""} | recipe))
+        )
+    except GenrecError:  # something that is no recipe: it differs
+        return recipe
+
+
 def _difference(old: Any, new: Any, path: str) -> str | None:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
@@ -59,6 +73,8 @@ def check_identity(old: dict[str, Any], new: dict[str, Any], out: object) -> Non
     Raises:
         InvalidValueError: naming the first setting that differs.
     """
+    if isinstance(old.get("recipe"), dict):
+        old = old | {"recipe": _completed(old["recipe"])}
     found = _difference(old, new, "")
     if found is not None:
         raise InvalidValueError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 import genrec_fast as gf
 from genrec_fast import decoders, objectives, recipes
 from genrec_fast.base.errors import GenrecError, InvalidValueError
@@ -12,7 +14,12 @@ from genrec_fast.recipe.card import from_json, to_json
 
 from ..case import Case, Rng, target
 
-ABOUT = {"PublishedConfig": {"path": "codes.json"}}
+ABOUT = {
+    "PublishedConfig": {"path": "codes.json"},
+    "BlendConfig": {"decoder": gf.BeamConfig()},
+    "MemberConfig": {"backbone": gf.CausalConfig(), "decoder": gf.BeamConfig()},
+}
+CATALOG = gf.Catalog(item_codes=torch.tensor([[0, 1], [1, 0], [1, 1]], dtype=torch.int32), codebook_sizes=(2, 2))
 
 
 def _kinds() -> dict[str, type]:
@@ -32,7 +39,7 @@ class Late(Exception):
 
 
 def _register(name: str, kind: Any) -> None:
-    alone = name in {*objectives.__all__, *decoders.__all__}
+    alone = name in {*objectives.__all__, *decoders.__all__} and hasattr(kind, "build")
 
     @target(name, gentle=True, share=0.1, calls=64)
     def make(rng: Rng) -> Case:
@@ -40,7 +47,7 @@ def _register(name: str, kind: Any) -> None:
             made = kind(**given)
             if alone:
                 try:
-                    made.build()
+                    made.build(CATALOG)
                 except GenrecError as error:
                     raise Late(f"build refuses what the config takes: {error}") from error
             return None

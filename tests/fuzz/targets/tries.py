@@ -20,6 +20,7 @@ from genrec_fast.catalog.trie import Trie, build_trie
 from genrec_fast.ops.reference import trie_build as build_twin
 from genrec_fast.ops.reference import trie_filter as filter_twin
 from genrec_fast.ops.reference import trie_lookup as lookup_twin
+from genrec_fast.ops.reference import trie_places as places_twin
 from genrec_fast.ops.reference import trie_step as step_twin
 from genrec_fast.ops.trie_build import TrieParts
 
@@ -260,6 +261,24 @@ def trie_lookup(rng: Rng) -> Case:
         return lookup_twin.trie_lookup(codes, trie.tokens, trie.child_bases, trie.child_deltas, trie.codebook_sizes)
 
     return Case(ops.trie_lookup, args, right)
+
+
+@target("trie_places", "TriePlaces")
+def trie_places(rng: Rng) -> Case:
+    base, codes = some_trie(rng)
+    few = codes[rng.whole(0, len(codes), rng.choice((1, 3)))].clone()
+    few[0, -1] = rng.randrange(base.codebook_sizes[-1])
+    added = build_trie(few, codebook_sizes=base.codebook_sizes)
+    args = {name: parts_of(trie) if rng.flip(0.3) else trie for name, trie in (("base", base), ("added", added))}
+
+    def right(base: Any, added: Any) -> Any:
+        return places_twin.trie_places(*(part for trie in (base, added) for part in _levels(trie)))
+
+    return Case(ops.trie_places, args, right)
+
+
+def _levels(trie: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    return list(trie.tokens), list(trie.child_bases), list(trie.child_deltas)
 
 
 @target("Trie.lookup", "Trie")
