@@ -10,7 +10,7 @@ from genrec_fast.base.weights import module_tensors
 from genrec_fast.data import Dataset
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.recipe.card import from_json, to_json
-from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
 
 __all__ = ["check_identity", "identity"]
@@ -48,12 +48,12 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, and the defaults of those that came after it was begun: they change nothing."""
+    """The settings of a run, with what those that came after it was begun were for it."""
+    texts = {"name": "run", "source": "run", "deviations": [], "measured": ""}
     try:
-        return _settings(
-            to_json(from_json({"name": "run", "source": "run", "deviations": (), "measured": ""} | recipe))
-        )
-    except GenrecError:  # something that is no recipe: it differs
+        train = {name: getattr(TrainConfig(), name) for name in _FREE} | recipe["train"]
+        return _settings(to_json(from_json(texts | recipe | {"train": train})))
+    except (GenrecError, KeyError, TypeError):  # something that is no recipe: it differs
         return recipe
 
 
