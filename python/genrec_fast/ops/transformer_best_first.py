@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import FLOAT32, INT64, choice, real_number, require_room, sequence, whole_number
+from genrec_fast.base.checks import (
+    FLOAT32,
+    INT64,
+    choice,
+    real_number,
+    require_room,
+    require_tensors,
+    sequence,
+    whole_number,
+)
 from genrec_fast.base.errors import InvalidValueError, door
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._search_call import check_search, masks_of
@@ -140,7 +149,9 @@ def transformer_best_first(
     choice(op, "normalize", normalize, ("all", "codes", "valid"))
     scale = real_number(op, "embedding_scale", embedding_scale, FLOAT32)
     masks = masks_of(op, trie, keep, count)
-    shared = keep is None and trie.leaf_items.shape[0] != trie.num_rows  # of a filtered row one item may be left
+    leaves = {"leaf_items": trie.leaf_items, "leaf_bases": trie.leaf_bases, "leaf_deltas": trie.leaf_deltas}
+    require_tensors(op, stack.weights.device, **leaves)
+    shared = keep is None and trie.leaf_items.numel() != trie.num_rows  # of a filtered row one item may be left
     require_room(op, "codes", (last - first, width, len(trie.codebook_sizes)), 4)
     return BestFound(
         *_search(
