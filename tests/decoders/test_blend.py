@@ -11,7 +11,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, Unsuppo
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders import BeamConfig, BlendConfig, MemberConfig, RetrieveConfig, ScanConfig
+from genrec_fast.decoders import BeamConfig, BlendConfig, MemberConfig, RetrieveConfig, ScanCodesConfig, ScanConfig
 from genrec_fast.decoders.blend import Weights
 from genrec_fast.recipe.recommender import Recommender, load
 
@@ -87,6 +87,21 @@ def test_a_list_that_lacks_nothing_is_said_to_be_whole():
     allowed = torch.arange(ITEMS) < 6
     assert bool(model(num_candidates=ITEMS).recommend(HISTORIES, k=6, allowed=allowed, num_beams=ITEMS).exact.all())
     assert not bool(model(num_candidates=3).recommend(HISTORIES, k=3).exact.any())
+    lists_of_all_items = model(num_candidates=ITEMS).recommend(HISTORIES, k=6, num_beams=ITEMS)
+    assert bool(lists_of_all_items.exact.all())
+
+
+def test_lists_without_a_trie_need_none():
+    """12 levels: more than a trie has."""
+    many = Catalog(item_codes=CODES[:, :1].repeat(1, 12).int(), codebook_sizes=(4,) * 12)
+    heads = gf.ParallelHeadsConfig(width=16, num_heads=2, num_layers=1, hidden=16)
+    decoder = BlendConfig(
+        decoder=ScanCodesConfig(), members=(MemberConfig(backbone=CAUSAL, decoder=RetrieveConfig()),), by="place"
+    )
+    some = Recommender(dataclasses.replace(gf.recipes.rpg(), backbone=heads, decoder=decoder), many).eval()
+    assert some.trie is None
+    assert bool((some.recommend(HISTORIES, k=4).items >= 0).all())
+    assert model().trie is not None
 
 
 def test_the_lists_own_shares_and_confidence():

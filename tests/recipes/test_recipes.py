@@ -242,6 +242,18 @@ def test_more_levels_than_a_trie_has(decoder, tmp_path):
     assert bool(found.exact.all()) == (decoder == ScanCodesConfig())
 
 
+def test_more_levels_than_a_trie_has_and_items_found_by_vectors(tmp_path):
+    """12 of them, too: no trie is built, or saved."""
+    data, recipe = Shop(80, feature_dim=12).dataset(60), recipes.vq_rec()
+    parts = {"tokenizer": OPQConfig(codebook_sizes=(8,) * 12, dedup="none", rotations=2)}
+    parts["train"] = dataclasses.replace(recipe.train, epochs=1)
+    model = train(dataclasses.replace(recipe, **parts), data, out=tmp_path, device="cpu", show_progress=False)
+    model.merge()
+    assert model.trie is None
+    histories = leave_one_out(data.interactions).test.histories
+    assert torch.equal(model.recommend(histories, 5).items, load(tmp_path).recommend(histories, 5).items)
+
+
 def test_the_page_in_docs_is_the_one_the_command_writes():
     page = Path(__file__).parents[2] / "docs" / "recipes.md"
     assert page.read_text(encoding="utf-8") == markdown()

@@ -97,13 +97,13 @@ class Decoder(ABC):
             results of a pass of his own.
         by_k: whether how a user is searched depends on k: users of one pass have the same.
         reads_trie: whether it searches the catalog's trie, which has at most 8 levels; ``False`` where it scores items
-            by their codes, however many.
+            by vectors or by their codes, however many.
     """
 
     needs: ClassVar[type]
     by_level: ClassVar[bool] = False
     by_k: ClassVar[bool] = False
-    reads_trie: ClassVar[bool] = True
+    reads_trie: bool = True
 
     def parts(self, catalog: Catalog) -> dict[str, nn.Module]:
         """Networks of its own that are trained and saved beside the backbone, by the name they have in the system.

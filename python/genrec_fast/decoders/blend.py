@@ -124,6 +124,7 @@ class Blend(Decoder):
         for decoder in self.decoders:
             if catalog is not None and decoder.parts(catalog):
                 raise UnsupportedError(f"blend: a member's decoder must have no networks, got {type(decoder).__name__}")
+        self.reads_trie = any(decoder.reads_trie for decoder in self.decoders)
 
     def parts(self, catalog: Catalog) -> dict[str, nn.Module]:
         """The members' networks, and what the lists weigh."""
@@ -190,7 +191,8 @@ class Blend(Decoder):
         total = weights.sum(0)
         even = system.list_weights.values.to(device).unsqueeze(1).expand_as(weights)
         weights = torch.where(total > 0, weights / total.where(total > 0, 1.0), even)
-        num_items = system.trie.num_items if system.trie is not None else int(max(f.items.max() for f in lists)) + 1
+        known = None if system.trie is None else system.trie.num_items
+        num_items = int(max(f.items.max() for f in lists)) + 1 if known is None else known
         keys, values = [], []
         for found, shares, weight in zip(lists, said, weights, strict=True):
             owner, place = (found.items >= 0).nonzero(as_tuple=True)
@@ -200,7 +202,7 @@ class Blend(Decoder):
         sums = torch.zeros(len(unique), dtype=torch.float64, device=device).index_add_(0, at, torch.cat(values))
         owner, items = unique // num_items, unique % num_items
         best, scores, _ = best_of(users, owner, items, sums.float(), k)
-        whole = functools.reduce(torch.logical_and, (_has_all(found) for found in lists))
+        whole = functools.reduce(torch.logical_and, (_has_all(found, known) for found in lists))
         bound = torch.full((users,), torch.inf, device=device).masked_fill(whole, -torch.inf)
         return Ranked(best, best.to(torch.int32).unsqueeze(2), scores, whole, bound)
 
@@ -254,6 +256,7 @@ def _wide(most: int, beams: Any) -> int:
     return min(most, int(beams[-1]) if isinstance(beams, tuple) else int(beams))
 
 
-def _has_all(found: Ranked) -> Tensor:
+def _has_all(found: Ranked, num_items: int | None) -> Tensor:
     """Bool ``[B]``: the list holds every item that it could, and nothing was pruned."""
-    return (found.items[:, -1] < 0) & (found.bound == -torch.inf)
+    every = num_items is not None and found.items.shape[1] >= num_items
+    return ((found.items[:, -1] < 0) | every) & (found.bound == -torch.inf)

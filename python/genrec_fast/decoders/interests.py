@@ -112,6 +112,7 @@ class RetrieveInterests(Decoder):
     """A configured exact search with several embeddings of a user."""
 
     needs = Interests
+    reads_trie = False
 
     def __init__(self, config: RetrieveInterestsConfig) -> None:
         self.config = config

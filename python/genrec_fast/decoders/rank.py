@@ -115,6 +115,7 @@ class Rank(Decoder):
     """
 
     needs = ActionScoring
+    reads_trie = False
 
     def __init__(self, config: RankConfig) -> None:
         self.config = config

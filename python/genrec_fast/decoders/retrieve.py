@@ -159,6 +159,7 @@ class Retrieve(Decoder):
     """
 
     needs = Embedding
+    reads_trie = False
 
     def __init__(self, config: RetrieveConfig) -> None:
         self.config = config

@@ -38,6 +38,7 @@ class Scan(Decoder):
     """Looks at the score of every item: exact, some users at a time."""
 
     needs = ItemScores
+    reads_trie = False
 
     def __init__(self, config: ScanConfig) -> None:
         self.config = config

@@ -103,7 +103,7 @@ class System(nn.Module):
 
     @property
     def trie(self) -> Trie | ChangedTrie | None:
-        """Of the catalog; ``None`` where no search writes items code by code: atoms, or all codes at once."""
+        """Of the catalog; ``None`` where no search writes items code by code: atoms, vectors, or all codes at once."""
         unread = self.recipe.tokenizer is None or not getattr(self.decoder, "reads_trie", True)
         return None if unread else self.catalog.trie
 
