@@ -235,7 +235,8 @@ def test_the_graph_follows_the_network():
 def test_codes_are_read_from_a_trie_where_there_is_no_layout():
     codes = torch.randint(8, (200, 3), generator=torch.Generator().manual_seed(0))
     trie = build_trie(codes, codebook_sizes=(8, 300, 8))
-    assert torch.equal(item_codes_of("scan_codes", Parts(None, trie)).long(), codes)
+    for some in (trie, build_trie(codes[:150], codebook_sizes=(8, 300, 8)).extended(codes[150:]), trie.without([3])):
+        assert torch.equal(item_codes_of("scan_codes", Parts(None, some)).long(), codes)
 
 
 def test_an_items_own_level_stands_behind_its_codes():
@@ -264,6 +265,9 @@ def test_messages_name_argument_rule_and_value():
             ask(Heads((2, 2), 5), k=0)
         with pytest.raises(InvalidValueError, match=f"^{name}: backbone must predict the catalog's 2 levels .* got 1"):
             ask(Heads((2,), 5))
+        wide = PlainConfig().build(coded(torch.tensor([[0, 300]] * 5), (2, 400)))
+        with pytest.raises(InvalidValueError, match=rf"^{name}: item_codes of level 1 must be in \[0, 2\).* got 300"):
+            run(decoder.begin(Parts(Heads((2, 2), 5), layout=wide), batch, Query(k=1)))
         with pytest.raises(InvalidTypeError, match=f"^{name}: allowed must be bool, got int64"):
             ask(Heads((2, 2), 5), allowed=torch.ones(5, dtype=torch.int64))
     with pytest.raises(InvalidValueError, match="graph: num_beams must be at least k = 3, got 2"):

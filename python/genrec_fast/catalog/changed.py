@@ -145,6 +145,11 @@ class ChangedTrie:
         here = self.kept[found.values]
         return Jagged.from_lengths(found.values[here], counts_of(found, here))
 
+    def item_codes(self) -> Tensor:
+        """See ``Trie.item_codes``; those of items that are gone, too."""
+        codes = self.base.item_codes()
+        return codes if self._joint is None else torch.cat([codes, self.added.to(codes)])
+
     @door
     def valid_codes(self, level: int, nodes: Tensor) -> Tensor:
         """See ``Trie.valid_codes``; a code below which every item is gone is not valid."""
@@ -261,8 +266,7 @@ class ChangedTrie:
         """
         if self._joint is None:
             return self._plain()
-        both = [self.base.item_codes().cpu(), self.added]
-        whole = self.base.like(torch.cat([codes.to(both[0].dtype) for codes in both])).to(self.device)
+        whole = self.base.like(self.item_codes().cpu()).to(self.device)
         none = self.added[:0]
         return whole if self.kept is None else ChangedTrie(whole, none, self.kept)
 

@@ -19,7 +19,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.ops import topk_code_sums
-from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 
 __all__ = ["PackedCodes", "ScanCodes", "ScanCodesConfig", "ask_parallel", "code_logprobs", "scan"]
 
@@ -104,23 +103,27 @@ class PackedCodes:
 
 def _packed(op: str, item_codes: Tensor, sizes: tuple[int, ...]) -> CodesOf:
     count, levels = item_codes.shape
-    codes = item_codes.detach().cpu()
+    codes = own = item_codes.detach().cpu()
     with_items = len(sizes) == levels + 1 and sizes[-1] == count
     if not with_items and len(sizes) != levels:
         raise InvalidValueError(
             f"{op}: backbone must predict the catalog's {levels} levels (and may predict the item), got {len(sizes)}"
         )
-    packed = codes
     if with_items:
-        packed = torch.cat([codes.int(), torch.arange(count, dtype=torch.int32).unsqueeze(1)], 1)
-    packed = packed.to(torch.uint8 if max(sizes) <= 256 else torch.int32).contiguous()
+        codes = torch.cat([codes.int(), torch.arange(count, dtype=torch.int32).unsqueeze(1)], 1)
+    low, high = (part.tolist() for part in codes.aminmax(dim=0))
+    for level, size in enumerate(sizes):  # before codes are narrowed: they would wrap around
+        if low[level] < 0 or high[level] >= size:
+            raise InvalidValueError(
+                f"{op}: item_codes of level {level} must be in [0, {size}), as the backbone predicts them, "
+                f"got {low[level] if low[level] < 0 else high[level]}"
+            )
+    packed = codes.to(torch.uint8 if max(sizes) <= 256 else torch.int32).contiguous()
     used = torch.zeros(sum(sizes), dtype=torch.bool)
     bases = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-    for base, size, column in zip(bases.tolist(), sizes, packed.unbind(1), strict=True):
-        if int(column.max()) >= size:
-            raise InvalidValueError(f"{op}: backbone must predict {int(column.max()) + 1} codes of a level, got {size}")
+    for base, column in zip(bases.tolist(), packed.unbind(1), strict=True):
         used[base + column.long()] = True
-    return CodesOf(codes, packed, sizes, used)
+    return CodesOf(own, packed, sizes, used)
 
 
 def item_codes_of(op: str, system: Any) -> Tensor:
@@ -135,11 +138,7 @@ def item_codes_of(op: str, system: Any) -> Tensor:
     trie = system.trie
     if trie is None:
         raise InvalidValueError(f"{op}: system must have a layout with item_codes, or a trie, got neither")
-    columns: list[Tensor] = []
-    for tokens, bases, deltas in zip(trie.tokens, trie.child_bases, trie.child_deltas, strict=True):
-        children = unpack_offsets(bases, deltas).diff()
-        columns = [*(column.repeat_interleave(children) for column in columns), widen(tokens)]
-    codes: Tensor = torch.stack(columns, 1)[trie.item_rows.long()]
+    codes: Tensor = trie.item_codes()
     return codes
 
 
