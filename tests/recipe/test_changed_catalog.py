@@ -172,6 +172,28 @@ def test_items_that_do_not_fit_are_refused(new, error, text):
         tiger(catalog(0, OLD)).extended(new)
 
 
+def test_what_is_gone_stays_gone_in_every_catalog_made_of_it():
+    some = catalog(features=torch.ones(OLD + NEW, 2)).without([3, 59])
+    more = catalog(OLD, item_ids=[f"more {i}" for i in range(NEW)], features=torch.ones(NEW, 2)).without([0])
+    changed = [some.with_features(None), some.with_codes(CODES.flip(1).int(), SIZES), some.to("cpu"), some]
+    for one in changed:
+        assert (~one.trie.kept).nonzero().flatten().tolist() == [3, 59]
+        assert not {3, 59} & set(one.by_popularity[0].tolist())
+        assert len(one.by_popularity[0]) == OLD + NEW - 2
+    both = some.extended(more)
+    assert (~both.trie.kept).nonzero().flatten().tolist() == [3, 59, 60]
+    assert some.with_features(None).trie is some.trie
+
+
+def test_codes_that_do_not_fit_the_first_items_dtype_are_kept():
+    narrow = Catalog(item_codes=torch.tensor([[0], [1]], dtype=torch.uint8), codebook_sizes=(300,))
+    wide = narrow.extended(Catalog(item_codes=torch.tensor([[299]]), codebook_sizes=(300,)))
+    assert wide.item_codes.tolist() == [[0], [1], [299]]
+    assert wide.trie.lookup(torch.tensor([[299]])).tolist() == [2]
+    same = narrow.extended(Catalog(item_codes=torch.tensor([[255]]), codebook_sizes=(300,)))
+    assert same.item_codes.dtype == torch.uint8
+
+
 def test_a_model_that_searches_no_trie_is_refused():
     codes = torch.arange(6, dtype=torch.int32)[:, None]
     model = Recommender(toy_recipe(), Catalog(item_codes=codes, codebook_sizes=(6,)))

@@ -173,11 +173,8 @@ class Catalog:
         if self.counts is None:
             raise InvalidValueError("Catalog: counts must be given to tell what is popular, got None")
         counts = self.counts.cpu().double() + 1
-        order, kept = (
-            torch.argsort(counts, descending=True, stable=True),
-            getattr(self.__dict__.get("trie"), "kept", None),
-        )
-        return order if kept is None else order[kept.cpu()[order]], (counts / counts.sum()).log().float()
+        order = torch.argsort(counts, descending=True, stable=True)
+        return order[~torch.isin(order, self._gone())], (counts / counts.sum()).log().float()
 
     @functools.cached_property
     def trie(self) -> Trie | ChangedTrie:
@@ -191,12 +188,22 @@ class Catalog:
         return build_trie(self.item_codes.cpu(), codebook_sizes=self.codebook_sizes).to(self.item_codes.device)
 
     def with_codes(self, item_codes: Tensor, codebook_sizes: Sequence[int]) -> Catalog:
-        """The same items with other semantic IDs."""
-        return dataclasses.replace(self, item_codes=item_codes, codebook_sizes=tuple(codebook_sizes))
+        """The same items with other semantic IDs; those that are gone stay so."""
+        catalog = dataclasses.replace(self, item_codes=item_codes, codebook_sizes=tuple(codebook_sizes))
+        gone = self._gone()
+        return catalog.without(gone) if gone.numel() else catalog
 
     def with_features(self, features: Tensor | None) -> Catalog:
-        """The same items with other features."""
-        return dataclasses.replace(self, features=features)
+        """The same items, and the same trie where it was made, with other features."""
+        catalog = dataclasses.replace(self, features=features)
+        if "trie" in self.__dict__:
+            catalog.__dict__["trie"] = self.trie
+        return catalog
+
+    def _gone(self) -> Tensor:
+        """int64 ids of the items that ``without`` took."""
+        kept: Tensor | None = getattr(self.__dict__.get("trie"), "kept", None)
+        return torch.empty(0, dtype=torch.int64) if kept is None else (~kept).nonzero().squeeze(1).cpu()
 
     def extended(self, new: Catalog) -> Catalog:
         """With more items behind the last one; those of the trie, where it was made, are searchable at once.
@@ -229,7 +236,8 @@ class Catalog:
         catalog = dataclasses.replace(self, num_items=self.num_items + new.num_items, **columns)
         if "trie" in self.__dict__:
             catalog.__dict__["trie"] = self.trie.extended(new.item_codes)
-        return catalog
+        gone = new._gone() + self.num_items
+        return catalog.without(gone) if gone.numel() else catalog
 
     def without(self, items: Any) -> Catalog:
         """Whose searches over the trie, and popular items, are without some; they keep their ids, names and codes.
@@ -249,7 +257,7 @@ class Catalog:
 
         For a thread of its own: searches that go on meanwhile, or were begun before, have the same results.
         """
-        trie = self.trie
+        trie = self.__dict__.get("trie")
         if isinstance(trie, ChangedTrie):
             self.__dict__["trie"] = trie.merged()
 
@@ -295,7 +303,7 @@ class Catalog:
         return names
 
     @classmethod
-    def of_trie(cls, trie: Trie) -> Catalog:
+    def of_trie(cls, trie: Trie | ChangedTrie) -> Catalog:
         """Items of which nothing is known but their trie."""
         catalog = cls(num_items=trie.num_items, codebook_sizes=trie.codebook_sizes)
         catalog.__dict__["trie"] = trie
@@ -358,7 +366,9 @@ def joined_column(old: Catalog, new: Catalog, name: str) -> Any:
         return [*known, *more]
     if more.shape[1:] != known.shape[1:]:
         raise InvalidValueError(f"extended: {name} must be [M, {known.shape[1]}], got {list(more.shape)}")
-    return torch.cat([known, more.to(known)])
+    if known.is_floating_point() or int(more.max()) <= torch.iinfo(known.dtype).max:
+        more = more.to(known.dtype)
+    return torch.cat([known, more.to(known.device)])  # else of the wider dtype: numbers would wrap around
 
 
 def read_texts(path: Path) -> dict[str, Any]:
