@@ -38,6 +38,25 @@ def test_it_is_a_recommender(compiled):
         compiled.to("cpu")
 
 
+def test_it_recommends_some_items_no_more(compiled):
+    best = compiled.recommend(HISTORIES, 6, exact=True)
+    gone = best.items[:, 0].unique()
+    left = compiled.without(gone).recommend(HISTORIES, 5, exact=True)
+    wanted = compiled.recommend(HISTORIES, 5, exact=True, exclude=[gone.tolist()] * len(HISTORIES))
+    assert torch.equal(left.items, wanted.items)
+    assert torch.equal(compiled.recommend(HISTORIES, 6, exact=True).items, best.items)
+
+
+def test_a_catalog_that_moved_is_compiled():
+    model = make("qwen2")
+    whole = gf.hf.compile(model, CATALOG, token_offset=OFFSET, reads="items").without([3, 35])
+    moved = gf.build_trie(CODES[:30], codebook_sizes=(8, 8)).extended(CODES[30:]).without([35, 3])
+    for some in (moved, gf.Catalog.of_trie(moved), CATALOG.without([3]).without([35])):
+        found = gf.hf.compile(model, some, token_offset=OFFSET, reads="items").recommend(HISTORIES, ITEMS)
+        assert torch.equal(found.items, whole.recommend(HISTORIES, ITEMS).items)
+        assert not {3, 35} & set(found.items.flatten().tolist())
+
+
 def test_a_batcher_gives_what_each_caller_would_get_alone(compiled):
     alone = [compiled.recommend([history], 5, num_beams=8) for history in HISTORIES]
     with compiled.batcher() as batcher, ThreadPoolExecutor(4) as pool:

@@ -36,7 +36,7 @@ __all__ = ["CompiledRecommender", "compile"]
 
 def compile(
     model: nn.Module,
-    trie: Trie | Catalog,
+    trie: Trie | ChangedTrie | Catalog,
     token_offset: int = 0,
     code_to_token: Sequence[Any] | Tensor | CodeTokens | None = None,
     *,
@@ -51,7 +51,8 @@ def compile(
 
     Args:
         model: with a language model head.
-        trie: the catalog: a trie, or a ``Catalog``, whose names and titles the server then knows.
+        trie: the catalog: a trie, or a ``Catalog``, whose names and titles the server then knows. Items that were
+            appended to it are merged (``Catalog.merge``).
         token_offset: see ``trie_beam_search``.
         code_to_token: see ``trie_beam_search``.
         decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
@@ -71,18 +72,18 @@ def compile(
     Example:
         ``gf.hf.compile(model, trie, token_offset=2).recommend(histories, k=10).items``
     """
-    catalog = Catalog.of_trie(trie) if isinstance(trie, Trie) else trie
+    catalog = Catalog.of_trie(trie) if isinstance(trie, (Trie, ChangedTrie)) else trie
+    built: Any = catalog
     if isinstance(catalog, Catalog):
-        catalog.merge()  # an engine reads a built trie alone
-    searched: Any = catalog.trie if isinstance(catalog, Catalog) else trie
-    writing = Writing.of("compile", searched, token_offset, code_to_token, options)
+        catalog.merge()  # an engine reads a built trie alone; what is gone is a filter
+        built = getattr(catalog.trie, "searched", catalog.trie)
+    writing = Writing.of("compile", built, token_offset, code_to_token, options)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
     model = underlying(model)
     chosen, tokens = writing.engine_of(model), writing.tokens
     catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
-    searched = catalog.trie.to("cpu")
-    tokens.require("compile", searched, chosen.vocab_size)
+    tokens.require("compile", built, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
         known = getattr(model.config, "decoder_start_token_id", None)
@@ -98,7 +99,7 @@ def compile(
     histories = None
     if reads == "items":
         around = (torch.tensor(token_ids("compile", n, v)).long() for n, v in (("before", before), ("after", after)))
-        histories = _Histories(tokens.encode(searched.item_codes().long()), *around)
+        histories = _Histories(tokens.encode(catalog.trie.item_codes().long()), *around)
     elif len(before) or len(after):
         raise InvalidValueError("compile: before and after must be empty but for reads='items'")
     for name, ids in (("prefix_tokens", writing.prefix), ("decoder_start_tokens", start or [])):
@@ -111,7 +112,7 @@ def compile(
         return chosen if frozen else writing.engine_of(model)
 
     plan = Plan((), writing.normalize, tokens=tokens, prefix=writing.prefix)
-    language = LanguageModel(now, chosen.vocab_size, searched.codebook_sizes, plan, start, model, frozen)
+    language = LanguageModel(now, chosen.vocab_size, built.codebook_sizes, plan, start, model, frozen)
     return CompiledRecommender(catalog, language, histories)
 
 
@@ -204,6 +205,12 @@ class CompiledRecommender(Recommender):
     def extended(self, new: Catalog) -> CompiledRecommender:
         """Raises ``UnsupportedError``: its tokens were checked against the items that it has."""
         raise UnsupportedError("extended: a compiled model keeps its items; compile it again with the new catalog")
+
+    def without(self, items: Any) -> CompiledRecommender:
+        """See ``System.without``."""
+        model = CompiledRecommender(self.catalog.without(items), self.language, self.histories)
+        model.decoder = self.decoder
+        return model
 
     def save(self, folder: str | Path) -> None:
         """Raises ``UnsupportedError``: ``model.save_pretrained`` and ``Trie.save`` keep what this was made of."""
