@@ -54,6 +54,7 @@ def said(place, monkeypatch, capsys, arguments):
         (["--data", "/nope"], "data.load: folder must be an existing folder or file, got '/nope'"),
         (["--data", "/dev/null"], "got '/dev/null', which is a device; write what it gives to a file first"),
         (["--data", ""], "train: --data must name a file or folder, got ''"),
+        (["--data", "x", "--out="], "train: --out must name a file or folder, got ''"),
         (["--data", "file"], "file:1: must have a column user, got x; user (--user) names another"),
         (["--data", "f.npy"], "f.npy: must be a table as text, but is an array of numpy, which has no columns"),
         (["--data", "data", "--k-core", "99"], "data.load: --k-core must leave some events, got 99 which leaves none"),

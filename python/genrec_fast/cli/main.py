@@ -174,6 +174,7 @@ def _run(arguments: list[str]) -> int:
         return 2
     paths = [("its first argument", arguments[1])] if len(arguments) > 1 and arguments[0] in _FOLDERS else []
     paths += [(flag, value) for flag, value in itertools.pairwise(arguments) if flag in _PATHS]
+    paths += [(flag, "") for flag in _PATHS if f"{flag}=" in arguments]
     for what, value in paths:
         if value == "":  # as a path that would be the folder one stands in
             print(f"{PROGRAM}: {arguments[0]}: {what} must name a file or folder, got ''", file=sys.stderr)
