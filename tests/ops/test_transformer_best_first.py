@@ -182,7 +182,7 @@ def test_it_is_registered_whole():
         (
             *(stack.weights, hidden, scores, offsets, cache, None, named["distance"], None, None),
             *(named["first_table"], code_tokens, embedding, None, list(trie.tokens), list(trie.child_bases)),
-            *(list(trie.child_deltas), *[None] * 6, 1.0, 0, 2, 2, 0, 2, 99, 8, 2, False, False),
+            *(list(trie.child_deltas), *[None] * 4, 1.0, 0, None, None, 2, 2, 0, 2, 99, 8, 2, False, False),
         ),
         test_utils=("test_schema", "test_faketensor"),
     )

@@ -1,8 +1,9 @@
-"""What the searches over a network and a trie check alike."""
+"""What the searches over a network and a trie share: checks, arguments, and the way to their kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,19 @@ from torch import Tensor
 
 from genrec_fast.base.checks import require_tensors, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.ops._registry import core
 from genrec_fast.ops.transformer_pack import PackedStack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["check_search", "described", "masks_of"]
+__all__ = ["CATALOG", "PROMPTS", "check_search", "described", "kernel", "masks_of"]
 
+PROMPTS = "Tensor weights, Tensor hidden, Tensor scores, Tensor offsets, Tensor cache"
+CATALOG = (
+    "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table,"
+    " Tensor[] code_tokens, Tensor embedding, Tensor? positions, Tensor[] tokens, Tensor[] child_bases,"
+    " Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded, Tensor? excluded_offsets,"
+    " float embedding_scale, int stack"
+)
 _ALWAYS = ("hidden", "scores", "offsets", "cache", "embedding")
 
 
@@ -93,6 +102,33 @@ def masks_of(op: str, trie: CatalogTrie, keep: TrieFilter | None, users: int) ->
     if keep.num_users not in (None, users):
         raise InvalidValueError(f"{op}: keep must be for {users} users, got one for {keep.num_users}")
     return (keep.bits, keep.ranks, keep.excluded, keep.excluded_offsets)
+
+
+def kernel(
+    op: str, arguments: str, outputs: Callable[..., Any], found: Sequence[str], unread: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """What allocates a search's outputs and runs it on the CPU, for ``define``.
+
+    Args:
+        op: its name.
+        arguments: of the op, in torch's notation; the compiled search takes them by these names.
+        outputs: makes them, of the arguments that it names.
+        found: their names.
+        unread: arguments that the compiled search does not take, as its outputs tell them.
+    """
+    names = tuple(argument.split()[-1] for argument in arguments.split(", "))
+    wanted = [(names.index(name), name) for name in inspect.signature(outputs).parameters]
+    search = getattr(core, op)
+
+    def cpu(*values: Any) -> Any:
+        out = outputs(**{name: values[place] for place, name in wanted})
+        given = dict(zip(names, values, strict=True))
+        for name in unread:
+            del given[name]
+        search(**given, **dict(zip(found, out, strict=True)), num_threads=torch.get_num_threads())
+        return out
+
+    return cpu
 
 
 def described(tensor: Tensor) -> str:

@@ -19,8 +19,8 @@ from genrec_fast.base.checks import (
     whole_number,
 )
 from genrec_fast.base.errors import InvalidValueError, door
-from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._search_call import check_search, masks_of
+from genrec_fast.ops._registry import define
+from genrec_fast.ops._search_call import CATALOG, PROMPTS, check_search, kernel, masks_of
 from genrec_fast.ops._transformer_call import direct
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_best_first import transformer_best_first as _twin
@@ -172,10 +172,10 @@ def transformer_best_first(
             list(trie.child_bases),
             list(trie.child_deltas),
             *masks,
-            trie.leaf_bases if shared else None,
-            trie.leaf_deltas if shared else None,
             scale,
             stack.number,
+            trie.leaf_bases if shared else None,
+            trie.leaf_deltas if shared else None,
             k,
             width,
             first,
@@ -201,95 +201,16 @@ def _outputs(scores: Tensor, tokens: Sequence[Tensor], width: int, first_user: i
     )
 
 
-def _cpu(
-    weights: Tensor,
-    hidden: Tensor,
-    scores: Tensor,
-    offsets: Tensor,
-    cache: Tensor,
-    rotary: Tensor | None,
-    distance: Tensor | None,
-    cross: Tensor | None,
-    cross_offsets: Tensor | None,
-    first_table: Tensor | None,
-    code_tokens: list[Tensor],
-    embedding: Tensor,
-    positions: Tensor | None,
-    tokens: list[Tensor],
-    child_bases: list[Tensor],
-    child_deltas: list[Tensor],
-    bits: Tensor | None,
-    ranks: Tensor | None,
-    excluded: Tensor | None,
-    excluded_offsets: Tensor | None,
-    leaf_bases: Tensor | None,
-    leaf_deltas: Tensor | None,
-    embedding_scale: float,
-    stack: int,
-    k: int,
-    width: int,
-    first_user: int,
-    last_user: int,
-    budget: int,
-    least_rows: int,
-    share: int,
-    valid_only: bool,
-    own_codes: bool,
-) -> Any:
-    found = _outputs(scores, tokens, width, first_user, last_user)
-    core.transformer_best_first(
-        hidden=hidden,
-        weights=weights,
-        stack=stack,
-        scores=scores,
-        offsets=offsets,
-        cache=cache,
-        rotary=rotary,
-        distance=distance,
-        cross=cross,
-        cross_offsets=cross_offsets,
-        code_tokens=code_tokens,
-        tokens=tokens,
-        child_bases=child_bases,
-        child_deltas=child_deltas,
-        bits=bits,
-        ranks=ranks,
-        excluded=excluded,
-        excluded_offsets=excluded_offsets,
-        leaf_bases=leaf_bases,
-        leaf_deltas=leaf_deltas,
-        embedding=embedding,
-        embedding_scale=embedding_scale,
-        positions=positions,
-        first_table=first_table,
-        valid_only=valid_only,
-        own_codes=own_codes,
-        k=k,
-        first_user=first_user,
-        last_user=last_user,
-        budget=budget,
-        least_rows=least_rows,
-        share=share,
-        found_scores=found[0],
-        rows=found[1],
-        codes=found[2],
-        bound=found[3],
-        expanded=found[4],
-        cut=found[5],
-        num_threads=torch.get_num_threads(),
-    )
-    return found
-
-
+_ARGUMENTS = (
+    f"{PROMPTS}, {CATALOG}, Tensor? leaf_bases, Tensor? leaf_deltas, int k, int width, int first_user, int last_user,"
+    " int budget, int least_rows, int share, bool valid_only, bool own_codes"
+)
+_FOUND = ("found_scores", "rows", "codes", "bound", "expanded", "cut")
+_cpu = kernel("transformer_best_first", _ARGUMENTS, _outputs, _FOUND, unread=("width",))
 _search = direct(
     _cpu,
     define(
-        "transformer_best_first(Tensor weights, Tensor hidden, Tensor scores, Tensor offsets, Tensor cache,"
-        " Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table,"
-        " Tensor[] code_tokens, Tensor embedding, Tensor? positions, Tensor[] tokens, Tensor[] child_bases,"
-        " Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded, Tensor? excluded_offsets,"
-        " Tensor? leaf_bases, Tensor? leaf_deltas, float embedding_scale, int stack, int k, int width, int first_user,"
-        " int last_user, int budget, int least_rows, int share, bool valid_only, bool own_codes)"
+        f"transformer_best_first({_ARGUMENTS})"
         " -> (Tensor scores, Tensor rows, Tensor codes, Tensor bound, Tensor expanded, Tensor cut)",
         kernels={"cpu": _cpu},
         twin=_twin,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genrec_fast.base.checks import FLOAT32, INT64, choice, real_number, require_room, sequence, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
-from genrec_fast.ops._registry import core, define
-from genrec_fast.ops._search_call import check_search, described, masks_of
+from genrec_fast.ops._registry import define
+from genrec_fast.ops._search_call import CATALOG, PROMPTS, check_search, described, kernel, masks_of
 from genrec_fast.ops._transformer_call import direct
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.transformer_search import transformer_search as _twin
@@ -170,86 +170,14 @@ def _outputs(scores: Tensor, code_tokens: Sequence[Tensor], tokens: Sequence[Ten
     )
 
 
-def _cpu(
-    weights: Tensor,
-    hidden: Tensor,
-    scores: Tensor,
-    offsets: Tensor,
-    cache: Tensor,
-    chain: list[Tensor],
-    ancestors: Tensor,
-    rotary: Tensor | None,
-    distance: Tensor | None,
-    cross: Tensor | None,
-    cross_offsets: Tensor | None,
-    first_table: Tensor | None,
-    code_tokens: list[Tensor],
-    embedding: Tensor,
-    positions: Tensor | None,
-    tokens: list[Tensor],
-    child_bases: list[Tensor],
-    child_deltas: list[Tensor],
-    bits: Tensor | None,
-    ranks: Tensor | None,
-    excluded: Tensor | None,
-    excluded_offsets: Tensor | None,
-    embedding_scale: float,
-    stack: int,
-    num_beams: int,
-    valid_only: bool,
-    own_codes: bool,
-    end_token: int,
-) -> Any:
-    found = _outputs(scores, code_tokens, tokens, num_beams)
-    core.transformer_search(
-        hidden=hidden,
-        weights=weights,
-        stack=stack,
-        scores=scores,
-        offsets=offsets,
-        cache=cache,
-        chain=chain,
-        ancestors=ancestors,
-        rotary=rotary,
-        distance=distance,
-        cross=cross,
-        cross_offsets=cross_offsets,
-        code_tokens=code_tokens,
-        tokens=tokens,
-        child_bases=child_bases,
-        child_deltas=child_deltas,
-        bits=bits,
-        ranks=ranks,
-        excluded=excluded,
-        excluded_offsets=excluded_offsets,
-        embedding=embedding,
-        embedding_scale=embedding_scale,
-        positions=positions,
-        first_table=first_table,
-        valid_only=valid_only,
-        own_codes=own_codes,
-        end_token=end_token,
-        found_scores=found[0],
-        rows=found[1],
-        codes=found[2],
-        found_tokens=found[3],
-        bound=found[4],
-        num_beams=num_beams,
-        num_threads=torch.get_num_threads(),
-    )
-    return found
-
-
+_ARGUMENTS = f"{PROMPTS}, Tensor[] chain, Tensor ancestors, {CATALOG}, int num_beams, bool valid_only, bool own_codes"
+_ARGUMENTS += ", int end_token"
+_FOUND = ("found_scores", "rows", "codes", "found_tokens", "bound")
+_cpu = kernel("transformer_search", _ARGUMENTS, _outputs, _FOUND)
 _search = direct(
     _cpu,
     define(
-        "transformer_search(Tensor weights, Tensor hidden, Tensor scores, Tensor offsets, Tensor cache, Tensor[] chain,"
-        " Tensor ancestors, Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets,"
-        " Tensor? first_table, Tensor[] code_tokens, Tensor embedding, Tensor? positions, Tensor[] tokens,"
-        " Tensor[] child_bases, Tensor[] child_deltas, Tensor? bits, Tensor? ranks, Tensor? excluded,"
-        " Tensor? excluded_offsets, float embedding_scale, int stack, int num_beams, bool valid_only, bool own_codes,"
-        " int end_token)"
-        " -> (Tensor scores, Tensor rows, Tensor codes, Tensor tokens, Tensor bound)",
+        f"transformer_search({_ARGUMENTS}) -> (Tensor scores, Tensor rows, Tensor codes, Tensor tokens, Tensor bound)",
         kernels={"cpu": _cpu},
         twin=_twin,
         fake=_outputs,
