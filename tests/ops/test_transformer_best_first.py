@@ -10,6 +10,7 @@ from test_transformer_search import cases, plain_case, prepared
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops import transformer_best_first, transformer_search, trie_filter
 from genrec_fast.ops.reference.transformer_best_first import transformer_best_first as twin
 from genrec_fast.ops.transformer_pack import pack_stacks
@@ -172,6 +173,19 @@ def test_what_does_not_fit_is_named():
         call(keep=torch.ones(3, dtype=torch.bool))
     with pytest.raises(InvalidValueError, match="keep must be for 2 users, got one for 1"):
         call(keep=trie_filter(arguments[5], exclude=Jagged.from_rows([[0]])))
+
+
+def test_an_altered_trie_is_named():
+    case = plain_case()
+    codes = torch.stack([torch.arange(20), torch.zeros(20, dtype=torch.int64)], 1)
+    case.trie = build_trie(codes, codebook_sizes=(24, 4))
+    case.code_tokens = [torch.arange(24), torch.arange(24, 28)]
+    arguments, named = begun(case)
+    case.trie.tokens[0][5] = 255
+    with pytest.raises(
+        InvalidValueError, match=r"trie must have codes in \[0, 24\) on level 0, got 15 below prefix 10"
+    ):
+        transformer_best_first(*arguments, **named, k=20, width=20)
 
 
 def test_it_is_registered_whole():

@@ -69,6 +69,17 @@ def test_opcheck():
     assert [part.tolist() for part in (*before, *shared)] == [[0], [0, 1], [True], [True, True]]
 
 
+def test_what_an_altered_trie_leaves_out_is_not_followed():
+    count = torch.arange(4000)
+    codes = torch.stack([count // 64, count // 8 % 8, count % 8], 1)
+    base, added = (build_trie(codes, codebook_sizes=(63, 8, 8)) for _ in range(2))
+    added.child_bases[1][1] = 1 << 30  # nodes 15 to 31 have no children, but these are there
+    found = trie_places(base, added)
+    assert found.before[1][120:256].tolist() == [0] * 136
+    assert not bool(found.shared[1][120:256].any())
+    assert torch.equal(found.before[1][256:], torch.arange(256, 500).int())
+
+
 def test_bad_tries_are_refused():
     trie = build_trie([[1, 0], [1, 2]], codebook_sizes=(4, 4))
     with pytest.raises(InvalidTypeError, match="trie_places: trie must be a trie"):

@@ -278,9 +278,10 @@ class BestFirst {
         {found.data(), chosen.data(), parents.data(), below.data(), &pruned}, 1);
     user.lost = std::max(user.lost, pruned);
     for (std::int64_t i = 0; i < most && below[at(i)] >= 0; ++i) {
-      // An altered trie makes a step choose what there is not.
-      check(chosen[at(i)] >= 0 && chosen[at(i)] < here.codebook_size, op, ": trie must have codes in [0, ",
-            here.codebook_size, ") on level ", level, ", got ", chosen[at(i)]);
+      // An altered trie makes a step choose what there is not: a code behind the last is one of a later beam.
+      check(chosen[at(i)] >= 0 && chosen[at(i)] < here.codebook_size && parents[at(i)] >= 0 && parents[at(i)] < count,
+            op, ": trie must have codes in [0, ", here.codebook_size, ") on level ", level, ", got ", chosen[at(i)],
+            " below prefix ", parents[at(i)]);
       const Prefix child{found[at(i)], below[at(i)], level + 1, behind[at(parents[at(i)])], chosen[at(i)]};
       (leads_to_one(child) ? user.whole : user.children).push_back(child);
     }

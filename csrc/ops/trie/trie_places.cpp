@@ -62,6 +62,9 @@ void trie_places(const TrieView& base, const TrieView& added, std::int32_t* cons
         " levels like base, got ", added.num_levels);
   for (int l = 0; l < base.num_levels; ++l) {
     const TrieLevel& large = base.levels[l];
+    // An altered trie leaves out edges, which the next level follows all the same.
+    std::fill_n(before[l], added.levels[l].num_edges, 0);
+    std::fill_n(shared[l], added.levels[l].num_edges, false);
     for (std::int64_t node = 0; node < added.levels[l].num_nodes; ++node) {
       if (l > 0) fetch(large, before[l - 1], node, added.levels[l].num_nodes);
       const EdgeRange here = edges_of(added.levels[l], node);
