@@ -17,9 +17,10 @@ from genrec_fast.recipe.recommender import load
 FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
 ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
 CODED = [
-    *("car", "cobra", "cost", "discrec", "dsi", "grid", "hid_vae", "letter", "liger", "marius", "nci", "recgpt_fsq"),
+    *("car", "cost", "discrec", "dsi", "grid", "hid_vae", "letter", "marius", "nci", "recgpt_fsq"),
     *("rpg", "rq_vae", "seater", "tiger", "unified_sid_id", "vq_rec", "vq_vae"),
 ]
+MADE_OF_FEATURES = ["cobra", "liger", "llm2bert4rec"]
 RATED = ["genrank", "gpsd", "hstu_ranking", "mtgr"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 
@@ -61,11 +62,22 @@ def test_every_recipe_learns_from_interactions_alone_or_says_what_it_lacks(alone
     assert f"Recipes for interactions alone: {', '.join(ALONE)}\n" in error
     for text in {
         **dict.fromkeys(CODED, ("must have item features", "item_embeddings.npy", "--semantic-ids FILE")),
-        "llm2bert4rec": ("must have item features", "item_embeddings.npy"),
+        **dict.fromkeys(MADE_OF_FEATURES, ("whose network is made of them", "item_embeddings.npy")),
         "hstu": ("must have times", "--timestamp", "--backbone.bias position"),
     }.get(name, ("must have times", "--timestamp")):
         assert text in error
+    assert ("--semantic-ids" in error) == (name in CODED)
     assert ("--backbone" in error) == (name == "hstu")
+
+
+@pytest.mark.parametrize("name", ["cobra", "liger"])
+def test_semantic_ids_are_not_enough_for_a_network_of_features(shop, alone, name, capsys):
+    ids = alone.parent / "codes.json"
+    ids.write_text(json.dumps({str(n): [f"<a_{n % 9}>", f"<b_{n // 9}>"] for n in range(shop.num_items)}))
+    assert train(name, alone, "--semantic-ids", str(ids)) == 2
+    said = capsys.readouterr()
+    assert "whose network is made of them" in said.err
+    assert "does without them" not in said.out
 
 
 def test_what_the_message_names_works(alone, capsys):

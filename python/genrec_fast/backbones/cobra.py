@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ __all__ = ["Cobra", "CobraConfig"]
 class CobraConfig:
     """Settings of ``Cobra``; the defaults are those of the public re-implementation, but for the width (768 there)."""
 
+    needs_features: ClassVar[bool] = True  # no catalog without feature vectors will do
     width: int = 128  # channels
     num_heads: int = 4  # a divisor of width
     num_layers: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ __all__ = ["Liger", "LigerConfig"]
 class LigerConfig(T5Config):
     """Settings of ``Liger``; the defaults are those of LIGER's code."""
 
+    needs_features: ClassVar[bool] = True  # no catalog without feature vectors will do
     num_layers: int = 6  # of the encoder, and as many of the decoder
     dropout: float = 0.2  # rate
     input_dropout: float = 0.5  # rate, on what the encoder reads

@@ -141,7 +141,8 @@ def _coded_by_features(recipe: Recipe) -> bool:
 def _built_of_features(recipe: Recipe) -> bool:
     """Whether the backbone cannot be made without feature vectors."""
     items: Any = getattr(recipe.backbone, "items", None)
-    return items is not None and (items.features or items.start == "features")
+    reads = items is not None and (items.features or items.start == "features")
+    return reads or getattr(recipe.backbone, "needs_features", False)
 
 
 def _shows_features(recipe: Recipe) -> bool:
@@ -174,6 +175,12 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
     Raises:
         InvalidValueError: no features, or no times, where the recipe reads them.
     """
+    if data.features is None and _built_of_features(recipe):
+        raise InvalidValueError(
+            f"train: data must have item features for {recipe.name}, whose network is made of them, "
+            f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item). "
+            f"Recipes for interactions alone: {_frugal()}"
+        )
     if data.features is None and _coded_by_features(recipe):
         readers = "tokenizer and network read" if _shows_features(recipe) else "tokenizer reads"
         instead = (
@@ -187,12 +194,6 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
             f"train: data must have item features for {recipe.name}, whose {readers} them, "
             f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item), or give "
             f"{instead}. Recipes for interactions alone: {_frugal()}"
-        )
-    if data.features is None and _built_of_features(recipe):
-        raise InvalidValueError(
-            f"train: data must have item features for {recipe.name}, whose network is made of them, "
-            f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item). "
-            f"Recipes for interactions alone: {_frugal()}"
         )
     if data.interactions.timestamps is None and _reads_times(recipe):
         position = ", or give --backbone.bias position" if getattr(recipe.backbone, "bias", None) == "both" else ""
