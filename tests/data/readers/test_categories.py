@@ -30,6 +30,8 @@ EVENTS = "user,item,timestamp\nann,tea,1\nann,pot,2\nann,cup,3\nbob,cup,1\nbob,t
         ({"category": "Food > Tea > Green"}, ["Food", "Tea", "Green"]),
         ({"categories": "[['Beauty', 'Hair, long'], ['Gifts']]"}, ["Beauty", "Hair, long"]),
         ({"categories": "'Beauty', 'Hair, long'"}, ["Beauty", "Hair, long"]),
+        ({"categories": "[['Clothing, Shoes & Jewelry']]"}, ["Clothing, Shoes & Jewelry"]),
+        ({"categories": "['Clothing, Shoes']"}, ["Clothing, Shoes"]),
         ({"feat": "[27, 9]"}, ["27", "9"]),
         ({"categories": "[Toys, Games]"}, ["Toys", "Games"]),
         ({"main_category": "Beauty", "categories": "Beauty|Hair"}, ["Beauty", "Hair"]),
@@ -46,6 +48,9 @@ def test_lists_keep_commas_in_their_names():
     cell = as_cell([["Beauty", "Skin, dry"], ["Gifts"]])
     assert path_of({"categories": cell}) == ["Beauty", "Skin, dry"]
     assert as_text(cell) == "Beauty, Skin, dry, Gifts"
+    for alone in (["Clothing, Shoes"], [["Clothing, Shoes"]], [["Clothing, Shoes"], []]):
+        assert path_of({"categories": as_cell(alone)}) == ["Clothing, Shoes"]
+        assert as_text(as_cell(alone)) == "Clothing, Shoes"
     assert as_cell("Beauty") is None
     assert path_of({"categories": as_cell([])}) == []
     assert path_of({"class": "Animation Children's"}, blanks=["class"]) == ["Animation", "Children's"]

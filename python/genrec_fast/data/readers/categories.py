@@ -44,12 +44,13 @@ def as_cell(value: object) -> str | None:
     if not isinstance(value, (list, tuple)):
         return None
     paths = [part for part in value if isinstance(part, (list, tuple))] or [value]
-    return _PATH.join(_WORD.join(str(word) for word in path if word is not None) for path in paths)
+    # A separator behind each word: a single one is no text that commas would divide.
+    return _PATH.join("".join(f"{word}{_WORD}" for word in path if word is not None) for path in paths)
 
 
 def as_text(cell: str) -> str:
     """A cell of ``as_cell`` as a text."""
-    return cell.replace(_WORD, ", ").replace(_PATH, ", ")
+    return ", ".join(filter(None, cell.replace(_PATH, "").split(_WORD)))
 
 
 def path_of(cells: Mapping[str, str], blanks: Collection[str] = ()) -> list[str]:
