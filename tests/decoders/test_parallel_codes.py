@@ -243,11 +243,15 @@ def test_an_items_own_level_stands_behind_its_codes():
     codes = torch.zeros(6, 1, dtype=torch.int64)  # all alike but for the items themselves
     parts = Parts(Heads((2, 6), 6), layout=PlainConfig().build(coded(codes, (2,))))
     batch = Batch(Jagged.from_rows([[1]]))
+    of_code, of_items = (part.log_softmax(1) for part in parts.backbone.user_logits(batch))
+    wanted = of_code[:, :1] + of_items
     for config in (ScanCodesConfig(), GraphConfig(num_beams=3, num_edges=3)):
         found = run(config.build().begin(parts, batch, Query(k=3)))
-        wanted = parts.backbone.user_logits(batch)[1].sort(descending=True).indices[:, :3]
-        assert config == GraphConfig(num_beams=3, num_edges=3) or torch.equal(found.items, wanted)
+        assert torch.equal(found.scores, wanted.gather(1, found.items))
+        assert len(set(found.items[0].tolist())) == 3
         assert found.codes.tolist() == [[[0], [0], [0]]]
+    whole = run(ScanCodesConfig().build().begin(parts, batch, Query(k=3)))
+    assert torch.equal(whole.items, wanted.sort(descending=True).indices[:, :3])
 
 
 def test_messages_name_argument_rule_and_value():
