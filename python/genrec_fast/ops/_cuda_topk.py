@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec_fast.ops import _cuda, _rq_levels
 from genrec_fast.ops._cuda_jagged import checked_offsets
+from genrec_fast.ops._filters import lengthened
 
 __all__ = ["excluded", "search"]
 
@@ -104,10 +105,7 @@ def search(
     _launch("bars", (count, 1, 1), 1024 if groups >= _MANY_GROUPS else _ROWS, (held, queries))
     _launch(f"scores_{name}", (count, parts, 1), _ROWS, (held, table))
     _launch("merge", (count, 1, 1), _ROWS, (held, scores, ids))
-    if k > kept:
-        scores = torch.nn.functional.pad(scores, (0, k - kept), value=-torch.inf)
-        ids = torch.nn.functional.pad(ids, (0, k - kept), value=-1)
-    return scores, ids
+    return lengthened(scores, ids, k)
 
 
 def _launch(part: str, grid: _cuda.Size, threads: int, arguments: _cuda.Arguments, shared: int = 0) -> None:

@@ -10,7 +10,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._tensors import check_offsets, require_offsets
 
-__all__ = ["exclude_lists", "hide", "require_allowed", "require_exclude"]
+__all__ = ["exclude_lists", "hide", "lengthened", "require_allowed", "require_exclude"]
 
 
 def require_allowed(op: str, allowed: Tensor | None, count: int, num_items: int, device: torch.device) -> Tensor | None:
@@ -82,3 +82,12 @@ def hide(scores: Tensor, allowed: Tensor | None, exclude_ids: Tensor | None, exc
         inside = exclude_ids < scores.shape[1]
         scores[rows[inside], exclude_ids[inside]] = -torch.inf
     return scores
+
+
+def lengthened(scores: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores and ids ``[B, m]``, m at most k, as ``[B, k]``: -inf and -1 behind the last."""
+    short = k - scores.shape[1]
+    if not short:
+        return scores, ids
+    pad = torch.nn.functional.pad
+    return pad(scores, (0, short), value=-torch.inf), pad(ids, (0, short), value=-1)

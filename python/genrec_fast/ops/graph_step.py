@@ -11,6 +11,7 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.ops._code_sums import check_codes, check_logprobs, require_code_sums
+from genrec_fast.ops._filters import lengthened
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.graph_step import graph_step as _twin
 
@@ -121,9 +122,7 @@ def _cpu(
         num_seen=num_seen,
         num_threads=torch.get_num_threads(),
     )
-    if num_beams > most:
-        reached = torch.nn.functional.pad(reached, (0, num_beams - most), value=-1)
-        scores = torch.nn.functional.pad(scores, (0, num_beams - most), value=-torch.inf)
+    scores, reached = lengthened(scores, reached, num_beams)
     return reached, scores, num_seen
 
 

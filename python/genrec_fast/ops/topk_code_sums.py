@@ -11,7 +11,7 @@ from genrec_fast.base.checks import INT64, require_room, whole_number
 from genrec_fast.base.errors import door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._code_sums import check_codes, check_logprobs, require_code_sums
-from genrec_fast.ops._filters import require_allowed, require_exclude
+from genrec_fast.ops._filters import lengthened, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.topk_code_sums import topk_code_sums as _twin
 
@@ -102,10 +102,7 @@ def _cpu(
         ids=ids,
         num_threads=torch.get_num_threads(),
     )
-    if k > shape[1]:
-        scores = torch.nn.functional.pad(scores, (0, k - shape[1]), value=-torch.inf)
-        ids = torch.nn.functional.pad(ids, (0, k - shape[1]), value=-1)
-    return scores, ids
+    return lengthened(scores, ids, k)
 
 
 def _check(logprobs: Tensor, item_codes: Tensor, codebook_sizes: list[int]) -> None:

@@ -9,7 +9,7 @@ from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_
 from genrec_fast.base.errors import InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import _cuda, _cuda_topk
-from genrec_fast.ops._filters import exclude_lists, require_allowed, require_exclude
+from genrec_fast.ops._filters import exclude_lists, lengthened, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
@@ -135,10 +135,7 @@ def _cpu(
         ids=ids,
         num_threads=torch.get_num_threads(),
     )
-    if k > shape[1]:
-        scores = torch.nn.functional.pad(scores, (0, k - shape[1]), value=-torch.inf)
-        ids = torch.nn.functional.pad(ids, (0, k - shape[1]), value=-1)
-    return scores, ids
+    return lengthened(scores, ids, k)
 
 
 def _check(queries: Tensor, table: Tensor) -> None:
