@@ -77,11 +77,6 @@ class CodeTokens:
         columns = [table[codes[..., level].long()] for level, table in enumerate(self.of[: codes.shape[-1]])]
         return torch.stack(columns, -1) if columns else codes.long()
 
-    def codes_of(self, tokens: Tensor) -> Tensor:
-        """int32 ``[..., L]``: the codes of int64 tokens ``[..., L]``, each of which is one."""
-        tables = self._codes  # type: ignore[attr-defined]
-        return torch.stack([table[tokens[..., level]] for level, table in enumerate(tables)], -1).int()
-
     def decode(self, tokens: Tensor) -> Tensor:
         """The codes of int64 tokens ``[..., t]``, t at most L: int64 ``[..., t]``, -1 where a token is no code."""
         columns = []

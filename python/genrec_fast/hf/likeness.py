@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec
+
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["NOT_MADE_FOR_IT", "difference", "likely_tokens", "tolerance_of"]
+__all__ = ["NOT_MADE_FOR_IT", "difference", "likely_tokens", "tolerance_of", "trial"]
 
 # Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
 # float32 and 0.05 in bfloat16, a wrong one not within 0.3.
 _TOLERANCE, _TOLERANCE_OF_HALF = 0.02, 0.2
 # Models that quantize what they compute differ with the texts that are read together: this many times that is noise.
 _NOISE = 5.0
+P = ParamSpec("P")
 # What the code of a model raises when its state is not made for beams, or not for one token behind a prompt.
 NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
+def trial(tried: Callable[Concatenate[CalledModel, P], bool]) -> Callable[Concatenate[CalledModel, P], bool]:
+    """Asks of a model in evaluation mode (dropout would draw other units for either way), without gradients.
+
+    False where it raises what models raise that were not made for it. Too little memory says nothing about a model.
+    """
+
+    @torch.no_grad()
+    @functools.wraps(tried)
+    def quietly(model: CalledModel, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        training = model.module.training
+        model.module.eval()
+        try:
+            return tried(model, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except (UnsupportedError, *NOT_MADE_FOR_IT):
+            return False
+        finally:
+            model.module.train(training)
+
+    return quietly
 
 
 def tolerance_of(model: CalledModel, row: Tensor, starts: Jagged | None, encoded: bool, wanted: Tensor) -> float:

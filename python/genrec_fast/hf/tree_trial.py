@@ -9,7 +9,7 @@ from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.branched import Branched, shortest_window
 from genrec_fast.hf.called import CalledModel
-from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
+from genrec_fast.hf.likeness import difference, likely_tokens, tolerance_of, trial
 from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
 
@@ -40,34 +40,25 @@ def check_trees(model: CalledModel, prompt: Tensor) -> None:
         )
 
 
-@torch.no_grad()
+@trial
 def _reads_trees(model: CalledModel, prompt: Tensor) -> bool:
     if model.turns_by_length:
         return False
     longest = max(2, min(_LONGEST, shortest_window(model)[1] - 6))
     prompt = prompt.repeat(-(-_SHORTEST // len(prompt)))[:longest]
     prompts = [prompt, prompt[len(prompt) // 2 :]]  # one of two is padded
-    training = model.module.training
-    model.module.eval()  # dropout would draw other units for either
-    try:
-        read = WholeTexts.begin(model, Jagged.from_rows(prompts), None, False).logits
-        tolerance = tolerance_of(model, prompt, None, False, read)
-        tokens = likely_tokens(model, read[:, 0], 6)
-        tree: Branched = Branched.begin(model, Jagged.from_rows(prompts))
-        for call, (parents, paths) in enumerate(zip(_PARENTS, _PATHS, strict=True)):
-            tree = tree.extend_tree(tokens[:, 3 * call : 3 * call + 3], torch.tensor([parents] * 2))
-            texts = [
-                torch.cat([text, row[list(path)].to(text.device)])
-                for text, row in zip(prompts, tokens, strict=True)
-                for path in paths
-            ]
-            wanted = WholeTexts.begin(model, Jagged.from_rows(texts), None, False).logits
-            if difference(tree.logits, wanted.view(tree.logits.shape)) > tolerance:
-                return False
-    except torch.OutOfMemoryError:
-        raise
-    except (UnsupportedError, *NOT_MADE_FOR_IT):
-        return False
-    finally:
-        model.module.train(training)
+    read = WholeTexts.begin(model, Jagged.from_rows(prompts), None, False).logits
+    tolerance = tolerance_of(model, prompt, None, False, read)
+    tokens = likely_tokens(model, read[:, 0], 6)
+    tree: Branched = Branched.begin(model, Jagged.from_rows(prompts))
+    for call, (parents, paths) in enumerate(zip(_PARENTS, _PATHS, strict=True)):
+        tree = tree.extend_tree(tokens[:, 3 * call : 3 * call + 3], torch.tensor([parents] * 2))
+        texts = [
+            torch.cat([text, row[list(path)].to(text.device)])
+            for text, row in zip(prompts, tokens, strict=True)
+            for path in paths
+        ]
+        wanted = WholeTexts.begin(model, Jagged.from_rows(texts), None, False).logits
+        if difference(tree.logits, wanted.view(tree.logits.shape)) > tolerance:
+            return False
     return True

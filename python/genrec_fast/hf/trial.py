@@ -12,7 +12,7 @@ from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.joined import join, read_on
-from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of
+from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of, trial
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
@@ -51,7 +51,7 @@ def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged |
         model.module.train(training)
 
 
-@torch.no_grad()
+@trial
 def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
     """Whether a prompt rolled back and read on, several tokens at once, gives the logits of ``WholeTexts``.
 
@@ -63,27 +63,18 @@ def can_be_continued(model: CalledModel, tokens: Tensor) -> bool:
         return False
     tokens = tokens.repeat(-(-2 * _SHORTEST // len(tokens)))[:_LONGEST]
     half = len(tokens) // 2
-    training = model.module.training
-    model.module.eval()
-    try:
-        rows = Jagged.from_rows([tokens])
-        whole = WholeTexts.begin(model, rows, None, False)
-        steps = [(codes[:1], parents[:1]) for codes, parents in _steps(model, whole.logits[:, 0].repeat(2, 1))]
-        wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
-        before = Stepped.alone(model, torch.cat([tokens[:half], tokens[:half].flip(0)]))
-        if not rolls_back(before.cache):
-            return False
-        got = _along(Stepped.alone(model, tokens, (before, half)).select(torch.tensor([0])), steps)
-    except torch.OutOfMemoryError:
-        raise
-    except (UnsupportedError, *NOT_MADE_FOR_IT):
+    rows = Jagged.from_rows([tokens])
+    whole = WholeTexts.begin(model, rows, None, False)
+    steps = [(codes[:1], parents[:1]) for codes, parents in _steps(model, whole.logits[:, 0].repeat(2, 1))]
+    wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
+    before = Stepped.alone(model, torch.cat([tokens[:half], tokens[:half].flip(0)]))
+    if not rolls_back(before.cache):
         return False
-    finally:
-        model.module.train(training)
+    got = _along(Stepped.alone(model, tokens, (before, half)).select(torch.tensor([0])), steps)
     return all(difference(one, other) <= tolerance for one, other in zip(got, wanted, strict=True))
 
 
-@torch.no_grad()
+@trial
 def can_be_joined(model: CalledModel, tokens: Tensor) -> bool:
     """Whether ``read_on`` and ``join`` of two users give the logits of ``WholeTexts``.
 
@@ -95,21 +86,12 @@ def can_be_joined(model: CalledModel, tokens: Tensor) -> bool:
         return False
     tokens = tokens.repeat(-(-2 * _SHORTEST // len(tokens)))[:_LONGEST]
     rows = [tokens, tokens[len(tokens) // 2 :].flip(0), tokens[:4]]  # the last is new, and shorter than what is read
-    training = model.module.training
-    model.module.eval()
-    try:
-        whole = WholeTexts.begin(model, Jagged.from_rows(rows), None, False)
-        steps = _steps(model, whole.logits[:, 0])
-        wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
-        known = [(Stepped.alone(model, row[:-new]), len(row) - new) for row, new in zip(rows[:2], (5, 4), strict=True)]
-        got = read_on(model, rows, [*known, None])
-        found = _along(join(model, got), steps)
-    except torch.OutOfMemoryError:
-        raise
-    except (UnsupportedError, *NOT_MADE_FOR_IT):
-        return False
-    finally:
-        model.module.train(training)
+    whole = WholeTexts.begin(model, Jagged.from_rows(rows), None, False)
+    steps = _steps(model, whole.logits[:, 0])
+    wanted, tolerance = _along(whole, steps), tolerance_of(model, rows[0], None, False, whole.logits)
+    known = [(Stepped.alone(model, row[:-new]), len(row) - new) for row, new in zip(rows[:2], (5, 4), strict=True)]
+    got = read_on(model, rows, [*known, None])
+    found = _along(join(model, got), steps)
     return all(difference(one, other) <= tolerance for one, other in zip(found, wanted, strict=True))
 
 
