@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from genrec_fast.base.columns import Columns, column
@@ -146,6 +147,12 @@ class Ranked(Columns):
     bound: Tensor = field(metadata={"axis": "user"})
     basis: Tensor | None = column("user")
     skipped: Tensor | None = column("user")
+
+    @classmethod
+    def of_items(cls, items: Tensor, scores: Tensor, *, exact: bool = True, bound: float = float("-inf")) -> Ranked:
+        """Items int64 ``[B, k]`` and their scores where an item is its own only code."""
+        proof = scores.new_full((len(items),), exact, dtype=torch.bool)
+        return cls(items, items.to(torch.int32).unsqueeze(2), scores, proof, scores.new_full((len(items),), bound))
 
     @property
     def based_on(self) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from genrec_fast.base.config import check_fields
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.search_pass import SearchDecoder
 
 __all__ = ["Beam", "BeamConfig"]
@@ -49,8 +48,3 @@ class Beam(SearchDecoder):
 
     name = "beam"
     uneven = True
-
-    def width(self, k: int, num_beams: int | None) -> int:
-        """See ``SearchDecoder``."""
-        k, beams = check_k(self.name, k, num_beams)
-        return max(self.config.num_beams, k) if num_beams is None else beams

@@ -15,10 +15,9 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import CodesThenVectors
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.candidates import scores_of_pairs
 from genrec_fast.decoders.chosen import best_of
-from genrec_fast.decoders.search_pass import SearchDecoder
+from genrec_fast.decoders.search_pass import SearchDecoder, unanswered
 from genrec_fast.decoders.trie_search import TrieSearch
 
 __all__ = ["BeamFusion", "BeamFusionConfig"]
@@ -66,11 +65,6 @@ class BeamFusion(SearchDecoder):
     needs = CodesThenVectors
     by_level: ClassVar[bool] = True
     no_proof = ": pruned beams have no vectors to be compared"
-
-    def width(self, k: int, num_beams: int | None) -> int:
-        """See ``SearchDecoder``."""
-        k, beams = check_k(self.name, k, num_beams)
-        return max(self.config.num_beams, k) if num_beams is None else beams
 
     def begin(self, system: Any, batch: Batch, query: Query) -> FusionPass:  # type: ignore[override]
         """Reads the histories; every ``advance`` searches one level.
@@ -126,14 +120,7 @@ class FusionPass:
         return self._nothing() if self._found is None else self._found
 
     def _nothing(self) -> Ranked:
-        shape, device = (self._users, self._query.k), self._system.trie.device
-        return Ranked(
-            torch.full(shape, -1, device=device),
-            torch.full((*shape, len(self._system.trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
-            torch.full(shape, -torch.inf, device=device),
-            torch.zeros(self._users, dtype=torch.bool, device=device),
-            torch.full((self._users,), torch.inf, device=device),
-        )
+        return unanswered(self._users, self._query.k, self._system.trie)
 
     def _fused(self, search: TrieSearch) -> Ranked:
         found, trie, keep = search.found(), search.trie, search.plan.keep

@@ -85,13 +85,7 @@ def nearest_interests(
     gone = repeated.gather(1, keep)
     items = items.gather(1, keep).masked_fill(gone, -1)
     scores = scores.gather(1, keep).masked_fill(gone, -torch.inf)
-    return Ranked(
-        items,
-        items.to(torch.int32).unsqueeze(2),
-        scores,
-        torch.ones(users, dtype=torch.bool, device=items.device),
-        torch.full((users,), -torch.inf, device=items.device),
-    )
+    return Ranked.of_items(items, scores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,10 +151,4 @@ class Rank(Decoder):
             logits = backbone.action_logits(with_candidates(batch, part)).float()
             chances = (logits.sigmoid() @ weights / weights.sum()).view(count, part.numel())
             best, ids = keep_best(best, ids, chances.masked_fill(hidden[:, part], -torch.inf), part)
-        return Ranked(
-            ids,
-            ids.to(torch.int32).unsqueeze(2),
-            best,
-            torch.ones(count, dtype=torch.bool, device=device),
-            torch.full((count,), -torch.inf, device=device),
-        )
+        return Ranked.of_items(ids, best)

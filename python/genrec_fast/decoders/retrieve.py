@@ -78,13 +78,7 @@ def nearest(
         best, ids = topk_inner_product(users, table.float(), k, allowed=allowed, exclude=exclude)
     else:
         best, ids = _in_blocks(users, table, k, items_per_block, allowed, exclude)
-    return Ranked(
-        ids,
-        ids.to(torch.int32).unsqueeze(2),
-        best,
-        torch.full((count,), exact, dtype=torch.bool, device=device),
-        torch.full((count,), bound, device=device),
-    )
+    return Ranked.of_items(ids, best, exact=exact, bound=bound)
 
 
 def _in_blocks(

@@ -75,10 +75,4 @@ def _best(backbone: ItemScores, batch: Batch, query: Query, k: int) -> Ranked:
     best = torch.full((count, k), -torch.inf, device=device)
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     best, ids = keep_best(best, ids, scores, torch.arange(backbone.num_items, device=device))
-    return Ranked(
-        ids,
-        ids.to(torch.int32).unsqueeze(2),
-        best,
-        torch.ones(count, dtype=torch.bool, device=device),
-        torch.full((count,), -torch.inf, device=device),
-    )
+    return Ranked.of_items(ids, best)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
 from collections import deque
 from typing import Any, ClassVar
 
@@ -146,7 +145,7 @@ class SearchPass:
 
 
 class SearchDecoder(Decoder):
-    """A search over the trie; subclasses say how wide it is and by which rule it chooses.
+    """A search over the trie; subclasses say by which rule it chooses.
 
     Attributes:
         name: in messages.
@@ -163,13 +162,14 @@ class SearchDecoder(Decoder):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    @abstractmethod
     def width(self, k: int, num_beams: int | None) -> int:
         """The beams of a search for k items; ``None``: the configured number, or k if that is more.
 
         Raises:
             InvalidValueError: k is below 1, or num_beams does not fit.
         """
+        k, beams = check_k(self.name, k, num_beams)
+        return max(self.config.num_beams, k) if num_beams is None else beams
 
     def rule(self, batch: Batch, num_beams: int, query: Query) -> Rule:
         """Which beams live in one search; the best."""

@@ -15,7 +15,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.children import Children
 from genrec_fast.decoders.search_pass import SearchDecoder
 from genrec_fast.nn.engine.plan import Found
@@ -63,11 +62,6 @@ class StochasticBeam(SearchDecoder):
 
     name = "stochastic_beam"
     no_proof = ": its items are not the best k (beam's are)"
-
-    def width(self, k: int, num_beams: int | None) -> int:
-        """See ``SearchDecoder``."""
-        k, beams = check_k(self.name, k, num_beams)
-        return max(self.config.num_beams, k) if num_beams is None else beams
 
     def rule(self, batch: Batch, num_beams: int, query: Query) -> Sampled:
         """Noise by seed and history."""
