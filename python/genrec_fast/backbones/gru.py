@@ -16,8 +16,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
-from genrec_fast.nn.packed import row_positions
-from genrec_fast.nn.packed_block import last_states
+from genrec_fast.nn.packed import last_of_rows, row_positions
 from genrec_fast.nn.transformer import init_weights
 
 __all__ = ["GRU", "GRUConfig"]
@@ -90,7 +89,7 @@ class GRU(nn.Module):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
-        last = last_states(self._states(batch), batch.items.offsets)
+        last = last_of_rows(self._states(batch), batch.items.offsets)
         nothing = self._read_out(self.out.weight.new_zeros(1, self.config.hidden)).to(last.dtype)
         return torch.where((batch.items.lengths > 0)[:, None], last, nothing)
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch, Tokens
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.jagged import offsets_of
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.hstu import HSTULayer, HSTULayerConfig, RelativeBias
 from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, ProjectedFeatures, item_inputs
-from genrec_fast.nn.packed import Packing, Past, last_of_rows, offsets_of, row_positions, successors
+from genrec_fast.nn.packed import Packing, Past, last_of_rows, row_positions, successors
 from genrec_fast.nn.transformer import init_weights
 
 __all__ = ["HSTU", "HSTUConfig"]

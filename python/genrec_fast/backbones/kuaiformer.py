@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
-from genrec_fast.nn.packed import offsets_of
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.transformer import init_weights
 

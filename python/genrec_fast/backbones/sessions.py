@@ -13,11 +13,12 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import offsets_of
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
-from genrec_fast.nn.packed import Packing, offsets_of, row_positions, successors
+from genrec_fast.nn.packed import Packing, row_positions, successors
 from genrec_fast.nn.transformer import Block, init_weights
 
 __all__ = ["Sessions", "SessionsConfig"]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.base.jagged import Jagged
-from genrec_fast.nn.packed import Packing, Past, offsets_of, row_positions
+from genrec_fast.base.jagged import Jagged, offsets_of
+from genrec_fast.nn.packed import Packing, Past, row_positions
 
 __all__ = ["at_last", "at_targets", "check_length", "with_start"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Packing", "Past", "equal_rows", "last_of_rows", "offsets_of", "row_positions", "successors"]
+__all__ = ["Packing", "Past", "equal_rows", "last_of_rows", "row_positions", "successors"]
 
 
 class Past(Protocol):
@@ -63,13 +63,6 @@ def row_positions(offsets: Tensor, first: Tensor | None = None) -> Tensor:
     starts = offsets[:-1] if first is None else offsets[:-1] - first
     total = int(offsets[-1])
     return torch.arange(total, device=offsets.device) - torch.repeat_interleave(starts, lengths, output_size=total)
-
-
-def offsets_of(lengths: Tensor) -> Tensor:
-    """int64 ``[B + 1]``."""
-    offsets = torch.zeros(lengths.shape[0] + 1, dtype=torch.int64, device=lengths.device)
-    torch.cumsum(lengths, 0, out=offsets[1:])
-    return offsets
 
 
 def successors(times: Tensor, offsets: Tensor) -> Tensor:

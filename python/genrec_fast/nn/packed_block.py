@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from genrec_fast import ops
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.base.jagged import Jagged
+from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.packed import offsets_of, row_positions
+from genrec_fast.nn.packed import row_positions
 
-__all__ = ["PackedBlock", "appended", "before_targets", "last_states"]
+__all__ = ["PackedBlock", "appended", "before_targets"]
 
 
 class PackedBlock(nn.Module):
@@ -114,13 +114,6 @@ def appended(values: Tensor, offsets: Tensor, tokens: Tensor) -> tuple[Tensor, T
     both = torch.cat([values, tokens.flatten(0, 1).to(values.dtype)])
     out = torch.empty_like(both).index_copy(0, torch.cat([old, new]), both)
     return out, longer
-
-
-def last_states(states: Tensor, offsets: Tensor) -> Tensor:
-    """``[B, D]``: the last state of each row; 0 for a row without any."""
-    some = (offsets.diff() > 0).nonzero().squeeze(1)
-    zeros = states.new_zeros(offsets.shape[0] - 1, states.shape[1])
-    return zeros.index_copy(0, some, states[offsets[1:][some] - 1])
 
 
 def before_targets(batch: Batch) -> Jagged:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.nn.packed import offsets_of, row_positions
+from genrec_fast.base.jagged import offsets_of
+from genrec_fast.nn.packed import row_positions
 
 __all__ = ["PagePool", "PagedPast", "Pages"]
 
