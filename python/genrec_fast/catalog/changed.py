@@ -12,7 +12,7 @@ from typing_extensions import Self
 from genrec_fast.base.checks import check_integers, device_of, shown, whole_number
 from genrec_fast.base.errors import CorruptFileError, InvalidValueError, UnsupportedError, door
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.catalog.changes import checked_codes, checked_items
+from genrec_fast.catalog.changes import checked_codes, checked_items, checked_rows
 from genrec_fast.catalog.joint import Joint, Keeps, joined_items, mark_children
 from genrec_fast.catalog.joint_filter import JointFilter, counts_of, require_items, within
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, excluding, filter_arguments, trie_filter
@@ -130,14 +130,8 @@ class ChangedTrie:
         if self._joint is None:
             found = self.base.items(rows)
         else:
-            flat = check_integers("Trie.items", "rows", rows, "of any shape").reshape(-1).to(torch.int64)
-            outside = (flat < 0) | (flat >= self.num_rows)
-            if bool(outside.any()):
-                raise InvalidValueError(
-                    f"Trie.items: rows must be in [0, {self.num_rows}), got {int(flat[outside][0])}"
-                    f" at {int(outside.nonzero()[0])}"
-                )
-            base, added = self._joint.rows(flat)
+            rows = check_integers("Trie.items", "rows", rows, "of any shape")
+            base, added = self._joint.rows(checked_rows(rows, self.num_rows))
             own, more = _items_where(self.base, base), _items_where(self._joint.added, added)
             found = joined_items(own, more, self.base.num_items)
         if self.kept is None:

@@ -1,4 +1,4 @@
-"""Checks of what a trie is changed by."""
+"""Checks of what a trie is asked for, or changed by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, check_integers, sequence, whole_number
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["checked_codes", "checked_items"]
+__all__ = ["checked_codes", "checked_items", "checked_rows"]
 
 
 def checked_codes(op: str, sizes: tuple[int, ...], new_codes: Any) -> Tensor:
@@ -56,3 +56,18 @@ def checked_items(num_items: int, items: Any) -> Tensor:
     if bool(outside.any()):
         raise InvalidValueError(f"without: items must be in [0, {num_items}), got {int(found[outside][0])}")
     return found
+
+
+def checked_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """int64, flat: integers, each a row of the trie.
+
+    Raises:
+        InvalidValueError: a row out of range.
+    """
+    flat = rows.reshape(-1).to(torch.int64)
+    outside = (flat < 0) | (flat >= num_rows)
+    if bool(outside.any()):
+        raise InvalidValueError(
+            f"Trie.items: rows must be in [0, {num_rows}), got {int(flat[outside][0])} at {int(outside.nonzero()[0])}"
+        )
+    return flat

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_places import trie_places
-from genrec_fast.ops.trie_step import TrieStep, trie_step, valid_log_sums
+from genrec_fast.ops.trie_step import TrieStep, refuse_beams, trie_step, valid_log_sums
 
 __all__ = ["Joint", "Keeps", "Places", "joined_items", "mark_children"]
 
@@ -127,7 +126,7 @@ class Joint:
         many in both. So is what bounds the rest.
         """
         last, nodes = 1 if level == 0 else self.num_nodes(level), nodes.long()
-        _refuse((nodes < -1) | (nodes >= last), f"nodes must be -1 or in [0, {last - 1}]", nodes)
+        refuse_beams((nodes < -1) | (nodes >= last), f"nodes must be -1 or in [0, {last - 1}]", nodes)
         places, below = self.places[level], self.places[level + 1]
         base, added = places.in_base(nodes), places.in_added(nodes)
         sides = [(self.base, base, below.of_base, keeps[0]), (self.added, added, below.of_added, keeps[1])]
@@ -169,7 +168,7 @@ class Joint:
         """The logits, -inf where no child passes the filter, and the log-sum-exp of what is left."""
         live = (nodes >= 0) & (scores > -torch.inf)
         highest = logits.amax(-1)
-        _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
+        refuse_beams(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
         valid = self.children(level, nodes.where(live, -1), keeps)
         return logits.float().where(valid, -torch.inf), valid_log_sums(logits, valid)
 
@@ -230,9 +229,3 @@ def joined_items(base: Jagged, added: Jagged, first: int) -> Jagged:
     values = torch.cat([base.values, added.values + first])
     owner = torch.cat([base.row_index(), added.row_index()])
     return Jagged.from_lengths(values[owner.argsort(stable=True)], base.lengths + added.lengths)
-
-
-def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
-    if bool(wrong.any()):
-        user, beam = wrong.nonzero()[0].tolist()
-        raise InvalidValueError(f"trie_step: {rule}, got {values[user, beam].item()} for user {user}, beam {beam}")

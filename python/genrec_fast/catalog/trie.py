@@ -31,6 +31,7 @@ from genrec_fast.base.checks import (
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, UnsupportedError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.changed import ChangedTrie
+from genrec_fast.catalog.changes import checked_rows
 from genrec_fast.catalog.stats import TrieStats
 from genrec_fast.catalog.trie_codes import item_codes, valid_codes
 from genrec_fast.catalog.trie_file import LEAF_FIELDS, LEVEL_FIELDS, read_trie, write_trie
@@ -202,13 +203,7 @@ class Trie:
         require_tensors("Trie.items", self.device, rows=rows)
         if rows.dtype not in (torch.int32, torch.int64):
             raise InvalidTypeError(f"Trie.items: rows must be int32 or int64, got {rows.dtype}")
-        flat = rows.reshape(-1).to(torch.int64)
-        outside = (flat < 0) | (flat >= self.num_rows)
-        if bool(outside.any()):
-            raise InvalidValueError(
-                f"Trie.items: rows must be in [0, {self.num_rows}), got {int(flat[outside][0])}"
-                f" at {int(outside.nonzero()[0])}"
-            )
+        flat = checked_rows(rows, self.num_rows)
         begin, end, (_, at) = children_of("leaf", self.leaf_bases, self.leaf_deltas, flat, self.num_items)
         return Jagged.from_lengths(self.leaf_items[at].to(torch.int64), end - begin)
 

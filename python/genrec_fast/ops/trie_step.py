@@ -19,7 +19,7 @@ from genrec_fast.ops.reference.trie_step import log_sum_exp
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 
-__all__ = ["TrieStep", "trie_step", "valid_log_sums"]
+__all__ = ["TrieStep", "refuse_beams", "trie_step", "valid_log_sums"]
 
 _NORMALIZE = ("all", "valid")
 _MANY = 1 << 20  # beams: below, no result is too large for a machine
@@ -324,17 +324,18 @@ def _check(
     logits: Tensor, nodes: Tensor, scores: Tensor, child_deltas: Sequence[Tensor], log_sums: Tensor | None
 ) -> None:
     last = child_deltas[0].numel() - 2
-    _refuse((nodes < -1) | (nodes > last), f"nodes must be -1 or in [0, {last}]", nodes)
+    refuse_beams((nodes < -1) | (nodes > last), f"nodes must be -1 or in [0, {last}]", nodes)
     live = (nodes >= 0) & (scores != -torch.inf)
-    _refuse((nodes >= 0) & ~(scores < torch.inf), "scores must not be NaN or +inf", scores)
+    refuse_beams((nodes >= 0) & ~(scores < torch.inf), "scores must not be NaN or +inf", scores)
     highest = logits.float().amax(-1)
-    _refuse(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
+    refuse_beams(live & ~(highest < torch.inf), "logits must not be NaN or +inf", highest)
     if log_sums is not None:
         named = live & (highest > -torch.inf)
-        _refuse(named & ~(log_sums < torch.inf), "log_sums must not be NaN or +inf", log_sums)
+        refuse_beams(named & ~(log_sums < torch.inf), "log_sums must not be NaN or +inf", log_sums)
 
 
-def _refuse(wrong: Tensor, rule: str, values: Tensor) -> None:
+def refuse_beams(wrong: Tensor, rule: str, values: Tensor) -> None:
+    """Raises for the first of ``wrong [B, W]``, naming its value."""
     if bool(wrong.any()):
         user, beam = wrong.nonzero()[0].tolist()
         raise InvalidValueError(f"trie_step: {rule}, got {values[user, beam].item()} for user {user}, beam {beam}")
