@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import INT64, require_room, whole_number
+from genrec_fast.base.checks import INT64, whole_number
 from genrec_fast.base.errors import door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops._code_sums import check_codes, check_logprobs, require_code_sums
-from genrec_fast.ops._filters import lengthened, require_allowed, require_exclude
+from genrec_fast.ops._filters import lengthened, lists, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.topk_code_sums import topk_code_sums as _twin
 
@@ -88,9 +88,7 @@ def _cpu(
     exclude_ids: Tensor | None,
     exclude_offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    require_room("topk_code_sums", "ids", (logprobs.shape[0], k), 8)  # before a look at so many users
-    shape = logprobs.shape[0], max(1, min(k, item_codes.shape[0]))
-    scores, ids = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int64)
+    scores, ids = lists("topk_code_sums", logprobs.shape[0], item_codes.shape[0], k)  # before a look at so many users
     core.topk_code_sums(
         logprobs=logprobs,
         item_codes=item_codes,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
+from genrec_fast.base.checks import INT64, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import _cuda, _cuda_topk
-from genrec_fast.ops._filters import exclude_lists, lengthened, require_allowed, require_exclude
+from genrec_fast.ops._filters import exclude_lists, lengthened, lists, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
@@ -119,11 +119,9 @@ def _cpu(
     exclude_ids: Tensor | None,
     exclude_offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    require_room("topk_inner_product", "ids", (queries.shape[0], k), 8)  # before a look at so many queries
+    scores, ids = lists("topk_inner_product", queries.shape[0], table.shape[0], k)  # before a look at so many queries
     if bias is not None:
         require_finite("topk_inner_product", "bias", bias[:, None])
-    shape = queries.shape[0], max(1, min(k, table.shape[0]))
-    scores, ids = torch.empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int64)
     core.topk_inner_product(
         queries=queries if queries.dtype == torch.float32 else queries.float(),
         table=table if table.dtype == torch.float32 else table.float(),
