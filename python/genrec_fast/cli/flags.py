@@ -9,13 +9,13 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from genrec_fast.base.errors import GenrecError, InvalidValueError
 
-__all__ = ["check_once", "flags_of", "in_flags", "parsed"]
+__all__ = ["check_once", "flags_of", "in_flags", "option", "parsed"]
 
 # "operation: argument must ...", as every error begins; "each item of argument must ..." is one of them.
 _ARGUMENT = re.compile(r"^((?:([\w.]+): )?(?:each \w+ of )?)(\w+)(?= must )")
@@ -80,6 +80,12 @@ def in_flags(flags: Mapping[str, str]) -> Iterator[None]:
         if told is None or flag is None:
             raise
         raise type(error)(f"{told[1]}{flag}{str(error)[told.end() :]}") from error
+
+
+def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
+    """A field with a help text, for ``dataclasses.make_dataclass``."""
+    annotated = Annotated[kind, tyro.conf.arg(help=text)]
+    return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
 
 
 def parsed(options: Any, prog: str, arguments: Sequence[str]) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import check_once, flags_of, in_flags, parsed
+from genrec_fast.cli.flags import check_once, flags_of, in_flags, option, parsed
 from genrec_fast.cli.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
 
@@ -61,10 +61,6 @@ def _kind(arguments: Sequence[str]) -> str:
 
 
 def _options(kind: str, known: dict[str, type]) -> Any:
-    def option(name: str, type_: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
-        annotated = Annotated[type_, tyro.conf.arg(help=text)]
-        return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
-
     fields = [
         option(
             "source",

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import tyro
@@ -18,7 +18,7 @@ from genrec_fast.base.files import write_text
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.cli.commands import set_threads
 from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
-from genrec_fast.cli.flags import flags_of, in_flags, parsed
+from genrec_fast.cli.flags import flags_of, in_flags, option, parsed
 from genrec_fast.data import Dataset
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
@@ -46,11 +46,6 @@ def main(arguments: Sequence[str], program: str) -> None:
 
 def _options(recipe: Recipe) -> Any:
     """A dataclass of the command's own options and every part of ``recipe``, with the recipe's values as defaults."""
-
-    def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, Any]:
-        annotated = Annotated[kind, tyro.conf.arg(help=text)]
-        return (name, annotated, dataclasses.field(default=default[0]) if default else dataclasses.field())
-
     fields = [
         option("data", Path, "dataset folder, or its file of interactions"),
         option(

@@ -87,7 +87,7 @@ class Draw:
             return torch.randint(num_items, shape, device=device), log
         if self._log is None or self._below is None:
             raise InvalidValueError(
-                f"{self.op}: counts must be taken before a draw by popularity (train does; else call take_counts), "
+                f"{self.op}: counts must be taken before a draw by popularity (build does, of a catalog with counts), "
                 "got none"
             )
         if self._log.numel() != num_items:

@@ -46,7 +46,7 @@ class InBatch(Objective):
         s(m, i) = state[m] . item_table[i] / temperature - correct_log_q * log p(i)
         loss    = -mean over m of log(exp(s(m, y_m)) / (exp(s(m, y_m)) + sum over n with y_n != y_m of exp(s(m, y_n))))
 
-    p(i) is the item's share of the training events (``take_counts``, which ``train`` calls), or its share of the
+    p(i) is the item's share of the training events (of the catalog, or ``take_counts``), or its share of the
     batch's targets where no counts were taken. Other occurrences of a row's own target are masked. An item that is the
     target k times stands in the sum once, with its weight k.
 

@@ -56,7 +56,7 @@ class SampledSoftmax(Objective):
     the positive is in it with probability 1 and any other item K q(i) times; so the loss tends to ``FullSoftmax`` as K
     grows. "all" treats the positive as one of the draws, as the two-tower models do.
 
-    Popularity is learned with ``take_counts``, which ``train`` calls with the training split's counts.
+    Popularity is the catalog's counts (of the training split), or ``take_counts``.
 
     Source: Bengio and Senecal, "Adaptive importance sampling to accelerate training of a neural probabilistic language
     model", 2008, equation 12 ("negatives"); Yi et al., RecSys 2019, equation 4 ("all").

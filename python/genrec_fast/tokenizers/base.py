@@ -30,7 +30,7 @@ from genrec_fast.tokenizers.stored import check_codes, check_sizes
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-__all__ = ["Fit", "Tokenizer", "load"]
+__all__ = ["Fit", "Tokenizer", "load", "width_of"]
 
 FILE_VERSION = 1
 _PREFIX = "genrec_fast.tokenizer."
@@ -312,6 +312,18 @@ class Tokenizer:
             row = int((~finite).nonzero()[0])
             raise InvalidValueError(f"{self.kind}: features must be finite, got NaN or infinity in row {row}")
         return vectors
+
+
+def width_of(op: str, kind: str, catalog: Catalog) -> int:
+    """F of a catalog's features, for a tokenizer that reads them.
+
+    Raises:
+        InvalidValueError: it has none.
+    """
+    if catalog.feature_dim is None or catalog.feature_dim < 1:
+        rule = f"feature_dim must be at least 1 ({kind} reads feature vectors)"
+        raise InvalidValueError(f"{op}: {rule}, got {catalog.feature_dim}")
+    return catalog.feature_dim
 
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:

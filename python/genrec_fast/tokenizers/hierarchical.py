@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.base import Fit, Tokenizer, width_of
 from genrec_fast.tokenizers.clustering.tree import Level, Stage, descend, grow
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup
@@ -39,12 +39,7 @@ class HierarchicalConfig:
         check_codebook_sizes("HierarchicalConfig", self.codebook_sizes)
 
     def build(self, catalog: Catalog) -> Hierarchical:
-        if catalog.feature_dim is None or catalog.feature_dim < 1:
-            raise InvalidValueError(
-                "HierarchicalConfig: feature_dim must be at least 1 (hierarchical reads feature vectors), "
-                f"got {catalog.feature_dim}"
-            )
-        return Hierarchical(self, catalog.feature_dim)
+        return Hierarchical(self, width_of("HierarchicalConfig", "hierarchical", catalog))
 
 
 class Hierarchical(Tokenizer):

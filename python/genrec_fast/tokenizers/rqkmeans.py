@@ -12,7 +12,7 @@ from genrec_fast import ops
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.base import Fit, Tokenizer, width_of
 from genrec_fast.tokenizers.clustering.balance import Balance
 from genrec_fast.tokenizers.clustering.kmeans import squared_length
 from genrec_fast.tokenizers.clustering.residual import BLOCK, next_residual, train_codebooks
@@ -86,12 +86,7 @@ class RQKMeansConfig:
         return self.balance is not None and (self.balance_levels == "all" or level == len(self.codebook_sizes) - 1)
 
     def build(self, catalog: Catalog) -> RQKMeans:
-        if catalog.feature_dim is None or catalog.feature_dim < 1:
-            raise InvalidValueError(
-                "RQKMeansConfig: feature_dim must be at least 1 (rqkmeans reads feature vectors), "
-                f"got {catalog.feature_dim}"
-            )
-        return RQKMeans(self, catalog.feature_dim)
+        return RQKMeans(self, width_of("RQKMeansConfig", "rqkmeans", catalog))
 
 
 class RQKMeans(Tokenizer):

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from typing_extensions import Self
+
 from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.base.files import atomic_path, storing
 
@@ -107,7 +109,31 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-class ProgressBar:
+class _Bar:
+    """A bar of rich, while it is entered.
+
+    Args:
+        show: false: silent.
+    """
+
+    def __init__(self, show: bool) -> None:
+        self._show = show
+        self._bar: Any = None  # rich's, on a terminal
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class ProgressBar(_Bar):
     """A bar with the time left on a terminal; elsewhere a line every half minute; or nothing.
 
     Args:
@@ -118,12 +144,10 @@ class ProgressBar:
     """
 
     def __init__(self, total_steps: int, epochs: int, max_minutes: float | None, show: bool) -> None:
+        super().__init__(show)
         self._total, self._epochs, self._limit = total_steps, epochs, max_minutes
-        self._show = show
-        self._bar: Any = None  # rich's, on a terminal
         self._task: Any = None
         self._first: tuple[int, float] | None = None
-        self._last_line = time.monotonic()
         if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -136,17 +160,6 @@ class ProgressBar:
             )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task("training", total=total_steps, note="")
-
-    def __enter__(self) -> ProgressBar:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -181,7 +194,7 @@ class ProgressBar:
             )
 
 
-class StageBar:
+class StageBar(_Bar):
     """Shows what happens before a training: a bar for each thing done on a terminal, elsewhere a line now and then.
 
     Call it with (what is done, steps done, steps in all, figures), as tokenizers do.
@@ -191,28 +204,16 @@ class StageBar:
     """
 
     def __init__(self, show: bool) -> None:
-        self._show = show
-        self._bar: Any = None  # rich's, on a terminal
+        super().__init__(show)
         self._tasks: dict[str, Any] = {}
         self._begun: dict[str, tuple[int, float]] = {}
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> StageBar:
-        if self._show and sys.stderr.isatty():
+        if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             note = TextColumn("{task.fields[note]}")
             self._bar = Progress(*columns, note, console=Console(stderr=True), transient=True)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int, figures: dict[str, float]) -> None:
         note = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])  # as a line has room

@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_fast import ops
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.tokenizers.base import Fit, Tokenizer
+from genrec_fast.tokenizers.base import Fit, Tokenizer, width_of
 from genrec_fast.tokenizers.rqvae.model import RQVAEModel
 from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 from genrec_fast.tokenizers.rqvae.training import columns as history_columns
@@ -29,11 +29,7 @@ class RQVAEConfig(RQVAESettings):
     """Settings of RQ-VAE (arXiv:2203.01941; for semantic IDs: TIGER, arXiv:2305.05065)."""
 
     def build(self, catalog: Catalog) -> RQVAE:
-        if catalog.feature_dim is None or catalog.feature_dim < 1:
-            raise InvalidValueError(
-                f"RQVAEConfig: feature_dim must be at least 1 (rqvae reads feature vectors), got {catalog.feature_dim}"
-            )
-        return RQVAE(self, catalog.feature_dim)
+        return RQVAE(self, width_of("RQVAEConfig", "rqvae", catalog))
 
 
 class RQVAE(Tokenizer):
