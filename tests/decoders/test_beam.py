@@ -15,6 +15,7 @@ from genrec_fast.decoders import BeamConfig, DiverseBeamConfig
 from genrec_fast.decoders.base import Parts
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
+from shared.searches import searches
 
 
 def search(model, batch, trie, num_beams, k, *, normalize="all", **options):
@@ -23,40 +24,13 @@ def search(model, batch, trie, num_beams, k, *, normalize="all", **options):
 
 
 @st.composite
-def searches(draw):
-    """A catalog with shared semantic IDs, a model, users, k, beams, and a filter over items or none."""
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
-    items = draw(st.integers(1, 60))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
-    codes = torch.stack([torch.randint(size, (items,), generator=generator) for size in sizes], 1)
-    model = RandomModel(
-        sizes,
-        draw(st.integers(0, 1000)),
-        scale=draw(st.sampled_from([0.0, 0.5, 4.0, 40.0])),
-        steps=draw(st.sampled_from([2, 4, 1 << 20])),
-        forbidden=draw(st.sampled_from([0.0, 0.0, 0.3])),
-    )
-    users = draw(st.integers(1, 4))
-    batch = users_of(users, items, draw(st.integers(0, 1000)))
-    k = draw(st.integers(1, 8))
-    beams = k + draw(st.sampled_from([0, 0, 2, 10, 100]))
-    allowed = exclude = None
-    keep = torch.ones(users, items, dtype=torch.bool)
-    kind = draw(st.sampled_from(["none", "none", "one", "each"]))
-    if kind != "none":
-        density = draw(st.sampled_from([0.05, 0.5, 0.9]))
-        shape = (items,) if kind == "one" else (users, items)
-        allowed = torch.rand(shape, generator=generator) < density
-        keep &= allowed
-    if draw(st.booleans()):
-        rows = [torch.randint(items, (n,), generator=generator) for n in torch.randint(items, (users,)).tolist()]
-        exclude = Jagged.from_rows(rows)
-        for user, row in enumerate(rows):
-            keep[user, row] = False
-    return codes, build_trie(codes, codebook_sizes=sizes), model, batch, k, beams, allowed, exclude, keep
+def beam_searches(draw):
+    """One of ``searches``, and a number of beams."""
+    codes, trie, model, batch, k, filters, keep = draw(searches(most_k=8))
+    return codes, trie, model, batch, k, k + draw(st.sampled_from([0, 0, 2, 10, 100])), *filters.values(), keep
 
 
-@given(searches())
+@given(beam_searches())
 def test_the_certificate_is_never_wrong(case):
     codes, trie, model, batch, k, beams, allowed, exclude, keep = case
     found = search(model, batch, trie, beams, k, allowed=allowed, exclude=exclude)
@@ -75,7 +49,7 @@ def test_the_certificate_is_never_wrong(case):
             assert bool((scores[user][lost] <= found.bound[user]).all())
 
 
-@given(searches())
+@given(beam_searches())
 def test_exact_equals_brute_force(case):
     codes, trie, model, batch, k, beams, allowed, exclude, keep = case
     found = search(model, batch, trie, beams, k, allowed=allowed, exclude=exclude, exact=True)
@@ -173,7 +147,7 @@ class TestSuite(DecoderSuite):
     decoder = BeamConfig(num_beams=8).build()
 
 
-@given(searches(), st.integers(0, 1000))
+@given(beam_searches(), st.integers(0, 1000))
 def test_every_user_may_have_a_width_of_his_own(case, seed):
     """Each gets what a search of that width gives, bit for bit."""
     _, trie, model, batch, k, beams, allowed, exclude, _ = case
@@ -190,7 +164,7 @@ def test_every_user_may_have_a_width_of_his_own(case, seed):
                 assert torch.equal(getattr(together, name)[one], getattr(alone, name)), name
 
 
-@given(searches(), st.lists(st.integers(1, 9), min_size=4, max_size=4))
+@given(beam_searches(), st.lists(st.integers(1, 9), min_size=4, max_size=4))
 def test_levels_may_have_widths_of_their_own(case, widths):
     """Its certificate is never wrong either, and equal numbers are one number."""
     codes, trie, model, batch, k, beams, allowed, exclude, keep = case

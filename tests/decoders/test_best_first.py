@@ -19,48 +19,9 @@ from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, 
 from genrec_fast.nn.engine.plan import BestFirstPlan
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel, brute_force
+from shared.searches import searches
 
-
-@st.composite
-def searches(draw, forbidden=True):
-    """A catalog with shared semantic IDs, a model, users, k, and a filter over items or none."""
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
-    items = draw(st.integers(1, 60))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
-    codes = torch.stack([torch.randint(size, (items,), generator=generator) for size in sizes], 1)
-    model = RandomModel(
-        sizes,
-        draw(st.integers(0, 1000)),
-        scale=draw(st.sampled_from([0.0, 0.5, 4.0, 40.0])),
-        steps=draw(st.sampled_from([2, 4, 1 << 20])),
-        forbidden=draw(st.sampled_from([0.0, 0.0, 0.3])) if forbidden else 0.0,
-        tree=True,
-    )
-    users = draw(st.integers(1, 5))
-    batch = users_of(users, items, draw(st.integers(0, 1000)))
-    k = draw(st.integers(1, 70))
-    allowed = exclude = None
-    keep = torch.ones(users, items, dtype=torch.bool)
-    kind = draw(st.sampled_from(["none", "none", "one", "each"]))
-    if kind != "none":
-        density = draw(st.sampled_from([0.0, 0.05, 0.5, 0.9]))
-        shape = (items,) if kind == "one" else (users, items)
-        allowed = torch.rand(shape, generator=generator) < density
-        keep &= allowed
-    if draw(st.booleans()):
-        rows = [torch.randint(items, (n,), generator=generator) for n in torch.randint(items, (users,)).tolist()]
-        exclude = Jagged.from_rows(rows)
-        for user, row in enumerate(rows):
-            keep[user, row] = False
-    return (
-        codes,
-        build_trie(codes, codebook_sizes=sizes),
-        model,
-        batch,
-        k,
-        {"allowed": allowed, "exclude": exclude},
-        keep,
-    )
+SEARCHES = searches(most_k=70, tree=True)
 
 
 def search(model, batch, trie, k, *, normalize="all", **options):
@@ -83,7 +44,7 @@ def assert_same_answers(found, wanted):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
 
 
-@given(searches())
+@given(SEARCHES)
 def test_it_equals_brute_force(case):
     codes, trie, model, batch, k, filters, keep = case
     found = search(model, batch, trie, k, exact=True, **filters)
@@ -93,7 +54,7 @@ def test_it_equals_brute_force(case):
     assert torch.equal(found.scores, best)
 
 
-@given(searches(), st.sampled_from(["all", "valid"]))
+@given(SEARCHES, st.sampled_from(["all", "valid"]))
 def test_it_equals_a_beam_search_that_widens(case, normalize):
     _, trie, model, batch, k, filters, _ = case
     found = search(model, batch, trie, k, normalize=normalize, exact=True, **filters)
@@ -102,7 +63,7 @@ def test_it_equals_a_beam_search_that_widens(case, normalize):
     assert bool(((found.bound < found.scores[:, -1]) | (found.bound == -torch.inf)).all())
 
 
-@given(searches(), st.integers(1, 12), st.sampled_from(["all", "valid"]))
+@given(SEARCHES, st.integers(1, 12), st.sampled_from(["all", "valid"]))
 def test_a_budget_leaves_an_honest_bound(case, num_beams, normalize):
     _, trie, model, batch, k, filters, keep = case
     found = search(model, batch, trie, k, normalize=normalize, num_beams=num_beams, **filters)
@@ -122,7 +83,7 @@ def test_a_budget_leaves_an_honest_bound(case, num_beams, normalize):
             assert torch.equal(found.items[user], wanted.items[user])
 
 
-@given(searches(), st.sampled_from([None, 1, 3]))
+@given(SEARCHES, st.sampled_from([None, 1, 3]))
 def test_nobody_depends_on_who_else_is_asked_for(case, num_beams):
     _, trie, model, batch, k, filters, _ = case
     together = search(model, batch, trie, k, num_beams=num_beams, **filters)

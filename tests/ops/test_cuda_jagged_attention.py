@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +12,7 @@ from emulator import build as emulator
 from genrec_fast.base import errors
 from genrec_fast.ops import ALiBi, RelativeTimeBias, T5Bias, _cuda, jagged_attention
 from genrec_fast.ops import _cuda_jagged_attention as cuda
+from shared.cards import assert_no_race
 
 
 @contextmanager
@@ -200,12 +197,4 @@ print("done")
 
 @pytest.mark.slow
 def test_no_kernel_misses_a_barrier():
-    tsan = subprocess.run(["g++", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True).stdout
-    if not Path(tsan.strip()).is_absolute():
-        pytest.skip("no thread sanitizer here")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-    env = {**os.environ, "LD_PRELOAD": tsan.strip(), "TSAN_OPTIONS": "exitcode=66", "PYTHONPATH": path}
-    command = ["setarch", "-R", sys.executable, "-c", RACES]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, check=False)
-    assert "done" in done.stdout, done.stderr[-2000:]
-    assert ".cuh" not in done.stderr, done.stderr[-2000:]
+    assert_no_race(RACES)

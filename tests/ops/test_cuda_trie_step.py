@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +14,7 @@ from genrec_fast.ops import _cuda_trie_step
 from genrec_fast.ops.reference.trie_step import trie_step as twin
 from genrec_fast.ops.trie_filter import TrieFilter, trie_filter
 from genrec_fast.ops.trie_step import TrieStep
+from shared.cards import assert_no_race
 from shared.trie_steps import assert_equal, step_on
 
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -228,12 +224,4 @@ print("done")
 
 @pytest.mark.slow
 def test_no_kernel_of_a_search_misses_a_barrier():
-    tsan = subprocess.run(["g++", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True).stdout
-    if not Path(tsan.strip()).is_absolute():
-        pytest.skip("no thread sanitizer here")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-    env = {**os.environ, "LD_PRELOAD": tsan.strip(), "TSAN_OPTIONS": "exitcode=66", "PYTHONPATH": path}
-    command = ["setarch", "-R", sys.executable, "-c", RACES]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, check=False)
-    assert "done" in done.stdout, done.stderr[-2000:]
-    assert ".cuh" not in done.stderr, done.stderr[-2000:]
+    assert_no_race(RACES)

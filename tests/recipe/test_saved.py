@@ -19,6 +19,7 @@ from genrec_fast.base.lock import FolderLock
 from genrec_fast.recipe import saved
 from genrec_fast.recipe.recommender import Recommender, load
 from shared.flips import check_flips
+from shared.killed import kill_at
 from shared.numbers import numbers_in, put
 from toy import toy_data, toy_recipe
 
@@ -115,7 +116,7 @@ def test_a_save_that_is_killed_anywhere_leaves_the_old_model_or_the_new(models, 
         first.save(folder)  # its files lie in a sub-folder
         child = os.fork()
         if child == 0:
-            _kill_at(at)
+            kill_at(at, (Path, "mkdir"), (shutil, "rmtree"))
             second.save(folder)
             os._exit(0)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -130,24 +131,6 @@ def test_a_save_that_is_killed_anywhere_leaves_the_old_model_or_the_new(models, 
     assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
     assert len(codes) > 10
     assert seen == {True, False}
-
-
-def _kill_at(at):
-    calls = 0
-
-    def counted(function):
-        def call(*args, **options):
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **options)
-
-        return call
-
-    for name in ("replace", "unlink", "chmod", "touch", "mkdir"):
-        setattr(Path, name, counted(getattr(Path, name)))
-    shutil.rmtree = counted(shutil.rmtree)
 
 
 def test_who_loads_while_another_saves_sees_one_or_the_other(models, tmp_path):

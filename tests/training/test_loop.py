@@ -16,6 +16,7 @@ from genrec_fast.data import Splits, leave_one_out
 from genrec_fast.recipe.recommender import load
 from genrec_fast.training import train
 from genrec_fast.training.log import read_log
+from shared.killed import entries
 from toy import ToyObjective, toy_data, toy_recipe
 
 KILLED = """
@@ -52,12 +53,6 @@ def weights(model):
 
 def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def entries(out):
-    """The log without what depends on the clock."""
-    clock = ("elapsed_s", "items_per_s", "seconds")
-    return [{k: v for k, v in entry.items() if k not in clock} for entry in read_log(out / "log.jsonl")]
 
 
 @pytest.mark.parametrize(("after", "minutes"), [(13, 0.0), (16, 60.0)])

@@ -37,6 +37,7 @@ from genrec_fast.training import train
 from genrec_fast.training.checkpoint import load_checkpoint
 from genrec_fast.training.log import read_log
 from shared.flips import check_flips
+from shared.killed import entries, kill_at
 from toy import ToyBackboneConfig, ToyObjective, toy_data, toy_recipe
 
 TESTS = str(Path(__file__).parent.parent)
@@ -67,12 +68,6 @@ def weights(model):
 def same(left, right):
     left, right = weights(left), weights(right)
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def entries(out):
-    """The log without what depends on the clock."""
-    clock = ("elapsed_s", "items_per_s", "seconds")
-    return [{k: v for k, v in entry.items() if k not in clock} for entry in read_log(out / "log.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +372,7 @@ def test_starting_over_and_killed_anywhere_leaves_the_old_run_whole_or_gone(tmp_
         name = read_run(out).name
         child = os.fork()
         if child == 0:
-            _kill_at(at)
+            kill_at(at)
             run(out, resume=False)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -392,23 +387,6 @@ def test_starting_over_and_killed_anywhere_leaves_the_old_run_whole_or_gone(tmp_
     assert seen[0]
     assert not seen[-1]
     assert sorted(seen, reverse=True) == seen
-
-
-def _kill_at(at):
-    calls = 0
-
-    def counted(function):
-        def call(*args, **options):
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **options)
-
-        return call
-
-    for name in ("replace", "unlink", "chmod", "touch"):
-        setattr(Path, name, counted(getattr(Path, name)))
 
 
 def test_starting_over_with_what_cannot_be_trained_leaves_the_old_run(tmp_path, whole):
