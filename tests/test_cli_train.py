@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import genrec_fast as gf
 from genrec_fast import data, recipes
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.cli import main
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.recipe.recommender import load
+from genrec_fast.tokenizers import RandomConfig
 
 FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "--no-test"]
 ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
@@ -62,22 +66,41 @@ def test_every_recipe_learns_from_interactions_alone_or_says_what_it_lacks(alone
     assert f"Recipes for interactions alone: {', '.join(ALONE)}\n" in error
     for text in {
         **dict.fromkeys(CODED, ("must have item features", "item_embeddings.npy", "--semantic-ids FILE")),
-        **dict.fromkeys(MADE_OF_FEATURES, ("whose network is made of them", "item_embeddings.npy")),
+        **dict.fromkeys(MADE_OF_FEATURES, ("must have item features", "whose network is made", "item_embeddings.npy")),
         "hstu": ("must have times", "--timestamp", "--backbone.bias position"),
     }.get(name, ("must have times", "--timestamp")):
         assert text in error
-    assert ("--semantic-ids" in error) == (name in CODED)
     assert ("--backbone" in error) == (name == "hstu")
+    assert ("--semantic-ids" in error) == (name in CODED)
 
 
-@pytest.mark.parametrize("name", ["cobra", "liger"])
-def test_semantic_ids_are_not_enough_for_a_network_of_features(shop, alone, name, capsys):
-    ids = alone.parent / "codes.json"
-    ids.write_text(json.dumps({str(n): [f"<a_{n % 9}>", f"<b_{n // 9}>"] for n in range(shop.num_items)}))
-    assert train(name, alone, "--semantic-ids", str(ids)) == 2
-    said = capsys.readouterr()
-    assert "whose network is made of them" in said.err
-    assert "does without them" not in said.out
+def test_semantic_ids_do_not_stand_in_for_features_that_a_network_is_made_of(alone, shop, capsys):
+    assert [name for name in recipes.names() if recipes.get(name).made_of_features] == MADE_OF_FEATURES
+    (alone / "semantic_ids.json").write_text(json.dumps({str(item): [item // 9, item % 9] for item in range(80)}))
+    for name in ("liger", "cobra"):
+        assert train(name, alone) == 2
+        error = capsys.readouterr().err
+        assert f"--data must have item features for {name}, whose network is made of them, got none in {alone}" in error
+        assert not (alone.parent / "run").exists()
+        recipe = dataclasses.replace(recipes.get(name), tokenizer=RandomConfig(codebook_sizes=(9, 9)))
+        with pytest.raises(InvalidValueError, match=f"^train: data must have item features for {name}, whose network"):
+            gf.train(recipe, dataclasses.replace(shop, features=None), show_progress=False)
+
+
+def test_items_that_are_not_trained_need_a_model_to_start_from(rated_shop, capsys):
+    first, second = rated_shop.parent / "first", rated_shop.parent / "second"
+    small = ["--backbone.width", "16", "--backbone.qk-dim", "8", "--backbone.v-dim", "8"]
+    assert train("gpsd", rated_shop, *small) == 2
+    assert capsys.readouterr().err == (
+        "genrec-fast: train: --start must be a trained model for gpsd, as its items' embeddings are not trained "
+        "(backbone.items.learned_ids is False) and would stay as they were drawn, got None\n"
+    )
+    assert not (rated_shop.parent / "run").exists() or not list((rated_shop.parent / "run").glob("*.json*"))
+    assert train("gpsd_pretraining", rated_shop, *small, "--out", str(first)) == 0
+    assert train("gpsd", rated_shop, *small, "--start", str(first), "--out", str(second)) == 0
+    assert torch.equal(load(second).backbone.items.weight, load(first).backbone.items.weight)
+    assert train("gpsd", rated_shop, *small, "--start", "", "--out", str(second)) == 2
+    assert train("gpsd", rated_shop, *small, "--start", str(rated_shop), "--out", str(second)) == 2
 
 
 def test_what_the_message_names_works(alone, capsys):
@@ -113,6 +136,18 @@ def test_a_tokenizer_without_features_names_those_that_need_none(alone, capsys):
     error = capsys.readouterr().err
     assert "tokenize: source must hold item features for this kind, got none" in error
     assert "--encoder" in error and "Kinds without features: atomic, collaborative, random" in error
+
+
+@pytest.fixture
+def rated_shop(shop, tmp_path):
+    """A table with times and ratings."""
+    folder = tmp_path / "rated"
+    folder.mkdir()
+    lines = ["user,item,timestamp,rating"]
+    for user, row in enumerate(shop.interactions.items.rows()):
+        lines += [f"{user},{item},{60 * place},{1 + (item + place) % 5}" for place, item in enumerate(row.tolist())]
+    (folder / "interactions.csv").write_text("\n".join(lines))
+    return folder
 
 
 @pytest.fixture

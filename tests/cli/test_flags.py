@@ -71,6 +71,41 @@ def test_a_setting_of_a_part_is_named_by_its_flag(capsys, tmp_path, options, tex
     assert capsys.readouterr().err.startswith(f"genrec-fast: {text}")
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("train sasrec --train.epochs x", "train: --train.epochs must be a whole number, got 'x'"),
+        ("train sasrec --train.epochs=1.5 --seed 3", "train: --train.epochs must be a whole number, got '1.5'"),
+        ("train sasrec --min-rating abc", "train: --min-rating must be a number, got 'abc'"),
+        ("train sasrec --threads q", "train: --threads must be a whole number, got 'q'"),
+        ("train sasrec --time-split 80%", "train: --time-split must have 2 values, got '80%'"),
+        ("train sasrec --seed", "train: --seed must have a value, got none"),
+        (
+            "train sasrec --train.schedule x",
+            "train: --train.schedule must be one of cosine, linear, inverse_sqrt, constant, got 'x'",
+        ),
+        (
+            "tokenize f.npy --tokenizer.codebook-sizes 3 x",
+            "--tokenizer.codebook-sizes must be whole numbers, got '3 x'",
+        ),
+        ("recommend model -k x", "recommend: --k must be a whole number, got 'x'"),
+        ("recommend model --unknown z", "recommend: --unknown must be one of refuse, skip, got 'z'"),
+        ("recommend model --input a --output b -k x", "recommend: --k must be a whole number, got 'x'"),
+        ("evaluate model --data d --split z", "evaluate: --split must be one of test, validation, got 'z'"),
+        ("serve model --port x", "serve: --port must be a whole number, got 'x'"),
+        ("quickstart --k x", "quickstart: --k must be a whole number, got 'x'"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_said_in_the_houses_words(capsys, command, text):
+    words = command.split()
+    out = {"train": ["--data", "d", "--out", "o"], "tokenize": ["--out", "o"]}.get(words[0], [])
+    # before a flag that is tried last, so that it may lack its value
+    place = 2 if len(words) > 2 else 1
+    assert main([*words[:place], *out, *words[place:]]) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.startswith("genrec-fast: ") and error.count("\n") == 1
+
+
 def test_what_the_parser_says_is_said(capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["train", "sasrec", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--train.epoch", "3"])

@@ -19,6 +19,7 @@ __all__ = [
     "FLOAT32",
     "INT64",
     "INTEGERS",
+    "as_whole",
     "check_dense",
     "check_flag",
     "check_heads",
@@ -46,6 +47,7 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 FLOAT32 = 3.4028234663852886e38  # the largest
 _OWN_DATA = (Tensor, torch.nn.Parameter)
 MOST_BYTES = 1 << 47  # what a process of 64 bits can address
+WHOLE_FLOATS = 1 << 53  # beyond, a float stands for several whole numbers
 
 
 def check_number(op: str, name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
@@ -87,6 +89,12 @@ def whole_number(op: str, name: str, value: Any, least: int = 1, most: int = MOS
     else:
         rule = "below 2^63" if most == INT64[1] else f"at most {most}"
     raise InvalidValueError(f"{op}: {name} must be {rule}, got {shown(number)}")
+
+
+def as_whole(value: Any) -> Any:
+    """A float without a fraction is the whole number that JSON writes as ``12.0``; anything else stays as it is."""
+    whole = isinstance(value, float) and abs(value) < WHOLE_FLOATS and value.is_integer()
+    return int(value) if whole else value
 
 
 def numbers(op: str, name: str, values: Any, least: int = INT64[0], most: int = INT64[1]) -> list[int]:

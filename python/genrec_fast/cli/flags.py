@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from genrec_fast.base.errors import GenrecError, InvalidValueError
+from genrec_fast.cli.values import refused_value
 
 __all__ = ["check_once", "flags_of", "in_flags", "option", "parsed"]
 
@@ -89,10 +90,11 @@ def option(name: str, kind: Any, text: str, *default: Any) -> tuple[str, Any, An
 
 
 def parsed(options: Any, prog: str, arguments: Sequence[str]) -> Any:
-    """The dataclass ``options`` as the command line fills it.
+    """The dataclass ``options`` (or what another callable gives) as the command line fills it.
 
     Raises:
-        GenrecError: of a config that refuses its values: the parser would wrap it into words of its own.
+        GenrecError: of a config that refuses its values, or of a value of a wrong type: the parser would wrap it into
+            words of its own.
         SystemExit: the parser has said what it does not understand, or shown the help.
     """
     said = io.StringIO()
@@ -103,6 +105,7 @@ def parsed(options: Any, prog: str, arguments: Sequence[str]) -> Any:
         error: BaseException | None = leaving
         while error is not None and not isinstance(error, GenrecError):
             error = error.__cause__ or error.__context__
+        error = error or refused_value(said.getvalue(), prog.split()[1], arguments)
         if error is not None:
             raise error from None
         sys.stderr.write(said.getvalue())

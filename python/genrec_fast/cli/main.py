@@ -6,6 +6,7 @@ command is known to need it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -17,18 +18,20 @@ from genrec_fast.base.errors import GenrecError
 __all__ = ["main"]
 
 PROGRAM = "genrec-fast"
-_PATHS = ("--data", "--out", "--encoder", "--categories", "--input", "--output")
+_PATHS = ("--data", "--out", "--start", "--encoder", "--categories", "--input", "--output")
 _FOLDERS = ("evaluate", "recommend", "serve", "tokenize")  # commands whose first argument is a path
 _LISTS = ("history", "allowed", "candidates", "exclude", "times", "actions")  # of recommend
 
 
 def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) -> Any:
-    import tyro
+    from genrec_fast.cli.flags import flags_of, in_flags, parsed
 
-    from genrec_fast.cli.flags import flags_of, in_flags
+    @functools.wraps(function)
+    def read(*values: Any, **options: Any) -> Callable[[], Any]:
+        return functools.partial(function, *values, **options)
 
     with in_flags(flags_of(function)):
-        return tyro.cli(function, prog=f"{PROGRAM} {command}", args=list(arguments), use_underscores=False)
+        return parsed(read, f"{PROGRAM} {command}", arguments)()
 
 
 def _quickstart(arguments: Sequence[str]) -> None:

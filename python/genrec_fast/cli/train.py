@@ -22,6 +22,7 @@ from genrec_fast.cli.flags import flags_of, in_flags, option, parsed
 from genrec_fast.data import Dataset
 from genrec_fast.evaluation import evaluate
 from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipe.recommender import load
 from genrec_fast.tokenizers import PublishedConfig
 from genrec_fast.training import train
 
@@ -57,6 +58,7 @@ def _options(recipe: Recipe) -> Any:
         option("seed", int, "of the weights, the dropout and the order of the batches", 0),
         option("threads", int | None, "CPU threads; all cores if not given", None),
         option("device", str | None, "cpu, cuda, ...; what there is if not given", None),
+        option("start", Path | None, "folder of a trained model to begin with: its weights and semantic IDs", None),
         option("resume", bool, "go on from the checkpoint in OUT; --no-resume starts over", True),
         option("test", bool, "ask all test users at the end and write test.json", True),
         option("quiet", bool, "no progress", False),
@@ -89,6 +91,7 @@ def _run(published: Recipe, options: Any) -> None:
         recipe = dataclasses.replace(recipe, measured="not yet measured")  # the figure is of the recipe as published
     _check(recipe, data, options.data)
     splits = options.reading.splits(data)
+    start = None if options.start is None else load(options.start, "cpu")
     model = train(
         recipe,
         data,
@@ -98,6 +101,7 @@ def _run(published: Recipe, options: Any) -> None:
         splits=splits,
         device=options.device,
         show_progress=not options.quiet,
+        start=start,
     )
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     if options.test and first:
@@ -114,8 +118,9 @@ def _say(text: str) -> None:
 
 def _frugal_layout(recipe: Recipe, data: Dataset) -> Recipe:
     """The recipe, without the features that its network alone reads where the data has none."""
-    needed = _coded_by_features(recipe) or _built_of_features(recipe)
-    if data.features is not None or not _shows_features(recipe) or needed:
+    if data.features is not None or not _shows_features(recipe):
+        return recipe
+    if _coded_by_features(recipe) or recipe.made_of_features:
         return recipe
     _say(f"item features: none, and {recipe.name} does without them (--layout.no-use-features)")
     layout: Any = recipe.layout
@@ -131,13 +136,6 @@ def _coded_by_features(recipe: Recipe) -> bool:
     except InvalidValueError:
         return True
     return False
-
-
-def _built_of_features(recipe: Recipe) -> bool:
-    """Whether the backbone cannot be made without feature vectors."""
-    items: Any = getattr(recipe.backbone, "items", None)
-    reads = items is not None and (items.features or items.start == "features")
-    return reads or getattr(recipe.backbone, "needs_features", False)
 
 
 def _shows_features(recipe: Recipe) -> bool:
@@ -170,7 +168,7 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
     Raises:
         InvalidValueError: no features, or no times, where the recipe reads them.
     """
-    if data.features is None and _built_of_features(recipe):
+    if data.features is None and recipe.made_of_features:
         raise InvalidValueError(
             f"train: data must have item features for {recipe.name}, whose network is made of them, "
             f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item). "

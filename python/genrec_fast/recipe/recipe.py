@@ -7,6 +7,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
+
 from genrec_fast.base.config import check_fields, register_config
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import (
@@ -156,6 +158,18 @@ class Recipe:
         """Whether training is one call of the objective's ``learn``, without steps."""
         return bool(getattr(_built(self.objective), "at_once", False))
 
+    @property
+    def made_of_features(self) -> bool:
+        """Whether the network can be made of items with feature vectors, and not of the same items without them.
+
+        The backbone's config is asked, by building it for a few items: its settings may decide it.
+        """
+        levels = 1 if self.tokenizer is None else 3
+        codes = torch.arange(_FEW, dtype=torch.int32)[:, None].repeat(1, levels)
+        plain = Catalog(item_codes=codes, codebook_sizes=(_FEW,) * levels)
+        featured = dataclasses.replace(plain, features=torch.eye(_FEW))
+        return not _can_build(self.backbone, plain) and _can_build(self.backbone, featured)
+
     def check(self) -> None:
         """Raises where two parts do not fit; called at construction."""
         check_fields(self)
@@ -183,6 +197,18 @@ class Recipe:
             raise InvalidValueError(
                 f"Recipe: tokenizer must be given as decoder {_short(self.decoder)} writes semantic IDs, got None"
             )
+
+
+_FEW = 4  # items, codes of a level, channels of a feature vector
+
+
+def _can_build(config: Config, catalog: Catalog) -> bool:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            config.build(catalog)
+        except (ValueError, TypeError, AttributeError, RuntimeError, LookupError):  # of a caller's own class, too
+            return False
+    return True
 
 
 def _built(part: Any) -> Any:

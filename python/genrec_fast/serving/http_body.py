@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from genrec_fast.base.batch import Ranked
-from genrec_fast.base.checks import whole_number
+from genrec_fast.base.checks import as_whole, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.items import Items
 from genrec_fast.base.query import Options, skips
@@ -111,6 +111,7 @@ def _list(name: str, value: object) -> list[Any]:
 
 
 def _whole(name: str, value: object, any_size: bool = False) -> int:
+    value = as_whole(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(f"recommend: {name} must hold whole numbers, got {value!r:.80}")
     if any_size:
@@ -142,7 +143,7 @@ def _read(field: str, row: object, items: Items) -> list[int]:
         numbers = [_whole(field, item, items.skip) for item in _list(field, row)]
         return items.rows(field, [numbers]).values.tolist()
     words = []
-    for item in _list(field, row):
+    for item in map(as_whole, _list(field, row)):
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise InvalidTypeError(f"recommend: {field} must hold names, texts or whole numbers, got {item!r:.80}")
         words.append(str(item))

@@ -80,7 +80,7 @@ def train(
         DivergedError: a loss or gradient is not finite; the last checkpoint stays.
         UnsupportedError: no such device here, or several launched processes cannot train together on it.
         InvalidValueError: a negative seed; ``out`` holds another training, or there is nothing to learn from or to
-            validate on.
+            validate on; no features where the network is made of them, no ``start`` where the recipe needs one.
         CorruptFileError: checkpoint, semantic IDs or log are cut short, altered, or of different runs.
         FolderInUseError: another training writes to ``out``.
         StorageError: ``out`` cannot be written to: the disk is full or read-only, or the folder is gone. What was there
@@ -98,6 +98,10 @@ def train(
         raise InvalidValueError(f"train: seed must be in [0, 2^63), got {seed}")
     if device is not None:
         usable_device("train", device)
+    if data.features is None and recipe.made_of_features:
+        raise InvalidValueError(
+            f"train: data must have item features for {recipe.name}, whose network is made of them, got none"
+        )
     folder = None if out is None else Path(out)
     with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as held:
         if recipe.at_once:

@@ -15,6 +15,7 @@ from genrec_fast.base.progress import Progress
 from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.data import Dataset, Evaluation
+from genrec_fast.nn.item_inputs import ItemInputsConfig
 from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
 from genrec_fast.training.folder import load_item_codes
@@ -81,12 +82,18 @@ def begin_with(model: System, start: System | None) -> None:
     What else it trained (a tokenizer, a draft) is copied where the recipe has a part of that name.
 
     Raises:
-        InvalidValueError: no model to start from where the objective needs one, or one with another backbone.
+        InvalidValueError: no model to start from where the objective needs one or items would stay as they were drawn,
+            or one with another backbone.
     """
     if start is None:
         if model.objective.reads_reference:
             name = type(model.objective).__name__
             raise InvalidValueError(f"train: start must be a trained model, as {name} compares with it, got None")
+        if _stay_as_drawn(model.recipe):
+            raise InvalidValueError(
+                f"train: start must be a trained model for {model.name}, as its items' embeddings are not trained "
+                "(backbone.items.learned_ids is False) and would stay as they were drawn, got None"
+            )
         return
     theirs = dict(start.named_children())
     for name, part in model.named_children():
@@ -98,6 +105,12 @@ def begin_with(model: System, start: System | None) -> None:
             raise InvalidValueError(f"train: start must have the recipe's {name}, got another: {error}") from error
     if model.objective.reads_reference:
         model.keep_reference()
+
+
+def _stay_as_drawn(recipe: Recipe) -> bool:
+    """Whether items' vectors of their own are neither trained nor begun from anything."""
+    items = getattr(recipe.backbone, "items", None)
+    return isinstance(items, ItemInputsConfig) and items.ids and not items.learned_ids and items.start == "random"
 
 
 def make_optimizer(system: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
 from genrec_fast import data
@@ -18,6 +19,17 @@ def test_objects_and_dictionaries_a_line(tmp_path):
     assert (found.item_ids, found.timestamps.tolist()) == (["7", "7.0"], [1.5, 2])
     found = load(tmp_path, "{u'user': u'Zo\\xeb', 'item': True}\n{'user': \"it's\", 'item': '\"'}\n")
     assert (found.user_ids, found.item_ids) == (["Zoë", "it's"], ["1", '"'])
+
+
+def test_a_whole_number_is_one_name_however_it_is_written(tmp_path):
+    lines = ["7", "7.0", "70e-1", '"7.0"', "7.5", "-0.0", "0", "1e300", "9007199254740993"]
+    found = load(tmp_path, "".join(f'{{"user": {item}, "item": {item}}}\n' for item in lines))
+    assert found.item_ids == found.user_ids == ["7", "7.0", "7.5", "0", "1e+300", "9007199254740993"]
+    assert found.items.lengths.tolist() == [3, 1, 1, 2, 1, 1]
+    pl.DataFrame({"user": ["a"] * 4, "item": [7.0, 7.5, 0.0, 7.0]}).write_parquet(tmp_path / "y.parquet")
+    assert data.load(tmp_path / "y.parquet").interactions.item_ids == ["7", "7.5", "0"]
+    (tmp_path / "z.inter.json").write_text('{"0": [1, 0.0], "1": [1.0]}')
+    assert [row.tolist() for row in data.load(tmp_path / "z.inter.json").interactions.items.rows()] == [[1, 0], [1]]
 
 
 def test_a_list_of_objects_is_a_row_each(tmp_path):

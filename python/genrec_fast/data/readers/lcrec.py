@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from genrec_fast.base.checks import as_whole
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 from genrec_fast.data.readers.categories import as_cell, category_columns, path_of
@@ -47,6 +48,7 @@ def read(folder: Path, path: Path) -> Dataset:
     for user, items in histories.items():
         if not isinstance(items, list):
             raise fail(path, None, f"user {user!r} must have a list of items, got {type(items).__name__}")
+        items = list(map(as_whole, items))
         for item in items:
             if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < 10**18:
                 raise fail(path, None, f"user {user!r}: an item must be an integer from 0, got {item!r}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from genrec_fast.base.checks import as_whole
 from genrec_fast.data.readers.blocks import blocks
 from genrec_fast.data.readers.categories import as_cell, is_category
 from genrec_fast.data.readers.lines import fail
@@ -74,7 +75,7 @@ def open_objects(path: Path, *, encoding: str | None = None) -> Table:
 
 
 def text_of(value: object) -> str:
-    """A value of JSON as a cell; what is missing, pandas' NaN included, is ""."""
+    """A value of JSON as a cell: 7.0 is 7, and what is missing, pandas' NaN included, is ""."""
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -85,7 +86,7 @@ def text_of(value: object) -> str:
         return ", ".join(text for part in value if (text := text_of(part)))
     if isinstance(value, dict):
         return json.dumps(value)
-    return str(value)
+    return str(as_whole(value))
 
 
 def _rows(path: Path, encoding: str | None) -> Iterator[tuple[int, dict[str, Any]]]:

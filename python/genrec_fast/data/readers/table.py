@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genrec_fast.base.checks import WHOLE_FLOATS
 from genrec_fast.base.errors import DataError
 from genrec_fast.data.readers.categories import as_cell, as_text, is_category
 from genrec_fast.data.readers.lines import fail
@@ -82,7 +83,10 @@ class Table:
         if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
             raise fail(self.path, None, f"column {name} must hold texts or numbers, got {column.dtype}")
         if column.dtype.is_float():  # how pandas writes what is missing
-            column = column.fill_nan(None)
+            whole = (column.floor() == column) & (column.abs() < WHOLE_FLOATS)
+            names = column.fill_nan(None).cast(pl.String)
+            texts: polars.Series = column.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole, names)
+            return texts.fill_null("")
         texts = column.cast(pl.String, strict=False).fill_null("")
         return texts
 
