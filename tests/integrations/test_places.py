@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.hf.places import Places
 from integrations import model_types
 from integrations.models import make_model
@@ -60,6 +60,33 @@ def test_the_longest_prompt_is_the_models_own(name):
     assert compiled.recommend([prompt(longest)], 3).items.shape == (1, 3)
     with pytest.raises(InvalidValueError, match=f"must fit the model's {most} positions, but user 0 has {longest + 1}"):
         compiled.recommend([prompt(longest + 1)], 3)
+
+
+def test_an_encoders_prompts_are_checked_before_generate_reads_them():
+    """``generate`` lets the encoder read before it calls the search, which can say nothing of it any more."""
+    model = model_types.make("bart")  # of 128 positions
+    settings = {
+        "num_beams": 4,
+        "custom_generate": gf.hf.trie_beam_search(TRIE, 10, engine="torch"),
+        "max_new_tokens": 3,
+    }
+    fits, beyond = torch.tensor([prompt(128)] * 2), torch.tensor([prompt(129)] * 2)
+    gf.hf.check_prompts(model, fits)
+    assert model.generate(fits, **settings).shape == (2, 4)
+    with pytest.raises(IndexError):
+        model.generate(beyond, **settings)
+    text = "prompts must fit the model's 128 positions, but user 0 has 129 tokens, which is 1 too many"
+    with pytest.raises(InvalidValueError, match=f"^check_prompts: {text}: give a shorter prompt"):
+        gf.hf.check_prompts(model, beyond)
+    gpt = make_model("gpt2")
+    gf.hf.check_prompts(gpt, torch.zeros(0, 97, dtype=torch.int32))
+    with pytest.raises(InvalidValueError, match="the model's 96 positions, but user 0 has 97 tokens"):
+        gf.hf.check_prompts(gpt, torch.zeros(1, 97, dtype=torch.int32))
+    gf.hf.check_prompts(make_model("t5"), torch.zeros(1, 9999, dtype=torch.int64))
+    with pytest.raises(InvalidTypeError, match=r"^check_prompts: input_ids must be"):
+        gf.hf.check_prompts(gpt, [[1, 2]])
+    with pytest.raises(InvalidValueError, match=r"^check_prompts: input_ids must be \[B, S\], got \[3\]"):
+        gf.hf.check_prompts(gpt, torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from genrec_fast.hf.compiled import CompiledRecommender, compile
     from genrec_fast.hf.families import pack_weights
     from genrec_fast.hf.generate import trie_beam_search
+    from genrec_fast.hf.places import check_prompts
     from genrec_fast.hf.processor import TrieLogitsProcessor
 
 __all__ = [
     "CodeTokens",
     "CompiledRecommender",
     "TrieLogitsProcessor",
+    "check_prompts",
     "code_tokens",
     "compile",
     "pack_weights",
@@ -30,6 +32,7 @@ _HOMES = {
     "CodeTokens": "codes",
     "CompiledRecommender": "compiled",
     "TrieLogitsProcessor": "processor",
+    "check_prompts": "places",
     "code_tokens": "codes",
     "compile": "compiled",
     "pack_weights": "families",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from genrec_fast.base.checks import check_integers
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["Places", "check_room"]
+__all__ = ["Places", "check_prompts", "check_room"]
 
 _TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings|positions_embed)$")
 _OF_ENCODER = re.compile(r"(^|\.)encoder\.")
@@ -47,6 +49,28 @@ def _rows(table: nn.Embedding) -> int:
     if type(table) is nn.Embedding and table.padding_idx is not None:  # RoBERTa's: the first token stands behind it
         rows -= table.padding_idx + 1
     return rows
+
+
+def check_prompts(model: Any, input_ids: Tensor) -> None:
+    """Raises where a model of transformers has no positions for some prompts, before ``generate`` reads them.
+
+    ``generate`` has an encoder read the prompts before it calls ``custom_generate``: one that is too long is an
+    IndexError of torch there, which ``trie_beam_search`` cannot know of. A decoder's are checked by the search.
+
+    Args:
+        model: with an encoder or without.
+        input_ids: integers ``[B, S]``, as ``generate`` takes them; padding has positions, too.
+
+    Raises:
+        InvalidTypeError: not integers.
+        InvalidValueError: too long, or not ``[B, S]``.
+    """
+    op = "check_prompts"
+    if check_integers(op, "input_ids", input_ids, "[B, S]").dim() != 2:
+        raise InvalidValueError(f"{op}: input_ids must be [B, S], got {list(input_ids.shape)}")
+    places = Places.of(model)
+    most = places.encoder if model.config.is_encoder_decoder else places.decoder
+    _check(op, most, torch.full(input_ids.shape[:1], input_ids.shape[1]), 0)
 
 
 def check_room(op: str, places: Places, prompts: Jagged, start: Jagged | None, answer: int, encoded: bool) -> None:

@@ -84,11 +84,11 @@ class Table:
             raise fail(self.path, None, f"column {name} must hold texts or numbers, got {column.dtype}")
         if column.dtype.is_float():  # how pandas writes what is missing
             whole = (column.floor() == column) & (column.abs() < WHOLE_FLOATS)
-            names = column.fill_nan(None).cast(pl.String)
-            texts: polars.Series = column.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole, names)
-            return texts.fill_null("")
-        texts = column.cast(pl.String, strict=False).fill_null("")
-        return texts
+            named = column.cast(pl.Int64, strict=False).cast(pl.String)
+            texts = named.zip_with(whole, column.fill_nan(None).cast(pl.String))
+        else:
+            texts = column.cast(pl.String, strict=False)
+        return texts.fill_null("")
 
     def cells(self, part: Part, name: str) -> list[str]:
         """A column as texts or, where it holds lists, as cells of ``categories.as_cell``.
