@@ -56,7 +56,7 @@ def test_alone_it_has_the_items_that_were_touched(tmp_path):
         ('{"0": [1, "2"]}', "user '0': an item must be an integer from 0, got '2'"),
         ('{"0": [-1]}', "user '0': an item must be an integer from 0, got -1"),
         ('{"0": [true]}', "user '0': an item must be an integer from 0, got True"),
-        ('{"0": [1.0]}', "user '0': an item must be an integer from 0, got 1.0"),
+        ('{"0": [1.5]}', "user '0': an item must be an integer from 0, got 1.5"),
         ('{"0": [1], "0": [2]}', "key '0' stands twice"),
         ('{"0": [1],\n "1": [2\n', r"Beauty.inter.json:2: not JSON|Beauty.inter.json:3: not JSON"),
         ("", "the file is empty"),

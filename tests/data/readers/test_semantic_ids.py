@@ -28,7 +28,11 @@ def by_name(folder):
 def test_keys_are_rows_names_or_numbers_of_a_table(tmp_path):
     write(tmp_path, "interactions.csv", CSV)
     write(tmp_path, "x.index.json", {str(row): ids(row, 9) for row in range(3)})
-    assert by_name(tmp_path) == {"b": [0, 9], "a": [1, 9], "c": [2, 9]}
+    with pytest.warns(UserWarning, match=r"^data.load: nothing says which items the numbers of .*x.index.json mean; "):
+        assert by_name(tmp_path) == {"b": [0, 9], "a": [1, 9], "c": [2, 9]}
+    write(tmp_path, "items.csv", "item\na\nb\nc\n")  # a list of them says it, without a warning
+    assert by_name(tmp_path) == {"a": [0, 9], "b": [1, 9], "c": [2, 9]}
+    (tmp_path / "items.csv").unlink()
     write(tmp_path, "x.index.json", {name: ids(ord(name), 1) for name in "abcd"})
     assert by_name(tmp_path) == {"b": [98, 1], "a": [97, 1], "c": [99, 1]}
     write(tmp_path, "x.item2id", "a\t2\nb\t0\nc\t7\nz\t1\n")
@@ -58,6 +62,7 @@ def test_numbers_that_are_names_are_names_in_the_files_of_others(tmp_path):
     ],
 )
 @pytest.mark.parametrize("published", ["x.index.json", "semantic_ids.json"])
+@pytest.mark.filterwarnings("ignore:data.load. nothing says which items the numbers:UserWarning")
 def test_every_format_finds_them(tmp_path, name, text, published):
     write(tmp_path, name, text)
     write(tmp_path, published, {str(row): ids(row, row + 1) for row in range(3)})
@@ -84,6 +89,7 @@ def test_files_that_do_not_fit(tmp_path, codes, message):
         data.load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:data.load. nothing says which items the numbers:UserWarning")
 def test_letters_may_be_large_and_prefixes_words(tmp_path):
     write(tmp_path, "interactions.csv", CSV)
     write(tmp_path, "x.index.json", {str(row): [f"A_{row}", f"sid_{row}", row] for row in range(3)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -89,14 +90,14 @@ def codes_by_number(path: Path, first: int) -> Tensor:
     return torch.tensor([numbers[first + i] for i in range(count)], dtype=torch.int32)
 
 
-def published_codes(path: Path, item_ids: Sequence[str]) -> Tensor:
+def published_codes(path: Path, item_ids: Sequence[str], listed: bool = True) -> Tensor:
     """int32 ``[N, L]`` for items of these names; see ``keys_of_items``.
 
     Raises:
         DataError: a malformed file, or an item without a semantic ID.
     """
     codes = read_item_codes(path)
-    keys = keys_of_items(path, codes, item_ids)
+    keys = keys_of_items(path, codes, item_ids, listed)
     for name, key in zip(item_ids, keys, strict=True):
         if key not in codes:
             number = "" if key == name else f" (number {key})"
@@ -104,12 +105,13 @@ def published_codes(path: Path, item_ids: Sequence[str]) -> Tensor:
     return torch.tensor([codes[key] for key in keys], dtype=torch.int32)
 
 
-def keys_of_items(path: Path, keys: Collection[str], item_ids: Sequence[str]) -> Sequence[str]:
+def keys_of_items(path: Path, keys: Collection[str], item_ids: Sequence[str], listed: bool = True) -> Sequence[str]:
     """The key in LC-Rec's or LETTER's file ``path`` of each item.
 
     Of ``*.index.json`` and ``*.item.json`` it is the item's number, where a ``*.item2id`` beside the file says the
     numbers (lines ``name <tab> number``), or the item's name, where the keys are the names. Else it is the item's row,
-    from 0, unless no key is a number.
+    from 0, unless no key is a number. Where the items are not ``listed`` by a file, their rows are those of their first
+    events, which a file from elsewhere can hardly mean: that is warned of.
 
     Raises:
         DataError: keys and items do not fit, or an item without a number.
@@ -133,6 +135,12 @@ def keys_of_items(path: Path, keys: Collection[str], item_ids: Sequence[str]) ->
             f"has {len(rows)} items, but the data has {len(item_ids)}; its keys must be the items' names, or the rows "
             "of the file of items from 0, or a NAME.item2id beside it (lines: name, tab, number) must say which item "
             "each is",
+        )
+    if theirs and not listed:
+        warnings.warn(
+            f"data.load: nothing says which items the numbers of {path} mean; they are taken by the order of first "
+            "events. A NAME.item2id beside it (lines: name, tab, number) or a file of items says it",
+            stacklevel=2,
         )
     return [rows[row] for row in range(len(rows))]
 

@@ -130,7 +130,7 @@ def dataset_of(
         counts[vectors] = len(features)
     agree(counts)
     if (published := find_published(folder)) is not None:
-        item_codes = published_codes(published, item_ids)
+        item_codes = published_codes(published, item_ids, listed=lists)
     interactions = events.interactions(numbers, item_ids, reading.actions or ())
     return Dataset(name, interactions, titles, attributes, features, item_codes, categories)
 
@@ -138,7 +138,7 @@ def dataset_of(
 def _numbered(path: Path, item_ids: Sequence[str]) -> Items:
     """LC-Rec's texts of items, "" where it has none."""
     texts = read_texts(path)
-    keys = keys_of_items(path, texts, item_ids)
+    keys = keys_of_items(path, texts, item_ids, listed=False)
     rows = [texts.get(key, ("", "", [])) for key in keys]
     titles, more, categories = map(list, zip(*rows, strict=True))
     return Items(path, list(item_ids), titles, more, told(categories))
