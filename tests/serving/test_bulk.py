@@ -124,7 +124,8 @@ def test_numbers_arrays_and_sets_are_read_as_what_they_hold(model):
         "allowed_ids": torch.tensor([5, 6, 7]),
         "exclude_seen": np.True_,
     }
-    answers = list(gf.recommend_many(model, [plain, arrays, tensors], 3))
+    floats = {**plain, "id": 5.0, "history_ids": [3.0, 4], "allowed_ids": [5, 6.0, 7], "exclude_ids": [6.0]}
+    answers = list(gf.recommend_many(model, [plain, arrays, tensors, floats], 3))
     assert sorted(item["id"] for item in answers[0]["items"]) == [5, 7]
     for answer in answers:
         same(answer, answers[0])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from genrec_fast.base.checks import check_dense, shown
+from genrec_fast.base.checks import as_whole, check_dense, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.serving.http_body import FIELDS
 
@@ -86,6 +86,7 @@ def checked_line(line: Any, defaults: Mapping[str, Any], reads_users: bool = Fal
     given = {name: plain_field(name, value) for name, value in given.items()}
     if "history" not in given and "history_ids" not in given:
         raise InvalidValueError("recommend: history must be given (or history_ids), got none")
+    given |= {name: as_whole(given[name]) for name in ("id", "user") if name in given}
     if isinstance(given.get("id"), bool) or not isinstance(given.get("id", ""), (str, int)):
         raise InvalidTypeError(f"recommend: id must be a text or a whole number, got {shown(given['id'])}")
     if isinstance(given.get("user"), str):
@@ -111,7 +112,7 @@ def marks_of_line(line: Any) -> dict[str, Any]:
     if not isinstance(line, Mapping):
         return {}
     marks = {name: line.get(name) for name in ("id", "user")}
-    marks = {name: value.item() if isinstance(value, np.generic) else value for name, value in marks.items()}
+    marks = {name: as_whole(value.item() if isinstance(value, np.generic) else value) for name, value in marks.items()}
     return {
         name: value for name, value in marks.items() if isinstance(value, (str, int)) and not isinstance(value, bool)
     }
