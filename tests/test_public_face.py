@@ -96,6 +96,7 @@ def test_the_public_list():
         "Session",
         "SessionsConfig",
         "SlowPathWarning",
+        "SpeculativeConfig",
         "StillValidationWarning",
         "StochasticBeamConfig",
         "StorageError",

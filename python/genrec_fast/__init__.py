@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         RetrieveInterestsConfig,
         ScanCodesConfig,
         ScanConfig,
+        SpeculativeConfig,
         StochasticBeamConfig,
     )
     from genrec_fast.decoders.base import Decoder
@@ -205,6 +206,7 @@ __all__ = [
     "Session",
     "SessionsConfig",
     "SlowPathWarning",
+    "SpeculativeConfig",
     "StillValidationWarning",
     "StochasticBeamConfig",
     "StorageError",
@@ -274,6 +276,7 @@ _HOMES = {
     "RetrieveInterestsConfig": "genrec_fast.decoders",
     "ScanCodesConfig": "genrec_fast.decoders",
     "ScanConfig": "genrec_fast.decoders",
+    "SpeculativeConfig": "genrec_fast.decoders",
     "StochasticBeamConfig": "genrec_fast.decoders",
     "ClosedError": "genrec_fast.base.errors",
     "CorruptFileError": "genrec_fast.base.errors",

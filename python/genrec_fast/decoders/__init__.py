@@ -3,9 +3,9 @@
 ``beam`` and ``greedy`` write semantic IDs over a trie, ``stochastic`` draws them and ``diverse`` spreads them;
 ``retrieve`` compares embeddings, ``interests`` several of them per user; ``rank`` asks what the user would do with each
 candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`` write semantic IDs and then compare
-vectors, and ``blend`` joins the lists of several systems.
-candidate; ``scan`` looks at scores of every item, ``scan_codes`` at those of every item's codes; ``graph`` walks among
-items whose codes are alike.
+vectors, and ``blend`` joins the lists of several systems. ``scan_codes`` looks at scores of every item's codes, and
+``graph`` walks among items whose codes are alike. ``best_first`` proves its answer, and ``speculative`` is ``beam``
+with a draft ahead of it.
 """
 
 from genrec_fast.base.config import register_configs
@@ -24,6 +24,7 @@ from genrec_fast.decoders.rerank import Rerank, RerankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 from genrec_fast.decoders.scan import Scan, ScanConfig
 from genrec_fast.decoders.scan_codes import ScanCodes, ScanCodesConfig
+from genrec_fast.decoders.speculative import Speculative, SpeculativeConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 
 __all__ = [
@@ -54,6 +55,8 @@ __all__ = [
     "ScanCodes",
     "ScanCodesConfig",
     "ScanConfig",
+    "Speculative",
+    "SpeculativeConfig",
     "StochasticBeam",
     "StochasticBeamConfig",
     "code_neighbours",

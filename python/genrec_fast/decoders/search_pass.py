@@ -45,6 +45,7 @@ class SearchPass:
         widths: int64 ``[B]``, or ``None``; see ``TrieSearch``.
         plan: what else is searched for.
         rule: which beams live.
+        kind: what searches.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class SearchPass:
         widths: Tensor | None,
         plan: Plan,
         rule: Rule,
+        kind: type[TrieSearch] = TrieSearch,
     ) -> None:
-        self.trie, self.query, self.rule, self._plan = trie, query, rule, plan
+        self.trie, self.query, self.rule, self._plan, self._kind = trie, query, rule, plan, kind
         device = trie.device
         self._found = unanswered(users, query.k, trie)
         self.finished = torch.zeros_like(self._found.exact)
@@ -141,7 +143,7 @@ class SearchPass:
         users = len(self._users)
         whole = users * max(num_beams) <= _ONE_CALL
         trie = getattr(self.trie, "searched", self.trie)  # items that are gone are a matter of the filter
-        self._running = TrieSearch(session, trie, plan, users, self.rule, widths, in_one_call=whole)
+        self._running = self._kind(session, trie, plan, users, self.rule, widths, in_one_call=whole)
 
 
 class SearchDecoder(Decoder):
@@ -151,6 +153,7 @@ class SearchDecoder(Decoder):
         name: in messages.
         uneven: whether beams may differ from level to level and from user to user.
         no_proof: why its items cannot be proven to be the best; ``None``: they can.
+        search_kind: what searches, over what ``prefill`` gives.
     """
 
     needs: ClassVar[type] = Autoregressive
@@ -158,6 +161,7 @@ class SearchDecoder(Decoder):
     name: ClassVar[str]
     uneven: ClassVar[bool] = False
     no_proof: ClassVar[str | None] = None
+    search_kind: ClassVar[type[TrieSearch]] = TrieSearch
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -218,7 +222,7 @@ class SearchDecoder(Decoder):
             getattr(backbone, "plan", Plan(num_beams)), normalize=getattr(self.config, "normalize", "valid")
         )
         session = self.prefill(system, batch) if len(batch) else None
-        return SearchPass(session, len(batch), trie, query, num_beams, widths, plan, rule)
+        return SearchPass(session, len(batch), trie, query, num_beams, widths, plan, rule, self.search_kind)
 
     def _widths(self, settled: Any, users: int, levels: int) -> tuple[tuple[int, ...], Tensor | None]:
         """Beams at every level, and each user's own where they have some."""

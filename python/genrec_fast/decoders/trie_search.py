@@ -15,7 +15,7 @@ from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["BEST", "Best", "Rule", "TrieSearch", "ordered"]
+__all__ = ["BEST", "Best", "Rule", "TrieSearch", "cut", "ordered"]
 
 
 class Rule(Protocol):
@@ -169,7 +169,7 @@ class TrieSearch:
             allowed=plan.keep,
         )
         if self.widths is not None:
-            step = _cut(step, self.widths)
+            step = cut(step, self.widths)
         parents = step.parents.long()
         self.nodes, self.scores, self.bound = step.nodes, step.scores, torch.maximum(self.bound, step.bound)
         self.codes = _extended(self.codes, step.codes, parents)
@@ -284,7 +284,7 @@ def _extended(written: Tensor, chosen: Tensor, parents: Tensor) -> Tensor:
     return torch.cat([before, chosen.unsqueeze(2)], 2)
 
 
-def _cut(step: TrieStep, widths: Tensor) -> TrieStep:
+def cut(step: TrieStep, widths: Tensor) -> TrieStep:
     """What a search of each user's own width would have kept."""
     kept = torch.arange(step.scores.shape[1], device=step.scores.device) < widths.unsqueeze(1)
     best = step.scores.where(~kept, -torch.inf).amax(1)

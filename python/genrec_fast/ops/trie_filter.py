@@ -101,6 +101,26 @@ class TrieFilter:
         except (AttributeError, TypeError, IndexError, RuntimeError) as error:
             raise InvalidTypeError(f"trie_step: a filter must hold tensors [U, words], got {shown(bits)}") from error
 
+    def select(self, users: Tensor) -> TrieFilter:
+        """The filter of users int64 ``[m]``, positions among those that it was made for."""
+
+        def of(part: Tensor | None) -> Tensor | None:
+            return part if part is None or part.shape[0] == 1 else part[users]
+
+        excluded, excluded_offsets = self.excluded, self.excluded_offsets
+        if excluded is not None and excluded_offsets is not None:
+            rows = Jagged(excluded[: int(excluded_offsets[-1])], excluded_offsets).select(users)
+            excluded, excluded_offsets = rows.values, rows.offsets
+        return replace(
+            self,
+            bits=of(self.bits),
+            ranks=of(self.ranks),
+            excluded=excluded,
+            excluded_offsets=excluded_offsets,
+            allowed=of(self.allowed),
+            exclude=None if self.exclude is None else self.exclude.select(users),
+        )
+
     @door
     def keeps(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether item ``items[m]`` may be shown to user ``users[m]`` (int64 ``[M]`` both): bool ``[M]``.

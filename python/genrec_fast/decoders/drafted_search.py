@@ -1,0 +1,342 @@
+"""The search of a target that a draft runs ahead of: the target's own beams, in fewer of its passes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genrec_fast.base.protocols import Session, TreeSession
+from genrec_fast.decoders.read_rows import ReadRows, scores_at, written
+from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch, cut
+from genrec_fast.nn.engine.plan import Found, Plan
+from genrec_fast.ops.trie_filter import CatalogTrie
+from genrec_fast.ops.trie_step import trie_step
+
+__all__ = ["Ahead", "DraftedSearch"]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A target's session and its draft's behind the same histories, of which ``DraftedSearch`` makes a search.
+
+    Args:
+        target: behind the prompts.
+        draft: likewise; need not read trees.
+        plan: the draft's, where it is extended by tokens; ``None``: by codes.
+        drafts_per_beam: prefixes that are drafted for each beam of a level.
+        num_levels: how many levels are drafted at once, at most; ``None``: all.
+    """
+
+    target: TreeSession
+    draft: Session
+    plan: Plan | None = None
+    drafts_per_beam: int = 2
+    num_levels: int | None = None
+
+    def select(self, users: Tensor) -> Ahead:
+        """Of users int64 ``[m]``."""
+        return dataclasses.replace(self, target=self.target.select(users), draft=self.draft.select(users))
+
+
+@dataclass
+class _Beams:
+    """Where the users that are still searched stand; a slot without a beam has node -1, score -inf and codes 0.
+
+    Args:
+        levels: int64 ``[b]``: how many codes were written.
+        nodes, scores: ``[b, W]``, as in ``TrieSearch``.
+        codes: int32 ``[b, W, L]``.
+        above: int64 ``[b, W]``: the number of the row from which each beam was chosen.
+        numbers: int64 ``[b, W]``: that of the row that wrote the beam's last code; -1: the target has not read it.
+        bound: float32 ``[b]``.
+    """
+
+    levels: Tensor
+    nodes: Tensor
+    scores: Tensor
+    codes: Tensor
+    above: Tensor
+    numbers: Tensor
+    bound: Tensor
+
+    def select(self, users: Tensor) -> _Beams:
+        return _Beams(*(getattr(self, field.name)[users] for field in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Prefixes of one level below each user's, which differ from user to user; ``[b, n]`` each.
+
+    Args:
+        codes: int32: the last code.
+        parents: int64: slots of the level above.
+        live: bool.
+    """
+
+    codes: Tensor
+    parents: Tensor
+    live: Tensor
+
+
+class DraftedSearch(TrieSearch):
+    """A beam search whose every ``advance`` is one pass of the target, and as many levels as its draft foresaw.
+
+    ::
+
+        beams = the target's best of the first level, from what it read of the history
+        until every level is searched:
+            the draft searches on below the beams, N >= W prefixes a level
+            the target reads, in one pass, those beams and drafts that it has not read
+            while all W beams of a level were read: beams = the target's best below them
+
+    A level is accepted where all of the target's own beams of it were drafted; the first that is not is known, but not
+    read, and begins the next round. So beams, scores and bound are those of a ``TrieSearch`` of the target, whatever
+    was drafted. Users go on by themselves, each from the level that it reached, and leave when they are at the end.
+
+    Args:
+        session: of target and draft.
+        trie, plan, users, rule, widths: as ``TrieSearch``; one item per beam, no end token, no processor.
+        in_one_call: not read: it never is.
+
+    Attributes:
+        passes: of the target, without the one that read the histories.
+        read: int64 ``[B]``: rows that it read of each user.
+        rounds: int64 ``[B]``: passes that each user took part in.
+        accepted: int64 ``[B]``: levels that were gained beyond one a pass.
+
+    Notes:
+        ``extend_tree`` gives a row the bits that it has level by level on the native engine; torch's own products may
+        round otherwise where their shapes differ.
+
+    Source: AtSpeed (arXiv:2410.05165), section 3.1, strict; batched, uneven acceptance, rows that stay known and the
+    first level without a draft are ours.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        trie: CatalogTrie,
+        plan: Plan,
+        users: int,
+        rule: Rule = BEST,
+        widths: Tensor | None = None,
+        in_one_call: bool = False,
+    ) -> None:
+        super().__init__(session.target, trie, plan, users, rule, widths, in_one_call=False)
+        self._ahead, self._sizes = session, tuple(trie.codebook_sizes)
+        # There are no more prefixes than edges.
+        self._most = [min(plan.num_beams[level], trie.num_nodes(level + 1)) for level in range(len(self._sizes))]
+        device = trie.device
+        self.passes = 0
+        self.read, self.rounds, self.accepted = (torch.zeros(users, dtype=torch.int64, device=device) for _ in range(3))
+        self._users = torch.arange(users, device=device)
+        """who is still searched"""
+        self._keep, self._own = plan.keep, widths
+        self._rows: ReadRows | None = None
+
+    def advance(self) -> None:
+        """The first level of all users, or the next pass of the target."""
+        if self._rows is None:
+            self._begin()
+            self._verify()
+        else:
+            self._read_ahead()
+            before = self._beams.levels
+            self._verify()
+            self.rounds[self._users] += 1
+            self.accepted[self._users] += self._beams.levels - before - 1
+        self._leave()
+
+    def found(self) -> Found:
+        """The beams behind the last level."""
+        return Found(self.nodes, self.codes, self.scores, self.bound)
+
+    def _begin(self) -> None:
+        """Writes what stands before an item."""
+        self._begin_item()
+        self._rows = ReadRows.behind(self._tree(), self.plan, self._sizes, len(self.plan.prefix) + 1)
+        self._draft, prompt = self._ahead.draft, torch.zeros(len(self._users), 1, dtype=torch.int64)
+        for token in () if self._ahead.plan is None else self._ahead.plan.prefix:
+            self._draft = self._draft.extend(torch.full_like(prompt, token), prompt)
+        users, width, levels = len(self._users), max(self._most), len(self._sizes)
+        missing = (0, width - 1)
+        root = torch.full_like(self.nodes, self._rows.count - 1).long()
+        self._beams = _Beams(
+            torch.zeros(users, dtype=torch.int64, device=self.nodes.device),
+            functional.pad(self.nodes, missing, value=-1),
+            functional.pad(self.scores, missing, value=-torch.inf),
+            self.codes.new_zeros(users, width, levels),
+            functional.pad(root, missing),
+            functional.pad(root, missing, value=-1),
+            self.bound,
+        )
+        self.nodes, self.scores = self._beams.nodes.clone(), self._beams.scores.clone()
+        self.codes, self.bound = self._beams.codes.clone(), self.bound.clone()
+
+    def _tree(self) -> TreeSession:
+        session = self._extended_session()
+        assert isinstance(session, TreeSession)
+        return session
+
+    def _verify(self) -> None:
+        """Goes down for as long as the target has read all of a user's beams."""
+        rows, beams = self._rows, self._beams
+        assert rows is not None
+        for level, size in enumerate(self._sizes):
+            live = beams.nodes >= 0
+            here = (beams.levels == level) & ((beams.numbers >= 0) | ~live).all(1)
+            if not bool(here.any()):
+                continue
+            logits, sums = rows.scores_of(beams.numbers.clamp(min=0), size)
+            step = self.rule.choose(
+                self.trie,
+                level,
+                logits,
+                beams.nodes.where(here.unsqueeze(1), -1),
+                beams.scores,
+                num_beams=self._most[level],
+                normalize=self.plan.normalize,
+                log_sums=sums,
+                allowed=self._keep,
+            )
+            if self._own is not None:
+                step = cut(step, self._own)
+            missing = (0, beams.nodes.shape[1] - step.nodes.shape[1])
+            parents, alive = functional.pad(step.parents.long(), missing), functional.pad(step.nodes >= 0, missing)
+            chosen = functional.pad(step.codes, missing).where(alive, 0)
+            above = beams.numbers.gather(1, parents)
+            codes = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, beams.codes.shape[2])).clone()
+            codes[..., level] = chosen
+            one = here.unsqueeze(1)
+            beams = self._beams = _Beams(
+                beams.levels + here,
+                torch.where(one, functional.pad(step.nodes, missing, value=-1), beams.nodes),
+                torch.where(one, functional.pad(step.scores, missing, value=-torch.inf), beams.scores),
+                torch.where(one.unsqueeze(2), codes.where(alive.unsqueeze(2), 0), beams.codes),
+                torch.where(one, above, beams.above),
+                torch.where(one, rows.find(above, chosen).where(alive, -1), beams.numbers),
+                torch.where(here, torch.maximum(beams.bound, step.bound), beams.bound),
+            )
+
+    def _read_ahead(self) -> None:
+        """One pass of the target: over its beams and what the draft expects below them, where it has not read them."""
+        rows, beams = self._rows, self._beams
+        assert rows is not None
+        known, live = rows.count, beams.nodes >= 0
+        last = beams.codes.gather(2, (beams.levels - 1).view(-1, 1, 1).expand(-1, beams.nodes.shape[1], 1)).squeeze(2)
+        at = torch.arange(beams.nodes.shape[1], device=last.device)
+        own = torch.where(beams.numbers >= 0, beams.numbers, known + at)  # a slot's number: to be, until it is packed
+        codes, above, new, levels = [last], [beams.above], [live & (beams.numbers < 0)], [beams.levels - 1]
+        numbers = own
+        for depth, slots in enumerate(self._drafted()):
+            over = numbers.gather(1, slots.parents)
+            found = rows.find(over, slots.codes)
+            first = known + sum(part.shape[1] for part in codes)
+            here = torch.arange(first, first + slots.codes.shape[1], device=last.device)
+            numbers = torch.where(found >= 0, found, here)
+            codes.append(slots.codes)
+            above.append(over)
+            new.append(slots.live & (found < 0))
+            levels.append(beams.levels + depth)
+        wanted = torch.cat(new, 1)
+        widths = [part.shape[1] for part in codes]
+        deep = torch.cat([part.unsqueeze(1).expand(-1, n) for part, n in zip(levels, widths, strict=True)], 1)
+        rank, most = wanted.long().cumsum(1) - 1, int(wanted.sum(1).max())
+
+        def packed(numbers: Tensor) -> Tensor:
+            ranked = known + rank.gather(1, (numbers - known).clamp(min=0))
+            return torch.where(numbers < known, numbers, ranked)
+
+        order = (~wanted).byte().argsort(dim=1, stable=True)[:, :most]
+        alive = wanted.gather(1, order)
+        self._rows = rows.read(
+            torch.cat(codes, 1).gather(1, order).where(alive, -1),
+            packed(torch.cat(above, 1)).gather(1, order).where(alive, 0),
+            deep.gather(1, order),
+            self.plan,
+            self._sizes,
+        )
+        beams.numbers = packed(own).where(live, -1)
+        self.passes += 1
+        self.read[self._users] += wanted.sum(1)
+
+    def _drafted(self) -> list[_Slots]:
+        """What the draft expects below the beams of each user, level by level; the last level is not read."""
+        beams, deepest = self._beams, len(self._sizes) - 1
+        most = deepest if self._ahead.num_levels is None else min(deepest, self._ahead.num_levels)
+        out: list[_Slots] = []
+        for level in beams.levels.unique().tolist():
+            users = (beams.levels == level).nonzero().squeeze(1)
+            for depth, slots in enumerate(self._draft_below(users, level, min(deepest, level + most))):
+                if depth == len(out):
+                    empty = torch.zeros(len(beams.levels), 0, dtype=torch.int64, device=users.device)
+                    out.append(_Slots(empty.int(), empty, empty.bool()))
+                out[depth] = _joined(out[depth], slots, users)
+        return out
+
+    def _draft_below(self, users: Tensor, level: int, last: int) -> list[_Slots]:
+        """The draft's search below the beams of some users, all at one level, down to another."""
+        beams, out = self._beams.select(users), []
+        if level >= last:
+            return []
+        plan = Plan(self.plan.num_beams) if self._ahead.plan is None else self._ahead.plan
+        plan = dataclasses.replace(plan, normalize=self.plan.normalize)
+        session, own = self._draft.select(users), torch.arange(beams.nodes.shape[1], device=users.device)
+        for at in range(level):  # what the beams are, which the draft may not have looked at
+            parents = (own if at else torch.zeros_like(own)).expand(len(users), -1)
+            session = session.extend(written(plan, at, beams.codes[..., at]), parents)
+        keep = None if self._keep is None else self._keep.select(users)
+        nodes, scores = beams.nodes, beams.scores
+        for at in range(level, last):
+            logits, sums = scores_at(session, plan, at, self._sizes[at])
+            width = min(self._ahead.drafts_per_beam * self._most[at], self.trie.num_nodes(at + 1))
+            step = trie_step(
+                self.trie,
+                at,
+                logits,
+                nodes,
+                scores,
+                num_beams=width,
+                normalize=plan.normalize,
+                log_sums=sums,
+                allowed=keep,
+            )
+            nodes, scores = step.nodes, step.scores
+            out.append(_Slots(step.codes, step.parents.long(), nodes >= 0))
+            if at + 1 < last:
+                session = session.extend(written(plan, at, step.codes), step.parents)
+        return out
+
+    def _leave(self) -> None:
+        """Who is at the end has his beams, and is searched no more."""
+        beams, rows = self._beams, self._rows
+        assert rows is not None
+        over = beams.levels == len(self._sizes)
+        if not bool(over.any()):
+            return
+        users = self._users[over]
+        self.nodes[users], self.scores[users] = beams.nodes[over], beams.scores[over]
+        self.codes[users], self.bound[users] = beams.codes[over], beams.bound[over]
+        going = (~over).nonzero().squeeze(1)
+        self._users = self._users[going]
+        if not going.numel():
+            self.item = self.plan.num_items
+            return
+        self._beams, self._rows, self._draft = beams.select(going), rows.select(going), self._draft.select(going)
+        self._keep = None if self._keep is None else self._keep.select(going)
+        self._own = None if self._own is None else self._own[going]
+
+
+def _joined(all_slots: _Slots, some: _Slots, users: Tensor) -> _Slots:
+    """With the slots of some users."""
+    missing = max(0, some.codes.shape[1] - all_slots.codes.shape[1])
+    out = _Slots(*(functional.pad(part, (0, missing)) for part in (all_slots.codes, all_slots.parents, all_slots.live)))
+    for name in ("codes", "parents", "live"):
+        part = getattr(some, name)
+        getattr(out, name)[users, : part.shape[1]] = part
+    return out
