@@ -80,3 +80,5 @@ def test_rows_of_a_tree_have_the_bits_of_steps(precision, tables):
     on = tree.extend(torch.tensor([[11]] * 2), torch.tensor([[3]] * 2))  # behind the last of the tree
     alone = alone.extend(torch.tensor([[11]] * 2), torch.zeros(2, 1, dtype=torch.int64))
     assert torch.equal(on.hidden, alone.hidden)
+    of_one = tree.select(torch.tensor([1])).extend(torch.tensor([[11]]), torch.tensor([[3]]))
+    assert torch.equal(of_one.hidden, alone.hidden[1:])

@@ -128,6 +128,30 @@ def _codes_and_nodes(trie, flt, start):
     return step.codes, step.nodes
 
 
+@pytest.mark.parametrize("kind", ["one", "each", "none"])
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_selection_is_the_filter_of_those_users(kind, lists):
+    generator = torch.Generator().manual_seed(3)
+    trie, users = catalog(generator, 200), torch.tensor([3, 0, 3])
+    shape = {"one": (200,), "each": (4, 200), "none": (0,)}[kind]
+    allowed = None if kind == "none" else torch.rand(shape, generator=generator) < 0.3
+    rows = [torch.randint(0, 200, (count,), generator=generator) for count in (150, 0, 7, 90)]
+    exclude = Jagged.from_rows(rows) if lists else None
+    found = trie_filter(trie, allowed=allowed, exclude=exclude).select(users)
+    wanted = trie_filter(
+        trie,
+        allowed=allowed[users] if kind == "each" else allowed,
+        exclude=exclude.select(users) if lists else None,
+    )
+    assert found.num_users == wanted.num_users
+    nodes, scores = torch.zeros(3, 1, dtype=torch.int32), torch.zeros(3, 1)
+    logits = torch.randn(3, 1, 7, generator=generator)
+    steps = [trie_step(trie, 0, logits, nodes, scores, num_beams=9, allowed=keep) for keep in (found, wanted)]
+    assert torch.equal(steps[0].nodes, steps[1].nodes)
+    user, item = torch.cartesian_prod(torch.arange(3), torch.arange(200)).T.contiguous()
+    assert torch.equal(found.keeps(user, item), wanted.keeps(user, item))
+
+
 def test_keeps_says_whether_an_item_may_be_shown():
     generator = torch.Generator().manual_seed(5)
     trie = catalog(generator, 50)

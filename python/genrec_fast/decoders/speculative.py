@@ -71,7 +71,9 @@ class Speculative(Beam):
     def drafted_by(self, system: Any) -> Speculative:
         """The same search with a draft of its own: a ``System`` (any recommender) over the same semantic IDs.
 
-        It reads histories through its own layout. Call within its ``answering()``, or put it in evaluation mode.
+        It reads histories through its own layout, and a language model the prompts of a language model: its
+        ``compile(reads="tokens")``, whatever the target's. Put it in evaluation mode, or ask within its
+        ``answering()``.
         """
         return Speculative(self.config, system)
 
@@ -81,7 +83,8 @@ class Speculative(Beam):
         Raises:
             InvalidTypeError: no draft, or one that does not write semantic IDs.
             InvalidValueError: as ``search``; a draft with other codebook sizes.
-            UnsupportedError: the target's session is no ``TreeSession``, or more is written than one item.
+            UnsupportedError: the target's session is no ``TreeSession``, more is written than one item, or a draft that
+                reads something else.
         """
         plan = getattr(system.backbone, "plan", None)
         if plan is not None and (plan.num_items > 1 or plan.end_token is not None or plan.processor is not None):
@@ -95,6 +98,12 @@ class Speculative(Beam):
         """The sessions of target and draft behind the histories."""
         network, asked = getattr(system, "draft", None), batch
         if self.draft is not None:
+            prompts = getattr(system.backbone, "plan", None) is not None
+            if getattr(self.draft, "reads_tokens", False) != prompts:
+                kind = "prompts (compile's reads='tokens')" if prompts else "histories of items"
+                raise UnsupportedError(
+                    f"speculative: draft must read {kind} as the target does, got {self.draft!r:.80}"
+                )
             network, asked = self.draft.backbone, self.draft.batch(batch)
         if network is None:
             raise InvalidTypeError("speculative: draft must be given (SpeculativeConfig.draft, drafted_by), got None")

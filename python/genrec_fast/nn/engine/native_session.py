@@ -46,7 +46,8 @@ class NativeSession:
         levels: the tokens of each level's codes, for a network that is extended by codes; ``None``: by tokens.
         chain: what every call has kept, float32 ``[layers, B * W, kept]``.
         parents: int64 ``[B, W]`` of every call: beams of the call before.
-        ancestors: int32 ``[t, B * W]``: for every beam of the last call its ancestor at each call, itself the last.
+        ancestors: int32 ``[t, B * W]``: for every beam of the last call its ancestor at each call, itself the last;
+            ``None`` once a call made a tree.
         rows: once a call made a tree, which rows descend from which.
     """
 
@@ -133,7 +134,8 @@ class NativeSession:
         at = (self.prompts.offsets.diff().unsqueeze(1) + level).flatten() if self.engine.placed else None
         hidden, kept = self._step(tokens.flatten(), at, int(depths.max()), ancestors, parts)
         chain = (*self.chain, kept)
-        return dataclasses.replace(self, hidden=hidden.view(users, beams, -1), chain=chain, rows=rows)
+        hidden = hidden.view(users, beams, -1)
+        return dataclasses.replace(self, hidden=hidden, chain=chain, ancestors=None, rows=rows)
 
     def select(self, users: Tensor) -> NativeSession:
         """The session of users int64 ``[m]``; keys and values are copied, nothing is computed."""
