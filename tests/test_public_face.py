@@ -41,6 +41,7 @@ def test_the_public_list():
         "DivergedError",
         "DiverseBeamConfig",
         "DiversityConfig",
+        "DraftAlignmentConfig",
         "Evaluated",
         "FSQConfig",
         "FolderInUseError",

@@ -12,9 +12,9 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
-from genrec_fast.decoders import GraphConfig, ScanCodesConfig
+from genrec_fast.decoders import BeamConfig, GraphConfig, ScanCodesConfig
 from genrec_fast.evaluation import evaluate
-from genrec_fast.objectives import MultiTaskConfig
+from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig, FSQConfig, OPQConfig
@@ -62,7 +62,14 @@ def shrunk(config, sizes):
 
 
 def beginning(recipe, data):
-    """The model to start from, of a recipe that does not train its items' vectors."""
+    """The model to start from, where a recipe needs one.
+
+    A draft is trained for its own backbone, trained to write codes; items that are not trained have the vectors of a
+    network whose items were.
+    """
+    if recipe.needs_start:
+        first = dataclasses.replace(recipe, objective=NextCodeConfig(), decoder=BeamConfig(num_beams=10))
+        return train(first, data, device="cpu", show_progress=False)
     items = getattr(recipe.backbone, "items", None)
     if items is None or items.learned_ids:
         return None
@@ -72,6 +79,7 @@ def beginning(recipe, data):
 
 def test_the_registry():
     assert recipes.names() == [
+        "atspeed",
         "bert4rec",
         "car",
         "cobra",

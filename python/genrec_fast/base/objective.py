@@ -48,6 +48,10 @@ class Objective(ABC):
     def __call__(self, system: Any, batch: Batch) -> Loss:
         """The loss of a prepared batch."""
 
+    def judged(self, system: Any) -> Any:
+        """The system whose answers a validation looks at: the one that is trained, or a part of it by itself."""
+        return system
+
     def after_epoch(self, system: Any) -> Any:
         """A ``Catalog`` of the same items with other semantic IDs to go on with; ``None``: as they are."""
         return None

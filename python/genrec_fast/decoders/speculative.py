@@ -68,6 +68,10 @@ class Speculative(Beam):
         """The draft."""
         return {} if self.config.draft is None else {"draft": self.config.draft.build(catalog)}
 
+    def alone(self) -> Beam:
+        """The beam search without a draft."""
+        return Beam(BeamConfig(num_beams=self.config.num_beams, normalize=self.config.normalize))
+
     def drafted_by(self, system: Any) -> Speculative:
         """The same search with a draft of its own: a ``System`` (any recommender) over the same semantic IDs.
 
@@ -101,9 +105,8 @@ class Speculative(Beam):
             prompts = getattr(system.backbone, "plan", None) is not None
             if getattr(self.draft, "reads_tokens", False) != prompts:
                 kind = "prompts (compile's reads='tokens')" if prompts else "histories of items"
-                raise UnsupportedError(
-                    f"speculative: draft must read {kind} as the target does, got {self.draft!r:.80}"
-                )
+                name = getattr(self.draft, "name", type(self.draft).__name__)
+                raise UnsupportedError(f"speculative: draft must read {kind} as the target does, got {name}")
             network, asked = self.draft.backbone, self.draft.batch(batch)
         if network is None:
             raise InvalidTypeError("speculative: draft must be given (SpeculativeConfig.draft, drafted_by), got None")

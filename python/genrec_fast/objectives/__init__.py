@@ -5,6 +5,7 @@ from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
 from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCodeConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
+from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmentConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
@@ -24,6 +25,8 @@ __all__ = [
     "ConsistentCodeConfig",
     "Counting",
     "CountingConfig",
+    "DraftAlignment",
+    "DraftAlignmentConfig",
     "FullSoftmax",
     "FullSoftmaxConfig",
     "InBatch",

@@ -170,6 +170,11 @@ class Recipe:
         featured = dataclasses.replace(plain, features=torch.eye(_FEW))
         return not _can_build(self.backbone, plain) and _can_build(self.backbone, featured)
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether training starts from a trained model, with which the objective compares (``gf.train(start=)``)."""
+        return bool(getattr(_built(self.objective), "reads_reference", False))
+
     def check(self) -> None:
         """Raises where two parts do not fit; called at construction."""
         check_fields(self)

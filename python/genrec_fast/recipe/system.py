@@ -242,6 +242,21 @@ class System(nn.Module):
         features = getattr(self.layout, "feature_dim", None) is not None
         return catalog if features else catalog.with_features(None)
 
+    def drafting(self) -> Self:
+        """The same system, answered by its draft alone, by a beam search of the same width; networks are shared.
+
+        Raises:
+            UnsupportedError: a decoder without a draft.
+        """
+        draft: Any = self._modules.get("draft")
+        if draft is None or not hasattr(self.decoder, "alone"):
+            raise UnsupportedError(f"drafting: decoder must have a draft, got {type(self.decoder).__name__}")
+        model = copy.copy(self)
+        model.__dict__["_modules"] = {**self._modules, "backbone": draft}
+        model.decoder = self.decoder.alone()
+        model._begin_answering()
+        return model
+
     def keep_reference(self) -> None:
         """Keeps the backbone as it is now: no part of what is trained or saved."""
         reference = copy.deepcopy(self.backbone).eval().requires_grad_(False)

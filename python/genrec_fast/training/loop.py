@@ -373,7 +373,8 @@ class _Training:
             say_if_still(state, figures, self.bar.say)
 
     def _validation_figures(self) -> dict[str, float]:
-        return validation_figures(self.model, self.validation, self.processes, self.settings.evaluate_beams)
+        judged = self.model.objective.judged(self.model)
+        return validation_figures(judged, self.validation, self.processes, self.settings.evaluate_beams)
 
     def _save(self) -> None:
         self._saved = time.monotonic()
