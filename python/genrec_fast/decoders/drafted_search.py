@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec_fast.base.protocols import Session, TreeSession
-from genrec_fast.decoders.read_rows import ReadRows, scores_at, written
+from genrec_fast.decoders.read_rows import ReadRows, Slots, scores_at, written
 from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch, cut
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.ops.trie_filter import CatalogTrie
@@ -66,21 +66,6 @@ class _Beams:
 
     def select(self, users: Tensor) -> _Beams:
         return _Beams(*(getattr(self, field.name)[users] for field in dataclasses.fields(self)))
-
-
-@dataclass(frozen=True)
-class _Slots:
-    """Prefixes of one level below each user's, which differ from user to user; ``[b, n]`` each.
-
-    Args:
-        codes: int32: the last code.
-        parents: int64: slots of the level above.
-        live: bool.
-    """
-
-    codes: Tensor
-    parents: Tensor
-    live: Tensor
 
 
 class DraftedSearch(TrieSearch):
@@ -227,59 +212,30 @@ class DraftedSearch(TrieSearch):
         """One pass of the target: over its beams and what the draft expects below them, where it has not read them."""
         rows, beams = self._rows, self._beams
         assert rows is not None
-        known, live = rows.count, beams.nodes >= 0
-        last = beams.codes.gather(2, (beams.levels - 1).view(-1, 1, 1).expand(-1, beams.nodes.shape[1], 1)).squeeze(2)
-        at = torch.arange(beams.nodes.shape[1], device=last.device)
-        own = torch.where(beams.numbers >= 0, beams.numbers, known + at)  # a slot's number: to be, until it is packed
-        codes, above, new, levels = [last], [beams.above], [live & (beams.numbers < 0)], [beams.levels - 1]
-        numbers = own
-        for depth, slots in enumerate(self._drafted()):
-            over = numbers.gather(1, slots.parents)
-            found = rows.find(over, slots.codes)
-            first = known + sum(part.shape[1] for part in codes)
-            here = torch.arange(first, first + slots.codes.shape[1], device=last.device)
-            numbers = torch.where(found >= 0, found, here)
-            codes.append(slots.codes)
-            above.append(over)
-            new.append(slots.live & (found < 0))
-            levels.append(beams.levels + depth)
-        wanted = torch.cat(new, 1)
-        widths = [part.shape[1] for part in codes]
-        deep = torch.cat([part.unsqueeze(1).expand(-1, n) for part, n in zip(levels, widths, strict=True)], 1)
-        rank, most = wanted.long().cumsum(1) - 1, int(wanted.sum(1).max())
-
-        def packed(numbers: Tensor) -> Tensor:
-            ranked = known + rank.gather(1, (numbers - known).clamp(min=0))
-            return torch.where(numbers < known, numbers, ranked)
-
-        order = (~wanted).byte().argsort(dim=1, stable=True)[:, :most]
-        alive = wanted.gather(1, order)
-        self._rows = rows.read(
-            torch.cat(codes, 1).gather(1, order).where(alive, -1),
-            packed(torch.cat(above, 1)).gather(1, order).where(alive, 0),
-            deep.gather(1, order),
-            self.plan,
-            self._sizes,
-        )
-        beams.numbers = packed(own).where(live, -1)
+        width = beams.nodes.shape[1]
+        last = beams.codes.gather(2, (beams.levels - 1).view(-1, 1, 1).expand(-1, width, 1)).squeeze(2)
+        own = Slots(last, torch.arange(width, device=last.device).expand_as(last), beams.nodes >= 0)
+        slots = [own, *self._drafted()]
+        self._rows, numbers, count = rows.descend(slots, beams.above, beams.levels - 1, self.plan, self._sizes)
+        beams.numbers = numbers[0]
         self.passes += 1
-        self.read[self._users] += wanted.sum(1)
+        self.read[self._users] += count
 
-    def _drafted(self) -> list[_Slots]:
+    def _drafted(self) -> list[Slots]:
         """What the draft expects below the beams of each user, level by level; the last level is not read."""
         beams, deepest = self._beams, len(self._sizes) - 1
         most = deepest if self._ahead.num_levels is None else min(deepest, self._ahead.num_levels)
-        out: list[_Slots] = []
+        out: list[Slots] = []
         for level in beams.levels.unique().tolist():
             users = (beams.levels == level).nonzero().squeeze(1)
             for depth, slots in enumerate(self._draft_below(users, level, min(deepest, level + most))):
                 if depth == len(out):
                     empty = torch.zeros(len(beams.levels), 0, dtype=torch.int64, device=users.device)
-                    out.append(_Slots(empty.int(), empty, empty.bool()))
+                    out.append(Slots(empty.int(), empty, empty.bool()))
                 out[depth] = _joined(out[depth], slots, users)
         return out
 
-    def _draft_below(self, users: Tensor, level: int, last: int) -> list[_Slots]:
+    def _draft_below(self, users: Tensor, level: int, last: int) -> list[Slots]:
         """The draft's search below the beams of some users, all at one level, down to another."""
         beams, out = self._beams.select(users), []
         if level >= last:
@@ -307,7 +263,7 @@ class DraftedSearch(TrieSearch):
                 allowed=keep,
             )
             nodes, scores = step.nodes, step.scores
-            out.append(_Slots(step.codes, step.parents.long(), nodes >= 0))
+            out.append(Slots(step.codes, step.parents.long(), nodes >= 0))
             if at + 1 < last:
                 session = session.extend(written(plan, at, step.codes), step.parents)
         return out
@@ -332,10 +288,10 @@ class DraftedSearch(TrieSearch):
         self._own = None if self._own is None else self._own[going]
 
 
-def _joined(all_slots: _Slots, some: _Slots, users: Tensor) -> _Slots:
+def _joined(all_slots: Slots, some: Slots, users: Tensor) -> Slots:
     """With the slots of some users."""
     missing = max(0, some.codes.shape[1] - all_slots.codes.shape[1])
-    out = _Slots(*(functional.pad(part, (0, missing)) for part in (all_slots.codes, all_slots.parents, all_slots.live)))
+    out = Slots(*(functional.pad(part, (0, missing)) for part in (all_slots.codes, all_slots.parents, all_slots.live)))
     for name in ("codes", "parents", "live"):
         part = getattr(some, name)
         getattr(out, name)[users, : part.shape[1]] = part

@@ -13,7 +13,7 @@ from torch.nn import functional
 from genrec_fast.base.protocols import Session, TreeSession
 from genrec_fast.nn.engine.plan import Plan
 
-__all__ = ["ReadRows", "scores_at", "written"]
+__all__ = ["ReadRows", "Slots", "scores_at", "written"]
 
 
 def scores_at(session: Session, plan: Plan, level: int, size: int) -> tuple[Tensor, Tensor | None]:
@@ -37,6 +37,21 @@ def scores_at(session: Session, plan: Plan, level: int, size: int) -> tuple[Tens
 def written(plan: Plan, level: int, codes: Tensor) -> Tensor:
     """What a session is extended by for codes of a level: themselves, or their tokens."""
     return codes if plan.tokens is None else plan.tokens.written(level, codes)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Prefixes of one level for each user, levels below each other; ``[B, n]`` each.
+
+    Args:
+        codes: int32: the last code.
+        parents: int64: slots of the level above.
+        live: bool: whether there is such a prefix.
+    """
+
+    codes: Tensor
+    parents: Tensor
+    live: Tensor
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,54 @@ class ReadRows:
             torch.cat([self.logits, logits], 1),
             None if sums is None or self.sums is None else torch.cat([self.sums, sums], 1),
         )
+
+    def descend(
+        self, slots: Sequence[Slots], above: Tensor, levels: Tensor, plan: Plan, sizes: Sequence[int]
+    ) -> tuple[ReadRows, list[Tensor], Tensor]:
+        """With all prefixes of some levels that were not read yet, in one pass of the target, or none.
+
+        Args:
+            slots: level below level.
+            above: int64 ``[B, n]``: rows, by their numbers, that the first level's ``parents`` stand for.
+            levels: int64 ``[B]``: of the first level's codes; users need not stand at the same one.
+            plan: what is searched for.
+            sizes: of the codebooks.
+
+        Returns:
+            The rows, of each level the numbers int64 ``[B, n]`` of its slots (-1: not live), and how many rows were
+            read of each user, int64 ``[B]``.
+        """
+        known, codes, over, new, numbers = self.count, [], [], [], []
+        for some in slots:
+            above = above.gather(1, some.parents)
+            found = self.find(above, some.codes)
+            first = known + sum(part.shape[1] for part in codes)
+            here = torch.arange(first, first + some.codes.shape[1], device=above.device)  # until rows are packed
+            codes.append(some.codes)
+            over.append(above)
+            new.append(some.live & (found < 0))
+            above = torch.where(found >= 0, found, here)
+            numbers.append(above)
+        wanted = torch.cat(new, 1)
+        deep = torch.cat([(levels + at).unsqueeze(1).expand_as(part) for at, part in enumerate(codes)], 1)
+        rank, most = wanted.long().cumsum(1) - 1, int(wanted.sum(1).max())
+
+        def packed(part: Tensor) -> Tensor:
+            return torch.where(part < known, part, known + rank.gather(1, (part - known).clamp(min=0)))
+
+        places = [packed(part).where(some.live, -1) for part, some in zip(numbers, slots, strict=True)]
+        if not most:
+            return self, places, wanted.sum(1)
+        order = (~wanted).byte().argsort(dim=1, stable=True)[:, :most]
+        alive = wanted.gather(1, order)
+        rows = self.read(
+            torch.cat(codes, 1).gather(1, order).where(alive, -1),
+            packed(torch.cat(over, 1)).gather(1, order).where(alive, 0),
+            deep.gather(1, order),
+            plan,
+            sizes,
+        )
+        return rows, places, wanted.sum(1)
 
     def scores_of(self, numbers: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         """Logits ``[B, n, size]`` and sums ``[B, n]`` of rows by their numbers."""
