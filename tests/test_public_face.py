@@ -42,6 +42,7 @@ def test_the_public_list():
         "DiverseBeamConfig",
         "DiversityConfig",
         "DraftAlignmentConfig",
+        "DraftedItemsConfig",
         "Evaluated",
         "FSQConfig",
         "FolderInUseError",

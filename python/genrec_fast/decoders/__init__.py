@@ -5,7 +5,7 @@
 candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`` write semantic IDs and then compare
 vectors, and ``blend`` joins the lists of several systems. ``scan_codes`` looks at scores of every item's codes, and
 ``graph`` walks among items whose codes are alike. ``best_first`` proves its answer, and ``speculative`` is ``beam``
-with a draft ahead of it.
+with a draft ahead of it. ``drafted_items`` verifies what an embedding drafts.
 """
 
 from genrec_fast.base.config import register_configs
@@ -14,6 +14,7 @@ from genrec_fast.decoders.best_first import BestFirst, BestFirstConfig
 from genrec_fast.decoders.blend import Blend, BlendConfig, MemberConfig
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.decoders.diverse import DiverseBeam, DiverseBeamConfig
+from genrec_fast.decoders.drafted_items import DraftedItems, DraftedItemsConfig
 from genrec_fast.decoders.fusion import BeamFusion, BeamFusionConfig
 from genrec_fast.decoders.graph import Graph, GraphConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
@@ -38,6 +39,8 @@ __all__ = [
     "BlendConfig",
     "DiverseBeam",
     "DiverseBeamConfig",
+    "DraftedItems",
+    "DraftedItemsConfig",
     "Graph",
     "GraphConfig",
     "Greedy",

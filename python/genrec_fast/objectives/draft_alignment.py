@@ -118,8 +118,9 @@ class DraftAlignment(Objective):
         said = tuple(torch.stack(level, 1) for level in zip(*rows, strict=True))
         return Aligned.of(batch, prefixes=prefixes, said=said)
 
-    def __call__(self, system: Any, batch: Aligned) -> Loss:
+    def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss of a prepared batch; figures: both parts, and how often the draft's best code is the target's."""
+        assert isinstance(batch, Aligned)
         assert batch.prefixes is not None
         assert batch.said is not None
         written = self.next_code(SimpleNamespace(backbone=system.draft), batch)

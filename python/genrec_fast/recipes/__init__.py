@@ -34,6 +34,7 @@ from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.seater import seater
 from genrec_fast.recipes.sessionrec import sessionrec
+from genrec_fast.recipes.specgr import specgr
 from genrec_fast.recipes.tbgrecall import tbgrecall
 from genrec_fast.recipes.tiger import tiger
 from genrec_fast.recipes.transitions import transitions
@@ -74,6 +75,7 @@ __all__ = [
     "sasrec_bce",
     "seater",
     "sessionrec",
+    "specgr",
     "tbgrecall",
     "tiger",
     "transitions",
@@ -114,6 +116,7 @@ _ALL = (
     sasrec_bce,
     seater,
     sessionrec,
+    specgr,
     tbgrecall,
     tiger,
     transitions,
