@@ -102,7 +102,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {"t5": t5, "smollm2": smollm2
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("users", [1, 16])
 def test_speculation(name: str, users: int) -> None:
-    target, draft = MODELS[name]()
+    target, draft = (model.eval() for model in MODELS[name]())
     rows = gf.Jagged.from_rows([torch.tensor(row) for row in histories(users, num_items=NUM_ITEMS)])
     if target.reads_tokens:
         rows = gf.Jagged(1000 + rows.values % 900, rows.offsets)
