@@ -110,9 +110,9 @@ def test_speculation(name: str, users: int) -> None:
     draft_plan = getattr(draft.backbone, "plan", None)
     print(f"\n{where(environment())}\n{name}, {users} users, {len(sizes)} levels")
     print(
-        "| model | users | W | draft | levels accepted of "
+        "| model | users | W | draft | drafts a beam | levels accepted of "
         f"{len(sizes) - 2} | passes | rows read a user | draft's share | ms | level by level, ms | one call, ms | "
-        "of level by level | of one call |\n|" + "---|" * 13
+        "of level by level | of one call |\n|" + "---|" * 14
     )
     for width in WIDTHS:
         plan = replace(getattr(target.backbone, "plan", Plan(())), num_beams=(width,) * len(sizes))
@@ -133,27 +133,27 @@ def test_speculation(name: str, users: int) -> None:
         with torch.inference_mode():
             beams = levels()
 
-            def ahead(foretold: bool, plan: Plan = plan, beams: tuple[Tensor, ...] = beams) -> DraftedSearch:
+            def ahead(foretold: bool, each: int, plan: Plan = plan, beams: tuple[Tensor, ...] = beams) -> DraftedSearch:
                 session = begin(draft)
                 if foretold:
                     session = Foretold(session, draft_plan, beams, torch.zeros(users, 1, 0, dtype=torch.int32))
-                return DraftedSearch(Ahead(begin(target), session, draft_plan), trie, plan, users).run()
+                return DraftedSearch(Ahead(begin(target), session, draft_plan, each), trie, plan, users).run()
 
             wanted = plain(True)
-            for foretold in (False, True):
-                search = ahead(foretold)
+            for foretold, each in ((False, 2), (True, 2), (True, 1)):
+                search = ahead(foretold, each)
                 for found in (search.found(), plain(False)):
                     for part in ("rows", "codes", "scores", "bound"):
                         assert torch.equal(getattr(found, part), getattr(wanted, part)), part
                 sides = (
-                    lambda foretold=foretold, ahead=ahead: ahead(foretold),
+                    lambda given=(foretold, each), ahead=ahead: ahead(*given),
                     lambda plain=plain: plain(False),
                     lambda plain=plain: plain(True),
                 )
                 ours, stepped, called = (us / 1e3 for us in in_turn(*sides, seconds=2.0))
-                share = draft_share(lambda foretold=foretold, ahead=ahead: ahead(foretold), lambda: begin(draft))
+                share = draft_share(lambda given=(foretold, each), ahead=ahead: ahead(*given), lambda: begin(draft))
                 print(
-                    f"| {name} | {users} | {width} | {'foretold' if foretold else 'as drawn'} | "
+                    f"| {name} | {users} | {width} | {'foretold' if foretold else 'as drawn'} | {each} | "
                     f"{float(search.accepted.float().mean()):.2f} | {search.passes} | "
                     f"{float(search.read.float().mean()):.0f} | {100 * share:.0f} % | {ours:.2f} | {stepped:.2f} | "
                     f"{called:.2f} | {ours / stepped:.2f} | {ours / called:.2f} |",
