@@ -208,13 +208,13 @@ class DraftedItemsPass:
             chosen = torch.zeros(len(inside), self.trie.num_nodes(level) + 1, dtype=torch.bool, device=nodes.device)
             chosen.scatter_(1, self._beams.long() + 1, True)  # -1: no beam
             inside = chosen[:, 1:][:, nodes]
-        if self.query.allowed is not None:
-            inside &= self.query.select(self._users).allowed
+        asked = self.query.select(self._users)
+        if asked.allowed is not None:
+            inside &= asked.allowed
         gone = torch.zeros(len(inside), num_items + 1, dtype=torch.bool, device=inside.device)
         inside &= ~gone.scatter_(1, self._drafts + 1, True)[:, 1:]  # -1: no draft
-        exclude = None if self.query.exclude is None else self.query.select(self._users).exclude
         count = min(self.config.num_drafts, num_items)
-        found = nearest(self._vectors, self._table, count, allowed=inside, exclude=exclude, op="drafted_items")
+        found = nearest(self._vectors, self._table, count, allowed=inside, exclude=asked.exclude, op="drafted_items")
         return found.items
 
     def _verified(self, drafts: Tensor) -> Tensor:

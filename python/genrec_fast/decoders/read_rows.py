@@ -148,7 +148,11 @@ class ReadRows:
             The rows, of each level the numbers int64 ``[B, n]`` of its slots (-1: not live), and how many rows were
             read of each user, int64 ``[B]``.
         """
-        known, codes, over, new, numbers = self.count, [], [], [], []
+        known = self.count
+        codes: list[Tensor] = []
+        over: list[Tensor] = []
+        new: list[Tensor] = []
+        numbers: list[Tensor] = []
         for some in slots:
             above = above.gather(1, some.parents)
             found = self.find(above, some.codes)
