@@ -12,6 +12,8 @@ from genrec_fast.ops._tensors import check_offsets, require_offsets
 
 __all__ = ["exclude_lists", "hide", "lengthened", "lists", "require_allowed", "require_exclude"]
 
+_MANY = 1 << 20  # numbers: no machine lacks the room for fewer, and the question costs 0.4 us
+
 
 def require_allowed(op: str, allowed: Tensor | None, count: int, num_items: int, device: torch.device) -> Tensor | None:
     """Bool ``[1, N]`` or ``[B, N]``, or ``None``.
@@ -90,7 +92,8 @@ def lists(op: str, count: int, num_items: int, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         InvalidValueError, UnsupportedError: B x k are more than the machine has.
     """
-    require_room(op, "ids", (count, k), 8)
+    if count * k > _MANY:
+        require_room(op, "ids", (count, k), 8)
     width = max(1, min(k, num_items))
     # 0.4 us less than by a tuple, each
     return torch.empty(count, width, dtype=torch.float32), torch.empty(count, width, dtype=torch.int64)
