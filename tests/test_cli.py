@@ -103,6 +103,36 @@ def test_train_evaluate_recommend(trained, shop, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_the_protocol_says_what_its_figures_depend_on(trained, shop, capsys):
+    assert main(["evaluate", str(trained), "--data", str(shop), "--protocol", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    facts = found["protocol"]
+    assert (facts["users_asked"], facts["users"], facts["items"], facts["sharing_items"]) == (60, 60, 80, 0)
+    assert facts["longest_history"] == 20
+    assert facts["events"] == int(load_data(shop).interactions.items.values.numel())
+    assert list(found["recall"]) == ["5", "10"]
+    assert {line["seen"] for line in found["lines"]} == {"kept", "removed"}
+    assert main(["evaluate", str(trained), "--data", str(shop), "--protocol"]) == 0
+    assert "users asked: 60" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--split", "validation"),
+        ("--ks", "10"),
+        ("--seen", "kept"),
+        ("--allowed", "id:1"),
+        ("--time-split", "10%", "20%"),
+        ("--min-rating", "3"),
+        ("--k-core", "2"),
+    ],
+)
+def test_the_protocol_refuses_what_would_change_it(trained, shop, options, capsys):
+    assert main(["evaluate", str(trained), "--data", str(shop), "--protocol", *options]) == 2
+    assert f"evaluate: {options[0]} must be left out with --protocol" in capsys.readouterr().err
+
+
 def test_what_the_caller_can_mend_is_one_line_and_code_2(trained, shop, tmp_path, capsys):
     assert main(["recommend", str(trained), "--history", "nothing"]) == 2
     error = capsys.readouterr().err

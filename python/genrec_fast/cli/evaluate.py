@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ from genrec_fast.cli.data_options import NO_OPTIONS, DataOptions
 from genrec_fast.cli.flags import check_once, flags_of, in_flags, parsed
 from genrec_fast.cli.items import items_of
 from genrec_fast.evaluation import evaluate
+from genrec_fast.evaluation.protocol import KS, PROTOCOL, protocol_facts
 from genrec_fast.recipe.recommender import load
 
 __all__ = ["main"]
@@ -32,6 +33,9 @@ class Evaluate:
     """dataset folder, or its file of interactions"""
     reading: tyro.conf.OmitArgPrefixes[DataOptions] = NO_OPTIONS
     """how it is read"""
+    protocol: bool = False
+    """the published protocol and nothing else: the last item of every user, all items ranked, 5 and 10, seen items kept
+    and removed; refuses options that would change it, and says what the figures depend on"""
     split: Literal["test", "validation"] = "test"
     """which questions"""
     ks: tuple[str, ...] = ("5", "10")
@@ -64,6 +68,8 @@ def main(arguments: Sequence[str], program: str) -> None:
 def _run(read: Evaluate) -> None:
     set_threads(read.threads)
     ks = _ks(read.ks)
+    if read.protocol:
+        _check_protocol(read, ks)
     if read.num_beams is not None and read.num_beams < 1:
         raise InvalidValueError(f"evaluate: num_beams must be at least 1, got {read.num_beams}")
     target = None if read.json in (None, "-") else Path(str(read.json))
@@ -93,13 +99,40 @@ def _run(read: Evaluate) -> None:
         seen=read.seen,
         allowed=None if read.allowed is None else items_of(model, "--allowed", read.allowed, False, op="evaluate"),
     )
+    found = result.to_dict()
+    if read.protocol:
+        found["protocol"] = protocol_facts(model, dataset, asked)
     if target is not None:
-        write_text(target, json.dumps(result.to_dict(), indent=2) + "\n")
+        write_text(target, json.dumps(found, indent=2) + "\n")
     if read.json == "-":
-        print(json.dumps(result.to_dict()))
+        print(json.dumps(found))
     else:
+        if read.protocol:
+            print("\n".join([*PROTOCOL, *(f"{name}: {value}" for name, value in _shown(found["protocol"])), ""]))
         ranked = f"every one of {model.num_items:,} items" if read.allowed is None else "the allowed items alone"
         print(f"{read.split}, all users of {dataset.name}, {ranked} ranked\n\n{result}")
+
+
+def _check_protocol(read: Evaluate, ks: tuple[int, ...]) -> None:
+    """Raises InvalidValueError where an option asks for something else than the published protocol."""
+    reading = read.reading
+    wrong = {
+        "split": read.split != "test",
+        "ks": ks != KS,
+        "seen": read.seen != "both",
+        "allowed": read.allowed is not None,
+        "time_split": reading.time_split is not None,
+        "min_rating": reading.min_rating is not None,
+        "k_core": reading.k_core is not None,
+    }
+    for name, given in wrong.items():
+        if given:
+            raise InvalidValueError(f"evaluate: {name} must be left out with --protocol, got it as well")
+
+
+def _shown(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the figures depend on, in words."""
+    return [(name.replace("_", " "), str(value)) for name, value in facts.items() if name != "rules"]
 
 
 def _json_named(arguments: Sequence[str]) -> list[str]:
