@@ -145,3 +145,28 @@ def test_what_is_counted_later_is_popular(tmp_path, counts):
 def test_a_graph_has_no_parameters():
     model = Recommender(recipes.get("transitions"), Catalog(item_codes=torch.arange(3)[:, None], codebook_sizes=(3,)))
     assert "weights      0 parameters, cpu" in repr(model)
+
+
+def test_repeats_are_counted_in_any_order_and_move_what_was_seen():
+    def graph():
+        return TransitionsConfig(text_weight=0.0, repeat_weight=2.0).build(Catalog(num_items=50))
+
+    rows = [[1, 2, 1, 1], [3], [4, 5], [6, 6, 7]]
+    some, parts = graph(), graph()
+    assert float(some.repeat_logit()) == 0.0
+    some.count(Jagged.from_rows(rows))
+    assert some.repeats.tolist() == [3, 6, 1 + 2 + 3 + 1 + 1 + 2]
+    parts.count(Jagged.from_rows([row[:2] for row in rows]))
+    parts.count(Jagged.from_rows(rows), known=torch.tensor([2, 1, 2, 2]))
+    assert torch.equal(parts.repeats, some.repeats)
+    chance = 10 / 6 / 50
+    expected = math.log(4 / 8 / (1 - 4 / 8)) - math.log(chance / (1 - chance))
+    assert float(some.repeat_logit()) == pytest.approx(expected, rel=1e-5)
+    plain = TransitionsConfig(text_weight=0.0).build(Catalog(num_items=50))
+    plain.count(Jagged.from_rows(rows))
+    asked = Batch(Jagged.from_rows([[1, 2, 1], [6]]))
+    moved = some.score_items(asked) - plain.score_items(asked)
+    wanted = torch.zeros(2, 50)
+    wanted[0, [1, 2]] = wanted[1, 6] = 2 * expected
+    torch.testing.assert_close(moved, wanted, rtol=1e-5, atol=1e-5)
+    assert "repeats" not in plain.state_dict()  # graphs from before have none either

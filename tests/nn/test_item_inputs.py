@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from genrec_fast.backbones import CausalConfig
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.nn.item_inputs import ITEMS, ItemIds, ItemInputsConfig, item_inputs
+from genrec_fast.nn.item_inputs import ITEMS, ItemIds, ItemInputsConfig, item_inputs, whitened
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.recipe.system import System
 from genrec_fast.recipes import sasrec
@@ -136,3 +136,17 @@ def test_new_semantic_ids_are_read_from_then_on():
     torch.testing.assert_close(system.backbone.item_table(), before.roll(1, 0))
     with pytest.raises(InvalidValueError, match=r"^ItemInputs: codebook_sizes must stay \(3, 2\), got \(3, 3\)"):
         system.recode(catalog().with_codes(CODES, (3, 3)))
+
+
+def test_whitened_vectors_have_length_1_and_even_directions():
+    torch.manual_seed(0)
+    scale = torch.tensor([100.0, 10.0, 1.0, 0.0])
+    vectors = torch.randn(5000, 4) * scale + 7.0  # a mean of its own, and a direction in which nothing varies
+    found = whitened(vectors, 3)
+    assert found.shape == (5000, 3)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(5000))
+    centred = (vectors - vectors.mean(0)).double()
+    wanted = F.normalize(centred[:, :3] / scale[:3].sqrt(), dim=1)  # the principal directions are nearly the axes
+    torch.testing.assert_close((found @ found.T)[:50, :50].double(), (wanted @ wanted.T)[:50, :50], atol=0.03, rtol=0)
+    assert whitened(vectors, 9).shape == (5000, 4)
+    assert bool(whitened(torch.ones(6, 4), 2).isfinite().all())

@@ -59,3 +59,24 @@ def test_counts_targets_and_refuses_bad_settings():
 
 class TestFullSoftmax(ObjectiveSuite):
     recipe, objective = "sasrec", FullSoftmaxConfig()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_what_is_added_to_the_logits_is_learned_with_them(label_smoothing):
+    """A dense matrix of the same numbers, in float64: the loss, and the gradients of all three."""
+    torch.manual_seed(3)
+    count, num_items, width = 600, 70, 8  # three blocks, and items that are no multiple of 64
+    states = torch.randn(count, width, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(num_items, width, dtype=torch.float64, requires_grad=True)
+    lengths = torch.randint(0, 9, (count,))
+    items = Jagged.from_lengths(torch.randint(num_items, (int(lengths.sum()),)), lengths)  # the same item again, too
+    values = torch.randn(items.values.numel(), dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(num_items, (count,))
+    dense = torch.zeros(count, num_items, dtype=torch.float64)
+    dense = dense.index_put((items.row_index(), items.values), values, accumulate=True)
+    wanted = torch.nn.functional.cross_entropy(states @ table.T + dense, targets, label_smoothing=label_smoothing)
+    expected = torch.autograd.grad(wanted, (states, table, values))
+    found = cross_entropy(states, table, targets, label_smoothing, (items, values))
+    torch.testing.assert_close(found, wanted)
+    for got, want in zip(torch.autograd.grad(found, (states, table, values)), expected, strict=True):
+        torch.testing.assert_close(got, want)

@@ -4,6 +4,7 @@ from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConf
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
+from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
@@ -33,6 +34,8 @@ __all__ = [
     "CobraConfig",
     "DiscRec",
     "DiscRecConfig",
+    "Fused",
+    "FusedConfig",
     "GRUConfig",
     "HSTUConfig",
     "ItemInputsConfig",

@@ -107,9 +107,21 @@ class Timeline(nn.Module):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[M, K_l]``, given the target's codes of the levels before."""
+        return self.logits_behind(self.target_states(batch), batch)
+
+    def target_states(self, batch: Batch) -> Tensor:
+        """``[M, D]``: the state that predicts each target."""
+        return at_targets(self._states(batch), batch)
+
+    def user_states(self, batch: Batch) -> Tensor:
+        """``[B, D]``: the state after each whole history."""
+        return at_last(self._states(batch), batch)
+
+    def logits_behind(self, states: Tensor, batch: Batch) -> list[Tensor]:
+        """``level_logits`` from ``target_states``."""
         if batch.target_codes is None:
             raise InvalidValueError("timeline: batch must have target_codes (let it pass a layout first), got None")
-        written = [at_targets(self._states(batch), batch)]
+        written = [states]
         written += [table(batch.target_codes[:, level]) for level, table in enumerate(self.depth_embeddings)]
         x = torch.stack([part.to(written[0].dtype) for part in written], 1) + self.depth_positions.weight
         targets, levels, width = x.shape
@@ -126,7 +138,7 @@ class Timeline(nn.Module):
         if engine is not None and len(batch):
             states = last_states(engine, *self._rows(batch))
             return begin_item(engine, states + self.depth_positions.weight[0], self.codebook_sizes)
-        states = at_last(self._states(batch), batch)
+        states = self.user_states(batch)
         return ModuleSession.begin(self, states + self.depth_positions.weight[0])
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,13 @@ class TransitionsConfig:
     """weight of each of them over that of its successor"""
     text_weight: float = 1.0
     """of the similarity of feature vectors, where the layout hands them on; 0: none"""
+    repeat_weight: float = field(default=0.0, metadata={"absent": 0.0})
+    """of how much more or less often than by chance an item of the history comes again, a logarithm; 0: not counted"""
     popularity_weight: float = 1e-6
     """of an item's count over the largest one: what orders items that nothing else tells apart"""
 
     def __post_init__(self) -> None:
-        check_fields(self, zero=("text_weight", "popularity_weight"), within={"decay": "(0, 1]"})
+        check_fields(self, within={"decay": "(0, 1]"})
 
     def build(self, catalog: Catalog) -> Transitions:
         """Makes the graph without any edge; with the catalog's features where it has some."""
@@ -55,6 +57,7 @@ class Transitions(nn.Module):
         weight[i, j] = sum over histories and s < t <= s + max_distance, item_s = i, item_t = j, of 1 / (t - s)
         score[j] = sum_{n < last_items} decay^n (log(1 + weight[i_n, j]) + text_weight cos(x_{i_n}, x_j))
                    + popularity_weight count[j] / max count
+                   + repeat_weight repeat_logit    where j is an item of the history that asks
 
     Speaks ``ItemScores`` and ``Counted``. There is nothing to train; ``count`` adds histories at any time.
 
@@ -63,6 +66,8 @@ class Transitions(nn.Module):
         next_items: int32 ``[T]``: where they lead, ascending for each item.
         weights: int32 ``[T]``, in units of 1 / 1024; what is beyond the largest int32 stays there.
         counts: int64 ``[N]``: events of each item.
+        repeats: int64 ``[3]``: events that repeat an item of their history, events that could, and the items before all
+            of these; with ``repeat_weight`` alone.
 
     Notes:
         Memory: 8 bytes an edge, at most ``N max_next`` edges. A pass over B users costs their edges and ``B N`` scores.
@@ -76,6 +81,7 @@ class Transitions(nn.Module):
     weights: Tensor
     counts: Tensor
     table: Tensor | None
+    repeats: Tensor
 
     def __init__(self, config: TransitionsConfig, num_items: int, features: Tensor | None = None) -> None:
         super().__init__()
@@ -84,6 +90,8 @@ class Transitions(nn.Module):
         self.register_buffer("next_items", torch.empty(0, dtype=torch.int32))
         self.register_buffer("weights", torch.empty(0, dtype=torch.int32))
         self.register_buffer("counts", torch.zeros(num_items, dtype=torch.int64))
+        if config.repeat_weight:
+            self.register_buffer("repeats", torch.zeros(3, dtype=torch.int64))
         table = None if features is None or not config.text_weight else nn.functional.normalize(features.float(), dim=1)
         self.register_buffer("table", table, persistent=False)
 
@@ -136,6 +144,8 @@ class Transitions(nn.Module):
         fresh, ends = (torch.repeat_interleave(column, lengths) for column in (offsets[:-1] + known, offsets[1:]))
         at = torch.arange(items.numel())
         self.counts += torch.bincount(items[at >= fresh], minlength=self.num_items)
+        if self.config.repeat_weight:
+            self.repeats += _repeats(items, offsets, at >= fresh)
         # An event begins pairs that are new only where a new event is within reach.
         begins = at[(at + self.config.max_distance >= fresh) & (at + 1 < ends)]
         begins = begins[items[begins].argsort(stable=True)]
@@ -145,6 +155,18 @@ class Transitions(nn.Module):
         self.next_items = (keys % self.num_items).to(torch.int32)
         self.weights = weights.to(torch.int32)
         self.to(home)
+
+    def repeat_logit(self) -> Tensor:
+        """How much likelier an item of the history comes next than one drawn by chance: a difference of log-odds.
+
+        Before anything was counted, 0. One repeat is counted more than there were, so that it is never infinite.
+        """
+        repeated, events, before = self.repeats.double()
+        if not int(events):
+            return torch.zeros((), device=self.repeats.device)
+        share = (repeated + 1.0) / (events + 2.0)
+        chance = (before / events / self.num_items).clamp(max=0.5)
+        return (torch.logit(share) - torch.logit(chance)).float()
 
     def _blocks(self, begins: Tensor, items: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Ranges of items of a bounded number of pairs and edges, and the events of theirs that begin pairs."""
@@ -179,26 +201,94 @@ class Transitions(nn.Module):
             edges, sums = edges[kept], sums[kept]
         return edges, sums
 
+    def after(self, rows: Jagged, at: Tensor, *, leave_own: bool = False) -> tuple[Jagged, Tensor]:
+        """What followed the last items before each of some positions: the edges that a score is summed of.
+
+        Args:
+            rows: int64 item ids.
+            at: int64 ``[M]``: positions in ``rows.values``; each looks up its item and the ``last_items - 1`` before.
+            leave_own: the events of a row behind ``at`` were counted, and are taken out: what is left is what the graph
+                would know of the future without this history (leave one out).
+
+        Returns:
+            Jagged of items, M rows, and float32 values of the same order: ``decay^n log(1 + weight)``. An item may
+            stand in a row once for each of the last items.
+        """
+        config = self.config
+        owner = torch.searchsorted(rows.offsets, at, right=True) - 1
+        place = at[:, None] - torch.arange(config.last_items, device=at.device)
+        known = place >= rows.offsets[owner][:, None]
+        asked, back = known.nonzero(as_tuple=True)
+        place = place[known]
+        items = rows.values[place]
+        edges = spans(self.offsets[items], self.offsets[items + 1] - self.offsets[items])
+        weights = self.weights[edges.values].long()
+        if leave_own:
+            self._leave_out(weights, edges, items, at[asked], rows)
+        shares = config.decay ** back.float()
+        values = torch.log1p(weights.float() / _UNIT) * shares[edges.row_index()]
+        return Jagged(self.next_items[edges.values].long(), edges.offsets[offsets_of(known.sum(1))]), values
+
+    def _leave_out(self, weights: Tensor, edges: Jagged, items: Tensor, at: Tensor, rows: Jagged) -> None:
+        """Takes what each position's own row added to its edges behind it out of ``weights``, in place.
+
+        Args:
+            weights: int64, of all edges.
+            edges: those of one looked-up item a row.
+            items: which these are.
+            at: the positions that ask for them.
+            rows: where the positions lie.
+        """
+        here = rows.row_index()
+        keys = here * self.num_items + rows.values  # an item may stand in a row more than once
+        order = keys.argsort(stable=True)
+        wanted = here[at] * self.num_items + items
+        first, last = (torch.searchsorted(keys[order], wanted, right=right) for right in (False, True))
+        found = spans(first, last - first)
+        asks, begins = found.row_index(), order[found.values]
+        owners = torch.repeat_interleave(torch.arange(self.num_items, device=at.device), self.offsets.diff())
+        known = owners * self.num_items + self.next_items
+        ends = rows.offsets[here + 1]
+        for distance in range(1, self.config.max_distance + 1):
+            to = begins + distance
+            some = ((to > at[asks]) & (to < ends[begins])).nonzero().squeeze(1)
+            pairs = items[asks[some]] * self.num_items + rows.values[to[some]]
+            edge = torch.searchsorted(known, pairs).clamp(max=max(0, known.numel() - 1))
+            there = known[edge] == pairs if known.numel() else torch.zeros_like(some, dtype=torch.bool)
+            ask, edge = asks[some[there]], edge[there]
+            local = edges.offsets[ask] + edge - self.offsets[items[ask]]
+            weights.index_add_(0, local, torch.full_like(local, -round(_UNIT / distance)))
+        weights.clamp_(min=0)  # where edges were cut to max_next, or weights to what an int32 holds
+
     def score_items(self, batch: Batch) -> Tensor:
         """float32 ``[B, N]``."""
         histories, config = batch.items, self.config
         counts = self.counts.float()
         scores = (config.popularity_weight / counts.max().clamp(min=1) * counts).repeat(len(histories), 1)
-        flat = scores.view(-1)
-        wish = None if self.table is None else self.table.new_zeros(len(histories), self.table.shape[1])
-        for back in range(config.last_items):
-            users = (histories.lengths > back).nonzero().squeeze(1)
-            items = histories.values[histories.offsets[1:][users] - 1 - back]
-            share = config.decay**back
-            edges = spans(self.offsets[items], self.offsets[items + 1] - self.offsets[items])
-            rows = users[edges.row_index()] * self.num_items
-            flat.index_add_(
-                0,
-                rows + self.next_items[edges.values],
-                torch.log1p(self.weights[edges.values].float() / _UNIT) * share,
-            )
-            if wish is not None and self.table is not None:
-                wish[users] += share * self.table[items]
-        if wish is not None and self.table is not None:
+        users = (histories.lengths > 0).nonzero().squeeze(1)
+        found, values = self.after(histories, histories.offsets[1:][users] - 1)
+        scores.view(-1).index_add_(0, users[found.row_index()] * self.num_items + found.values, values)
+        if self.table is not None:
+            wish = self.table.new_zeros(len(histories), self.table.shape[1])
+            for back in range(config.last_items):
+                users = (histories.lengths > back).nonzero().squeeze(1)
+                wish[users] += (
+                    config.decay**back * self.table[histories.values[histories.offsets[1:][users] - 1 - back]]
+                )
             scores.addmm_(wish, self.table.T, alpha=config.text_weight)
+        if config.repeat_weight:
+            places = (histories.row_index() * self.num_items + histories.values).unique()
+            scores.view(-1)[places] += config.repeat_weight * self.repeat_logit()
         return scores
+
+
+def _repeats(items: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
+    """int64 ``[3]``: of the events that are ``fresh``, see ``Transitions.repeats``."""
+    rows = torch.repeat_interleave(torch.arange(offsets.numel() - 1), offsets.diff())
+    keys = rows * (int(items.max()) + 1 if items.numel() else 1) + items
+    order = keys.argsort(stable=True)
+    again = torch.zeros_like(fresh)
+    again[order[1:]] = keys[order][1:] == keys[order][:-1]  # of equal ones, all but the first
+    place = torch.arange(items.numel()) - offsets[:-1][rows]
+    asked = fresh & (place > 0)
+    return torch.stack([(again & asked).sum(), asked.sum(), place[asked].sum()])

@@ -16,6 +16,7 @@ from genrec_fast.base.jagged import Jagged
 
 __all__ = [
     "ActionScoring",
+    "AddedScores",
     "Autoregressive",
     "Batch",
     "CodesAndVectors",
@@ -311,6 +312,21 @@ class CodesAndVectors(Autoregressive, TeacherForced, _ItemTable, Protocol):
         """For M targets, of one reading: logits per level, as ``level_logits``, and vectors ``[M, D]`` of length 1.
 
         Items' vectors (``item_table``) have length 1, too: an inner product is a cosine.
+        """
+        ...
+
+
+@runtime_checkable
+class AddedScores(Autoregressive, TeacherForced, Protocol):
+    """A backbone that writes semantic IDs, and scores items by inner products to which something known is added."""
+
+    def added_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, tuple[Jagged, Tensor]]:
+        """For M targets, of one reading.
+
+        Returns:
+            Logits per level, as ``level_logits``; vectors ``[M, D]`` and the items' ``[N, D]``; int64 items, M rows,
+            and float32 values of the same order, which are added to the products. An item may stand in a row several
+            times.
         """
         ...
 

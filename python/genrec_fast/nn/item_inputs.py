@@ -14,7 +14,16 @@ from genrec_fast.base.config import check_fields, register_config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["ITEMS", "CodeEmbeddings", "ItemIds", "ItemInputs", "ItemInputsConfig", "ProjectedFeatures", "item_inputs"]
+__all__ = [
+    "ITEMS",
+    "CodeEmbeddings",
+    "ItemIds",
+    "ItemInputs",
+    "ItemInputsConfig",
+    "ProjectedFeatures",
+    "item_inputs",
+    "whitened",
+]
 
 _SPREAD = 0.02  # standard deviation of embeddings at the start, as ``nn.transformer.init_weights`` draws them
 
@@ -224,3 +233,23 @@ def principal_components(vectors: Tensor, width: int) -> Tensor:
     spread = found.square().mean().sqrt()
     out: Tensor = found * (_SPREAD / spread if bool(spread > 0) else 0.0)
     return out.float()
+
+
+def whitened(vectors: Tensor, width: int) -> Tensor:
+    """Principal components of ``vectors [N, F]``, each over the fourth root of its variance, scaled to length 1.
+
+    The first ``min(F, width)`` of them. Directions in which all texts are alike count less, and rare ones are not blown
+    up to the noise that they are.
+
+    Returns:
+        float32 ``[N, min(F, width)]``; a vector that is the mean of all stays 0.
+
+    Notes:
+        In float64; O(N F^2).
+    """
+    centred = vectors.detach().double() - vectors.detach().double().mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / max(1, len(centred)))
+    variances, directions = variances.flip(0)[:width], directions.flip(1)[:, :width]
+    least = max(float(variances.amax()) * 1e-9, torch.finfo(torch.float32).tiny)
+    found: Tensor = F.normalize(centred @ directions / variances.clamp(min=least).pow(0.25), dim=1)
+    return found.float()

@@ -2,6 +2,7 @@
 
 from genrec_fast.base.config import register_configs
 from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
+from genrec_fast.objectives.codes_and_items import CodesAndItems, CodesAndItemsConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
 from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCodeConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
@@ -19,6 +20,8 @@ from genrec_fast.objectives.tree_ranking import TreeRanking, TreeRankingConfig
 __all__ = [
     "AllCodes",
     "AllCodesConfig",
+    "CodesAndItems",
+    "CodesAndItemsConfig",
     "CodesAndVectors",
     "CodesAndVectorsConfig",
     "ConsistentCode",

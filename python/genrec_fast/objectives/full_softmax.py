@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Loss
 from genrec_fast.base.config import check_fields
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import Embedding
 from genrec_fast.catalog.catalog import Catalog
@@ -56,28 +57,45 @@ class FullSoftmax(Objective):
         return Loss(value, positions.numel())
 
 
-def cross_entropy(states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """``F.cross_entropy(states @ table.T, targets, label_smoothing=...)`` without keeping the logits.
+def cross_entropy(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    added: tuple[Jagged, Tensor] | None = None,
+) -> Tensor:
+    """``F.cross_entropy(states @ table.T + added, targets, label_smoothing=...)`` without keeping the logits.
 
     Args:
         states: float ``[M, D]``.
         table: float ``[N, D]``.
         targets: int64 ``[M]`` in ``[0, N)``.
         label_smoothing: in ``[0, 1)``.
+        added: int64 items, M rows, and float32 values of the same order, which are added to the logits; an item may
+            stand in a row more than once. ``None``: nothing.
 
     Returns:
-        A scalar, differentiable once in states and table.
+        A scalar, differentiable once in states, table and the values of ``added``.
 
     Notes:
         The gradients are made with the loss, block by block, so that logits live only in cache: 6 M N D flops and
         BLOCK_ROWS x N floats. Under autocast the products run in its dtype; sums and softmax stay float32.
     """
-    return _CrossEntropy.apply(states, table, targets, label_smoothing)  # type: ignore[no-untyped-call, no-any-return]
+    items, values = added if added is not None else (None, None)
+    return _CrossEntropy.apply(states, table, targets, label_smoothing, items, values)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        label_smoothing: float,
+        added: Jagged | None,
+        values: Tensor | None,
+    ) -> Tensor:
         device = states.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
         exact = torch.promote_types(states.dtype, torch.float32)
@@ -91,10 +109,15 @@ class _CrossEntropy(torch.autograd.Function):
             grad_states = torch.empty(count, states.shape[1], dtype=exact, device=states.device)
             grad_items = torch.zeros(items.shape, dtype=exact, device=states.device)
             loss = torch.zeros((), dtype=exact, device=states.device)
+            grad_values = None if values is None else torch.empty_like(values, dtype=exact)
             for begin in range(0, count, BLOCK_ROWS):
                 rows = states[begin : begin + BLOCK_ROWS].to(low)
                 wanted = targets[begin : begin + BLOCK_ROWS, None]
                 logits = (rows @ by_column).to(exact)
+                part, places = slice(0, 0), None
+                if added is not None and values is not None:
+                    part, places = _places(added, begin, begin + rows.shape[0], logits.shape[1])
+                    logits.view(-1).index_add_(0, places, values[part].to(exact))
                 mean = logits[:, :num_items].mean(1, keepdim=True) if label_smoothing else 0.0
                 if padding:
                     logits[:, num_items:] = -torch.inf
@@ -106,15 +129,29 @@ class _CrossEntropy(torch.autograd.Function):
                 if label_smoothing:
                     grad[:, :num_items] -= spread
                 grad.scatter_add_(1, wanted, grad.new_full(wanted.shape, label_smoothing - 1.0))
+                if grad_values is not None and places is not None:
+                    grad_values[part] = grad.view(-1)[places]
                 grad = grad.to(low)
                 grad_states[begin : begin + BLOCK_ROWS] = grad @ items
                 grad_items += grad.t() @ rows
         ctx.save_for_backward(
-            grad_states.div_(count).to(states.dtype), grad_items[:num_items].div_(count).to(table.dtype)
+            grad_states.div_(count).to(states.dtype),
+            grad_items[:num_items].div_(count).to(table.dtype),
+            None if grad_values is None or values is None else grad_values.div_(count).to(values.dtype),
         )
         return loss / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_states, grad_items = ctx.saved_tensors
-        return grad_states * grads[0].to(grad_states.dtype), grad_items * grads[0].to(grad_items.dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_items, grad_values = (
+            None if grad is None else grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors
+        )
+        return grad_states, grad_items, None, None, None, grad_values
+
+
+def _places(added: Jagged, begin: int, end: int, width: int) -> tuple[slice, Tensor]:
+    """The entries of rows ``begin`` to ``end``, and where they stand in a block ``[end - begin, width]``, flat."""
+    first, last = int(added.offsets[begin]), int(added.offsets[end])
+    lengths = added.offsets[begin : end + 1].diff()
+    rows = torch.repeat_interleave(torch.arange(end - begin, device=lengths.device), lengths)
+    return slice(first, last), rows * width + added.values[first:last]

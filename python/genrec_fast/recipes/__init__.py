@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.apex import apex
 from genrec_fast.recipes.atspeed import atspeed
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
@@ -43,6 +44,7 @@ from genrec_fast.recipes.vq_rec import vq_rec
 from genrec_fast.recipes.vq_vae import vq_vae
 
 __all__ = [
+    "apex",
     "atspeed",
     "bert4rec",
     "car",
@@ -85,6 +87,7 @@ __all__ = [
 ]
 
 _ALL = (
+    apex,
     atspeed,
     bert4rec,
     cobra,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError, StorageError
+from genrec_fast.base.protocols import Counted
 from genrec_fast.data import Dataset, Splits, leave_one_out, num_training_batches, training_batches
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.recommender import Recommender, usable_device
@@ -160,6 +161,8 @@ class _Training:
             self.model = Recommender(recipe, catalog)
             self.model.to(self.device)
             begin_with(self.model, start)
+            if start is None and isinstance(self.model.backbone, Counted):
+                self.model.backbone.count(histories)
             if self.folder is not None and self.main:  # nothing of what was there has changed so far
                 if found is None:
                     self.folder.begin(over=not resume)
