@@ -176,4 +176,4 @@ def test_a_training_beats_the_graph_it_starts_from_and_comes_back_from_disk(tmp_
     written = gf.BeamConfig(num_beams=20).build()
     with trained.answering():
         batch = trained.batch(Batch(Jagged.from_rows(histories)))
-        assert bool((written.search(trained.backbone, batch, trained.trie, 5).items >= 0).all())
+        assert bool((written.search(trained.backbone, batch, trained.catalog.trie, 5).items >= 0).all())
