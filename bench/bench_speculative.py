@@ -2,7 +2,7 @@
 
 Before anything is timed the items, scores, order and bound of every side are the plain search's, bit for bit. Weights
 are random. The draft has a tenth of the target's weights and comes twice: as it is drawn, of which next to nothing is
-accepted, and guided: the same network, whose logits are raised where the target's beams go, so that every level is
+accepted, and predicted: the same network, whose logits are raised where the target's beams go, so that every level is
 accepted: no training can make a draft of that size better. Plain searches come in one call of the engine, as
 ``recommend`` runs them, and level by level, pass by pass as speculation does.
 
@@ -32,7 +32,7 @@ WIDTHS = (1, 3, 5, 10, 20)
 
 
 @dataclass(frozen=True)
-class Guided:
+class Predicted:
     """A draft's session that knows the target's beams: it costs what it costs, and is always right.
 
     Args:
@@ -56,7 +56,7 @@ class Guided:
         raised = logits.scatter_reduce(2, codes, 30.0 * same.float(), "amax", include_self=True)
         return raised, None if sums is None else torch.maximum(sums, raised.logsumexp(2))
 
-    def extend(self, codes: Tensor, parents: Tensor) -> Guided:
+    def extend(self, codes: Tensor, parents: Tensor) -> Predicted:
         before = self.prefixes.gather(1, parents.long().unsqueeze(2).expand(-1, -1, self.prefixes.shape[2]))
         level = self.prefixes.shape[2]
         written = codes.int()
@@ -66,7 +66,7 @@ class Guided:
         prefixes = torch.cat([before, written.unsqueeze(2)], 2)
         return replace(self, session=self.session.extend(codes, parents), prefixes=prefixes)
 
-    def select(self, users: Tensor) -> Guided:
+    def select(self, users: Tensor) -> Predicted:
         beams = tuple(level[users] for level in self.beams)
         return replace(self, session=self.session.select(users), beams=beams, prefixes=self.prefixes[users])
 
@@ -133,27 +133,29 @@ def test_speculation(name: str, users: int) -> None:
         with torch.inference_mode():
             beams = levels()
 
-            def ahead(guided: bool, each: int, plan: Plan = plan, beams: tuple[Tensor, ...] = beams) -> DraftedSearch:
+            def ahead(
+                predicted: bool, each: int, plan: Plan = plan, beams: tuple[Tensor, ...] = beams
+            ) -> DraftedSearch:
                 session = begin(draft)
-                if guided:
-                    session = Guided(session, draft_plan, beams, torch.zeros(users, 1, 0, dtype=torch.int32))
+                if predicted:
+                    session = Predicted(session, draft_plan, beams, torch.zeros(users, 1, 0, dtype=torch.int32))
                 return DraftedSearch(Ahead(begin(target), session, draft_plan, each), trie, plan, users).run()
 
             wanted = plain(True)
-            for guided, each in ((False, 2), (True, 2), (True, 1)):
-                search = ahead(guided, each)
+            for predicted, each in ((False, 2), (True, 2), (True, 1)):
+                search = ahead(predicted, each)
                 for found in (search.found(), plain(False)):
                     for part in ("rows", "codes", "scores", "bound"):
                         assert torch.equal(getattr(found, part), getattr(wanted, part)), part
                 sides = (
-                    lambda given=(guided, each), ahead=ahead: ahead(*given),
+                    lambda given=(predicted, each), ahead=ahead: ahead(*given),
                     lambda plain=plain: plain(False),
                     lambda plain=plain: plain(True),
                 )
                 ours, stepped, called = (us / 1e3 for us in in_turn(*sides, seconds=2.0))
-                share = draft_share(lambda given=(guided, each), ahead=ahead: ahead(*given), lambda: begin(draft))
+                share = draft_share(lambda given=(predicted, each), ahead=ahead: ahead(*given), lambda: begin(draft))
                 print(
-                    f"| {name} | {users} | {width} | {'guided' if guided else 'as drawn'} | {each} | "
+                    f"| {name} | {users} | {width} | {'predicted' if predicted else 'as drawn'} | {each} | "
                     f"{float(search.accepted.float().mean()):.2f} | {search.passes} | "
                     f"{float(search.read.float().mean()):.0f} | {100 * share:.0f} % | {ours:.2f} | {stepped:.2f} | "
                     f"{called:.2f} | {ours / stepped:.2f} | {ours / called:.2f} |",
