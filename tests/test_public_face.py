@@ -71,6 +71,7 @@ def test_the_public_list():
         "MultiTokenConfig",
         "NCIConfig",
         "NextCodeConfig",
+        "NezhaConfig",
         "OPQConfig",
         "Objective",
         "PQConfig",

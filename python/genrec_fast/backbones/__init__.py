@@ -10,6 +10,7 @@ from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
 from genrec_fast.backbones.nci import NCI, NCIConfig
+from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
@@ -44,6 +45,8 @@ __all__ = [
     "Liger",
     "LigerConfig",
     "NCIConfig",
+    "Nezha",
+    "NezhaConfig",
     "ParallelHeads",
     "ParallelHeadsConfig",
     "PinRec",

@@ -27,6 +27,7 @@ from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
+from genrec_fast.recipes.nezha import nezha
 from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
@@ -69,6 +70,7 @@ __all__ = [
     "mtgr",
     "names",
     "nci",
+    "nezha",
     "pinrec",
     "recgpt_fsq",
     "rpg",
@@ -110,6 +112,7 @@ _ALL = (
     marius,
     mtgr,
     nci,
+    nezha,
     pinrec,
     rpg,
     letter,

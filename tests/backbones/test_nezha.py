@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from genrec_fast.backbones import NezhaConfig
+from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.catalog.trie import build_trie
+from genrec_fast.decoders import BeamConfig
+from shared.backbone_suite import SearchedSuite, batch_of
+from shared.catalogs import sized
+
+CONFIG = NezhaConfig(width=16, num_heads=2, num_layers=2, hidden=24, dropout=0.0, max_items=6)
+
+
+class TestNezha(SearchedSuite):
+    config = CONFIG
+    targets = "last"
+
+    def test_a_batch_passes_a_layout_first(self):
+        _, backbone = self.parts()
+        with pytest.raises(InvalidValueError, match="nezha: batch must have codes"):
+            backbone.prefill(batch_of([2]))
+        with pytest.raises(InvalidValueError, match="nezha: batch must have target_codes"):
+            backbone.level_logits(batch_of([2]))
+
+    def test_one_target_at_the_end(self):
+        layout, backbone = self.parts()
+        with pytest.raises(
+            InvalidValueError, match=r"nezha: every history must have one target, .* got 3 targets for 1"
+        ):
+            backbone.level_logits(layout(batch_of([3], targets="every")))
+
+
+def test_the_head_is_the_formula():
+    layout, backbone = TestNezha().parts()
+    batch = layout(batch_of([3, 1, 5]))
+    h, found = backbone.states(batch), backbone.level_logits(batch)
+    assert h.shape == (3, 4, 16)
+    r = h[:, 0]
+    for level in range(3):
+        torch.testing.assert_close(found[level], (r + h[:, level + 1]) @ backbone.heads[level].weight.T)
+        if level < 2:
+            cell, code = backbone.cells[level], backbone.written[level].weight[batch.target_codes[:, level]]
+            r = torch.tanh(code @ cell.weight_ih.T + cell.bias_ih + r @ cell.weight_hh.T + cell.bias_hh)
+
+
+def test_placeholders_see_the_history_and_those_before_them():
+    """The states do not depend on what is written, and the end token's not on the placeholders."""
+    layout, backbone = TestNezha().parts()
+    batch = layout(batch_of([3, 1]))
+    before = backbone.states(batch)
+    with torch.no_grad():
+        backbone.behind.weight[2] += 1.0  # placeholder 1
+    after = backbone.states(batch)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+def test_a_wide_beam_is_the_enumeration_of_valid_tuples():
+    """3 levels of 4 codes, of which 20 tuples are items; the network is asked once."""
+    torch.manual_seed(0)
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    codes = every[torch.randperm(64)[:20]]
+    trie, backbone = build_trie(codes, codebook_sizes=(4, 4, 4)), CONFIG.build(sized((4, 4, 4), 20)).eval()
+    batch = batch_of([4, 2, 6])
+    batch = dataclasses.replace(batch, codes=codes[batch.items.values % 20])
+    with torch.no_grad():
+        scores = []
+        for item in codes:
+            logits = backbone.level_logits(dataclasses.replace(batch, target_codes=item.expand(3, -1)))
+            scores.append(sum(x.log_softmax(1)[:, int(code)] for x, code in zip(logits, item, strict=True)))
+        wanted = torch.stack(scores, 1).topk(10)
+    found = BeamConfig(num_beams=20).build().search(backbone, batch, trie, 10)
+    assert bool(found.exact.all())
+    assert torch.equal(found.items, wanted.indices)
+    torch.testing.assert_close(found.scores, wanted.values, rtol=1e-5, atol=1e-5)
