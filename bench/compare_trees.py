@@ -30,6 +30,7 @@ SMALL = {
     "width": 16, "hidden": 32, "depth_hidden": 32, "num_heads": 2, "head_width": 8, "num_layers": 1, "qk_dim": 8,
     "v_dim": 8, "num_user_tokens": 20, "recent": 4, "middle": 4, "middle_group": 2, "early_group": 4,
 }  # fmt: skip
+STARTS = {"atspeed": "tiger", "gpsd": "gpsd_pretraining"}
 Question = tuple[str, Callable[[], Any]]
 
 
@@ -50,7 +51,9 @@ def small(name: str, **parts: Any) -> Any:
 
     recipe = gf.recipes.get(name)
     known = {field.name for field in dataclasses.fields(recipe.backbone)}
-    sizes = {field: value for field, value in SMALL.items() if field in known}
+    sizes: dict[str, Any] = {field: value for field, value in SMALL.items() if field in known}
+    if getattr(getattr(recipe.backbone, "items", None), "id_width", 0):
+        sizes["items"] = dataclasses.replace(recipe.backbone.items, id_width=8)
     parts["backbone"] = dataclasses.replace(recipe.backbone, **sizes)
     parts["train"] = dataclasses.replace(recipe.train, epochs=1, warmup_steps=1, evaluate_beams=None, bf16=False)
     if recipe.tokenizer is not None:
@@ -98,6 +101,14 @@ def options(users: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def trained(name: str, shop: Any) -> Any:
+    """A small model of a recipe, behind that of the recipe which it goes on from."""
+    import genrec_fast as gf
+
+    start = trained(STARTS[name], shop) if name in STARTS else None
+    return gf.train(small(name), shop, start=start, seed=0, device="cpu", show_progress=False)
+
+
 def of_recipes(shop: Any) -> Iterator[Question]:
     import genrec_fast as gf
     from genrec_fast.decoders import DiverseBeamConfig, StochasticBeamConfig
@@ -105,7 +116,7 @@ def of_recipes(shop: Any) -> Iterator[Question]:
     question = asked(shop, 10)
     alone = {"k": 3, "exact": True}
     for name in gf.recipes.names():
-        model = gf.train(small(name), shop, seed=0, device="cpu", show_progress=False)
+        model = trained(name, shop)
         for text, given in options(10).items():
             yield f"{name}: {text}", lambda m=model, g=given: m.recommend(**question, **g)
         yield (
