@@ -69,8 +69,12 @@ def topk_inner_product(
         ([[8.0, 3.0]], [[2, 1]])
     """
     op = "topk_inner_product"
-    require_matrix(op, "queries", queries, "[B, D]")
-    require_matrix(op, "table", table, "[N, D]", queries.device)
+    # Plain CPU matrices go around the dispatcher, which costs 5 us, and are looked at once (0.5 us).
+    direct = type(queries) is type(table) is Tensor and not torch.compiler.is_compiling()
+    direct = direct and core.is_float_matrix(queries) and core.is_float_matrix(table) and not _cuda.emulates()
+    if not direct:
+        require_matrix(op, "queries", queries, "[B, D]")
+        require_matrix(op, "table", table, "[N, D]", queries.device)
     count, depth = queries.shape
     num_items = table.shape[0]
     if depth < 1 or table.shape[1] != depth:
@@ -87,9 +91,6 @@ def topk_inner_product(
             raise InvalidValueError(f"{op}: bias must be float32 [{num_items}], got {bias.dtype} {list(bias.shape)}")
     allowed = require_allowed(op, allowed, count, num_items, queries.device)
     ids, offsets = _excluded(op, exclude, count, num_items, queries.device)
-    # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
-    direct = type(queries) is type(table) is Tensor and queries.is_cpu and not torch.compiler.is_compiling()
-    direct = direct and not _cuda.emulates()
     scores, found = (_cpu if direct else _op)(
         _plain(queries), _plain(table), k, None if bias is None else bias.detach(), allowed, ids, offsets
     )
