@@ -18,6 +18,8 @@ _LEFT_OUT = {
     "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
     "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
     "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
+    "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
+    "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
     "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
     "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
