@@ -125,6 +125,21 @@ def test_what_the_message_names_works(alone, capsys):
     assert torch.equal(model.catalog.item_codes, torch.from_numpy(np.load(ids / "item_codes.npy")))
 
 
+def test_a_draft_starts_from_its_target(alone, shop, capsys):
+    np.save(alone / "item_embeddings.npy", shop.features.numpy())
+    small = ["--backbone.num-layers", "1"]
+    target = str(alone.parent / "target")
+    codes = ["--tokenizer.codebook-sizes", "4", "4"]
+    assert train("atspeed", alone, *small, *codes) == 2
+    assert "--start must be a trained model, as DraftAlignment compares with it, got None" in capsys.readouterr().err
+    assert train("tiger", alone, *small, *codes, "--out", target) == 0
+    (alone / "item_embeddings.npy").unlink()
+    assert train("atspeed", alone, *small, "--start", target) == 0
+    one, other = load(alone.parent / "run"), load(target)
+    assert torch.equal(one.catalog.item_codes, other.catalog.item_codes)
+    assert torch.equal(one.recommend([[1, 2]], 5).items, other.recommend([[1, 2]], 5).items)
+
+
 def test_features_beside_the_interactions_are_enough(alone, shop):
     np.save(alone / "item_embeddings.npy", shop.features.numpy())
     assert train("marius", alone, *MARIUS, "--tokenizer.codebook-sizes", "4", "4") == 0

@@ -89,9 +89,9 @@ def _run(published: Recipe, options: Any) -> None:
     recipe = _frugal_layout(dataclasses.replace(recipe, **parts), data)
     if recipe != published:
         recipe = dataclasses.replace(recipe, measured="not yet measured")  # the figure is of the recipe as published
-    _check(recipe, data, options.data)
-    splits = options.reading.splits(data)
     start = None if options.start is None else load(options.start, "cpu")
+    _check(recipe, data, options.data, coded=start is not None)
+    splits = options.reading.splits(data)
     model = train(
         recipe,
         data,
@@ -162,8 +162,8 @@ def _frugal() -> str:
     )
 
 
-def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
-    """Says what the dataset lacks for this recipe, and which option gives it.
+def _check(recipe: Recipe, data: Dataset, folder: Path, *, coded: bool) -> None:
+    """Says what the dataset lacks for this recipe, and which option gives it; ``coded``: semantic IDs are there.
 
     Raises:
         InvalidValueError: no features, or no times, where the recipe reads them.
@@ -174,7 +174,7 @@ def _check(recipe: Recipe, data: Dataset, folder: Path) -> None:
             f"got none in {folder}; put item_embeddings.npy there (float [N, F], a row for each item). "
             f"Recipes for interactions alone: {_frugal()}"
         )
-    if data.features is None and _coded_by_features(recipe):
+    if data.features is None and _coded_by_features(recipe) and not coded:
         readers = "tokenizer and network read" if _shows_features(recipe) else "tokenizer reads"
         instead = (
             "--semantic-ids FILE (published ones, or those that "

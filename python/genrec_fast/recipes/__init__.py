@@ -115,7 +115,6 @@ _ALL = (
     nezha,
     pinrec,
     rpg,
-    letter,
     recgpt_fsq,
     rq_vae,
     sasrec,
