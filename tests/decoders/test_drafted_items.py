@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ class Placed(RandomModel):
 def plainly(model, batch, codes, k, config, keep, counts):
     """SpecGR word by word: lists of items, user by user."""
     items, levels = codes.tolist(), codes.shape[1]
+    least = math.log(config.threshold) if config.threshold else -math.inf
     vectors = model.embed_users(batch).double() @ model.table.double().T
     out = []
     for user in range(len(batch)):
@@ -64,7 +66,7 @@ def plainly(model, batch, codes, k, config, keep, counts):
             drafts = sorted(there, key=lambda i: (-float(vectors[user, i]), i))[: config.num_drafts]
             drafted += drafts
             for item in drafts:
-                (accepted if mean(item) > config.threshold else rejected).append(item)
+                (accepted if mean(item) > least else rejected).append(item)
             if len(accepted) >= k:
                 break
             below = {tuple(items[i][: level + 1]) for i in left if tuple(items[i][:level]) in beams}
@@ -99,7 +101,7 @@ def searches(draw):
     config = DraftedItemsConfig(
         num_beams=draw(st.integers(1, 9)),
         num_drafts=draw(st.integers(1, 9)),
-        threshold=draw(st.sampled_from([-1e9, -2.2, -1.9, -1.6, -1.3, 1e9])),
+        threshold=draw(st.sampled_from([0.0, 0.11, 0.15, 0.2, 0.27, 1.0])),
         dedup=draw(st.booleans()),
     )
     catalog = gf.Catalog(item_codes=codes, codebook_sizes=sizes, counts=counts)
@@ -122,7 +124,7 @@ def shop(items=200):
 
 def test_without_a_threshold_it_is_the_drafters_order():
     model, trie, batch = shop()
-    config = DraftedItemsConfig(threshold=-torch.inf, num_drafts=20)
+    config = DraftedItemsConfig(threshold=0.0, num_drafts=20)
     running = config.build().begin(Parts(model, trie), batch, Query(k=10))
     found = run(running)
     wanted = RetrieveConfig().build().search(model, batch, trie, 10)
@@ -133,7 +135,7 @@ def test_without_a_threshold_it_is_the_drafters_order():
 def test_a_threshold_that_nothing_passes_leaves_the_networks_order():
     """All rows in the beams: every item by the mean log-probability of its codes."""
     model, trie, batch = shop()
-    found = DraftedItemsConfig(threshold=torch.inf, num_beams=216).build().search(model, batch, trie, 10)
+    found = DraftedItemsConfig(threshold=1.0, num_beams=216).build().search(model, batch, trie, 10)
     plain = RandomModel((6, 6, 6), 2)
     wanted = gf.BeamConfig(num_beams=216).build().search(plain, batch, trie, 10)
     assert torch.equal(found.items, wanted.items)
@@ -150,7 +152,7 @@ def test_an_unseen_item_does_not_pay_for_its_last_code():
     counts = torch.where(codes[:, 2] > 0, 0, 1)  # nobody bought what the network cannot write
     catalog = gf.Catalog(item_codes=codes.int(), codebook_sizes=(6, 6, 6), counts=counts)
     for dedup in (True, False):
-        config = DraftedItemsConfig(threshold=-10.0, num_drafts=20, dedup=dedup)
+        config = DraftedItemsConfig(threshold=1e-4, num_drafts=20, dedup=dedup)
         found = config.build(catalog).search(model, batch, trie, 10)
         wanted = RetrieveConfig().build().search(model, batch, trie, 10)
         assert torch.equal(found.items, wanted.items) == dedup
@@ -172,7 +174,7 @@ def recommender(decoder):
 
 
 def test_a_network_in_a_server_and_in_a_folder(tmp_path):
-    model = recommender(DraftedItemsConfig(num_beams=8, num_drafts=6, threshold=-1.7))
+    model = recommender(DraftedItemsConfig(num_beams=8, num_drafts=6, threshold=0.18))
     histories = [[0, 3, 8], [5], [89, 88, 87, 1], [40, 41], [7, 7, 7]]
     together = model.recommend(histories, 5, exclude_seen=True)
     with model.batcher() as batcher:
@@ -193,8 +195,8 @@ def test_messages_name_argument_rule_and_value():
         decoder.search(RandomModel((6, 6, 6)), batch, trie, 5)
     with pytest.raises(UnsupportedError, match=r"must be a TreeSession \(extend_tree\), got RandomSession"):
         decoder.search(Placed((6, 6, 6), 200, tree=False), batch, trie, 5)
-    with pytest.raises(InvalidValueError, match="DraftedItemsConfig: threshold must be a number, got nan"):
-        DraftedItemsConfig(threshold=float("nan"))
+    with pytest.raises(InvalidValueError, match=r"DraftedItemsConfig: threshold must be in \[0, 1\], got -1.8"):
+        DraftedItemsConfig(threshold=-1.8)
 
 
 class TestSuite(DecoderSuite):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,15 +38,13 @@ class DraftedItemsConfig:
     """prefixes kept per level, below which items are drafted"""
     num_drafts: int = 20
     """items drafted at each level (SpecGR: 20 where the encoder drafts, 50 where another model does)"""
-    threshold: float = -1.8
-    """a draft is accepted where the mean log-probability of its codes is above this"""
+    threshold: float = 0.165
+    """a draft is accepted where the geometric mean of its codes' probabilities is above this (SpecGR: e ** -1.8)"""
     dedup: bool = True
     """the last code only tells items apart: it does not count for items that no training event has"""
 
     def __post_init__(self) -> None:
-        check_fields(self, free=("threshold",))
-        if not isinstance(self.threshold, (int, float)) or self.threshold != self.threshold:
-            raise InvalidValueError(f"DraftedItemsConfig: threshold must be a number, got {self.threshold!r}")
+        check_fields(self, within={"threshold": "[0, 1]"})
 
     def build(self, catalog: Catalog | None = None) -> DraftedItems:
         return DraftedItems(self, None if catalog is None else catalog.counts)
@@ -59,7 +58,7 @@ class DraftedItems(Decoder):
         beams = {the empty prefix}; accepted = []
         for level in 0 .. L - 1, while fewer than k are accepted:
             drafts = the num_drafts nearest of the items below the beams that were not drafted before
-            s(i) = mean log-probability of i's codes;  accepted += drafts with s > threshold, the nearest first
+            s(i) = mean log-probability of i's codes;  accepted += drafts with s > log(threshold), the nearest first
             beams = the num_beams best prefixes of one more code
         what is missing to k: rejected drafts and the items of the last beams, by s, the highest first
 
@@ -155,6 +154,7 @@ class DraftedItemsPass:
         unseen: Tensor | None,
     ) -> None:
         self.config, self.trie, self.query, self._unseen = config, trie, query, unseen
+        self._least = math.log(config.threshold) if config.threshold else -math.inf
         self._vectors, self._table = vectors
         count, device = len(self._vectors), trie.device
         self._sizes, self._levels = tuple(trie.codebook_sizes), len(trie.codebook_sizes)
@@ -188,7 +188,7 @@ class DraftedItemsPass:
         drafts = self._drafted()
         self._drafts = torch.cat([self._drafts, drafts], 1)
         self._said = torch.cat([self._said, self._verified(drafts)], 1)
-        enough = (self._said > self.config.threshold).sum(1) >= self.query.k
+        enough = (self._said > self._least).sum(1) >= self.query.k
         if self._level + 1 == self._levels:
             self._step()
             enough = torch.ones_like(enough)
@@ -285,7 +285,7 @@ class DraftedItemsPass:
             drafts, said = self._drafts[place], self._said[place]
             there = drafts >= 0
             drafts, said = drafts[there], said[there]
-            taken = said > self.config.threshold
+            taken = said > self._least
             chosen = drafts[taken][:k]
             if len(chosen) < k:
                 items, means = self._written(place)

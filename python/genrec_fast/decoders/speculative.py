@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from genrec_fast.base.batch import Batch
+from genrec_fast.base.checks import shown
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.base.protocols import TreeSession
 from genrec_fast.base.query import Query
@@ -33,7 +34,7 @@ class SpeculativeConfig(BeamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.draft is not None and not hasattr(self.draft, "build"):
-            raise InvalidTypeError(f"SpeculativeConfig: draft must be a backbone's config, got {self.draft!r:.80}")
+            raise InvalidTypeError(f"SpeculativeConfig: draft must be a backbone's config, got {shown(self.draft)}")
 
     def build(self, catalog: Catalog | None = None) -> Speculative:
         return Speculative(self)

@@ -167,6 +167,18 @@ class CompiledRecommender(Recommender):
         self.actions, self.reads_actions, self.reads_users = (), False, False
         self._begin_answering()
 
+    def __repr__(self) -> str:
+        """What matters, on a screen; the model is the caller's."""
+        titles = "with" if self.catalog.titles is not None else "without"
+        rows = [
+            ("items", f"{self.num_items:,}, {titles} titles"),
+            ("semantic IDs", levels_of(self.codebook_sizes)),
+            ("reads", "prompts" if self.reads_tokens else "histories of items"),
+            ("model", f"{type(self.language.model).__name__}, {'frozen' if self.language.frozen else 'as it is now'}"),
+            ("decoder", repr(self.decoder.config)),
+        ]
+        return "\n".join([f"{type(self).__name__}", *(f"  {name:<13}{text}" for name, text in rows)])
+
     @property
     def engine(self) -> Engine:
         """What runs the model as it is now."""
