@@ -32,6 +32,11 @@ def test_it_is_a_recommender(compiled):
     assert compiled.num_items == ITEMS
     assert compiled.title(3) == "Thing 3"
     assert compiled.numbers(["thing 7"]) == [7]
+    assert repr(compiled).splitlines()[:3] == [
+        "CompiledRecommender",
+        "  items        40, with titles",
+        "  semantic IDs 2 levels of 8 codes",
+    ]
     with pytest.raises(UnsupportedError, match="save: save the model by its save_pretrained"):
         compiled.save("nowhere")
     with pytest.raises(UnsupportedError, match="move the model and compile it again"):

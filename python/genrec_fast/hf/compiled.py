@@ -18,6 +18,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Options, Query, ask
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.changed import ChangedTrie
+from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.trie_search import Rule
@@ -174,7 +175,7 @@ class CompiledRecommender(Recommender):
             ("items", f"{self.num_items:,}, {titles} titles"),
             ("semantic IDs", levels_of(self.codebook_sizes)),
             ("reads", "prompts" if self.reads_tokens else "histories of items"),
-            ("model", f"{type(self.language.model).__name__}, {'frozen' if self.language.frozen else 'as it is now'}"),
+            ("model", f"{self.language.name}, {'frozen' if self.language.frozen else 'as it is now'}"),
             ("decoder", repr(self.decoder.config)),
         ]
         return "\n".join([f"{type(self).__name__}", *(f"  {name:<13}{text}" for name, text in rows)])
