@@ -31,7 +31,8 @@ def _kinds() -> dict[str, type]:
 def _valid(kind: Any) -> dict[str, Any]:
     given = ABOUT.get(kind.__name__, {})
     fields = dataclasses.fields(kind)
-    return {f.name: given.get(f.name, f.default) for f in fields}
+    made = {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
+    return {f.name: given.get(f.name, made.get(f.name, f.default)) for f in fields}
 
 
 class Late(Exception):
