@@ -32,7 +32,10 @@ def parts(name: str) -> Any:
     events = dataclasses.replace(data.interactions, actions=actions, action_names=("liked", "shared"))
     data = dataclasses.replace(data, interactions=events)
     histories = leave_one_out(data.interactions).train.items
-    return recipe, data, Recommender(recipe, coded_catalog(recipe, data, 0, None, reuse=False, histories=histories))
+    model = Recommender(recipe, coded_catalog(recipe, data, 0, None, reuse=False, histories=histories))
+    if recipe.needs_start:
+        model.keep_reference()  # what it compares with costs the same, trained or not
+    return recipe, data, model
 
 
 def different() -> list[str]:
