@@ -51,10 +51,10 @@ def entropy(counts: Tensor) -> float:
 
 def gini(counts: Tensor) -> float:
     """How unevenly ``counts`` is spread, see ``report``."""
-    size = counts.numel()
-    weights = 2 * torch.arange(1, size + 1) - size - 1
-    total = int((weights * counts.sort().values).sum())  # in integers: exact
-    return total / (size * int(counts.sum()))
+    size, used = counts.numel(), counts[counts > 0].sort().values  # codes that nobody has come first, and add nothing
+    weights = 2 * torch.arange(size - used.numel() + 1, size + 1) - size - 1
+    total = int((weights * used).sum())  # in integers: exact
+    return total / (size * int(used.sum()))
 
 
 def scatter(vectors: Tensor) -> float:
