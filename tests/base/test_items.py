@@ -66,6 +66,7 @@ def test_a_name_or_a_skipped_item_is_no_mask():
     refuse, skip = Items("recommend", names), Items("recommend", names, skip=True)
     assert refuse.chosen("exclude", ["0", "1", "0"], 1).tolist() == [0, 1, 0]
     assert refuse.chosen("exclude", ["0", 1, 0], 1).tolist() == [0, 1, 0]
+    assert refuse.chosen("exclude", [["0", "1", "0"]], 1).values.tolist() == [0, 1, 0]
     assert skip.chosen("allowed", ["q", "w", "e"], 1).tolist() == []
     for items in ([-1, -1, -1], torch.tensor([-1, -1, -1]), np.array([0, -1, 1])):
         assert set(skip.chosen("exclude", items, 1).tolist()) <= {0, 1}
@@ -153,6 +154,13 @@ def test_no_items_at_all(items):
         (torch.ones(5), InvalidTypeError, "allowed must be bool, got float32"),
         (torch.ones(5, dtype=torch.int64), InvalidTypeError, "allowed must be bool, got int64 .* of 0 and 1"),
         ([0, 1, 1, 0, 0], InvalidTypeError, "allowed must be bool, got int64 .* of 0 and 1"),
+        (torch.ones(2, 5, dtype=torch.int64), InvalidTypeError, r"allowed must be bool, got \[2, 5\] of 0 and 1"),
+        (
+            [[0, 1, 1, 0, 0], np.eye(5, dtype=int)[0]],
+            InvalidTypeError,
+            r"allowed must be bool, got \[2, 5\] of 0 and 1",
+        ),
+        (Jagged.from_rows([[0, 1, 1, 0, 0]] * 2), InvalidTypeError, r"allowed must be bool, got \[2, 5\] of 0 and 1"),
         (Jagged.from_rows([[1.0], []], torch.float32), InvalidTypeError, "allowed must be int64 Jagged"),
         (torch.ones(4, dtype=torch.bool), InvalidValueError, r"allowed must be \[5\] or \[2, 5\], got \[4\]"),
         ([True, False], InvalidValueError, r"allowed must be \[5\] or \[2, 5\], got \[2\]"),

@@ -141,6 +141,11 @@ class Items:
         found = self.rows(name, rows)
         if len(found) != users:
             raise InvalidValueError(f"{self.op}: {name} must have {users} rows, got {len(found)}")
+        count = self.names.num_items
+        if users and count > 2 and bool((found.lengths == count).all()) and all(map(_zeros_and_ones, _each(rows))):
+            raise InvalidTypeError(
+                f"{self.op}: {name} must be bool, got [{users}, {count}] of 0 and 1, which would be item ids"
+            )
         return found.kept(found.values >= 0)
 
     def _row(self, name: str, row: Any, rows: Any, limit: int | None) -> Tensor:
@@ -246,6 +251,10 @@ def _zeros_and_ones(items: Any) -> bool:
     if isinstance(items, Tensor):
         return bool(((items == 0) | (items == 1)).all())
     return all(not isinstance(item, str) and int(item) in (0, 1) for item in items)
+
+
+def _each(rows: Any) -> Iterable[Any]:
+    return rows.rows() if isinstance(rows, Jagged) else rows
 
 
 def _array(array: np.ndarray[Any, Any]) -> Any:
