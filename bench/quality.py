@@ -51,7 +51,8 @@ def recipe_of(row: str, changes: list[str]) -> Recipe:
     for change in changes:
         path, _, text = change.partition("=")
         recipe = _with(recipe, path.split("."), text)
-    return recipe  # type: ignore[no-any-return]
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 def _with(part: Any, path: list[str], text: str) -> Any:

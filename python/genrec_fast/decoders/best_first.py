@@ -10,14 +10,13 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_flag, shown, whole_number
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
-from genrec_fast.base.protocols import Autoregressive, TreeSession
+from genrec_fast.base.protocols import Autoregressive
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.decoders.arguments import check_filter
 from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, filter_of
-from genrec_fast.decoders.search_pass import check_parts
+from genrec_fast.decoders.search_pass import as_built, check_parts, check_tree
 from genrec_fast.nn.engine.plan import BestFirstPlan
 
 __all__ = ["BestFirst", "BestFirstConfig"]
@@ -102,15 +101,7 @@ class BestFirst(Decoder):
         query, backbone, trie = self.settled(query), system.backbone, system.trie
         check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
-        if isinstance(trie, ChangedTrie):  # items that are gone are a filter
-            if trie.kept is not None:
-                there = trie.kept if query.allowed is None else query.allowed & trie.kept
-                query = dataclasses.replace(query, allowed=there)
-            trie = trie.searched
-        if isinstance(trie, ChangedTrie):
-            raise UnsupportedError(
-                f"{self.name}: trie must be built, got one with {len(trie.added)} items appended; merge() it first"
-            )
+        trie, query = as_built(self.name, trie, query)
         if getattr(backbone, "plan", None) is not None:
             raise UnsupportedError(
                 f"{self.name}: backbone must be extended by codes, got {type(backbone).__name__}, which writes tokens"
@@ -118,10 +109,6 @@ class BestFirst(Decoder):
         width: Any = query.max_num_beams if query.exact else query.num_beams
         budget = None if width is None else width * max(1, len(trie.codebook_sizes) - 1)
         plan = BestFirstPlan(query.k, budget, self.config.normalize, filter_of(trie, query))
-        session: Any = backbone.prefill(batch) if len(batch) else None
-        if session is not None and not isinstance(session, TreeSession):
-            raise UnsupportedError(
-                f"{self.name}: the backbone's session must be a TreeSession (extend_tree), got {type(session).__name__}"
-            )
+        session = check_tree(self.name, backbone.prefill(batch)) if len(batch) else None
         kind = BestFirstCalls if session is not None and session.searches_best_first else BestFirstPass
         return kind(session, len(batch), trie, query, plan)

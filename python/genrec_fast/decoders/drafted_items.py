@@ -13,17 +13,16 @@ from torch import Tensor
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.checks import check_flag
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
-from genrec_fast.base.protocols import CodesThenUsers, TreeSession
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.protocols import CodesThenUsers
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.best_first_pass import filter_of
 from genrec_fast.decoders.read_rows import ReadRows, Slots
 from genrec_fast.decoders.retrieve import nearest
-from genrec_fast.decoders.search_pass import check_parts, unanswered
+from genrec_fast.decoders.search_pass import as_built, check_parts, check_tree, unanswered
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_step import trie_step
 
@@ -112,21 +111,8 @@ class DraftedItems(Decoder):
             kind = type(backbone).__name__
             raise InvalidTypeError(f"drafted_items: backbone must be Autoregressive and Embedding, got {kind}")
         check_filter("drafted_items", len(batch), trie.num_items, query.allowed, query.exclude)
-        if isinstance(trie, ChangedTrie):
-            if trie.kept is not None:
-                there = trie.kept if query.allowed is None else query.allowed & trie.kept
-                query = dataclasses.replace(query, allowed=there)
-            trie = trie.searched
-        if isinstance(trie, ChangedTrie):
-            raise UnsupportedError(
-                f"drafted_items: trie must be built, got one with {len(trie.added)} items appended; merge() it first"
-            )
-        session: Any = backbone.prefill(batch) if len(batch) else None
-        if session is not None and not isinstance(session, TreeSession):
-            raise UnsupportedError(
-                "drafted_items: the backbone's session must be a TreeSession (extend_tree), "
-                f"got {type(session).__name__}"
-            )
+        trie, query = as_built("drafted_items", trie, query)
+        session = check_tree("drafted_items", backbone.prefill(batch)) if len(batch) else None
         users = backbone.embed_users(batch) if len(batch) else torch.zeros(0, 1)
         table = backbone.item_table() if len(batch) else torch.zeros(trie.num_items, 1)
         return DraftedItemsPass(self.config, trie, query, session, (users, table), self.unseen)
@@ -280,7 +266,7 @@ class DraftedItemsPass:
 
     def _answer(self, places: Tensor) -> None:
         """The lists of some users: accepted drafts as they were drafted, then what is left, by what is said of it."""
-        k, n = self.query.k, self.trie.num_items
+        k = self.query.k
         for place in places.tolist():
             drafts, said = self._drafts[place], self._said[place]
             there = drafts >= 0
@@ -299,7 +285,6 @@ class DraftedItemsPass:
                 order = order[means[order].argsort(descending=True, stable=True)]
                 chosen = torch.cat([chosen, others[order]])[:k]
             user = self._users[place]
-            assert chosen.unique().numel() == chosen.numel() <= n
             count = len(chosen)
             self._found.items[user, :count] = chosen
             self._found.codes[user, :count] = self._item_codes[chosen]

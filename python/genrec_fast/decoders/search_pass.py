@@ -11,16 +11,17 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.checks import check_flag, shown, whole_number
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
-from genrec_fast.base.protocols import Autoregressive, Session
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.protocols import Autoregressive, Session, TreeSession
 from genrec_fast.base.query import Query
+from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder
 from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 
-__all__ = ["SearchDecoder", "SearchPass", "check_parts", "unanswered"]
+__all__ = ["SearchDecoder", "SearchPass", "as_built", "check_parts", "check_tree", "unanswered"]
 
 # Logits of one widened search: 2^26 float32 are 256 MiB, and a user whose certificate fails needs many beams.
 _WIDENED_LOGITS = 1 << 26
@@ -245,6 +246,37 @@ def unanswered(users: int, k: int, trie: CatalogTrie) -> Ranked:
         torch.zeros(users, dtype=torch.bool, device=device),
         torch.full((users,), torch.inf, device=device),
     )
+
+
+def as_built(op: str, trie: CatalogTrie, query: Query) -> tuple[CatalogTrie, Query]:
+    """A trie as it was built, and the query, to which items that are gone since are a filter.
+
+    Raises:
+        UnsupportedError: items were appended and not merged yet.
+    """
+    if isinstance(trie, ChangedTrie):
+        if trie.kept is not None:
+            there = trie.kept if query.allowed is None else query.allowed & trie.kept
+            query = dataclasses.replace(query, allowed=there)
+        trie = trie.searched
+    if isinstance(trie, ChangedTrie):
+        raise UnsupportedError(
+            f"{op}: trie must be built, got one with {len(trie.added)} items appended; merge() it first"
+        )
+    return trie, query
+
+
+def check_tree(op: str, session: object) -> TreeSession:
+    """A backbone's session, where it takes rows of any depth in one call.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    if not isinstance(session, TreeSession):
+        raise UnsupportedError(
+            f"{op}: the backbone's session must be a TreeSession (extend_tree), got {type(session).__name__}"
+        )
+    return session
 
 
 def check_parts(op: str, backbone: object, trie: Any) -> None:

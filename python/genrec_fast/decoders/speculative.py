@@ -10,12 +10,11 @@ from torch import nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import shown
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
-from genrec_fast.base.protocols import TreeSession
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.drafted_search import Ahead, DraftedSearch
-from genrec_fast.decoders.search_pass import SearchPass, check_parts
+from genrec_fast.decoders.search_pass import SearchPass, check_parts, check_tree
 
 __all__ = ["Speculative", "SpeculativeConfig"]
 
@@ -112,10 +111,6 @@ class Speculative(Beam):
         if network is None:
             raise InvalidTypeError("speculative: draft must be given (SpeculativeConfig.draft, drafted_by), got None")
         check_parts("speculative: draft", network, system.trie)
-        target: Any = system.backbone.prefill(batch)
-        if not isinstance(target, TreeSession):
-            raise UnsupportedError(
-                f"speculative: the backbone's session must be a TreeSession (extend_tree), got {type(target).__name__}"
-            )
+        target = check_tree("speculative", system.backbone.prefill(batch))
         draft, plan = network.prefill(asked), getattr(network, "plan", None)
         return Ahead(target, draft, plan, self.config.drafts_per_beam, self.config.num_levels)

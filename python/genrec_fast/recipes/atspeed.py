@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from genrec_fast.backbones import T5Config
 from genrec_fast.decoders import SpeculativeConfig
-from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import DraftAlignmentConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
-from genrec_fast.tokenizers import RQKMeansConfig
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.tiger import HEAD, NETWORK, tiger
 
 __all__ = ["atspeed"]
 
 
 def atspeed() -> Recipe:
     """Trained with ``start=``, a model of ``tiger``: only the draft learns."""
-    return Recipe(
+    return dataclasses.replace(
+        tiger(),
         name="atspeed",
         source="AtSpeed, arXiv:2410.05165, strict; settings: Linxyhaha/AtSpeed, commit 93bc886",
         deviations=(
@@ -26,25 +28,13 @@ def atspeed() -> Recipe:
             "prefixes are those of the item that followed; those of the target's beams: objective.target_beams",
             "AdamW at 1e-3 with 500 steps of warm-up, then inverse square root; weight decay 0.035, on embedding "
             "tables, too",
+            *NETWORK,
+            HEAD,
         ),
-        tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
-        layout=PlainConfig(use_users=True),
-        backbone=T5Config(),
+        measured="not yet measured",
         objective=DraftAlignmentConfig(),
         decoder=SpeculativeConfig(
             num_beams=20, draft=T5Config(width=64, num_heads=2, head_width=32, num_layers=1, hidden=256)
         ),
-        batching=BatchingConfig(max_items=20, targets="last", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=30,
-            max_minutes=60.0,
-            learning_rate=1e-3,
-            schedule="inverse_sqrt",
-            warmup_steps=500,
-            weight_decay=0.035,
-            beta2=0.999,
-            evaluate_every=1,
-            evaluate_users=2000,
-            evaluate_beams=20,
-        ),
+        train=dataclasses.replace(tiger().train, evaluate_beams=20, patience=6),
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from genrec_fast.backbones import LigerConfig
 from genrec_fast.decoders import DraftedItemsConfig
-from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import CodesAndVectorsConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
-from genrec_fast.tokenizers import RQKMeansConfig
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.liger import liger
 
 __all__ = ["specgr"]
 
 
 def specgr() -> Recipe:
     """The paper's search over one network that drafts and verifies, as its SpecGR++ does."""
-    return Recipe(
+    return dataclasses.replace(
+        liger(),
         name="specgr",
         source="SpecGR, arXiv:2410.02939; settings: Jamesding000/SpecGR, commit ce74660",
         deviations=(
@@ -30,20 +32,9 @@ def specgr() -> Recipe:
             "an end token closes the history, and none is written behind the codes; a level's softmax runs over its "
             "own codes; attention weights are not dropped",
         ),
-        tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
-        layout=PlainConfig(use_features=True),
+        measured="not yet measured",
         backbone=LigerConfig(num_layers=4, width=64, num_heads=4, head_width=16),
         objective=CodesAndVectorsConfig(negatives="seen", temperature=0.07, vector_weight=6.0),
         decoder=DraftedItemsConfig(),
-        batching=BatchingConfig(max_items=20, targets="last", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=30,
-            max_minutes=60.0,
-            learning_rate=1e-3,
-            schedule="inverse_sqrt",
-            warmup_steps=500,
-            weight_decay=0.05,
-            evaluate_every=1,
-            evaluate_users=2000,
-        ),
+        train=dataclasses.replace(liger().train, weight_decay=0.05, evaluate_beams=None),
     )
