@@ -139,6 +139,11 @@ def test_the_table_is_made_once_and_again_when_a_weight_was_written():
     after = some.recommend([[1, 2, 3]], 3)
     assert len(made) == 2
     assert not torch.equal(before.scores, after.scores)
+    some.backbone.text.data[::2] *= -1.0  # a buffer that no part of ``items`` holds
+    texts = some.recommend([[1, 2, 3]], 3)
+    assert len(made) == 3
+    assert not torch.equal(texts.scores, after.scores)
+    some.backbone.text.data[::2] *= -1.0
     del some.backbone._made
     again = copy.deepcopy(some)  # which knows nothing of the kept table
     again.backbone.items.ids.weight.data.mul_(-1.0)

@@ -156,7 +156,7 @@ class Fused(nn.Module):
         """``[N, D + F]``; made once for the weights of the moment where nothing is learned from it."""
         if self.training or torch.is_grad_enabled():
             return self._made()
-        return self._kept.of(self.items, self._made, [self._buffers])
+        return self._kept.of(self.items, self._made, self._buffers)
 
     def _made(self) -> Tensor:
         return torch.cat([F.normalize(self.items.table().float(), dim=1), self.text], 1)

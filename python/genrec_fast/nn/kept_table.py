@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,13 +27,13 @@ class KeptTable:
     def __reduce__(self) -> tuple[type[KeptTable], tuple[()]]:
         return KeptTable, ()
 
-    def of(self, module: nn.Module, make: Callable[[], Tensor], also: Iterable[dict[Any, Any]] = ()) -> Tensor:
+    def of(self, module: nn.Module, make: Callable[[], Tensor], also: dict[str, Any] | None = None) -> Tensor:
         """``make()``, or what it gave before.
 
         Args:
             module: whose parts, parameters and buffers the table is made of.
             make: makes it; called without gradients.
-            also: more dictionaries whose values it is made of, compared by identity.
+            also: more that it is made of: values by identity, and the tensors among them by content, too.
         """
         with self._lock:
             try:
@@ -42,7 +42,8 @@ class KeptTable:
                     if snapshot.same_parts(module) and snapshot.mark() == mark:
                         return table
                 self._known = None
-                snapshot = Snapshot(module, also)
+                more = {} if also is None else also
+                snapshot = Snapshot(module, [more], [part for part in more.values() if isinstance(part, Tensor)])
                 mark = snapshot.mark()
                 table = make()
                 if snapshot.mark() == mark:  # else somebody writes while we read: nothing is kept
