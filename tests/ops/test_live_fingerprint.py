@@ -88,6 +88,24 @@ def test_writes_at_random_places(data):
     assert live.value() == fingerprint(tensors)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_writes_where_one_array_follows_another(data):
+    """Arrays cut out of one block, some bytes apart: a page may hold the end of one and the beginning of the next."""
+    block, tensors, at = torch.zeros(600_000, dtype=torch.uint8), [], data.draw(st.integers(0, 5000))
+    for size in data.draw(st.lists(st.sampled_from([512, 16_384, 17_000, 40_960, 100_001]), min_size=2, max_size=5)):
+        tensors.append(block[at : at + size])
+        at += size + data.draw(st.sampled_from([0, 1, 64, 128, 129, 5000]))
+    live = LiveFingerprint(tensors)
+    for _ in range(data.draw(st.integers(1, 6))):
+        assert live.value() == fingerprint(tensors)
+        tensor = tensors[data.draw(st.integers(0, len(tensors) - 1))]
+        near = data.draw(st.sampled_from([0, tensor.numel() - 1, 1023, 1024, 4095, -4096, -1024]))
+        near = max(-tensor.numel(), min(tensor.numel() - 1, near))
+        in_memory(tensor, near % tensor.numel(), data.draw(st.integers(1, 255)))
+    assert live.value() == fingerprint(tensors)
+
+
 def test_an_optimizer_and_other_contents_are_seen():
     layer = torch.nn.Linear(500, 500)
     tensors = list(layer.parameters())

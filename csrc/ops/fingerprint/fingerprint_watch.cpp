@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::uintptr_t least_watched = 1 << 14;  // bytes: to read less costs no more than to ask
 constexpr std::uintptr_t widest_gap = 2;  // pages between arrays that are asked for together: others write there
+constexpr std::uintptr_t seam = 128;      // bytes between arrays that were allocated one after the other
 
 struct Part : FingerprintPart {
   Pages pages;        // that hold it, if it is watched
@@ -68,18 +69,34 @@ void arrange(State& all, Watch& watch, const void* const* data, const std::int64
     return after != own.begin() && pages.end <= (after - 1)->end;
   };
   const std::uintptr_t page = all.pages.page_size();
+  const auto begin_of = [&](std::int64_t i) { return reinterpret_cast<std::uintptr_t>(data[i]); };
+  const auto end_of = [&](std::int64_t i) { return begin_of(i) + static_cast<std::uintptr_t>(bytes[i]); };
+  std::vector<std::uintptr_t> begins, ends;  // of the large arrays
+  for (std::int64_t i = 0; i < count; ++i)
+    if (bytes[i] >= static_cast<std::int64_t>(least_watched)) begins.push_back(begin_of(i)), ends.push_back(end_of(i));
+  std::sort(begins.begin(), begins.end());
+  std::sort(ends.begin(), ends.end());
+  // Whether a page where an array begins or ends is filled up by another: else somebody may write there all the time.
+  const auto follows = [&](std::uintptr_t start) {
+    const auto next = std::upper_bound(ends.begin(), ends.end(), start);
+    return next != ends.begin() && start - *(next - 1) <= seam;
+  };
+  const auto goes_on = [&](std::uintptr_t end) {
+    const auto next = std::lower_bound(begins.begin(), begins.end(), end);
+    return next != begins.end() && *next - end <= seam;
+  };
   for (std::int64_t i = 0; i < count; ++i) {
     const auto* const array = static_cast<const char*>(data[i]);
-    const auto start = reinterpret_cast<std::uintptr_t>(array), end = start + static_cast<std::uintptr_t>(bytes[i]);
+    const std::uintptr_t start = begin_of(i), end = end_of(i);
     const Pages pages{(start + page - 1) / page * page, end / page * page};
-    const auto add = [&](std::int64_t from, std::int64_t until, bool watched) {
+    const auto add = [&](std::int64_t from, std::int64_t until, bool watched, const Pages& holding) {
       if (from == until) return;
       Part part;
       part.data = array + from;
       part.begin = from;
       part.bytes = until - from;
       part.sum = 0;
-      part.pages = pages;
+      part.pages = holding;
       part.watched = watched;
       watch.parts.push_back(part);
     };
@@ -87,11 +104,13 @@ void arrange(State& all, Watch& watch, const void* const* data, const std::int64
       const auto whole = [&](std::uintptr_t at) { return static_cast<std::int64_t>(at - start) / fingerprint_block; };
       const std::int64_t first = whole(pages.begin + fingerprint_block - 1) * fingerprint_block;
       const std::int64_t last = whole(pages.end) * fingerprint_block;
-      add(0, first, false);
-      add(first, last, true);
-      add(last, bytes[i], false);
+      // Parts end where blocks do, so both reach into the middle's pages.
+      const Pages head{pages.begin - page, pages.begin + page}, tail{pages.end - page, pages.end + page};
+      add(0, first, follows(start) && is_own(head), head);
+      add(first, last, true, pages);
+      add(last, bytes[i], goes_on(end) && is_own(tail), tail);
     } else {
-      add(0, bytes[i], false);
+      add(0, bytes[i], false, pages);
     }
     watch.ends.push_back(static_cast<std::int64_t>(watch.parts.size()));
   }
