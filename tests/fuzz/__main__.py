@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without", action="append", default=[], metavar="NAME")
     parser.add_argument("--call", metavar="TARGET:N", help="make one call again, and print it")
     parser.add_argument(
-        "--patience", type=float, default=60.0 if sanitized() else 10.0, help="seconds until a call is a hang"
+        "--patience",
+        type=float,
+        default=60.0 if sanitized() else 30.0,
+        help="seconds until a call is a hang (65,536 beams are legal, and slow)",
     )
     parser.add_argument("--list", action="store_true", help="print the names of the targets")
     chosen = parser.parse_args(arguments)

@@ -19,7 +19,7 @@ from genrec_fast.ops.reference.transformer_search import transformer_search as _
 from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-from ..case import Case, Rng, target
+from ..case import Case, Unasked, Rng, target
 from ..compare import differs
 
 VOCABULARY = 60
@@ -369,6 +369,8 @@ def search(rng: Rng) -> Case:
     args["ancestors"] = torch.arange(len(args["scores"]), dtype=torch.int32).expand(priors, -1).contiguous()
 
     def right(**given: Any) -> Any:
+        if int(given["num_beams"]) > 4096:
+            raise Unasked
         stack, trie, keep = given["stack"], given["trie"], given["keep"]
         masks = (None,) * 4 if keep is None else (keep.bits, keep.ranks, keep.excluded, keep.excluded_offsets)
         tables = [given.get(name) for name in TABLES[:-1]]

@@ -527,6 +527,8 @@ def whole_search(rng: Rng) -> Case:
 
     def walk(step: Any) -> Any:
         def call(trie: Any, logits: Any, keep: Any, num_beams: Any) -> list[Any]:
+            if step is _stepped and int(num_beams) > 4096:
+                raise Unasked
             now, out = start(trie, users), []
             for level in range(len(codes[0])):
                 wide = logits[level].expand(-1, now.nodes.shape[1], -1)
