@@ -19,7 +19,7 @@ from genrec_fast.ops.reference.transformer_search import transformer_search as _
 from genrec_fast.ops.transformer_pack import PackedStack, pack_stacks, unpack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-from ..case import Case, Unasked, Rng, target
+from ..case import Case, Rng, Unasked, target
 from ..compare import differs
 
 VOCABULARY = 60
