@@ -151,8 +151,11 @@ class TrieSearch:
 
     def advance(self) -> None:
         """Searches the next level."""
-        if self.level == 0 and self._begin_item():
-            return
+        if self.level == 0:
+            self._begin_item()
+            at_once = self.in_one_call and not self.item
+            if at_once and self._take(self.session.search(self.trie, self.plan, self.scores)):
+                return
         plan, level, last = self.plan, self.level, self.level + 1 == len(self.trie.codebook_sizes)
         logits, scores, log_sums = self._level_scores()
         edges = self.trie.num_nodes(level + 1)  # there are no more prefixes than that behind one item
@@ -183,8 +186,8 @@ class TrieSearch:
             self._pay(plan.end_token)
             self.scores = torch.where(self.nodes >= 0, self.scores, -torch.inf)
 
-    def _begin_item(self) -> bool:
-        """Writes the prefix; true where the engine then searched the whole item by itself."""
+    def _begin_item(self) -> None:
+        """Writes the prefix."""
         plan = self.plan
         for token in plan.prefix:
             if plan.normalize == "all":
@@ -194,15 +197,15 @@ class TrieSearch:
             self.session, self.written = self._extended_session().extend(*forced), _extended(self.written, *forced)
         self.nodes = torch.where(self.scores > -torch.inf, 0, -1).int()
         self.codes = self.codes.new_empty(*self.scores.shape, 0)
-        if not self.in_one_call or self.item:
-            return False
-        found = self.session.search(self.trie, plan, self.scores)
+
+    def _take(self, found: Found | None) -> bool:
+        """Whether the engine searched the whole item by itself; if so, what it found stands here."""
         if found is None:
             return False
         self.nodes, self.codes, self.scores, self.bound = found.rows, found.codes, found.scores, found.bound
         if found.tokens is not None:
             self.written = torch.cat([self.written.expand(-1, found.tokens.shape[1], -1), found.tokens], 2)
-        self.item = plan.num_items
+        self.item = self.plan.num_items
         return True
 
     def _extended_session(self) -> Session:
