@@ -37,8 +37,9 @@ def model(**settings):
     catalog = Catalog(item_codes=CODES.int(), codebook_sizes=SIZES, counts=torch.ones(ITEMS).long(), features=features)
     made = Recommender(recipe(**settings), catalog)
     made.backbone.count(Jagged.from_rows(HISTORIES))
-    for parameter in made.backbone.gate.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    if made.backbone.gate is not None:
+        for parameter in made.backbone.gate.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     return made.eval()
 
 
@@ -66,7 +67,9 @@ def expected(some, history):
         math.log1p(mass) - 3,
         float(text[last[0]] @ text[history[-2] if len(history) > 1 else last[0]]),
     ]
-    gates = torch.tensor(config.weights) * backbone.gate(torch.tensor(known)).exp()
+    gates = torch.tensor(config.weights)
+    if config.residual:
+        gates = gates * backbone.gate(torch.tensor(known)).exp()
     scores = gates[0] * table @ F.normalize(state, dim=0) / config.temperature
     for n, item in enumerate(last):
         scores += gates[2] * config.graph.decay**n * text @ text[item]
@@ -78,9 +81,10 @@ def expected(some, history):
     return scores
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.5, 1.0), (0.0, 2.0, 0.5, 0.0)])
-def test_every_item_has_the_score_that_the_formula_gives(weights):
-    some = model(weights=weights)
+def test_every_item_has_the_score_that_the_formula_gives(weights, residual):
+    some = model(weights=weights, residual=residual)
     asked = [[1, 2, 3], [7], [19, 0, 19, 7, 3, 4, 1, 2, 5, 9]]
     with some.answering():
         found = some.backbone.score_items(some.batch(Batch(Jagged.from_rows(asked))))
@@ -116,6 +120,19 @@ def test_training_scores_a_target_as_if_its_history_had_ended_there():
                 torch.testing.assert_close(products[asked], alone[0], rtol=1e-4, atol=1e-4)
                 asked += 1
     assert asked == len(targets)
+
+
+def test_a_network_that_learns_alone_sees_nothing_of_the_counts():
+    some = model(residual=False, weights=(3.0, 1.0, 1.5, 1.0))
+    rows, targets = Jagged.from_rows([[1, 2, 3], [4, 7]]), torch.tensor([2, 3, 4, 7, 0])
+    with some.answering():
+        batch = some.batch(Batch(rows, targets=targets))
+        levels, vectors, table, (items, values) = some.backbone.added_scores(batch)
+        states = some.backbone.timeline.target_states(batch)
+    assert len(levels) == len(SIZES) and len(items) == len(vectors) == 5 and not len(values)
+    cosines = F.normalize(states, dim=1) @ F.normalize(some.backbone.items.table(), dim=1).T
+    torch.testing.assert_close(vectors @ table.T, cosines / some.backbone.config.temperature)
+    assert not any(name.startswith("gate") for name, _ in some.backbone.named_parameters())
 
 
 def test_a_target_that_is_not_asked_for_has_no_row_and_history_still_counts():

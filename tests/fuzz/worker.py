@@ -6,7 +6,7 @@ import time
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +128,8 @@ class Worker:
         if meaning == REFUSE:
             self._say(target, call, "accepted", "must be refused", _general(how), how, args)
             return
-        if meaning == WILD or case.oracle is None:
+        used_up = any(isinstance(value, Iterator) for value in args.values())
+        if meaning == WILD or case.oracle is None or used_up:
             count.unjudged += 1
             return
         try:

@@ -244,6 +244,15 @@ def test_beams_equal_their_twin(isa, num_beams):
         assert_like_twin(x.round(), [book.round() for book in books], num_beams=num_beams)
 
 
+def test_many_beams_equal_their_twin(isa):
+    """Hundreds of scores are kept in a heap; where nearly all are ties, every pair is decided as defined."""
+    books = [vectors(33, 2, seed=1), vectors(1, 2, seed=2), vectors(17, 2, seed=3)]
+    for x in (vectors(5, 2), torch.zeros(2, 2)):
+        for num_beams in (65, 300, 5000):
+            assert_like_twin(x, books * 2, num_beams=num_beams)
+            assert_like_twin(x.round(), [book.round() for book in books * 2], num_beams=num_beams)
+
+
 def test_beams_shorten_the_residual():
     x, books = vectors(300, 12), [vectors(16, 12, seed=1), vectors(16, 12, seed=2) * 0.7, vectors(16, 12, seed=3) * 0.5]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,6 +87,10 @@ def nan_at(tensor: Tensor, *at: int, value: float = torch.nan) -> Tensor:
         (
             {"allowed": trie_filter(build_trie([[0, 0]]), allowed=torch.ones(1, dtype=torch.bool))},
             r"trie_step: allowed must be a filter of this trie, with 3 rows, got one of 1 rows",
+        ),
+        (
+            {"allowed": dataclasses.replace(trie_filter(TRIE, allowed=torch.ones(3).bool()), num_rows=torch.ones(2))},
+            r"trie_step: allowed must be a filter of this trie, with 3 rows, got one of .* rows",
         ),
     ],
 )

@@ -24,20 +24,49 @@ struct Store {
   }
 };
 
+// A heap whose first of `count` comes behind all others; `before` says of two which is better.
+template <class T, class Before>
+void sink(T* heap, std::int64_t count, T one, Before before) {
+  std::int64_t at = 0;
+  for (std::int64_t below; (below = 2 * at + 1) < count; at = below) {
+    if (below + 1 < count && before(heap[below], heap[below + 1])) ++below;
+    if (!before(one, heap[below])) break;
+    heap[at] = heap[below];
+  }
+  heap[at] = one;
+}
+template <class T, class Before>
+void rise(T* heap, std::int64_t at, T one, Before before) {
+  for (; at > 0 && before(heap[(at - 1) / 2], one); at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+  heap[at] = one;
+}
+
+bool higher(float a, float b) { return a > b; }
+
+constexpr std::int64_t few = 64;  // scores of which a list in order is faster than a heap, by a twelfth
+
 // Who may belong to the `keep` best of a row: scores not below the keep-th best so far less the slack.
 struct Contest {
-  float* top;  // descending
+  float* top;  // descending, where few are kept; else a heap, the lowest first
   RqCandidate* candidates;
   std::int64_t count, capacity, keep, found;
   float slack, bar;
   bool overflowed;
 
   void add(float score, std::int32_t beam, std::int32_t code) {
-    if (found < keep || score > top[keep - 1]) {
-      std::int64_t i = found < keep ? found++ : keep - 1;
-      for (; i > 0 && top[i - 1] < score; --i) top[i] = top[i - 1];
-      top[i] = score;
-      if (found == keep) bar = top[keep - 1] - slack;
+    if (keep <= few) {
+      if (found < keep || score > top[keep - 1]) {
+        std::int64_t i = found < keep ? found++ : keep - 1;
+        for (; i > 0 && top[i - 1] < score; --i) top[i] = top[i - 1];
+        top[i] = score;
+        if (found == keep) bar = top[keep - 1] - slack;
+      }
+    } else if (found < keep) {
+      rise(top, found++, score, higher);
+      if (found == keep) bar = top[0] - slack;
+    } else if (score > top[0]) {
+      sink(top, keep, score, higher);
+      bar = top[0] - slack;
     }
     if (count == capacity) drop();
     if (count == capacity)
@@ -93,7 +122,8 @@ bool likely_before(const RqCandidate& a, const RqCandidate& b) { return a.score 
 
 template <class Before>
 void sort(RqCandidate* list, std::int64_t count, Before before) {
-  constexpr int gaps[] = {701, 301, 132, 57, 23, 10, 4, 1};  // Ciura's
+  // Ciura's, and beyond them 9/4 of the one before.
+  constexpr int gaps[] = {202001, 89778, 39901, 17734, 7882, 3503, 1577, 701, 301, 132, 57, 23, 10, 4, 1};
   for (const std::int64_t gap : gaps)
     for (std::int64_t i = gap; i < count; ++i) {
       const RqCandidate one = list[i];
@@ -127,12 +157,12 @@ void settle_all(Contest& contest, const BeamRow& row) {
       const std::int32_t code = static_cast<std::int32_t>(k);
       const double exact = row.exact(b, code);
       const RqCandidate one{exact, static_cast<float>(-exact), b, code};
-      if (contest.count == contest.keep && !defined_before(one, contest.candidates[contest.count - 1])) continue;
-      std::int64_t i = contest.count < contest.keep ? contest.count++ : contest.count - 1;
-      for (; i > 0 && defined_before(one, contest.candidates[i - 1]); --i)
-        contest.candidates[i] = contest.candidates[i - 1];
-      contest.candidates[i] = one;
+      if (contest.count < contest.keep)
+        rise(contest.candidates, contest.count++, one, defined_before);
+      else if (defined_before(one, contest.candidates[0]))
+        sink(contest.candidates, contest.count, one, defined_before);
     }
+  sort(contest.candidates, contest.count, defined_before);
 }
 
 // Columns [first, last) of one beam enter the contest: scores of x (less the tabled products of its codes), or of r.

@@ -42,6 +42,9 @@ class FusedConfig:
     """principal components of the features that are compared"""
     weights: tuple[float, ...] = (1.0, 1.0, 1.5, 1.0)
     """of network, graph, text and repeats where training begins; 0 leaves a channel out"""
+    residual: bool = field(default=True, metadata={"absent": True})
+    """whether the network learns what graph, text and repeats leave open; else it learns alone, and they join it in
+    answers, by ``weights``: no gate is learned"""
     gate_hidden: int = 16
     """channels of the layer between what is known of a history and the channels' weights"""
 
@@ -77,8 +80,9 @@ class Fused(nn.Module):
                  + g_repeats log(how often an item of the history comes next / how often by chance)   for j in it
         g = weights * exp(MLP(log length, log count of the last item, log weight of its edges, cosine of the last two))
 
-    Training adds graph, text and repeats to the network's logits, so that the network learns what they leave open; the
-    history's own later events are taken out of the graph first, which would else know the answer.
+    With ``residual``, training adds graph, text and repeats to the network's logits, so that the network learns what
+    they leave open; the history's own later events are taken out of the graph first, which would else know the answer.
+    Otherwise the network learns as if it were alone and g is ``weights``: a product of experts.
 
     Speaks ``Autoregressive``, ``TeacherForced``, ``ItemScores``, ``AddedScores`` and ``Counted``.
 
@@ -97,13 +101,7 @@ class Fused(nn.Module):
         self.items = item_inputs(config.items, catalog, config.timeline.width)
         self.items.apply(init_weights)
         self._kept = KeptTable()
-        self.gate = nn.Sequential(
-            nn.Linear(_GATE_INPUTS, config.gate_hidden), nn.Tanh(), nn.Linear(config.gate_hidden, len(CHANNELS))
-        )
-        last = self.gate[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.gate = _gate(config.gate_hidden) if config.residual else None
         self.register_buffer("text", whitened(features, config.text_width), persistent=False)
 
     @property
@@ -126,8 +124,12 @@ class Fused(nn.Module):
     def added_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, tuple[Jagged, Tensor]]:
         """See ``AddedScores``; the events of the batch's rows were counted."""
         states = self.timeline.target_states(batch)
+        levels = self.timeline.logits_behind(states, batch)
+        if not self.config.residual:
+            nothing = Jagged.from_lengths(batch.items.values[:0], states.new_zeros(len(states), dtype=torch.int64))
+            return levels, self._user(states.float()), self._item_vectors(), (nothing, states.new_zeros(0))
         rows, at = _with_ends(batch)
-        return (self.timeline.logits_behind(states, batch), *self._parts(states.float(), rows, at, leave_own=True))
+        return (levels, *self._parts(states.float(), rows, at, leave_own=True))
 
     def score_items(self, batch: Batch) -> Tensor:
         """float32 ``[B, N]``; no history may be empty."""
@@ -144,7 +146,7 @@ class Fused(nn.Module):
         begins = rows.offsets[torch.searchsorted(rows.offsets, at, right=True) - 1]
         followed, values = self.graph.after(rows, at, leave_own=leave_own)
         weights = self._weights(rows, at, begins, followed, values)
-        user = F.normalize(states, dim=1) / self.config.temperature * weights[:, :1]
+        user = self._user(states) * weights[:, :1]
         wish = self._wish(rows, at, begins) * weights[:, 2:3]
         added, first, second = _joined(followed, _read(rows, at, begins, self.num_items))
         both = values.new_empty(added.values.numel())
@@ -159,7 +161,14 @@ class Fused(nn.Module):
         return self._kept.of(self.items, self._made, self._buffers)
 
     def _made(self) -> Tensor:
-        return torch.cat([F.normalize(self.items.table().float(), dim=1), self.text], 1)
+        return torch.cat([self._item_vectors(), self.text], 1)
+
+    def _item_vectors(self) -> Tensor:
+        return F.normalize(self.items.table().float(), dim=1)
+
+    def _user(self, states: Tensor) -> Tensor:
+        """Of which the product with an item's vector is a cosine over the temperature."""
+        return F.normalize(states, dim=1) / self.config.temperature
 
     def _wish(self, rows: Jagged, at: Tensor, begins: Tensor) -> Tensor:
         """``[M, F]``: ``sum_n decay^n x_n``."""
@@ -171,6 +180,9 @@ class Fused(nn.Module):
 
     def _weights(self, rows: Jagged, at: Tensor, begins: Tensor, followed: Jagged, values: Tensor) -> Tensor:
         """``[M, 4]``: of the channels."""
+        start = torch.tensor(self.config.weights, device=values.device)
+        if self.gate is None:
+            return start.expand(at.numel(), -1)
         last, before = rows.values[at], rows.values[torch.maximum(at - 1, begins)]
         mass = values.new_zeros(at.numel()).index_add_(0, followed.row_index(), values)
         known = torch.stack(
@@ -182,9 +194,16 @@ class Fused(nn.Module):
             ],
             1,
         )
-        start = torch.tensor(self.config.weights, device=known.device)
         found: Tensor = start * self.gate(known).float().exp()
         return found
+
+
+def _gate(hidden: int) -> nn.Sequential:
+    """Of what is known of a history: logarithms of its weights over those of the beginning, zeros at first."""
+    layers = nn.Sequential(nn.Linear(_GATE_INPUTS, hidden), nn.Tanh(), nn.Linear(hidden, len(CHANNELS)))
+    for parameter in layers[-1].parameters():
+        nn.init.zeros_(parameter)
+    return layers
 
 
 def _with_ends(batch: Batch) -> tuple[Jagged, Tensor]:

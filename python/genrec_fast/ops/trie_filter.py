@@ -78,7 +78,7 @@ class TrieFilter:
             InvalidValueError: a filter of another trie.
         """
         own: Any = self.leaf_items
-        if self.num_rows != trie.num_rows:
+        if not isinstance(self.num_rows, int) or self.num_rows != trie.num_rows:
             raise InvalidValueError(
                 f"trie_step: allowed must be a filter of this trie, with {trie.num_rows} rows, "
                 f"got one of {shown(self.num_rows)} rows"

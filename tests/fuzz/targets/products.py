@@ -35,7 +35,9 @@ def _rounding(a: Tensor, b: Tensor, start: Tensor | None, precision: str) -> Ten
         return 1e-6 * (1 + _product(a, b, None, precision).abs() + (0 if start is None else start.abs()))
     a, b = _wide(a, precision).abs(), _wide(b, precision).abs()
     sums = a @ b.T + (0 if start is None else start.double().abs())
-    return torch.where(sums < 1e37, (a.shape[1] + 4) * 1.2e-7 * sums + 1e-37, torch.inf)
+    # What is too small for a normal number may count as 0, in a factor of bfloat16 as in a product.
+    flushed = 1.2e-38 * (a.sum(1)[:, None] + b.sum(1) + a.shape[1] + 8)
+    return torch.where(sums < 1e37, (a.shape[1] + 4) * 1.2e-7 * sums + flushed, torch.inf)
 
 
 def _matrices(rng: Rng) -> tuple[Tensor, Tensor, str, Tensor | None]:

@@ -22,7 +22,7 @@ from genrec_fast.decoders import BeamConfig, DiverseBeamConfig, GreedyConfig, Re
 from genrec_fast.decoders.candidates import score_candidates
 from genrec_fast.recipe.recommender import Recommender
 
-from ..case import Case, Rng, target
+from ..case import Case, Rng, Unasked, target
 from .measures import Places
 from .tries import Altered, _seeds, scratch
 
@@ -257,7 +257,10 @@ def recommend(rng: Rng) -> Case:
             if isinstance(given["histories"], Jagged)
             else [torch.tensor(r) for r in given["histories"]]
         )
-        keep = kept(len(rows), 30, given.get("allowed"), given.get("exclude"))
+        allowed = given.get("allowed")
+        if not isinstance(allowed, Tensor | None):  # lists and sets are legal, and tested elsewhere
+            raise Unasked
+        keep = kept(len(rows), 30, allowed, given.get("exclude"))
         if given["exclude_seen"]:
             for user, row in enumerate(rows):
                 keep[user, row.long()] = False
