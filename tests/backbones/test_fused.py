@@ -43,13 +43,17 @@ def model(**settings):
     return made.eval()
 
 
+def items_of(backbone):
+    return backbone.timeline.items if backbone.config.tied else backbone.items
+
+
 def expected(some, history):
     """Item by item, in Python."""
     backbone, config = some.backbone, some.backbone.config
     with some.answering():
         batch = some.batch(Batch(Jagged.from_rows([history])))
         state = backbone.timeline.user_states(batch)[0]
-        table = F.normalize(backbone.items.table(), dim=1)
+        table = F.normalize(items_of(backbone).table(), dim=1)
     weight = {}
     for row in HISTORIES:
         for at, item in enumerate(row):
@@ -81,10 +85,10 @@ def expected(some, history):
     return scores
 
 
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(("residual", "tied"), [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.5, 1.0), (0.0, 2.0, 0.5, 0.0)])
-def test_every_item_has_the_score_that_the_formula_gives(weights, residual):
-    some = model(weights=weights, residual=residual)
+def test_every_item_has_the_score_that_the_formula_gives(weights, residual, tied):
+    some = model(weights=weights, residual=residual, tied=tied)
     asked = [[1, 2, 3], [7], [19, 0, 19, 7, 3, 4, 1, 2, 5, 9]]
     with some.answering():
         found = some.backbone.score_items(some.batch(Batch(Jagged.from_rows(asked))))
@@ -122,6 +126,17 @@ def test_training_scores_a_target_as_if_its_history_had_ended_there():
     assert asked == len(targets)
 
 
+def test_a_network_that_reads_its_own_item_vectors():
+    some = model(tied=True)
+    with some.answering():
+        batch = some.batch(Batch(Jagged.from_rows([[1, 2, 3]])))
+        before = some.backbone.timeline.user_states(batch)
+        some.backbone.timeline.items.ids.weight[2, ::2] += 1.0
+        assert not torch.allclose(some.backbone.timeline.user_states(batch), before)
+    names = [name for name, _ in some.backbone.named_parameters() if "ids" in name]
+    assert names == ["timeline.items.ids.weight"]  # once, so that it is saved once
+
+
 def test_a_network_that_learns_alone_sees_nothing_of_the_counts():
     some = model(residual=False, weights=(3.0, 1.0, 1.5, 1.0))
     rows, targets = Jagged.from_rows([[1, 2, 3], [4, 7]]), torch.tensor([2, 3, 4, 7, 0])
@@ -130,7 +145,7 @@ def test_a_network_that_learns_alone_sees_nothing_of_the_counts():
         levels, vectors, table, (items, values) = some.backbone.added_scores(batch)
         states = some.backbone.timeline.target_states(batch)
     assert len(levels) == len(SIZES) and len(items) == len(vectors) == 5 and not len(values)
-    cosines = F.normalize(states, dim=1) @ F.normalize(some.backbone.items.table(), dim=1).T
+    cosines = F.normalize(states, dim=1) @ F.normalize(items_of(some.backbone).table(), dim=1).T
     torch.testing.assert_close(vectors @ table.T, cosines / some.backbone.config.temperature)
     assert not any(name.startswith("gate") for name, _ in some.backbone.named_parameters())
 
@@ -143,15 +158,16 @@ def test_a_target_that_is_not_asked_for_has_no_row_and_history_still_counts():
     assert vectors.shape[0] == len(items) == levels[0].shape[0] == 2
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @torch.no_grad()
-def test_the_table_is_made_once_and_again_when_a_weight_was_written():
-    some = model()
+def test_the_table_is_made_once_and_again_when_a_weight_was_written(tied):
+    some = model(tied=tied)
     made = []
     some.backbone._made = lambda: made.append(0) or type(some.backbone)._made(some.backbone)
     before = some.recommend([[1, 2, 3]], 3)
     some.recommend([[4]], 3)
     assert len(made) == 1
-    table = some.backbone.items.ids.weight
+    table = items_of(some.backbone).ids.weight
     table.data[:, 0] += 1000.0  # no counter of torch's sees this
     after = some.recommend([[1, 2, 3]], 3)
     assert len(made) == 2
@@ -163,7 +179,7 @@ def test_the_table_is_made_once_and_again_when_a_weight_was_written():
     some.backbone.text.data[::2] *= -1.0
     del some.backbone._made
     again = copy.deepcopy(some)  # which knows nothing of the kept table
-    again.backbone.items.ids.weight.data.mul_(-1.0)
+    items_of(again.backbone).ids.weight.data.mul_(-1.0)
     assert not torch.equal(again.recommend([[1, 2, 3]], 3).scores, after.scores)
     assert torch.equal(some.recommend([[1, 2, 3]], 3).scores, after.scores)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class FusedConfig:
     """what followed what; its own weights are not read"""
     items: ItemInputsConfig = field(default_factory=lambda: ItemInputsConfig(features=True))
     """what the network scores an item by"""
+    tied: bool = field(default=False, metadata={"absent": False})
+    """whether the network reads an item by that, too, beside its codes and features"""
     temperature: float = 0.07
     """divides the cosine of a state and an item"""
     text_width: int = 128
@@ -95,11 +98,15 @@ class Fused(nn.Module):
     def __init__(self, config: FusedConfig, catalog: Catalog, features: Tensor) -> None:
         super().__init__()
         self.config, self.num_items = config, catalog.num_items
-        self.timeline: Timeline = config.timeline.build(catalog)
-        self.codebook_sizes = self.timeline.codebook_sizes
+        items = item_inputs(config.items, catalog, config.timeline.width)
+        items.apply(init_weights)
+        self.codebook_sizes = catalog.codebook_sizes
+        self.timeline = Timeline(
+            config.timeline, self.codebook_sizes, catalog.feature_dim, items if config.tied else None
+        )
         self.graph = Transitions(config.graph, catalog.num_items)
-        self.items = item_inputs(config.items, catalog, config.timeline.width)
-        self.items.apply(init_weights)
+        if not config.tied:
+            self.items = items
         self._kept = KeptTable()
         self.gate = _gate(config.gate_hidden) if config.residual else None
         self.register_buffer("text", whitened(features, config.text_width), persistent=False)
@@ -158,13 +165,16 @@ class Fused(nn.Module):
         """``[N, D + F]``; made once for the weights of the moment where nothing is learned from it."""
         if self.training or torch.is_grad_enabled():
             return self._made()
-        return self._kept.of(self.items, self._made, self._buffers)
+        return self._kept.of(self._scored(), self._made, self._buffers)
 
     def _made(self) -> Tensor:
         return torch.cat([self._item_vectors(), self.text], 1)
 
     def _item_vectors(self) -> Tensor:
-        return F.normalize(self.items.table().float(), dim=1)
+        return F.normalize(self._scored().table().float(), dim=1)
+
+    def _scored(self) -> Any:
+        return self.timeline.items if self.config.tied else self.items
 
     def _user(self, states: Tensor) -> Tensor:
         """Of which the product with an item's vector is a cosine over the temperature."""

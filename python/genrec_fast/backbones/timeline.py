@@ -50,6 +50,7 @@ class TimelineConfig:
 class Timeline(nn.Module):
     """One position per item; its input is the sum of its codes' embeddings and a projection of its features.
 
+    Where the network that this one is a part of has vectors of items, ``items(ids [E]) -> [E, D]``, they are added.
     At every position the state seeds the depth transformer, whose position 0 is that state and whose position l is
     the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
     ``Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
@@ -59,7 +60,13 @@ class Timeline(nn.Module):
     Source: MARIUS (arXiv:2508.14910).
     """
 
-    def __init__(self, config: TimelineConfig, codebook_sizes: tuple[int, ...], feature_dim: int | None) -> None:
+    def __init__(
+        self,
+        config: TimelineConfig,
+        codebook_sizes: tuple[int, ...],
+        feature_dim: int | None,
+        items: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         width = config.width
         self.config = config
@@ -83,6 +90,7 @@ class Timeline(nn.Module):
         self.features = None if feature_dim is None else ProjectedFeatures(feature_dim, width)
         self.apply(init_weights)
         nn.init.normal_(self.start, std=0.02)
+        self.items = items
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Packing]:
         """``[E + B, D]``: what the blocks read of each row's start and items."""
@@ -94,6 +102,8 @@ class Timeline(nn.Module):
             if batch.features is None:
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")
             embedded = embedded + self.features(batch.features)
+        if self.items is not None:
+            embedded = embedded + self.items(batch.items.values)
         x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
         return self.input_dropout(x + self.positions(rows.positions)), rows
 
