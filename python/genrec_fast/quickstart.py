@@ -67,8 +67,8 @@ def small_recipe(epochs: int) -> Recipe:
         name="quickstart",
         source="MARIUS (arXiv:2508.14910)",
         deviations=("narrower and shallower than published",),
-        tokenizer=RQKMeansConfig(codebook_sizes=(32, 32)),
-        layout=PlainConfig(use_features=True),
+        tokenizer=RQKMeansConfig(codebook_sizes=(128, 16)),
+        layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(
             width=64,
             num_layers=2,
@@ -79,8 +79,8 @@ def small_recipe(epochs: int) -> Recipe:
             depth_dropout=0.1,
             max_items=20,
         ),
-        objective=NextCodeConfig(),
-        decoder=BeamConfig(num_beams=50),
+        objective=NextCodeConfig(valid_only=True),
+        decoder=BeamConfig(num_beams=50, normalize="valid"),
         batching=BatchingConfig(max_items=20, items_per_batch=2048),
         train=TrainConfig(epochs=epochs, learning_rate=3e-3, warmup_steps=50, evaluate_users=500, patience=0),
     )

@@ -258,7 +258,8 @@ def recommend(rng: Rng) -> Case:
             else [torch.tensor(r) for r in given["histories"]]
         )
         allowed = given.get("allowed")
-        if not isinstance(allowed, Tensor | None):  # lists and sets are legal, and tested elsewhere
+        legal = isinstance(allowed, Tensor | None) and isinstance(given.get("exclude"), Jagged | None)
+        if not legal:  # lists and sets are, too, and tested elsewhere
             raise Unasked
         keep = kept(len(rows), 30, allowed, given.get("exclude"))
         if given["exclude_seen"]:
