@@ -2,14 +2,16 @@
 
     python bench/quality.py baselines --data beauty --out quality              what needs no training, four rows
     python bench/quality.py sasrec --data beauty --seeds 0 1 2 --out quality   a recipe, trained as it stands
-    python bench/quality.py apex --data beauty --split validation --set backbone.weights=1,0,1.5,1 --name "no graph"
+    python bench/quality.py apex --data beauty --split validation --set objective.code_weight=0 --name "no codes"
+    python bench/quality.py apex --data beauty --split validation --of apex --set backbone.weights=1,0,0,0 --name alone
     python bench/quality.py --table quality                                    everything in that folder, as Markdown
 
 A row is a recipe's name, or ``baselines``. For each seed a JSON file is written to OUT, with the figures of all users,
 seen items kept and removed, what they depend on, minutes, machine, commit and command. One that is there is not asked
 again: the test set answers once. A training that was stopped goes on where it was. The best weights are those of the
 validation split; the test split is read after that, by ``genrec_fast.evaluate`` alone. Settings are compared with
-``--split validation``, all users of it, and never with the test.
+``--split validation``, all users of it, and never with the test. ``--of`` asks a row's trained network again with
+settings of its backbone that no training reads, such as the weights of ``apex``.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Asked:
     name: str
     changes: list[str]
     split: str
+    of: str | None = None
 
     def file(self, data: Dataset, seed: int, out: Path) -> Path:
         """Where its result is, or will be."""
@@ -99,10 +102,17 @@ def _words(name: str) -> str:
 
 def measure(asked: Asked, data: Dataset, seed: int, out: Path) -> dict[str, Any]:
     """Trains a row's recipe, or goes on with it, and asks the questions once."""
-    row, runs = asked.row, out / "runs" / f"{_words(asked.name)}-{data.name}-{seed}"
+    row, runs = asked.row, out / "runs" / f"{_words(asked.of or asked.name)}-{data.name}-{seed}"
     splits = gf.data.leave_one_out(data.interactions)
-    with processor_seconds(runs.with_suffix(".spent.json")) as spent:
-        model = gf.train(recipe_of(row, asked.changes), data, seed=seed, out=runs, splits=splits, device="cpu")
+    recipe = recipe_of(row, asked.changes)
+    if asked.of is None:
+        with processor_seconds(runs.with_suffix(".spent.json")) as spent:
+            model = gf.train(recipe, data, seed=seed, out=runs, splits=splits, device="cpu")
+    else:
+        model, spent = gf.load(runs), json.loads(runs.with_suffix(".spent.json").read_text())
+        if dataclasses.replace(recipe, backbone=model.recipe.backbone) != model.recipe:
+            raise SystemExit(f"--of {asked.of}: --set may change settings of the backbone alone")
+        model.recipe, model.backbone.config = recipe, recipe.backbone
     begin = time.process_time()
     only = row == BASELINES
     questions = splits.test if asked.split == "test" else splits.validation
@@ -174,6 +184,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting of the recipe"
     )
     parser.add_argument("--name", default=None, help="of the row, where settings are changed")
+    parser.add_argument("--of", default=None, metavar="NAME", help="ask this row's network, without training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", type=Path, default=None, metavar="FOLDER", help="print what is there, and end")
     options = parser.parse_args()
@@ -188,7 +199,8 @@ def main() -> None:
         parser.error(f"{options.data} holds no item features, which baselines compare")
     if options.set and options.name is None:
         parser.error("--name must be given with --set: it is another row")
-    asked = Asked(row=options.row, name=options.name or options.row, changes=options.set, split=options.split)
+    name = options.name or options.row
+    asked = Asked(row=options.row, name=name, changes=options.set, split=options.split, of=options.of)
     for seed in options.seeds:
         kept = asked.file(data, seed, options.out)
         if kept.exists():

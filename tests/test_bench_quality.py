@@ -57,6 +57,19 @@ def test_settings_are_compared_on_validation(shop, tmp_path, monkeypatch, capsys
     assert (found["split"], found["recipe"]["backbone"]["text_weight"]) == ("validation", 0.5)
 
 
+def test_a_trained_network_is_asked_again(shop, tmp_path, monkeypatch, capsys):
+    options = ("--data", shop, "--out", tmp_path, "--split", "validation")
+    run(monkeypatch, "transitions", *options)
+    again = (*options, "--of", "transitions", "--name", "other")
+    run(monkeypatch, "transitions", *again, "--set", "backbone.last_items=1")
+    figures = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert [one["recipe"]["backbone"]["last_items"] for one in figures] == [1, 8]
+    assert figures[0]["lines"][0]["recall"] != figures[1]["lines"][0]["recall"]
+    assert figures[0]["training"] == figures[1]["training"]
+    with pytest.raises(SystemExit, match="--of transitions: --set may change settings of the backbone alone"):
+        run(monkeypatch, "transitions", *again[:-1], "third", "--set", "batching.max_items=3")
+
+
 def test_a_table_has_means_and_spreads_of_seeds():
     def result(seed, recall):
         line = {"name": "a", "seen": "kept", "recall": {"5": recall, "10": recall}, "ndcg": {"5": 0.01, "10": 0.02}}
