@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CausalConfig,
         CobraConfig,
         DiscRecConfig,
+        FlatDiffusionConfig,
         FusedConfig,
         GRUConfig,
         HSTUConfig,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         ScanConfig,
         SpeculativeConfig,
         StochasticBeamConfig,
+        UnmaskConfig,
     )
     from genrec_fast.decoders.base import Decoder
     from genrec_fast.evaluation import Evaluated, evaluate
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
         SampledBCEConfig,
         SampledSoftmaxConfig,
         TreeRankingConfig,
+        UniformMaskingConfig,
     )
     from genrec_fast.recipe.batcher import Batcher
     from genrec_fast.recipe.card import register_config
@@ -161,6 +164,7 @@ __all__ = [
     "DraftedItemsConfig",
     "Evaluated",
     "FSQConfig",
+    "FlatDiffusionConfig",
     "FolderInUseError",
     "FullSoftmaxConfig",
     "FusedConfig",
@@ -228,8 +232,10 @@ __all__ = [
     "TransitionsConfig",
     "TreeRankingConfig",
     "Trie",
+    "UniformMaskingConfig",
     "UniquenessConfig",
     "UnlockedFolderWarning",
+    "UnmaskConfig",
     "UnsupportedError",
     "UserCache",
     "__version__",
@@ -250,6 +256,9 @@ __all__ = [
 
 _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
+    "UniformMaskingConfig": "genrec_fast.objectives",
+    "UnmaskConfig": "genrec_fast.decoders",
+    "FlatDiffusionConfig": "genrec_fast.backbones",
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
     "ConsistentCodeConfig": "genrec_fast.objectives",

@@ -16,6 +16,7 @@ from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
 from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
 from genrec_fast.objectives.tree_ranking import TreeRanking, TreeRankingConfig
+from genrec_fast.objectives.uniform_masking import UniformMasking, UniformMaskingConfig
 
 __all__ = [
     "AllCodes",
@@ -48,6 +49,8 @@ __all__ = [
     "SampledSoftmaxConfig",
     "TreeRanking",
     "TreeRankingConfig",
+    "UniformMasking",
+    "UniformMaskingConfig",
 ]
 
 register_configs(globals())

@@ -23,6 +23,7 @@ from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
+from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
@@ -65,6 +66,7 @@ __all__ = [
     "kuaiformer",
     "letter",
     "liger",
+    "llada_rec",
     "llm2bert4rec",
     "marius",
     "mtgr",
@@ -108,6 +110,7 @@ _ALL = (
     kuaiformer,
     liger,
     letter,
+    llada_rec,
     llm2bert4rec,
     marius,
     mtgr,
