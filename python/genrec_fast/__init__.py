@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RecGPTConfig,
         SeaterConfig,
         SessionsConfig,
+        SlotDiffusionConfig,
         T5Config,
         TimelineConfig,
         TransitionsConfig,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         AllCodesConfig,
         CodesAndItemsConfig,
         CodesAndVectorsConfig,
+        CoherentMaskingConfig,
         ConsistentCodeConfig,
         CountingConfig,
         DraftAlignmentConfig,
@@ -149,6 +151,7 @@ __all__ = [
     "CobraConfig",
     "CodesAndItemsConfig",
     "CodesAndVectorsConfig",
+    "CoherentMaskingConfig",
     "CollaborativeConfig",
     "ConsistentCodeConfig",
     "ContrastiveConfig",
@@ -219,6 +222,7 @@ __all__ = [
     "SeaterConfig",
     "Session",
     "SessionsConfig",
+    "SlotDiffusionConfig",
     "SlowPathWarning",
     "SpeculativeConfig",
     "StillValidationWarning",
@@ -256,6 +260,8 @@ __all__ = [
 
 _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
+    "CoherentMaskingConfig": "genrec_fast.objectives",
+    "SlotDiffusionConfig": "genrec_fast.backbones",
     "UniformMaskingConfig": "genrec_fast.objectives",
     "UnmaskConfig": "genrec_fast.decoders",
     "FlatDiffusionConfig": "genrec_fast.backbones",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec_fast import recipes
-from genrec_fast.backbones import FlatDiffusionConfig, T5Config
+from genrec_fast.backbones import FlatDiffusionConfig, SlotDiffusionConfig, T5Config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
@@ -25,7 +25,7 @@ from shared.catalogs import sized
 RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
 
 
-LARGE = (T5Config, FlatDiffusionConfig)  # backbones that are too slow for a test as they are
+LARGE = (T5Config, FlatDiffusionConfig, SlotDiffusionConfig)  # backbones that are too slow for a test as they are
 
 
 def reads_times(model):
@@ -92,6 +92,7 @@ def test_the_registry():
         "car",
         "cobra",
         "cost",
+        "diffgrm",
         "discrec",
         "dsi",
         "genrank",
@@ -168,6 +169,7 @@ def test_weight_decay_on_embedding_tables_is_named(name):
         ("nezha", ["Qwen3-0.6B", "in place of 512", "before the best are chosen"]),
         ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie"]),
         ("rpg", ["width 128", "text-embedding-3-large", "not dropped", "in place of means"]),
+        ("diffgrm", ["Sentence-T5", "tuples that are no item", "takes its likeliest", "did not find"]),
         ("llada_rec", ["product quantization", "one stands for all", "may be no item", "longest row of the batch"]),
         ("car", ["no code is public", "one position"]),
         ("bert4rec", ["dropout of 0.2, and none of the attention's weights, in place of 0.5 and 0.2"]),

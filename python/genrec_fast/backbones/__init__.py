@@ -17,6 +17,7 @@ from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
 from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
+from genrec_fast.backbones.slot_diffusion import SlotDiffusion, SlotDiffusionConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
@@ -60,6 +61,8 @@ __all__ = [
     "SeaterConfig",
     "Sessions",
     "SessionsConfig",
+    "SlotDiffusion",
+    "SlotDiffusionConfig",
     "T5Config",
     "Timeline",
     "TimelineConfig",

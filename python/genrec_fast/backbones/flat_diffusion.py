@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +17,10 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.packed import row_positions
-from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
+from genrec_fast.nn.packed_block import PackedBlock, appended, codes_before_targets
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["FlatDiffusion", "FlatDiffusionConfig", "codes_before_targets"]
+__all__ = ["FlatDiffusion", "FlatDiffusionConfig"]
 
 MASKED = -1
 
@@ -90,12 +89,14 @@ class FlatDiffusion(nn.Module):
     def read(self, batch: Batch) -> Jagged:
         """Embedded items ``[E, L, D]`` of B rows."""
         check_length("flat_diffusion", batch, self.config.max_items)
-        return self._embedded(Jagged(_codes(batch), batch.items.offsets))
+        if batch.codes is None:
+            raise InvalidValueError("flat_diffusion: batch must have codes (let it pass a layout first), got None")
+        return self._embedded(Jagged(batch.codes, batch.items.offsets))
 
     def read_targets(self, batch: Batch) -> Jagged:
         """Embedded items of M rows: what came before each target."""
         check_length("flat_diffusion", batch, self.config.max_items)
-        return self._embedded(codes_before_targets(batch))
+        return self._embedded(codes_before_targets("flat_diffusion", batch))
 
     def code_logprobs(self, histories: Jagged, written: Tensor) -> list[Tensor]:
         """Per level float32 ``[R, W, K_l]``, of int64 ``written [R, W, L]``, -1 where a code is masked."""
@@ -140,16 +141,3 @@ class FlatDiffusion(nn.Module):
     def _logprobs(self, states: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(states))
         return (logits.float() / self.config.temperature).log_softmax(-1)
-
-
-def _codes(batch: Batch) -> Tensor:
-    if batch.codes is None:
-        raise InvalidValueError("flat_diffusion: batch must have codes (let it pass a layout first), got None")
-    return batch.codes
-
-
-def codes_before_targets(batch: Batch) -> Jagged:
-    """int64 ``[E', L]`` of M rows: the codes of the items that came before each target."""
-    places = Jagged(torch.arange(batch.items.values.shape[0], device=batch.items.offsets.device), batch.items.offsets)
-    before = before_targets(dataclasses.replace(batch, items=places))
-    return Jagged(_codes(batch)[before.values], before.offsets)

@@ -64,8 +64,8 @@ class Unmask(Decoder):
         levels as there are. Codes are chosen on the CPU, wherever the network runs. Ties go to the better row, then to
         the lower level, then to the lower code; in the answer to the lower item id.
 
-    Source: LLaDA-Rec (arXiv:2511.06254), section 3.4; DiffGRM (2025), parallel beam search; that no row leads astray,
-    rows that are the same, and the certificate are ours.
+    Source: LLaDA-Rec (arXiv:2511.06254), adapted beam search; DiffGRM (arXiv:2510.21805), parallel denoising; that no
+    row leads astray, rows that are the same, and the certificate are ours.
     """
 
     needs = MaskedCodes

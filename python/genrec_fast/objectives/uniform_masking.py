@@ -15,7 +15,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import MaskedCodes, MaskedRows
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.nn.packed_block import appended, before_targets
+from genrec_fast.nn.packed_block import appended, codes_before_targets
 
 __all__ = ["UniformMasking", "UniformMaskingConfig", "target_codes_of"]
 
@@ -81,10 +81,8 @@ class UniformMasking(Objective):
         return -(own * masked / (number / levels)).sum() / (count * levels)
 
     def _rows(self, backbone: MaskedRows, batch: Batch, codes: Tensor) -> Tensor:
-        places = Jagged(torch.arange(batch.items.values.shape[0], device=codes.device), batch.items.offsets)
-        before = before_targets(Batch(places, batch.targets))
-        assert batch.codes is not None  # read_targets has looked
-        rows = Jagged(*appended(batch.codes[before.values], before.offsets, codes.unsqueeze(1)))
+        before = codes_before_targets("UniformMasking", batch)
+        rows = Jagged(*appended(before.values, before.offsets, codes.unsqueeze(1)))
         levels = codes.shape[1]
         share = torch.randint(0, levels + 1, (len(rows.values), 1), device=codes.device) / levels
         masked = torch.rand(rows.values.shape, device=codes.device) < share

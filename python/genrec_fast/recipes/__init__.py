@@ -10,6 +10,7 @@ from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
 from genrec_fast.recipes.genrank import genrank
@@ -52,6 +53,7 @@ __all__ = [
     "car",
     "cobra",
     "cost",
+    "diffgrm",
     "discrec",
     "dsi",
     "genrank",
@@ -97,6 +99,7 @@ _ALL = (
     cobra,
     car,
     cost,
+    diffgrm,
     discrec,
     dsi,
     genrank,
