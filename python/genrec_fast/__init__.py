@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CausalConfig,
         CobraConfig,
         DiscRecConfig,
+        FlatDiffusionConfig,
         FusedConfig,
         GRUConfig,
         HSTUConfig,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         RecGPTConfig,
         SeaterConfig,
         SessionsConfig,
+        SlotDiffusionConfig,
         T5Config,
         TimelineConfig,
         TransitionsConfig,
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
         ScanConfig,
         SpeculativeConfig,
         StochasticBeamConfig,
+        UnmaskConfig,
     )
     from genrec_fast.decoders.base import Decoder
     from genrec_fast.evaluation import Evaluated, evaluate
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
         AllCodesConfig,
         CodesAndItemsConfig,
         CodesAndVectorsConfig,
+        CoherentMaskingConfig,
         ConsistentCodeConfig,
         CountingConfig,
         DraftAlignmentConfig,
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
         SampledBCEConfig,
         SampledSoftmaxConfig,
         TreeRankingConfig,
+        UniformMaskingConfig,
     )
     from genrec_fast.recipe.batcher import Batcher
     from genrec_fast.recipe.card import register_config
@@ -146,6 +151,7 @@ __all__ = [
     "CobraConfig",
     "CodesAndItemsConfig",
     "CodesAndVectorsConfig",
+    "CoherentMaskingConfig",
     "CollaborativeConfig",
     "ConsistentCodeConfig",
     "ContrastiveConfig",
@@ -161,6 +167,7 @@ __all__ = [
     "DraftedItemsConfig",
     "Evaluated",
     "FSQConfig",
+    "FlatDiffusionConfig",
     "FolderInUseError",
     "FullSoftmaxConfig",
     "FusedConfig",
@@ -215,6 +222,7 @@ __all__ = [
     "SeaterConfig",
     "Session",
     "SessionsConfig",
+    "SlotDiffusionConfig",
     "SlowPathWarning",
     "SpeculativeConfig",
     "StillValidationWarning",
@@ -228,8 +236,10 @@ __all__ = [
     "TransitionsConfig",
     "TreeRankingConfig",
     "Trie",
+    "UniformMaskingConfig",
     "UniquenessConfig",
     "UnlockedFolderWarning",
+    "UnmaskConfig",
     "UnsupportedError",
     "UserCache",
     "__version__",
@@ -250,6 +260,11 @@ __all__ = [
 
 _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _HOMES = {
+    "CoherentMaskingConfig": "genrec_fast.objectives",
+    "SlotDiffusionConfig": "genrec_fast.backbones",
+    "UniformMaskingConfig": "genrec_fast.objectives",
+    "UnmaskConfig": "genrec_fast.decoders",
+    "FlatDiffusionConfig": "genrec_fast.backbones",
     "LigerConfig": "genrec_fast.backbones",
     "CobraConfig": "genrec_fast.backbones",
     "ConsistentCodeConfig": "genrec_fast.objectives",

@@ -54,6 +54,9 @@ CALLS = {
     | {"allowed": torch.tensor([True] * 5 + [False]), "exclude": Jagged.from_rows([[0], [1, 2]])},
     "topk_code_sums": {"logprobs": normal(2, 8), "item_codes": CODES.to(torch.uint8), "k": 3, "codebook_sizes": (4, 4)}
     | {"allowed": torch.tensor([True] * 4 + [False]), "exclude": Jagged.from_rows([[0], [1, 2]])},
+    "completable_codes": {"written": torch.tensor([[[-1, 1]], [[1, -1]]], dtype=torch.int32)}
+    | {"item_codes": CODES.to(torch.uint8), "codebook_sizes": (4, 4)}
+    | {"allowed": torch.tensor([True] * 4 + [False]), "exclude": Jagged.from_rows([[0], [1, 2]])},
     "graph_step": {"logprobs": normal(2, 8), "item_codes": CODES.to(torch.uint8), "num_beams": 3}
     | {"neighbours": torch.tensor([[0, 1], [1, 4], [2, -1], [3, 0], [4, 2]], dtype=torch.int32)}
     | {"items": torch.tensor([[0, 3], [2, -1]], dtype=torch.int32), "codebook_sizes": (4, 4)},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec_fast import recipes
-from genrec_fast.backbones import T5Config
+from genrec_fast.backbones import FlatDiffusionConfig, SlotDiffusionConfig, T5Config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data import Dataset, Interactions, leave_one_out
@@ -23,6 +23,9 @@ from shared.catalogs import sized
 
 # Those that must be told what users did.
 RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
+
+
+LARGE = (T5Config, FlatDiffusionConfig, SlotDiffusionConfig)  # backbones that are too slow for a test as they are
 
 
 def reads_times(model):
@@ -52,7 +55,11 @@ def small(recipe):
     if isinstance(recipe.tokenizer, FSQConfig):
         sizes = {"steps": ((2, 4), (2, 4)), "training_steps": 40}
     tokenizer = None if recipe.tokenizer is None else shrunk(recipe.tokenizer, sizes)
-    narrow = {"num_layers": 1, "width": 32, "hidden": 32} if isinstance(recipe.backbone, T5Config) else {}
+    narrow = (
+        {"num_layers": 1, "width": 32, "hidden": 32}
+        if isinstance(recipe.backbone, (T5Config, FlatDiffusionConfig))
+        else {}
+    )
     return dataclasses.replace(recipe, tokenizer=tokenizer, backbone=dataclasses.replace(recipe.backbone, **narrow))
 
 
@@ -85,6 +92,7 @@ def test_the_registry():
         "car",
         "cobra",
         "cost",
+        "diffgrm",
         "discrec",
         "dsi",
         "genrank",
@@ -98,6 +106,7 @@ def test_the_registry():
         "kuaiformer",
         "letter",
         "liger",
+        "llada_rec",
         "llm2bert4rec",
         "marius",
         "mtgr",
@@ -160,6 +169,8 @@ def test_weight_decay_on_embedding_tables_is_named(name):
         ("nezha", ["Qwen3-0.6B", "in place of 512", "before the best are chosen"]),
         ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie"]),
         ("rpg", ["width 128", "text-embedding-3-large", "not dropped", "in place of means"]),
+        ("diffgrm", ["Sentence-T5", "tuples that are no item", "takes its likeliest", "did not find"]),
+        ("llada_rec", ["product quantization", "one stands for all", "may be no item", "longest row of the batch"]),
         ("car", ["no code is public", "one position"]),
         ("bert4rec", ["dropout of 0.2, and none of the attention's weights, in place of 0.5 and 0.2"]),
         ("tiger", ["title, price, brand and category", "end token", "head has weights of its own", "trie"]),

@@ -4,6 +4,7 @@ from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConf
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
+from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
@@ -16,6 +17,7 @@ from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
 from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
+from genrec_fast.backbones.slot_diffusion import SlotDiffusion, SlotDiffusionConfig
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
@@ -35,6 +37,8 @@ __all__ = [
     "CobraConfig",
     "DiscRec",
     "DiscRecConfig",
+    "FlatDiffusion",
+    "FlatDiffusionConfig",
     "Fused",
     "FusedConfig",
     "GRUConfig",
@@ -57,6 +61,8 @@ __all__ = [
     "SeaterConfig",
     "Sessions",
     "SessionsConfig",
+    "SlotDiffusion",
+    "SlotDiffusionConfig",
     "T5Config",
     "Timeline",
     "TimelineConfig",

@@ -30,7 +30,9 @@ __all__ = [
     "Jagged",
     "KeptPrompt",
     "Loss",
+    "MaskedCodes",
     "MaskedEmbedding",
+    "MaskedRows",
     "Parallel",
     "PromptReader",
     "Question",
@@ -360,6 +362,48 @@ class MaskedEmbedding(_ItemTable, Protocol):
 
     def embed_masked(self, items: Jagged, at: Tensor) -> Tensor:
         """``[M, D]``: the states of positions int64 ``at [M]`` of rows in which -1 stands for a hidden item."""
+        ...
+
+
+@runtime_checkable
+class MaskedCodes(Protocol):
+    """A backbone that tells masked codes of an item from the rest of its codes and from what came before it.
+
+    Log-probabilities are over whatever the network chooses among: a level's codes, or those of all levels.
+    """
+
+    codebook_sizes: tuple[int, ...]
+
+    def read(self, batch: Batch) -> Any:
+        """The histories of B users, once for all that is asked about them."""
+        ...
+
+    def read_targets(self, batch: Batch) -> Any:
+        """What came before each of M training targets."""
+        ...
+
+    def code_logprobs(self, histories: Any, written: Tensor) -> list[Tensor]:
+        """One float32 ``[R, W, K_l]`` per level, where a code is masked and where it is not.
+
+        Args:
+            histories: of R rows, from ``read`` or ``read_targets``.
+            written: int64 ``[R, W, L]``: W partly written semantic IDs for each row, -1 where a level is masked.
+        """
+        ...
+
+
+@runtime_checkable
+class MaskedRows(MaskedCodes, Protocol):
+    """... and masked codes anywhere in a history."""
+
+    def row_logprobs(self, codes: Jagged, at: Tensor) -> Tensor:
+        """float32 ``[M, V]``: over the codes of all levels, V the sum of their sizes.
+
+        Args:
+            codes: int64 values ``[E, L]``, -1 where a code is masked; the last item of each row is the one that comes
+                next.
+            at: bool ``[E, L]``, M of them: which codes are asked for.
+        """
         ...
 
 

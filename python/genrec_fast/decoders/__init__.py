@@ -6,6 +6,7 @@ candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`
 vectors, and ``blend`` joins the lists of several systems. ``scan_codes`` looks at scores of every item's codes, and
 ``graph`` walks among items whose codes are alike. ``best_first`` proves its answer, and ``speculative`` is ``beam``
 with a draft ahead of it. ``drafted_items`` verifies what an embedding drafts.
+``unmask`` writes the codes of an item in any order.
 """
 
 from genrec_fast.base.config import register_configs
@@ -27,6 +28,7 @@ from genrec_fast.decoders.scan import Scan, ScanConfig
 from genrec_fast.decoders.scan_codes import ScanCodes, ScanCodesConfig
 from genrec_fast.decoders.speculative import Speculative, SpeculativeConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
+from genrec_fast.decoders.unmask import Unmask, UnmaskConfig
 
 __all__ = [
     "Beam",
@@ -62,6 +64,8 @@ __all__ = [
     "SpeculativeConfig",
     "StochasticBeam",
     "StochasticBeamConfig",
+    "Unmask",
+    "UnmaskConfig",
     "code_neighbours",
     "score_candidates",
 ]

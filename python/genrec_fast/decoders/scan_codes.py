@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
+from genrec_fast.decoders.items_by_codes import ItemsByCodes
 from genrec_fast.ops import topk_code_sums
 
 __all__ = ["PackedCodes", "ScanCodes", "ScanCodesConfig", "ask_parallel", "code_logprobs", "scan"]
@@ -76,6 +78,11 @@ class CodesOf:
     packed: Tensor
     sizes: tuple[int, ...]
     used: Tensor
+
+    @functools.cached_property
+    def items(self) -> ItemsByCodes:
+        """Which items have some codes; made when it is asked for first."""
+        return ItemsByCodes(self.packed, self.sizes)
 
 
 class PackedCodes:

@@ -15,7 +15,7 @@ from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import row_positions
 
-__all__ = ["PackedBlock", "appended", "before_targets"]
+__all__ = ["PackedBlock", "appended", "before_targets", "codes_before_targets"]
 
 
 class PackedBlock(nn.Module):
@@ -123,3 +123,16 @@ def before_targets(batch: Batch) -> Jagged:
     before = offsets_of(positions - starts + 1)
     index = row_positions(before) + torch.repeat_interleave(starts, before.diff())
     return Jagged(batch.items.values[index], before)
+
+
+def codes_before_targets(op: str, batch: Batch) -> Jagged:
+    """M rows of codes int64 ``[E', L]``: for each target those of the items that came before it.
+
+    Raises:
+        InvalidValueError: a batch without codes.
+    """
+    if batch.codes is None:
+        raise InvalidValueError(f"{op}: batch must have codes (let it pass a layout first), got None")
+    places = torch.arange(batch.items.values.shape[0], device=batch.items.offsets.device)
+    before = before_targets(Batch(Jagged(places, batch.items.offsets), batch.targets))
+    return Jagged(batch.codes[before.values], before.offsets)

@@ -4,6 +4,7 @@ from genrec_fast.base.config import register_configs
 from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
 from genrec_fast.objectives.codes_and_items import CodesAndItems, CodesAndItemsConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
+from genrec_fast.objectives.coherent_masking import CoherentMasking, CoherentMaskingConfig
 from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCodeConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmentConfig
@@ -16,6 +17,7 @@ from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
 from genrec_fast.objectives.sampled_bce import SampledBCE, SampledBCEConfig
 from genrec_fast.objectives.sampled_softmax import SampledSoftmax, SampledSoftmaxConfig
 from genrec_fast.objectives.tree_ranking import TreeRanking, TreeRankingConfig
+from genrec_fast.objectives.uniform_masking import UniformMasking, UniformMaskingConfig
 
 __all__ = [
     "AllCodes",
@@ -24,6 +26,8 @@ __all__ = [
     "CodesAndItemsConfig",
     "CodesAndVectors",
     "CodesAndVectorsConfig",
+    "CoherentMasking",
+    "CoherentMaskingConfig",
     "ConsistentCode",
     "ConsistentCodeConfig",
     "Counting",
@@ -48,6 +52,8 @@ __all__ = [
     "SampledSoftmaxConfig",
     "TreeRanking",
     "TreeRankingConfig",
+    "UniformMasking",
+    "UniformMaskingConfig",
 ]
 
 register_configs(globals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
+from genrec_fast.ops.completable_codes import completable_codes
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.graph_step import GraphStep, graph_step
@@ -38,6 +39,7 @@ __all__ = [
     "TrieFilter",
     "TriePlaces",
     "TrieStep",
+    "completable_codes",
     "deinterleave",
     "embedding",
     "fingerprint",

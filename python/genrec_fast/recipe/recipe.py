@@ -18,6 +18,7 @@ from genrec_fast.base.protocols import (
     Embedding,
     Interests,
     ItemScores,
+    MaskedCodes,
     MaskedEmbedding,
     Parallel,
     TeacherForced,
@@ -247,6 +248,7 @@ _PROTOCOLS = (
     Embedding,
     Interests,
     MaskedEmbedding,
+    MaskedCodes,
     ItemScores,
     Counted,
 )

@@ -74,7 +74,9 @@ class Row:
         everything = query.allowed is None and query.candidates is None
         shape = (everything, question.timestamps is None, question.actions is None, query.seed)
         exact = query.exact, (query.exact or decoder.by_k) and query.k
-        return (shape, beams, exact) if decoder.by_level else (shape, query.k, query.exact, query.exclude is None)
+        return (
+            (shape, beams, exact) if decoder.by_level else (shape, beams, query.k, query.exact, query.exclude is None)
+        )
 
 
 @dataclass

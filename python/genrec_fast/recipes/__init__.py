@@ -10,6 +10,7 @@ from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
 from genrec_fast.recipes.genrank import genrank
@@ -23,6 +24,7 @@ from genrec_fast.recipes.hstu_ranking import hstu_ranking
 from genrec_fast.recipes.kuaiformer import kuaiformer
 from genrec_fast.recipes.letter import letter
 from genrec_fast.recipes.liger import liger
+from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mtgr import mtgr
@@ -51,6 +53,7 @@ __all__ = [
     "car",
     "cobra",
     "cost",
+    "diffgrm",
     "discrec",
     "dsi",
     "genrank",
@@ -65,6 +68,7 @@ __all__ = [
     "kuaiformer",
     "letter",
     "liger",
+    "llada_rec",
     "llm2bert4rec",
     "marius",
     "mtgr",
@@ -95,6 +99,7 @@ _ALL = (
     cobra,
     car,
     cost,
+    diffgrm,
     discrec,
     dsi,
     genrank,
@@ -108,6 +113,7 @@ _ALL = (
     kuaiformer,
     liger,
     letter,
+    llada_rec,
     llm2bert4rec,
     marius,
     mtgr,

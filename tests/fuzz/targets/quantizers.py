@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops.reference.completable_codes import completable_codes as _completable
 from genrec_fast.ops.reference.graph_step import graph_step as _graph
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _kmeans
 from genrec_fast.ops.reference.rq_decode import rq_decode as _decode
@@ -189,3 +190,38 @@ def graph_step(rng: Rng) -> Case:
         return ops.GraphStep(*_graph(logprobs, item_codes, neighbours, items, int(num_beams), sizes))
 
     return Case(ops.graph_step, args, right)
+
+
+@target("completable_codes")
+def completable_codes(rng: Rng) -> Case:
+    users, beams, items = rng.choice((0, 1, 3)), rng.choice((0, 1, 4)), rng.choice((0, 1, 5, 17, 70))
+    scores = _code_scores(rng, users, items)
+    codes, sizes = scores["item_codes"], scores["codebook_sizes"]
+    written = torch.stack([rng.whole(-1, size, users * beams, dtype=torch.int32) for size in sizes], 1)
+    if items:  # of items that there are, so that some code is left
+        own = codes[rng.whole(0, items, users * beams)].int()
+        written = torch.where(rng.mask(*own.shape), own, -1) if rng.flip(0.8) else written
+    allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
+    exclude = None
+    if rng.flip(0.4):
+        lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
+        exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
+    args = {
+        "written": written.view(users, beams, len(sizes)),
+        "item_codes": codes,
+        "codebook_sizes": sizes,
+        "allowed": None if allowed is None else rng.mask(*allowed),
+        "exclude": exclude,
+    }
+
+    def right(written: Tensor, item_codes: Tensor, codebook_sizes: Any, allowed: Any, exclude: Any) -> Any:
+        lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
+        mask = allowed if allowed is None or allowed.dim() == 2 else allowed[None]
+        sizes = [int(size) for size in codebook_sizes]
+        if written.numel():
+            _require_codes(item_codes, sizes)
+        if bool(((written < -1) | (written >= torch.tensor(sizes))).any()):
+            raise ValueError("a code outside")
+        return _completable(written, item_codes, sizes, mask, *lists)
+
+    return Case(ops.completable_codes, args, right)
