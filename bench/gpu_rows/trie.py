@@ -33,6 +33,24 @@ def trie_lookup() -> Iterator[Line]:
     yield Line("trie_lookup", "1M prefixes, 1M items", *times, "torch twin", "2x")
 
 
+@row("trie_places")
+def trie_places() -> Iterator[Line]:
+    """40,000 items among 20M."""
+    from genrec_fast.catalog.trie import build_trie
+    from genrec_fast.ops import trie_places as places
+
+    generator = torch.Generator().manual_seed(0)
+    base, added = (
+        build_trie(torch.randint(0, 8192, (count, 3), generator=generator), codebook_sizes=(8192,) * 3)
+        for count in (20_000_000, 40_000)
+    )
+    right, there, new = places(base, added), base.to("cuda"), added.to("cuda")
+    found = places(there, new)
+    for one, other in zip((*found.before, *found.shared), (*right.before, *right.shared), strict=True):
+        assert one.cpu().equal(other), "other places than the CPU's"
+    yield Line("trie_places", "40,000 of 20M items", microseconds(graphed(lambda: places(there, new))))
+
+
 @row("trie_step", "trie_filter")
 def trie_step() -> Iterator[Line]:
     """Levels of searches over 20M items, every bit held against the CPU's; torch: log-softmax, gather, top-k."""

@@ -35,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(256)
   if (node + 1 >= small.child.count) return;
   const EdgeRange here = edges_of(small, node);
   if (here.begin == here.end) return;
-  const EdgeRange there = node_before ? children_at(large, node_before[node], node_shared[node] != 0) : edges_of(large, 0);
+  const EdgeRange there =
+      node_before ? children_at(large, node_before[node], node_shared[node] != 0) : edges_of(large, 0);
   for (long long edge = here.begin + (thread & (lanes - 1)); edge < here.end; edge += lanes) {
     const int code = token_at(small, edge);
     const long long place = lower_edge(large, there, code);
