@@ -12,7 +12,7 @@ from genrec_fast.ops import _cuda
 from genrec_fast.ops._cuda_jagged import checked_offsets
 from genrec_fast.ops._tensors import check_offsets, require_offsets
 
-__all__ = ["hide", "lengthened", "lists", "require_allowed", "require_exclude"]
+__all__ = ["ascending", "hide", "lengthened", "lists", "require_allowed", "require_exclude"]
 
 _MANY = 1 << 20  # numbers: no machine lacks the room for fewer, and the question costs 0.4 us
 
@@ -70,7 +70,7 @@ def require_exclude(
         return None, None
     values, offsets = _lists(op, exclude, count, device)
     if _cuda.emulates() or (device.type == "cuda" and _cuda.can_launch()):
-        return (None, None) if values.numel() == 0 else _excluded(values, offsets, num_items)
+        return (None, None) if values.numel() == 0 else ascending(values, offsets, num_items)
     check_offsets(op, "exclude's offsets", offsets, values.numel())
     if values.numel() == 0:
         return None, None
@@ -81,7 +81,8 @@ def require_exclude(
     return (rows * num_items + values).sort().values - rows * num_items, offsets
 
 
-def _excluded(ids: Tensor, offsets: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+def ascending(ids: Tensor, offsets: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+    """int64 ids ascending in every row, and offsets, without a look at a value: see ``require_exclude`` on cards."""
     places = torch.arange(len(ids), device=ids.device)
     rows = (torch.searchsorted(offsets, places, right=True) - 1).clamp(0, max(0, len(offsets) - 2))
     inside = torch.where((ids >= 0) & (ids < num_items), ids, num_items)
