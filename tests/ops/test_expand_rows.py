@@ -105,6 +105,17 @@ def test_rows_of_many_items_and_buffers_that_are_cut(card, monkeypatch, items_a_
         assert_equal(on(card, trie, own, k), expected(trie, *own, k, None, None))
 
 
+def test_where_no_row_is_shared_the_filter_of_the_search_is_not_asked_again(device):
+    """It may be that of more users than these."""
+    trie = build_trie(torch.arange(30).reshape(30, 1), codebook_sizes=(30,)).to(device)
+    keep = trie_filter(trie, allowed=torch.zeros(7, 30, dtype=torch.bool, device=device))
+    rows = torch.tensor([[4, 9, -1, 2]], dtype=torch.int32, device=device)
+    scores = torch.tensor([[-1.0, -2.0, 0.0, -1.0]], device=device)
+    items, codes, found = expand_rows(trie, rows, rows.unsqueeze(2), scores, 5, keep)
+    assert (items.tolist(), codes.flatten().tolist()) == ([[2, 4, 9, -1, -1]], [2, 4, 9, -1, -1])
+    assert found.tolist() == [[-1.0, -1.0, -2.0, -torch.inf, -torch.inf]]
+
+
 def test_what_cannot_be_is_shown_to_nobody(card):
     """Rows and leaves that somebody wrote into, and an excluded item that is not there."""
     generator = torch.Generator().manual_seed(2)

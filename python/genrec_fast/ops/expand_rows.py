@@ -37,7 +37,7 @@ def expand_rows(
         codes: int32 ``[B, W, L]``: their semantic IDs.
         scores: float32 ``[B, W]``.
         k: items per user.
-        keep: the filter of the search.
+        keep: the filter of the search, which left out rows without an item that passes.
         ranks: float32 or float64 ``[B, W]``: what items are ordered by, the largest first; ``None``: the scores.
 
     Returns:
@@ -50,7 +50,8 @@ def expand_rows(
     by = scores if ranks is None else ranks
     if not hasattr(trie, "leaf_items"):  # one whose items have changed since it was built
         return _sorted(rows, codes, scores, by, k, trie.items, None if keep is None else keep.keeps)
-    allowed, exclude = (None, None) if keep is None else (keep.allowed, keep.exclude)
+    one_each = trie.num_items == trie.num_rows  # a search with a filter found no other rows
+    allowed, exclude = (None, None) if keep is None or one_each else (keep.allowed, keep.exclude)
     lists = (None, None) if exclude is None else (exclude.values, exclude.offsets)
     on_card = _cuda.emulates() or (rows.is_cuda and _cuda.can_launch())
     leaves = (trie.leaf_bases, trie.leaf_deltas, trie.leaf_items)
@@ -75,7 +76,7 @@ def _plain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Torch on any device, all users at once."""
     num_items, num_rows = leaf_items.shape[0], leaf_deltas.shape[0] - 1
-    if num_items == num_rows:  # a search with a filter found no other rows
+    if num_items == num_rows and allowed is None and exclude_ids is None:
         return _one_each(leaf_items, rows, codes, scores, k, ranks)
 
     def items(row: Tensor) -> Jagged:
