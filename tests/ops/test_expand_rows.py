@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops import _cuda_expand_rows, trie_filter
@@ -31,7 +32,7 @@ def kept_rows(trie, users, beams, generator, *, ties):
     rows[torch.rand(rows.shape, generator=generator) < 0.1] = -1
     scores = -torch.randint(0, 4, rows.shape, generator=generator).float() if ties else torch.randn(rows.shape)
     codes = torch.randint(0, 100, (users, beams, 2), generator=generator, dtype=torch.int32)
-    return rows, codes, scores
+    return rows, codes, scores.masked_fill(rows < 0, -torch.inf)
 
 
 def expected(trie, rows, codes, scores, k, keep, ranks):
@@ -83,9 +84,11 @@ def test_every_device_gives_the_twins_items(data):
             passing = item[keep.keeps(torch.full_like(item, user), item)]
             left[user, trie.item_rows[passing].long()] = True
         rows[~left.gather(1, row)] = -1
+        scores[rows < 0] = -torch.inf
     ranks = data.draw(st.sampled_from([None, torch.float32, torch.float64]), "ranks")
     if ranks is not None:
         ranks = torch.randint(-3, 3, rows.shape, generator=generator).to(ranks) * 1e-9 + 1
+        ranks[rows < 0] = -torch.inf
     given = rows, codes, scores
     wanted = expected(trie, *given, k, keep, ranks)
     assert_equal(on("cpu", trie, given, k, keep, ranks), wanted)
@@ -110,7 +113,7 @@ def test_where_no_row_is_shared_the_filter_of_the_search_is_not_asked_again(devi
     trie = build_trie(torch.arange(30).reshape(30, 1), codebook_sizes=(30,)).to(device)
     keep = trie_filter(trie, allowed=torch.zeros(7, 30, dtype=torch.bool, device=device))
     rows = torch.tensor([[4, 9, -1, 2]], dtype=torch.int32, device=device)
-    scores = torch.tensor([[-1.0, -2.0, 0.0, -1.0]], device=device)
+    scores = torch.tensor([[-1.0, -2.0, -torch.inf, -1.0]], device=device)
     items, codes, found = expand_rows(trie, rows, rows.unsqueeze(2), scores, 5, keep)
     assert (items.tolist(), codes.flatten().tolist()) == ([[2, 4, 9, -1, -1]], [2, 4, 9, -1, -1])
     assert found.tolist() == [[-1.0, -1.0, -2.0, -torch.inf, -torch.inf]]
@@ -142,6 +145,22 @@ def test_what_cannot_be_is_shown_to_nobody(card):
     again = rows[:1, :1].clamp(min=0).expand(2, 9).contiguous()
     items, *_ = on(card, trie, (again, codes, scores), 300)
     assert bool(((items >= -1) & (items < 200)).all())
+
+
+def test_a_card_refuses_what_does_not_fit_together(card):
+    generator = torch.Generator().manual_seed(4)
+    trie = catalog(60, 4, generator).to(card)
+    rows, codes, scores = (part.to(card) for part in kept_rows(trie, 2, 5, generator, ties=True))
+    filters = trie_filter(trie, allowed=torch.ones(3, 60, dtype=torch.bool, device=card))
+    with pytest.raises(InvalidValueError, match=r"allowed must be bool \[1 or 2, 60\], got torch\.bool \[3, 60\]"):
+        expand_rows(trie, rows, codes, scores, 4, filters)
+    lists = Jagged(torch.tensor([1], device=card), torch.tensor([0, 1], device=card))
+    with pytest.raises(InvalidValueError, match="expand_rows: exclude must be for 2 users, got 1"):
+        expand_rows(trie, rows, codes, scores, 4, trie_filter(trie, exclude=lists))
+    with pytest.raises(InvalidValueError, match=r"must be of rows \[2, 5\], got \[2, 5, 2\], \[2, 4\] and \[2, 4\]"):
+        expand_rows(trie, rows, codes, scores[:, :4], 4, None)
+    with pytest.raises(InvalidTypeError, match=r"rows must be torch\.int32, got torch\.int64"):
+        expand_rows(trie, rows.long(), codes, scores, 4, None)
 
 
 def test_torch_knows_it():

@@ -7,9 +7,11 @@ import ctypes
 import torch
 from torch import Tensor
 
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import _cuda
 from genrec_fast.ops._cuda_trie import PackedOffsets
 from genrec_fast.ops._filters import ascending
+from genrec_fast.ops.trie_offsets import require_packed
 
 __all__ = ["expand_rows"]
 
@@ -48,8 +50,39 @@ def expand_rows(
     exclude_ids: Tensor | None,
     exclude_offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``genrec_fast::expand_rows``; where an excluded id is not there, the user's items are -1 and scores NaN."""
+    """As ``genrec_fast::expand_rows``; where an excluded id is not there, the user's items are -1 and scores NaN.
+
+    Raises:
+        InvalidTypeError: a tensor of another dtype than the op takes.
+        InvalidValueError: tensors that do not fit together.
+    """
     users, beams = rows.shape
+    for name, tensor, dtypes in (
+        ("rows", rows, (torch.int32,)),
+        ("codes", codes, (torch.int32,)),
+        ("scores", scores, (torch.float32,)),
+        ("ranks", ranks, (torch.float32, torch.float64)),
+        ("leaf_items", leaf_items, (torch.int32,)),
+    ):
+        if tensor.dtype not in dtypes:
+            raise InvalidTypeError(f"expand_rows: {name} must be {' or '.join(map(str, dtypes))}, got {tensor.dtype}")
+    require_packed("leaf", leaf_bases, leaf_deltas)
+    leaf_bases, leaf_deltas, leaf_items = (part.contiguous() for part in (leaf_bases, leaf_deltas, leaf_items))
+    if scores.shape != rows.shape or ranks.shape != rows.shape or codes.shape[:2] != rows.shape:
+        raise InvalidValueError(
+            f"expand_rows: codes, scores and ranks must be of rows {list(rows.shape)}, "
+            f"got {list(codes.shape)}, {list(scores.shape)} and {list(ranks.shape)}"
+        )
+    if allowed is not None and (
+        allowed.dtype != torch.bool
+        or tuple(allowed.shape) not in ((1, leaf_items.numel()), (users, leaf_items.numel()))
+    ):
+        raise InvalidValueError(
+            f"expand_rows: allowed must be bool [1 or {users}, {leaf_items.numel()}], "
+            f"got {allowed.dtype} {list(allowed.shape)}"
+        )
+    if exclude_offsets is not None and exclude_offsets.numel() != users + 1:
+        raise InvalidValueError(f"expand_rows: exclude must be for {users} users, got {exclude_offsets.numel() - 1}")
     num_rows, num_items, levels = leaf_deltas.numel() - 1, leaf_items.numel(), codes.shape[2]
     items = rows.new_empty((users, k), dtype=torch.int64)
     out_codes, out_scores = codes.new_empty(users, k, levels), scores.new_empty(users, k)

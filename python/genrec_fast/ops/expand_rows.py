@@ -35,7 +35,7 @@ def expand_rows(
         trie: the catalog.
         rows: int32 ``[B, W]``: rows of the trie, -1 = none; no row twice per user.
         codes: int32 ``[B, W, L]``: their semantic IDs.
-        scores: float32 ``[B, W]``.
+        scores: float32 ``[B, W]``; -inf, as of ranks, where there is no row.
         k: items per user.
         keep: the filter of the search, which left out rows without an item that passes.
         ranks: float32 or float64 ``[B, W]``: what items are ordered by, the largest first; ``None``: the scores.
