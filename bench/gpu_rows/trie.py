@@ -33,6 +33,24 @@ def trie_lookup() -> Iterator[Line]:
     yield Line("trie_lookup", "1M prefixes, 1M items", *times, "torch twin", "2x")
 
 
+@row("trie_places")
+def trie_places() -> Iterator[Line]:
+    """40,000 items among 20M."""
+    from genrec_fast.catalog.trie import build_trie
+    from genrec_fast.ops import trie_places as places
+
+    generator = torch.Generator().manual_seed(0)
+    base, added = (
+        build_trie(torch.randint(0, 8192, (count, 3), generator=generator), codebook_sizes=(8192,) * 3)
+        for count in (20_000_000, 40_000)
+    )
+    right, there, new = places(base, added), base.to("cuda"), added.to("cuda")
+    found = places(there, new)
+    for one, other in zip((*found.before, *found.shared), (*right.before, *right.shared), strict=True):
+        assert one.cpu().equal(other), "other places than the CPU's"
+    yield Line("trie_places", "40,000 of 20M items", microseconds(graphed(lambda: places(there, new))))
+
+
 @row("trie_step", "trie_filter")
 def trie_step() -> Iterator[Line]:
     """Levels of searches over 20M items, every bit held against the CPU's; torch: log-softmax, gather, top-k."""
@@ -87,3 +105,30 @@ def trie_step() -> Iterator[Line]:
         wanted = "25 us and 3x" if (users, level, keep) == (1, 1, None) else ""
         times = microseconds(graphed(ours)), microseconds(graphed(rival)) if keep is None else None
         yield Line("trie_step", what, *times, "torch log_softmax, gather, topk", wanted)
+
+
+@row("expand_rows")
+def expand_rows() -> Iterator[Line]:
+    """The 50 best items of 50 beams, one to some items a row; torch sorts three times and waits for the card."""
+    from genrec_fast.catalog.trie import build_trie
+    from genrec_fast.ops import expand_rows as module
+
+    generator = torch.Generator().manual_seed(0)
+    for size in (64, 1024):  # a million items in 262,144 rows, and in nearly as many as there are items
+        trie = build_trie(torch.randint(0, size, (1_000_000, 3), generator=generator), codebook_sizes=(size,) * 3)
+        rows = torch.stack([torch.randperm(trie.num_rows, generator=generator)[:50] for _ in range(256)]).int()
+        codes, scores = torch.zeros(256, 50, 3, dtype=torch.int32), torch.randn(256, 50, generator=generator)
+        there, given = trie.to("cuda"), (rows.cuda(), codes.cuda(), scores.cuda())
+
+        def ours(there=there, given=given) -> tuple[torch.Tensor, ...]:
+            return module.expand_rows(there, *given, 50, None)
+
+        def rival(there=there, given=given) -> tuple[torch.Tensor, ...]:
+            leaves = there.leaf_bases, there.leaf_deltas, there.leaf_items
+            return module._plain(*given, given[2], *leaves, 50, None, None, None)
+
+        right = module.expand_rows(trie, rows, codes, scores, 50, None)
+        for one, other in zip(ours(), right, strict=True):
+            assert one.cpu().equal(other), "other items than the CPU's"
+        what = f"256 x 50 beams, 1M items in {trie.num_rows:,} rows"
+        yield Line("expand_rows", what, microseconds(graphed(ours)), microseconds(rival), "torch sorts", "3x")

@@ -18,6 +18,9 @@
 
 constexpr unsigned all_lanes = 0xffffffffu;
 
+DEVICE_INLINE float negative_infinity() { return __uint_as_float(0xff800000u); }
+DEVICE_INLINE float not_a_number() { return __uint_as_float(0x7fc00000u); }
+
 DEVICE_INLINE float bfloat16_to_float(unsigned short x) { return __uint_as_float(static_cast<unsigned>(x) << 16); }
 
 // To the nearest, ties to even.

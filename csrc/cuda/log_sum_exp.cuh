@@ -17,8 +17,6 @@ __constant__ unsigned powers_of_two[32] = {
     0x3f7744fdu, 0x3f77fbb8u, 0x3f78ccdfu, 0x3f79b907u, 0x3f7ac0c7u, 0x3f7be4bau, 0x3f7d257du, 0x3f7e83b3u,
 };
 
-DEVICE_INLINE float negative_infinity() { return __uint_as_float(0xff800000u); }
-
 struct SumScratch {     // shared by a block of at most 256 threads
   unsigned powers[32];  // a bank each: whatever 32 lanes look up, it is one access
   float highest[8];     // of the warps

@@ -4,6 +4,12 @@
 
 using Key = unsigned long long;
 
+// The score of a key that orders by a float first: its high word, turned so that larger is larger.
+DEVICE_INLINE float score_in(Key key) {
+  const unsigned high = static_cast<unsigned>(key >> 32);
+  return __uint_as_float(high >> 31 ? high & 0x7fffffffu : ~high);
+}
+
 constexpr int select_bits = 11, select_bins = 1 << select_bits;
 
 struct SelectScratch {  // shared by a block of a power of two of threads, at most 1024
@@ -87,4 +93,36 @@ DEVICE_INLINE long long keep_from(Key floor, Key* keys, int* edges, long long co
     __syncthreads();
   }
   return kept;
+}
+
+// The same for keys alone.
+DEVICE_INLINE long long keep_from(Key floor, Key* keys, long long count, SelectScratch& scratch) {
+  long long kept = 0;
+  for (long long first = 0; first < count; first += blockDim.x) {
+    const long long i = first + threadIdx.x;
+    const Key key = i < count ? keys[i] : 0;
+    const bool stays = key >= floor && i < count;
+    const Before before = sum_before(stays, scratch.warps);
+    if (stays) keys[kept + before.mine] = key;
+    kept += before.all;
+    __syncthreads();
+  }
+  return kept;
+}
+
+// Sorts by one block, ascending. Any count: what lies behind the end of a power of two counts as the largest key.
+DEVICE_INLINE void sort_keys(Key* keys, long long count) {
+  for (int size = 1; 1ll << (size - 1) < count; ++size)  // of sorted runs, as a power of two; so is the step
+    for (int step = size - 1; step >= 0; --step) {
+      __syncthreads();
+      for (long long pair = threadIdx.x; 2 * pair < count + (2ll << step); pair += blockDim.x) {
+        const long long low = (pair >> step << (step + 1)) | (pair & ((1ll << step) - 1));
+        // Mirrored first, then side by side.
+        const long long high = step == size - 1 ? low ^ ((1ll << size) - 1) : low + (1ll << step);
+        if (high >= count || keys[low] <= keys[high]) continue;
+        const Key key = keys[low];
+        keys[low] = keys[high], keys[high] = key;
+      }
+    }
+  __syncthreads();
 }

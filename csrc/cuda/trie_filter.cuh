@@ -61,23 +61,6 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// Sorts by one block, ascending. Any count: what lies behind the end of a power of two counts as the largest key.
-DEVICE_INLINE void sort_keys(Key* keys, long long count) {
-  for (int size = 1; 1ll << (size - 1) < count; ++size)  // of sorted runs, as a power of two; so is the step
-    for (int step = size - 1; step >= 0; --step) {
-      __syncthreads();
-      for (long long pair = threadIdx.x; 2 * pair < count + (2ll << step); pair += blockDim.x) {
-        const long long low = (pair >> step << (step + 1)) | (pair & ((1ll << step) - 1));
-        // Mirrored first, then side by side.
-        const long long high = step == size - 1 ? low ^ ((1ll << size) - 1) : low + (1ll << step);
-        if (high >= count || keys[low] <= keys[high]) continue;
-        const Key key = keys[low];
-        keys[low] = keys[high], keys[high] = key;
-      }
-    }
-  __syncthreads();
-}
-
 // How many of the row's items are allowed; `kept` null: all are.
 DEVICE_INLINE long long items_left(const RowItems& catalog, const unsigned char* kept, long long row) {
   const long long begin = offset_at(catalog.leaf, row), end = offset_at(catalog.leaf, row + 1);

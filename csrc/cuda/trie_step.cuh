@@ -45,8 +45,6 @@ struct TrieStep {  // python/genrec_fast/ops/_cuda_trie_step.py writes the same
   float* out_bound;
 };
 
-DEVICE_INLINE float not_a_number() { return __uint_as_float(0x7fc00000u); }
-
 // A live beam's children.
 template <class Element>
 struct Children {
@@ -85,11 +83,6 @@ struct Children {
     return static_cast<Key>(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | (~(flat + own));
   }
 };
-
-DEVICE_INLINE float score_in(Key key) {
-  const unsigned high = static_cast<unsigned>(key >> 32);
-  return __uint_as_float(high >> 31 ? high & 0x7fffffffu : ~high);
-}
 
 // What is subtracted from the beam's logits: NaN where a value is refused, +inf where nothing can be kept.
 template <class Element>

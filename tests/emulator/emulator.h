@@ -376,6 +376,11 @@ T atomicOr(T* p, T value) {
   return std::atomic_ref<T>(*p).fetch_or(value);
 }
 template <class T>
+T atomicCAS(T* p, T expected, T value) {
+  std::atomic_ref<T>(*p).compare_exchange_strong(expected, value);
+  return expected;
+}
+template <class T>
 T atomicMax(T* p, T value) {
   std::atomic_ref<T> at(*p);
   T old = at.load();

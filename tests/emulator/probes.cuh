@@ -49,6 +49,12 @@ extern "C" __global__ void probe_histogram(const int* x, int n, int* counts) {
   if (i < n) atomicAdd(counts + x[i], 1);
 }
 
+// The first of the threads with a number takes its slot; the others see who has it.
+extern "C" __global__ void probe_slots(const int* x, int n, int* slots, int* others) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < n) others[i] = atomicCAS(slots + x[i] % 7, -1, x[i]);
+}
+
 // out[16, 16] = a[16, 16] b[16, 16], all by rows in memory.
 template <class Element>
 DEVICE_INLINE void product(const unsigned short* a, const unsigned short* b, float* out) {

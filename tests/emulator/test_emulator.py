@@ -66,6 +66,12 @@ def test_atomics():
     x, counts = torch.arange(1000, dtype=torch.int32) % 7, torch.zeros(7, dtype=torch.int32)
     probe("histogram", x, _cuda.int32(1000), counts, grid=8, block=128)
     assert counts.equal(torch.bincount(x.long()).int())
+    slots, others = torch.full((7,), -1, dtype=torch.int32), torch.empty(1000, dtype=torch.int32)
+    numbers = torch.arange(1000, dtype=torch.int32)
+    probe("slots", numbers, _cuda.int32(1000), slots, others, grid=8, block=128)
+    assert (slots % 7).tolist() == list(range(7))
+    assert int((others == -1).sum()) == 7
+    assert others[others >= 0].equal(slots[numbers[others >= 0] % 7])
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bfloat16", torch.bfloat16), ("half", torch.float16)])

@@ -9,7 +9,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import graph_step, topk_code_sums
 from genrec_fast.ops.reference.graph_step import graph_step as twin
 from ops.test_topk_code_sums import KINDS, case
-from shared.isas import every_isa
+from shared.cards import every_place
 
 
 def graph(items, edges, generator):
@@ -23,7 +23,7 @@ def graph(items, edges, generator):
 def assert_equal(found, wanted):
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype
-        assert torch.equal(one, other)
+        assert torch.equal(one.cpu(), other)
 
 
 @given(
@@ -42,9 +42,11 @@ def test_equals_the_twin(kind, users, items, edges, stand, num_beams, sizes, see
     near = graph(items, edges, generator)
     start = torch.randint(-1, items, (users, stand), generator=generator, dtype=torch.int32)
     wanted = twin(x, codes, near, start, num_beams, sizes)
-    for _ in every_isa():
+    for place in every_place():
+        there = near.to(place), start.to(place)
         for dtype in (torch.uint8, torch.int32):
-            assert_equal(graph_step(x, codes.to(dtype), near, start, num_beams, codebook_sizes=sizes), wanted)
+            found = graph_step(x.to(place), codes.to(place, dtype), *there, num_beams, codebook_sizes=sizes)
+            assert_equal(found, wanted)
 
 
 def test_by_hand():
@@ -61,7 +63,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("whole", ["edges", "beams"])
-def test_with_every_item_in_reach_it_is_the_exhaustive_scan(isa, whole):
+def test_with_every_item_in_reach_it_is_the_exhaustive_scan(place, whole):
     """60 items, 4 x 8 codes: edges = N, or a walk from all N items."""
     x, codes, generator = case("softmax", 9, 60, (8,) * 4, 0)
     everyone = torch.arange(60, dtype=torch.int32)
@@ -70,6 +72,7 @@ def test_with_every_item_in_reach_it_is_the_exhaustive_scan(isa, whole):
         start = torch.randint(60, (9, 1), generator=generator, dtype=torch.int32)
     else:
         near, start = graph(60, 3, generator), everyone.expand(9, -1)
+    x, codes, near, start = (part.to(place) for part in (x, codes, near, start))
     found = graph_step(x, codes, near, start, 10, codebook_sizes=(8,) * 4)
     scores, ids = topk_code_sums(x, codes, 10, codebook_sizes=(8,) * 4)
     assert torch.equal(found.items.long(), ids)
@@ -92,6 +95,48 @@ def test_a_walk_stands_at_the_best_that_it_has_seen():
         best, ids = topk_code_sums(x, codes, 5, codebook_sizes=(8,) * 4, allowed=allowed)
         assert torch.equal(items.long(), ids)
         assert torch.equal(scores, best)
+
+
+def test_strides_on_a_card_and_more_beams_than_a_block_sorts_in_shared_memory(card):
+    x, codes, generator = case("integers", 2, 3000, (9, 4, 3, 5), 2)
+    near = torch.randint(-1, 3000, (3000, 40), generator=generator, dtype=torch.int32)
+    start = torch.randint(-1, 3000, (2, 160), generator=generator, dtype=torch.int32)
+    wanted = twin(x[:, :12], codes[:, ::2], near[:, ::2], start[:, ::2], 2300, (9, 3))
+    x, codes, near, start = (part.to(card) for part in (x, codes, near, start))
+    assert_equal(graph_step(x[:, :12], codes[:, ::2], near[:, ::2], start[:, ::2], 2300, codebook_sizes=(9, 3)), wanted)
+
+
+def test_a_card_marks_the_users_that_have_no_answer(card):
+    x, codes, _ = case("normal", 3, 20, (5, 4), 3)
+    near = torch.arange(20, dtype=torch.int32)[:, None] + torch.tensor([[0, -1]], dtype=torch.int32)
+    start = torch.tensor([[1, 2], [7, 8], [15, -1]], dtype=torch.int32)
+    wanted = twin(x, codes, near, start, 3, (5, 4))
+
+    def found(wrong, **changes):
+        given = {"logprobs": x, "item_codes": codes, "neighbours": near, "items": start, **changes}
+        out = graph_step(**{name: part.to(card) for name, part in given.items()}, num_beams=3, codebook_sizes=(5, 4))
+        for user in range(3):
+            if user in wrong:
+                assert (out.items[user].tolist(), out.num_seen[user].item()) == ([-2] * 3, -1)
+                assert bool(out.scores[user].isnan().all())
+            else:
+                assert_equal([part[user] for part in out], [part[user] for part in wanted])
+        return out
+
+    def altered(tensor, place, value):
+        tensor = tensor.clone()
+        tensor[place] = value
+        return tensor
+
+    found([])
+    for value in (torch.nan, torch.inf):
+        found([1], logprobs=altered(x, (1, 8), value))
+    for value in (20, -2, 2**31 - 1, -(2**31)):
+        out = found([2], items=altered(start, (2, 0), value))
+        found([1], neighbours=altered(near, (7, 0), value))
+    found([2], items=torch.where(torch.arange(3)[:, None] == 2, out.items.cpu()[:, :2], start))  # goes on to be refused
+    found([0], item_codes=altered(codes, (2, 1), 4))
+    found([0], item_codes=altered(codes.int(), (0, 0), -1))
 
 
 @pytest.mark.threads

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.ops import topk_code_sums
+from genrec_fast.ops import _cuda_code_sums, topk_code_sums
 from genrec_fast.ops.reference.topk_code_sums import topk_code_sums as twin
-from shared.isas import every_isa
+from shared.cards import assert_no_race, every_place
 
 KINDS = ["softmax", "normal", "integers", "equal", "masked", "huge"]
 
@@ -39,8 +39,8 @@ def case(kind, users, items, sizes, seed, dtype=torch.uint8):
 
 
 def assert_equal(found, wanted):
-    assert torch.equal(found[1], wanted[1])
-    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1].cpu(), wanted[1])
+    assert torch.equal(found[0].cpu(), wanted[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,10 +56,11 @@ def assert_equal(found, wanted):
         (40, 333, (300, 2, 5), 9),
     ],
 )
-def test_equals_the_twin(isa, kind, users, items, sizes, k):
+def test_equals_the_twin(place, kind, users, items, sizes, k):
     for dtype in (torch.uint8, torch.int32) if max(sizes) <= 256 else (torch.int32,):
         x, codes, _ = case(kind, users, items, sizes, items, dtype)
-        assert_equal(topk_code_sums(x, codes, k, codebook_sizes=sizes), twin(x, codes, k, sizes))
+        found = topk_code_sums(x.to(place), codes.to(place), k, codebook_sizes=sizes)
+        assert_equal(found, twin(x, codes, k, sizes))
 
 
 @given(
@@ -83,9 +84,11 @@ def test_filters(kind, users, items, sizes, k, filters, each, seed):
     wanted = twin(x, codes, k, sizes, allowed, *((exclude.values, exclude.offsets) if exclude else ()))
     if allowed is not None and not each:
         allowed = allowed[0]
-    for _ in every_isa():
-        found = topk_code_sums(x, codes, k, codebook_sizes=sizes, allowed=allowed, exclude=exclude)
-        assert_equal(found, wanted)
+    for place in every_place():
+        options = {"allowed": None if allowed is None else allowed.to(place), "exclude": None}
+        if exclude:
+            options["exclude"] = Jagged(exclude.values.to(place), exclude.offsets.to(place))
+        assert_equal(topk_code_sums(x.to(place), codes.to(place), k, codebook_sizes=sizes, **options), wanted)
 
 
 @pytest.mark.threads
@@ -108,9 +111,10 @@ def test_by_hand():
     assert (scores.tolist(), ids.tolist()) == ([[-1.5, -1.5, -2.5]], [[0, 3, 2]])
 
 
-def test_strides_and_gradients():
+def test_strides_and_gradients(device):
     x, codes, _ = case("normal", 6, 100, (9,) * 4, 0)
     wanted = twin(x[:, ::2], codes[::2, ::2], 5, (9, 9))
+    x, codes = x.to(device), codes.to(device)
     assert_equal(topk_code_sums(x[:, ::2].requires_grad_(), codes[::2, ::2], 5, codebook_sizes=(9, 9)), wanted)
     assert not topk_code_sums(x.requires_grad_(), codes, 5, codebook_sizes=(9,) * 4)[0].requires_grad
 
@@ -126,14 +130,96 @@ def test_torch_knows_it():
     assert_equal(compiled(x, codes), twin(x, codes, 4, (8, 5)))
 
 
-def test_nothing_to_find():
-    codes = torch.zeros(5, 1, dtype=torch.uint8)
-    assert topk_code_sums(torch.zeros(0, 1), codes, 2, codebook_sizes=(1,))[1].shape == (0, 2)
-    scores, ids = topk_code_sums(torch.ones(2, 1), codes[:0], 2, codebook_sizes=(1,))
+def test_nothing_to_find(device):
+    codes, x = torch.zeros(5, 1, dtype=torch.uint8, device=device), torch.ones(2, 1, device=device)
+    assert topk_code_sums(x[:0], codes, 2, codebook_sizes=(1,))[1].shape == (0, 2)
+    scores, ids = topk_code_sums(x, codes[:0], 2, codebook_sizes=(1,))
     assert ids.tolist() == [[-1, -1]] * 2
     assert bool((scores == -torch.inf).all())
-    _, ids = topk_code_sums(torch.full((1, 1), -torch.inf), codes, 2, codebook_sizes=(1,))
-    assert ids.tolist() == [[-1, -1]]
+    _, ids = topk_code_sums(torch.full_like(x, -torch.inf), codes, 2, codebook_sizes=(1,))
+    assert ids.tolist() == [[-1, -1]] * 2
+
+
+# ---- kernels for cards
+
+
+@pytest.mark.parametrize("kind", ["normal", "equal", "integers"])
+@pytest.mark.parametrize(("users", "sizes", "staged"), [(5, (40,) * 3, 1000), (2, (16,) * 16, 2100), (1, (9, 9), 0)])
+def test_parts_and_buffers_of_a_card(card, monkeypatch, kind, users, sizes, staged):
+    """Several parts of the items, buffers that are cut, one to four users a block, and scores that no block holds."""
+    monkeypatch.setattr(_cuda_code_sums, "_PART_ITEMS", 1200)
+    monkeypatch.setattr(_cuda_code_sums, "_STAGED_BYTES", staged)
+    x, codes, _ = case(kind, users, 5000, sizes, 1)
+    for k in (3, 60):
+        found = topk_code_sums(x.to(card), codes.to(card), k, codebook_sizes=sizes)
+        assert_equal(found, twin(x, codes, k, sizes))
+
+
+def test_more_results_on_a_card_than_a_block_sorts_in_shared_memory(card):
+    x, codes, _ = case("integers", 2, 4500, (5, 7), 2)
+    assert_equal(topk_code_sums(x.to(card), codes.to(card), 4400, codebook_sizes=(5, 7)), twin(x, codes, 4400, (5, 7)))
+
+
+def test_more_levels_on_a_card_than_a_launch_names(card, monkeypatch):
+    sizes = (2,) * 600
+    x, codes, _ = case("normal", 1, 90, sizes, 3)
+    assert_equal(topk_code_sums(x.to(card), codes.to(card), 7, codebook_sizes=sizes), twin(x, codes, 7, sizes))
+
+
+@pytest.mark.parametrize("staged", [64 << 10, 0])
+def test_a_card_marks_what_has_no_answer(card, monkeypatch, staged):
+    monkeypatch.setattr(_cuda_code_sums, "_STAGED_BYTES", staged)
+    x, codes, _ = case("normal", 3, 50, (6, 6), 4)
+    scores, ids = twin(x, codes, 4, (6, 6))
+
+    def found(wrong, *, logprobs=x, item_codes=codes, exclude=None):
+        if exclude is not None:
+            exclude = Jagged(exclude[0].to(card), exclude[1].to(card))
+        out = topk_code_sums(logprobs.to(card), item_codes.to(card), 4, codebook_sizes=(6, 6), exclude=exclude)
+        for user in range(3):
+            if user in wrong:
+                assert bool(out[0][user].isnan().all())
+                assert out[1][user].tolist() == [-1] * 4
+            elif exclude is None:
+                assert torch.equal(out[0][user].cpu(), scores[user])
+                assert torch.equal(out[1][user].cpu(), ids[user])
+
+    found([])
+    for value in (torch.nan, torch.inf):
+        wrong = x.clone()
+        wrong[1, 11] = value
+        found([1], logprobs=wrong)
+    outside = codes.clone()
+    outside[49, 1] = 6
+    found([0, 1, 2], item_codes=outside)
+    found([0, 1, 2], item_codes=outside.int() - 7)
+    for id_ in (50, -1, 1 << 40):
+        found([1], exclude=(torch.tensor([3, id_]), torch.tensor([0, 0, 2, 2])))
+    falling = Jagged(torch.tensor([3, 4], device=card), torch.tensor([0, 0, 2, 2], device=card))
+    falling.offsets[1], falling.offsets[2] = 2, 1
+    _, ids = topk_code_sums(x.to(card), codes.to(card), 4, codebook_sizes=(6, 6), exclude=falling)
+    assert bool((ids == -1).all())
+
+
+RACES = """
+import functools, torch
+from emulator.build import run
+from emulator.test_emulator import THREADS
+from genrec_fast.ops import _cuda, _cuda_code_sums, graph_step, topk_code_sums
+_cuda.use_emulator(functools.partial(run, flags=THREADS))
+torch.set_num_threads(1)
+_cuda_code_sums._PART_ITEMS = 1200
+codes, x = torch.randint(0, 4, (2500, 3), dtype=torch.uint8), torch.randn(2, 12)
+topk_code_sums(x, codes, 20, codebook_sizes=(4, 4, 4))
+near = torch.randint(-1, 40, (40, 9), dtype=torch.int32)
+graph_step(x, codes[:40], near, torch.randint(-1, 40, (2, 6), dtype=torch.int32), 20, codebook_sizes=(4, 4, 4))
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_no_kernel_of_code_sums_misses_a_barrier():
+    assert_no_race(RACES)
 
 
 def test_messages_name_argument_rule_and_value():

@@ -10,6 +10,7 @@ from genrec_fast.catalog.trie import build_trie
 from genrec_fast.ops import _registry
 from genrec_fast.ops.reference.trie_places import trie_places as twin
 from genrec_fast.ops.trie_places import trie_places
+from shared.cards import every_card
 
 
 def parts(trie):
@@ -51,6 +52,32 @@ def test_equal_to_the_twin(case):
     assert all(map(torch.equal, found.shared, expected[1]))
 
 
+@given(pairs())
+def test_a_card_gives_the_same(case):
+    sizes, large, small = case
+    base, added = build_trie(large, codebook_sizes=sizes), build_trie(small, codebook_sizes=sizes)
+    expected = twin(*parts(base), *parts(added))
+    for card in every_card():
+        found = trie_places(base.to(card), added.to(card))
+        for one, other in zip((*found.before, *found.shared), (*expected[0], *expected[1]), strict=True):
+            assert one.dtype == other.dtype
+            assert torch.equal(one.cpu(), other)
+
+
+def test_wide_nodes_on_a_card(card):
+    """A root of 3,000 children, more than the threads that share a node, and one of a single child beside it."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (5000, 2)
+    large, small = (torch.stack([torch.randperm(5000, generator=generator)[:3000]] * 2, 1) for _ in range(2))
+    base, added = (build_trie(codes % torch.tensor(sizes), codebook_sizes=sizes) for codes in (large, small))
+    expected = twin(*parts(base), *parts(added))
+    found = trie_places(base.to(card), added.to(card))
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(found.before, expected[0], strict=True))
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(found.shared, expected[1], strict=True))
+    few = trie_places(base.to(card), build_trie([[17, 1]], codebook_sizes=sizes).to(card))
+    assert few.before[0].tolist() == [int((base.tokens[0].int() < 17).sum())]
+
+
 def test_by_hand():
     base = build_trie([[1, 0], [1, 2], [3, 3]], codebook_sizes=(4, 4))
     found = trie_places(base, build_trie([[0, 1], [1, 1], [1, 2], [2, 0], [3, 0]], codebook_sizes=(4, 4)))
@@ -69,15 +96,30 @@ def test_opcheck():
     assert [part.tolist() for part in (*before, *shared)] == [[0], [0, 1], [True], [True, True]]
 
 
-def test_what_an_altered_trie_leaves_out_is_not_followed():
+def test_what_an_altered_trie_leaves_out_is_not_followed(device):
     count = torch.arange(4000)
     codes = torch.stack([count // 64, count // 8 % 8, count % 8], 1)
     base, added = (build_trie(codes, codebook_sizes=(63, 8, 8)) for _ in range(2))
     added.child_bases[1][1] = 1 << 30  # nodes 15 to 31 have no children, but these are there
-    found = trie_places(base, added)
+    found = trie_places(base.to(device), added.to(device))
     assert found.before[1][120:256].tolist() == [0] * 136
     assert not bool(found.shared[1][120:256].any())
-    assert torch.equal(found.before[1][256:], torch.arange(256, 500).int())
+    assert torch.equal(found.before[1][256:].cpu(), torch.arange(256, 500).int())
+
+
+def test_altered_tries_are_not_read_outside_of_on_a_card(card):
+    generator = torch.Generator().manual_seed(2)
+    sizes = (7, 9, 300)
+    codes = [torch.stack([torch.randint(n, (60,), generator=generator) for n in sizes], 1) for _ in range(2)]
+    base, added = (build_trie(part, codebook_sizes=sizes).to(card) for part in codes)
+    for part in (*base.child_bases, *base.child_deltas, *base.tokens, *added.child_bases, *added.tokens):
+        kept = part.clone()
+        for value in (0, -1, -(2**31), 2**31 - 1):
+            part.fill_(value if part.dtype == torch.int32 else value & 0xFF)
+            found = trie_places(base, added)
+            for level, before in enumerate(found.before):
+                assert bool(((before >= 0) & (before <= len(base.tokens[level]))).all())
+        part.copy_(kept)
 
 
 def test_bad_tries_are_refused():

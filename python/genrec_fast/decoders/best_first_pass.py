@@ -9,10 +9,10 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Ranked, proven
 from genrec_fast.base.query import Query
-from genrec_fast.decoders.expand import expand_rows
 from genrec_fast.decoders.frontier import Prefixes
 from genrec_fast.decoders.search_pass import unanswered
 from genrec_fast.nn.engine.plan import BestFirstPlan
+from genrec_fast.ops.expand_rows import expand_rows
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 from genrec_fast.ops.trie_step import trie_step

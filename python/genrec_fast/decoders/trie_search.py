@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Ranked, proven
 from genrec_fast.base.protocols import Session
-from genrec_fast.decoders.expand import expand_rows
 from genrec_fast.nn.engine.plan import Found, Plan
+from genrec_fast.ops.expand_rows import expand_rows
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.ops import _cuda, _rq_levels
-from genrec_fast.ops._cuda_jagged import checked_offsets
 from genrec_fast.ops._filters import lengthened
 
-__all__ = ["excluded", "search"]
+__all__ = ["search"]
 
 _GROUP, _ROWS = 32, 128  # items of a group, and of a block
 _SLOT_BYTES = _ROWS * (3 * 4 + 1)  # Slots of topk_products.cuh
@@ -31,18 +30,6 @@ class _Search(ctypes.Structure):
         *((name, ctypes.c_longlong) for name in ("places", "allowed_stride")),
         *((name, ctypes.c_int) for name in ("depth", "padded")),
     )
-
-
-def excluded(ids: Tensor, offsets: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-    """Ids ascending in every row and offsets, without a look at them.
-
-    Ids outside the table become ``num_items``, and stand last in their row; offsets that break their rules become -1.
-    """
-    places = torch.arange(len(ids), device=ids.device)
-    rows = (torch.searchsorted(offsets, places, right=True) - 1).clamp(0, max(0, len(offsets) - 2))
-    inside = torch.where((ids >= 0) & (ids < num_items), ids, num_items)
-    ordered = (rows * (num_items + 1) + inside).sort().values - rows * (num_items + 1)
-    return ordered, checked_offsets(offsets, len(ids))
 
 
 def search(

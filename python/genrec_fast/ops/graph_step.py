@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genrec_fast.base.checks import INT64, require_room, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
+from genrec_fast.ops import _cuda, _cuda_code_sums
 from genrec_fast.ops._code_sums import check_codes, check_logprobs, require_code_sums
 from genrec_fast.ops._filters import lengthened
 from genrec_fast.ops._registry import core, define
@@ -63,12 +64,14 @@ def graph_step(
     Raises:
         InvalidTypeError: an argument of the wrong kind.
         InvalidValueError: a shape, a device or sizes that do not fit, a score that is NaN or infinity, an item or a
-            neighbour outside ``[-1, N)``, or a code of a neighbour outside its codebook.
+            neighbour outside ``[-1, N)``, or a code of a neighbour outside its codebook. A card cannot raise for a
+            value: such a user gets items -2, which the next step refuses again, scores NaN and num_seen -1.
 
     Notes:
         F E look-ups a user and at most L additions for each different neighbour, which is left as soon as its other
-        levels cannot lift it to the best so far. Memory: N bits for each thread. Equal bits on every instruction set
-        and number of threads. Not differentiable.
+        levels cannot lift it to the best so far. Memory: N bits for each thread; on a
+        card 24 bytes for each neighbour. Equal bits on every instruction set and number of threads, and on cards. Not
+        differentiable.
 
     Source:
         RPG (arXiv:2506.05781), section 3.3 (graph-constrained decoding).
@@ -94,7 +97,7 @@ def graph_step(
     tensors = (logprobs, item_codes, neighbours, items)
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
     plain = all(type(tensor) is Tensor for tensor in tensors)
-    direct = plain and logprobs.is_cpu and not torch.compiler.is_compiling()
+    direct = plain and logprobs.is_cpu and not (torch.compiler.is_compiling() or _cuda.emulates())
     return GraphStep(*(_cpu if direct else _op)(logprobs.detach(), item_codes, neighbours, items, num_beams, sizes))
 
 
@@ -145,7 +148,7 @@ def _fake(logprobs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
 _op = define(
     "graph_step(Tensor logprobs, Tensor item_codes, Tensor neighbours, Tensor items, int num_beams,"
     " int[] codebook_sizes) -> (Tensor reached, Tensor scores, Tensor num_seen)",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _cuda_code_sums.graph_step},
     twin=_twin,
     fake=_fake,
     check=_check,

@@ -10,6 +10,7 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, whole_number
 from genrec_fast.base.errors import door
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops import _cuda, _cuda_code_sums
 from genrec_fast.ops._code_sums import check_codes, check_logprobs, require_code_sums
 from genrec_fast.ops._filters import lengthened, lists, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
@@ -47,13 +48,15 @@ def topk_code_sums(
     Raises:
         InvalidTypeError: an argument of the wrong kind.
         InvalidValueError: a shape, a device or sizes that do not fit, a score that is NaN or infinity (naming its row),
-            a code outside its codebook (where there are users), or an id outside the items.
+            a code outside its codebook (where there are users), or an id outside the items. A card cannot raise for
+            the last three: the lists of such a user, or of all where a code is wrong, are scores NaN and ids -1.
 
     Notes:
         Sums are float32, level by level; ties go to the lower id; equal bits on every instruction set and number of
         threads. At most B N L additions, sixteen users at a time: an item is left as soon as the best that its other
         levels could add does not lift it to the k-th best so far. Memory: 64 V bytes and about 2 k + 16 entries a user
-        for each thread, no matrix of scores. A score of -inf is not found. Not differentiable.
+        for each thread, no matrix of scores. A score of -inf is not found. Not differentiable. On a
+        card every item is scored, for four users at once, in two launches.
 
     Source:
         Jegou et al., "Product quantization for nearest neighbor search", PAMI 2011, section 3 (sums from tables); the
@@ -74,7 +77,11 @@ def topk_code_sums(
     allowed = require_allowed(op, allowed, count, num_items, device)
     ids, offsets = require_exclude(op, exclude, count, num_items, device)
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
-    direct = type(logprobs) is type(item_codes) is Tensor and logprobs.is_cpu and not torch.compiler.is_compiling()
+    direct = (
+        type(logprobs) is type(item_codes) is Tensor
+        and logprobs.is_cpu
+        and not (torch.compiler.is_compiling() or _cuda.emulates())
+    )
     scores, found = (_cpu if direct else _op)(logprobs.detach(), item_codes, k, sizes, allowed, ids, offsets)
     return scores, found
 
@@ -116,7 +123,7 @@ def _fake(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
 _op = define(
     "topk_code_sums(Tensor logprobs, Tensor item_codes, int k, int[] codebook_sizes, Tensor? allowed,"
     " Tensor? exclude_ids, Tensor? exclude_offsets) -> (Tensor scores, Tensor ids)",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _cuda_code_sums.topk_code_sums},
     twin=_twin,
     fake=_fake,
     check=_check,

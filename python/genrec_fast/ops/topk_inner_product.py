@@ -9,7 +9,7 @@ from genrec_fast.base.checks import INT64, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import _cuda, _cuda_topk
-from genrec_fast.ops._filters import exclude_lists, lengthened, lists, require_allowed, require_exclude
+from genrec_fast.ops._filters import lengthened, lists, require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
@@ -90,7 +90,7 @@ def topk_inner_product(
         if bias.dtype != torch.float32 or bias.shape != (num_items,):
             raise InvalidValueError(f"{op}: bias must be float32 [{num_items}], got {bias.dtype} {list(bias.shape)}")
     allowed = require_allowed(op, allowed, count, num_items, queries.device)
-    ids, offsets = _excluded(op, exclude, count, num_items, queries.device)
+    ids, offsets = require_exclude(op, exclude, count, num_items, queries.device)
     scores, found = (_cpu if direct else _op)(
         _plain(queries), _plain(table), k, None if bias is None else bias.detach(), allowed, ids, offsets
     )
@@ -99,16 +99,6 @@ def topk_inner_product(
 
 def _plain(matrix: Tensor) -> Tensor:
     return matrix.detach() if matrix.requires_grad else matrix
-
-
-def _excluded(
-    op: str, exclude: Jagged | None, count: int, num_items: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """As ``require_exclude``; of lists on a card nothing is read back."""
-    if exclude is None or not (_cuda.emulates() or (device.type == "cuda" and _cuda.can_launch())):
-        return require_exclude(op, exclude, count, num_items, device)
-    values, offsets = exclude_lists(op, exclude, count, device)
-    return (None, None) if values.numel() == 0 else _cuda_topk.excluded(values, offsets, num_items)
 
 
 def _cpu(
