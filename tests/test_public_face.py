@@ -102,6 +102,7 @@ def test_the_public_list():
         "SessionsConfig",
         "SlowPathWarning",
         "SpeculativeConfig",
+        "SpeculativeSamplingConfig",
         "StillValidationWarning",
         "StochasticBeamConfig",
         "StorageError",

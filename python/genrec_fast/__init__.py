@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         ScanCodesConfig,
         ScanConfig,
         SpeculativeConfig,
+        SpeculativeSamplingConfig,
         StochasticBeamConfig,
     )
     from genrec_fast.decoders.base import Decoder
@@ -217,6 +218,7 @@ __all__ = [
     "SessionsConfig",
     "SlowPathWarning",
     "SpeculativeConfig",
+    "SpeculativeSamplingConfig",
     "StillValidationWarning",
     "StochasticBeamConfig",
     "StorageError",
@@ -290,6 +292,7 @@ _HOMES = {
     "ScanCodesConfig": "genrec_fast.decoders",
     "ScanConfig": "genrec_fast.decoders",
     "SpeculativeConfig": "genrec_fast.decoders",
+    "SpeculativeSamplingConfig": "genrec_fast.decoders",
     "StochasticBeamConfig": "genrec_fast.decoders",
     "ClosedError": "genrec_fast.base.errors",
     "CorruptFileError": "genrec_fast.base.errors",

@@ -16,7 +16,7 @@ from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Found, Plan
 from genrec_fast.ops.draft_verify import DraftBeams, draft_verify
 from genrec_fast.ops.trie_filter import CatalogTrie
-from genrec_fast.ops.trie_step import trie_step
+from genrec_fast.ops.trie_step import TrieStep, trie_step
 
 __all__ = ["Ahead", "DraftedSearch"]
 
@@ -200,22 +200,19 @@ class DraftedSearch(TrieSearch):
         for at in range(level, last):
             logits, sums = scores_at(session, plan, at, self._sizes[at])
             width = min(self._ahead.drafts_per_beam * self._most[at], self.trie.num_nodes(at + 1))
-            step = trie_step(
-                self.trie,
-                at,
-                logits,
-                nodes,
-                scores,
-                num_beams=width,
-                normalize=plan.normalize,
-                log_sums=sums,
-                allowed=keep,
-            )
+            settings: dict[str, Any] = {"num_beams": width, "normalize": plan.normalize, "log_sums": sums}
+            step = self._draft_step(users, at, logits, nodes, scores, allowed=keep, **settings)
             nodes, scores = step.nodes, step.scores
             out.append(Slots(nodes, step.parents.long(), step.codes))
             if at + 1 < last:
                 session = session.extend(written(plan, at, step.codes), step.parents)
         return out
+
+    def _draft_step(
+        self, users: Tensor, level: int, logits: Tensor, nodes: Tensor, scores: Tensor, **settings: Any
+    ) -> TrieStep:
+        """A level of the draft's search, for some of the users; as ``trie_step``."""
+        return trie_step(self.trie, level, logits, nodes, scores, **settings)
 
     def _leave(self) -> None:
         """Who is at the end has his beams, and is searched no more."""

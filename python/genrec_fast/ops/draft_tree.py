@@ -109,7 +109,8 @@ def draft_tree(
     *rows, counts, numbers = found
     most = int(counts.max()) if counts.numel() else 0
     widths = [part.shape[1] for part in given["nodes"]]
-    return DraftTree(*(part[:, :most] for part in rows), counts, tuple(numbers.split(widths, 1)) if widths else ())
+    node, parent, code, level = (part[:, :most] for part in rows)
+    return DraftTree(node, parent, code, level, counts, tuple(numbers.split(widths, 1)) if widths else ())
 
 
 def _outputs(row_codes: Tensor, levels: Tensor, nodes: Sequence[Tensor]) -> tuple[Tensor, ...]:
