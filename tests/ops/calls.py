@@ -99,7 +99,7 @@ CALLS = {
     "draft_tree": {"row_parents": ROOT["parents"], "row_codes": ROOT["codes"], "levels": ZEROS}
     | {"above": torch.zeros(2, 1, dtype=torch.int64), "nodes": [torch.tensor([[0, 1], [2, -1]], dtype=torch.int32)]}
     | {"parents": [torch.zeros(2, 2, dtype=torch.int64)], "codes": [torch.tensor([[0, 1], [3, 0]], dtype=torch.int32)]},
-    "draft_verify": {"trie": TRIE, "rows": READ, "beams": BEAMS, "num_beams": (1, 2), "normalize": "all"}
+    "draft_verify": {"trie": TRIE, "rows": READ, "standing": BEAMS, "num_beams": (1, 2), "normalize": "all"}
     | {"widths": torch.tensor([1, 2]), "allowed": None},
     "fingerprint": {"tensors": [normal(5), torch.arange(3)]},
 }

@@ -74,7 +74,7 @@ _BEAMS = {
 def draft_verify(
     trie: CatalogTrie,
     rows: DraftRows,
-    beams: DraftBeams,
+    standing: DraftBeams,
     *,
     num_beams: Sequence[int],
     normalize: str = "all",
@@ -96,7 +96,7 @@ def draft_verify(
     Args:
         trie: the catalog.
         rows: what the target has read.
-        beams: where the searches stand; users need not be at one level.
+        standing: where the searches stand; users need not be at one level.
         num_beams: beams to keep, for each of the L levels, in ``[1, W]``.
         normalize: as ``trie_step``.
         widths: int64 ``[B]``: each user's own number of beams; the others are cut and count in the bound.
@@ -132,33 +132,33 @@ def draft_verify(
     op = "draft_verify"
     own = hasattr(trie, "own_step")  # one whose items have changed since it was built
     sizes = list(trie.codebook_sizes) if own else require_levels(op, trie)
-    for name, value, kind in (("rows", rows, DraftRows), ("beams", beams, DraftBeams)):
+    for name, value, kind in (("rows", rows, DraftRows), ("standing", standing, DraftBeams)):
         if not isinstance(value, kind):
             raise InvalidTypeError(f"{op}: {name} must be {kind.__name__}, got {shown(value)}")
-    _require(op, rows, beams, widths, len(sizes))
+    _require(op, rows, standing, widths, len(sizes))
     beams_at = numbers(op, "num_beams", num_beams, 1, 2**31 - 1)
     choice(op, "normalize", normalize, ("all", "valid"))
     if rows.log_sums is not None and normalize == "valid":
         raise InvalidValueError(f"{op}: log_sums must be None with normalize='valid', got a tensor")
-    _check_counts(op, beams_at, beams, rows, sizes)
-    users = len(beams.levels)
+    _check_counts(op, beams_at, standing, rows, sizes)
+    users = len(standing.levels)
     if own:
 
         def step(level: int, logits: Tensor, nodes: Tensor, scores: Tensor, most: int, sums: Tensor | None) -> Any:
             settings: Any = {"num_beams": most, "normalize": normalize, "log_sums": sums, "allowed": allowed}
             return trie_step(trie, level, logits, nodes, scores, **settings)
 
-        _check(rows.parents, rows.codes, beams.levels, beams.numbers, sizes)
-        return DraftBeams(*_reference(step, rows, beams, beams_at, sizes, widths))
+        _check(rows.parents, rows.codes, standing.levels, standing.numbers, sizes)
+        return DraftBeams(*_reference(step, rows, standing, beams_at, sizes, widths))
     masks = masks_of(op, trie, allowed, users)
-    if trie.tokens[0].device != beams.levels.device:
+    if trie.tokens[0].device != standing.levels.device:
         raise InvalidValueError(
-            f"{op}: beams must be on {trie.tokens[0].device} like the trie, got {beams.levels.device}"
+            f"{op}: standing must be on {trie.tokens[0].device} like the trie, got {standing.levels.device}"
         )
     levels = (list(part) for part in (trie.tokens, trie.child_bases, trie.child_deltas))
-    plain = all(type(part) is Tensor and part.is_cpu for part in (*rows[:3], *beams))
+    plain = all(type(part) is Tensor and part.is_cpu for part in (*rows[:3], *standing))
     run = _cpu if plain and not torch.compiler.is_compiling() else _op
-    return DraftBeams(*run(*rows, *beams, widths, sizes, *levels, beams_at, normalize == "valid", *masks))
+    return DraftBeams(*run(*rows, *standing, widths, sizes, *levels, beams_at, normalize == "valid", *masks))
 
 
 def _require(op: str, rows: DraftRows, beams: DraftBeams, widths: Tensor | None, levels: int) -> None:

@@ -75,7 +75,7 @@ def draft_verify(rng: Rng) -> Case:
         "rows": ops.DraftRows(
             rng.whole(0, rows, users, rows), rng.whole(-1, 4, users, rows, dtype=torch.int32), logits, sums
         ),
-        "beams": ops.DraftBeams(
+        "standing": ops.DraftBeams(
             at,
             nodes,
             -torch.rand(users, width, generator=rng.torch),
@@ -95,7 +95,7 @@ def draft_verify(rng: Rng) -> Case:
 
 
 def _verified(**given: Any) -> Any:
-    trie, rows, beams = given["trie"], given["rows"], given["beams"]
+    trie, rows, beams = given["trie"], given["rows"], given["standing"]
     num_beams = [int(count) for count in given["num_beams"]]
     if max(num_beams, default=0) > 4096:
         raise Unasked

@@ -19,14 +19,14 @@ Step = Callable[[int, Tensor, Tensor, Tensor, int, Tensor | None], tuple[Tensor,
 def draft_verify(
     step: Step,
     rows: tuple[Tensor, Tensor, Tensor, Tensor | None],
-    beams: tuple[Tensor, ...],
+    standing: tuple[Tensor, ...],
     num_beams: Sequence[int],
     sizes: Sequence[int],
     widths: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """See ``ops.draft_verify``; rows and beams by their fields, sizes of the codebooks."""
+    """See ``ops.draft_verify``; rows and standing by their fields, sizes of the codebooks."""
     row_parents, row_codes, every, log_sums = rows
-    levels, nodes, scores, codes, above, numbers, bound = (part.clone() for part in beams)
+    levels, nodes, scores, codes, above, numbers, bound = (part.clone() for part in standing)
     user = torch.arange(len(levels), device=levels.device).unsqueeze(1)
     for level, size in enumerate(sizes):
         here = (levels == level) & ((numbers >= 0) | (nodes < 0)).all(1)
