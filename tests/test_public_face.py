@@ -105,6 +105,7 @@ def test_the_public_list():
         "SlotDiffusionConfig",
         "SlowPathWarning",
         "SpeculativeConfig",
+        "SpeculativeSamplingConfig",
         "StillValidationWarning",
         "StochasticBeamConfig",
         "StorageError",

@@ -5,6 +5,7 @@
 namespace genrec::bindings {
 
 void register_code_sums(pybind11::module_& m);
+void register_draft(pybind11::module_& m);
 void register_fingerprint(pybind11::module_& m);
 void register_gemm(pybind11::module_& m);
 void register_jagged_attention(pybind11::module_& m);

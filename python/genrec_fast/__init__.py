@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         ScanCodesConfig,
         ScanConfig,
         SpeculativeConfig,
+        SpeculativeSamplingConfig,
         StochasticBeamConfig,
         UnmaskConfig,
     )
@@ -225,6 +226,7 @@ __all__ = [
     "SlotDiffusionConfig",
     "SlowPathWarning",
     "SpeculativeConfig",
+    "SpeculativeSamplingConfig",
     "StillValidationWarning",
     "StochasticBeamConfig",
     "StorageError",
@@ -305,6 +307,7 @@ _HOMES = {
     "ScanCodesConfig": "genrec_fast.decoders",
     "ScanConfig": "genrec_fast.decoders",
     "SpeculativeConfig": "genrec_fast.decoders",
+    "SpeculativeSamplingConfig": "genrec_fast.decoders",
     "StochasticBeamConfig": "genrec_fast.decoders",
     "ClosedError": "genrec_fast.base.errors",
     "CorruptFileError": "genrec_fast.base.errors",

@@ -10,7 +10,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import StochasticBeamConfig
-from genrec_fast.decoders.stochastic import seeds_of_rows
+from genrec_fast.decoders.noise import seeds_of_rows
 from shared.decoder_suite import DecoderSuite, users_of
 from shared.random_model import RandomModel
 

@@ -40,6 +40,13 @@ _, PAST = ops.transformer_prefill(STACK, normal(3, 12), torch.tensor([0, 3]))
 NODES, ANCESTORS = torch.zeros(2, 1, dtype=torch.int32), torch.tensor([[0, 1, 2, 3]], dtype=torch.int32)
 BOOKS = [normal(3, 4), normal(5, 4, seed=1)]
 
+ROOT = {"parents": torch.zeros(2, 2, dtype=torch.int64), "codes": torch.tensor([[-1, 1], [-1, 3]], dtype=torch.int32)}
+READ = ops.DraftRows(**ROOT, logits=normal(2, 2, 4), log_sums=normal(2, 2).abs() + 9)
+ZEROS, NUMBER = torch.zeros(2, dtype=torch.int64), torch.tensor([[0, -1], [0, -1]])
+BEAMS = ops.DraftBeams(
+    ZEROS, NUMBER.int(), normal(2, 2).abs().neg(), torch.zeros(2, 2, 2).int(), NUMBER, NUMBER, torch.zeros(2)
+)
+
 CALLS = {
     "trie_step": {"trie": TRIE, "level": 0, "logits": normal(2, 1, 4), "nodes": NODES, "scores": torch.zeros(2, 1)}
     | {"num_beams": 3, "normalize": "all", "log_sums": normal(2, 1).abs() + 9},
@@ -92,6 +99,11 @@ CALLS = {
     | {"cache": CACHE, "trie": TRIE, "code_tokens": [torch.arange(4), torch.arange(4, 8)]}
     | {"embedding": normal(20, 12), "k": 2, "width": 3, "budget": 9, "least_rows": 2, "share": 4}
     | {"embedding_scale": 2.0, "first_user": 0, "last_user": 2},
+    "draft_tree": {"row_parents": ROOT["parents"], "row_codes": ROOT["codes"], "levels": ZEROS}
+    | {"above": torch.zeros(2, 1, dtype=torch.int64), "nodes": [torch.tensor([[0, 1], [2, -1]], dtype=torch.int32)]}
+    | {"parents": [torch.zeros(2, 2, dtype=torch.int64)], "codes": [torch.tensor([[0, 1], [3, 0]], dtype=torch.int32)]},
+    "draft_verify": {"trie": TRIE, "rows": READ, "standing": BEAMS, "num_beams": (1, 2), "normalize": "all"}
+    | {"widths": torch.tensor([1, 2]), "allowed": None},
     "fingerprint": {"tensors": [normal(5), torch.arange(3)]},
 }
 TENSORS = [

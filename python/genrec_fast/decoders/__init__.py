@@ -5,7 +5,7 @@
 candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`` write semantic IDs and then compare
 vectors, and ``blend`` joins the lists of several systems. ``scan_codes`` looks at scores of every item's codes, and
 ``graph`` walks among items whose codes are alike. ``best_first`` proves its answer, and ``speculative`` is ``beam``
-with a draft ahead of it. ``drafted_items`` verifies what an embedding drafts.
+with a draft ahead of it; ``speculative_sampling`` draws. ``drafted_items`` verifies what an embedding drafts.
 ``unmask`` writes the codes of an item in any order.
 """
 
@@ -27,6 +27,7 @@ from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
 from genrec_fast.decoders.scan import Scan, ScanConfig
 from genrec_fast.decoders.scan_codes import ScanCodes, ScanCodesConfig
 from genrec_fast.decoders.speculative import Speculative, SpeculativeConfig
+from genrec_fast.decoders.speculative_sampling import SpeculativeSampling, SpeculativeSamplingConfig
 from genrec_fast.decoders.stochastic import StochasticBeam, StochasticBeamConfig
 from genrec_fast.decoders.unmask import Unmask, UnmaskConfig
 
@@ -62,6 +63,8 @@ __all__ = [
     "ScanConfig",
     "Speculative",
     "SpeculativeConfig",
+    "SpeculativeSampling",
+    "SpeculativeSamplingConfig",
     "StochasticBeam",
     "StochasticBeamConfig",
     "Unmask",

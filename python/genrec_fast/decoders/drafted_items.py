@@ -219,7 +219,8 @@ class DraftedItemsPass:
             prefix = torch.where((reach > level).unsqueeze(2), paths[..., : level + 1], -1)
             first = (prefix.unsqueeze(2) == prefix.unsqueeze(1)).all(3).byte().argmax(2)  # those that begin alike
             live = (reach > level) & (first == torch.arange(first.shape[1], device=first.device))
-            slots.append(Slots(paths[..., level], above, live))
+            nodes = self.trie.lookup(paths[..., : level + 1].contiguous())
+            slots.append(Slots(nodes.where(live, -1), above, paths[..., level]))
             above = first
         firsts = [*[some.parents for some in slots[1:]], above] if slots else []
         numbers: list[Tensor] = []

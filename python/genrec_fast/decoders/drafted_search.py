@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from genrec_fast.base.protocols import Session, TreeSession
 from genrec_fast.decoders.read_rows import ReadRows, Slots, scores_at, written
-from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch, cut
+from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Found, Plan
+from genrec_fast.ops.draft_verify import DraftBeams, draft_verify
 from genrec_fast.ops.trie_filter import CatalogTrie
-from genrec_fast.ops.trie_step import trie_step
+from genrec_fast.ops.trie_step import TrieStep, trie_step
 
 __all__ = ["Ahead", "DraftedSearch"]
 
@@ -41,31 +42,6 @@ class Ahead:
     def select(self, users: Tensor) -> Ahead:
         """Of users int64 ``[m]``."""
         return dataclasses.replace(self, target=self.target.select(users), draft=self.draft.select(users))
-
-
-@dataclass
-class _Beams:
-    """Where the users that are still searched stand; a slot without a beam has node -1, score -inf and codes 0.
-
-    Args:
-        levels: int64 ``[b]``: how many codes were written.
-        nodes, scores: ``[b, W]``, as in ``TrieSearch``.
-        codes: int32 ``[b, W, L]``.
-        above: int64 ``[b, W]``: the number of the row from which each beam was chosen.
-        numbers: int64 ``[b, W]``: that of the row that wrote the beam's last code; -1: the target has not read it.
-        bound: float32 ``[b]``.
-    """
-
-    levels: Tensor
-    nodes: Tensor
-    scores: Tensor
-    codes: Tensor
-    above: Tensor
-    numbers: Tensor
-    bound: Tensor
-
-    def select(self, users: Tensor) -> _Beams:
-        return _Beams(*(getattr(self, field.name)[users] for field in dataclasses.fields(self)))
 
 
 class DraftedSearch(TrieSearch):
@@ -151,7 +127,7 @@ class DraftedSearch(TrieSearch):
         users, width, levels = len(self._users), max(self._most), len(self._sizes)
         missing = (0, width - 1)
         root = torch.full_like(self.nodes, self._rows.count - 1).long()
-        self._beams = _Beams(
+        self._beams = DraftBeams(
             torch.zeros(users, dtype=torch.int64, device=self.nodes.device),
             functional.pad(self.nodes, missing, value=-1),
             functional.pad(self.scores, missing, value=-torch.inf),
@@ -170,43 +146,16 @@ class DraftedSearch(TrieSearch):
 
     def _verify(self) -> None:
         """Goes down for as long as the target has read all of a user's beams."""
-        rows, beams = self._rows, self._beams
-        assert rows is not None
-        for level, size in enumerate(self._sizes):
-            live = beams.nodes >= 0
-            here = (beams.levels == level) & ((beams.numbers >= 0) | ~live).all(1)
-            if not bool(here.any()):
-                continue
-            logits, sums = rows.scores_of(beams.numbers.clamp(min=0), size)
-            step = self.rule.choose(
-                self.trie,
-                level,
-                logits,
-                beams.nodes.where(here.unsqueeze(1), -1),
-                beams.scores,
-                num_beams=self._most[level],
-                normalize=self.plan.normalize,
-                log_sums=sums,
-                allowed=self._keep,
-            )
-            if self._own is not None:
-                step = cut(step, self._own)
-            missing = (0, beams.nodes.shape[1] - step.nodes.shape[1])
-            parents, alive = functional.pad(step.parents.long(), missing), functional.pad(step.nodes >= 0, missing)
-            chosen = functional.pad(step.codes, missing).where(alive, 0)
-            above = beams.numbers.gather(1, parents)
-            codes = beams.codes.gather(1, parents.unsqueeze(2).expand(-1, -1, beams.codes.shape[2])).clone()
-            codes[..., level] = chosen
-            one = here.unsqueeze(1)
-            beams = self._beams = _Beams(
-                beams.levels + here,
-                torch.where(one, functional.pad(step.nodes, missing, value=-1), beams.nodes),
-                torch.where(one, functional.pad(step.scores, missing, value=-torch.inf), beams.scores),
-                torch.where(one.unsqueeze(2), codes.where(alive.unsqueeze(2), 0), beams.codes),
-                torch.where(one, above, beams.above),
-                torch.where(one, rows.find(above, chosen).where(alive, -1), beams.numbers),
-                torch.where(here, torch.maximum(beams.bound, step.bound), beams.bound),
-            )
+        assert self._rows is not None
+        self._beams = draft_verify(
+            self.trie,
+            self._rows.verified(),
+            self._beams,
+            num_beams=self._most,
+            normalize=self.plan.normalize,
+            widths=self._own,
+            allowed=self._keep,
+        )
 
     def _read_ahead(self) -> None:
         """One pass of the target: over its beams and what the draft expects below them, where it has not read them."""
@@ -214,10 +163,10 @@ class DraftedSearch(TrieSearch):
         assert rows is not None
         width = beams.nodes.shape[1]
         last = beams.codes.gather(2, (beams.levels - 1).view(-1, 1, 1).expand(-1, width, 1)).squeeze(2)
-        own = Slots(last, torch.arange(width, device=last.device).expand_as(last), beams.nodes >= 0)
+        own = Slots(beams.nodes, torch.arange(width, device=last.device).expand_as(last), last)
         slots = [own, *self._drafted()]
         self._rows, numbers, count = rows.descend(slots, beams.above, beams.levels - 1, self.plan, self._sizes)
-        beams.numbers = numbers[0]
+        self._beams = beams._replace(numbers=numbers[0])
         self.passes += 1
         self.read[self._users] += count
 
@@ -231,7 +180,7 @@ class DraftedSearch(TrieSearch):
             for depth, slots in enumerate(self._draft_below(users, level, min(deepest, level + most))):
                 if depth == len(out):
                     empty = torch.zeros(len(beams.levels), 0, dtype=torch.int64, device=users.device)
-                    out.append(Slots(empty.int(), empty, empty.bool()))
+                    out.append(Slots(empty.int(), empty, empty.int()))
                 out[depth] = _joined(out[depth], slots, users)
         return out
 
@@ -251,22 +200,19 @@ class DraftedSearch(TrieSearch):
         for at in range(level, last):
             logits, sums = scores_at(session, plan, at, self._sizes[at])
             width = min(self._ahead.drafts_per_beam * self._most[at], self.trie.num_nodes(at + 1))
-            step = trie_step(
-                self.trie,
-                at,
-                logits,
-                nodes,
-                scores,
-                num_beams=width,
-                normalize=plan.normalize,
-                log_sums=sums,
-                allowed=keep,
-            )
+            settings: dict[str, Any] = {"num_beams": width, "normalize": plan.normalize, "log_sums": sums}
+            step = self._draft_step(users, at, logits, nodes, scores, allowed=keep, **settings)
             nodes, scores = step.nodes, step.scores
-            out.append(Slots(step.codes, step.parents.long(), nodes >= 0))
+            out.append(Slots(nodes, step.parents.long(), step.codes))
             if at + 1 < last:
                 session = session.extend(written(plan, at, step.codes), step.parents)
         return out
+
+    def _draft_step(
+        self, users: Tensor, level: int, logits: Tensor, nodes: Tensor, scores: Tensor, **settings: Any
+    ) -> TrieStep:
+        """A level of the draft's search, for some of the users; as ``trie_step``."""
+        return trie_step(self.trie, level, logits, nodes, scores, **settings)
 
     def _leave(self) -> None:
         """Who is at the end has his beams, and is searched no more."""
@@ -290,9 +236,10 @@ class DraftedSearch(TrieSearch):
 
 def _joined(all_slots: Slots, some: Slots, users: Tensor) -> Slots:
     """With the slots of some users."""
-    missing = max(0, some.codes.shape[1] - all_slots.codes.shape[1])
-    out = Slots(*(functional.pad(part, (0, missing)) for part in (all_slots.codes, all_slots.parents, all_slots.live)))
-    for name in ("codes", "parents", "live"):
+    missing = (0, max(0, some.codes.shape[1] - all_slots.codes.shape[1]))
+    nodes = functional.pad(all_slots.nodes, missing, value=-1)
+    out = Slots(nodes, functional.pad(all_slots.parents, missing), functional.pad(all_slots.codes, missing))
+    for name in ("nodes", "parents", "codes"):
         part = getattr(some, name)
         getattr(out, name)[users, : part.shape[1]] = part
     return out

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from genrec_fast.base.protocols import Session, TreeSession
 from genrec_fast.nn.engine.plan import Plan
+from genrec_fast.ops.draft_tree import draft_tree
+from genrec_fast.ops.draft_verify import DraftRows
 
 __all__ = ["ReadRows", "Slots", "scores_at", "written"]
 
@@ -44,14 +46,14 @@ class Slots:
     """Prefixes of one level for each user, levels below each other; ``[B, n]`` each.
 
     Args:
-        codes: int32: the last code.
+        nodes: int32: of the trie; -1: no prefix.
         parents: int64: slots of the level above.
-        live: bool: whether there is such a prefix.
+        codes: int32: the last code.
     """
 
-    codes: Tensor
+    nodes: Tensor
     parents: Tensor
-    live: Tensor
+    codes: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,6 @@ class ReadRows:
     def count(self) -> int:
         """R."""
         return self.codes.shape[1]
-
-    def find(self, above: Tensor, codes: Tensor) -> Tensor:
-        """Int64 ``[B, n]``: the numbers of the rows that wrote codes ``[B, n]`` behind rows ``[B, n]``; -1: none."""
-        same = (self.parents.unsqueeze(1) == above.unsqueeze(2)) & (self.codes.unsqueeze(1) == codes.unsqueeze(2))
-        return torch.where(same.any(2), same.byte().argmax(2), -1)
 
     def read(self, codes: Tensor, parents: Tensor, levels: Tensor, plan: Plan, sizes: Sequence[int]) -> ReadRows:
         """With more rows, in one pass of the target.
@@ -148,41 +145,16 @@ class ReadRows:
             The rows, of each level the numbers int64 ``[B, n]`` of its slots (-1: not live), and how many rows were
             read of each user, int64 ``[B]``.
         """
-        known = self.count
-        codes: list[Tensor] = []
-        over: list[Tensor] = []
-        new: list[Tensor] = []
-        numbers: list[Tensor] = []
-        for some in slots:
-            above = above.gather(1, some.parents)
-            found = self.find(above, some.codes)
-            first = known + sum(part.shape[1] for part in codes)
-            here = torch.arange(first, first + some.codes.shape[1], device=above.device)  # until rows are packed
-            codes.append(some.codes)
-            over.append(above)
-            new.append(some.live & (found < 0))
-            above = torch.where(found >= 0, found, here)
-            numbers.append(above)
-        wanted = torch.cat(new, 1)
-        deep = torch.cat([(levels + at).unsqueeze(1).expand_as(part) for at, part in enumerate(codes)], 1)
-        rank, most = wanted.long().cumsum(1) - 1, int(wanted.sum(1).max())
+        below = [some.nodes for some in slots], [some.parents for some in slots], [some.codes for some in slots]
+        tree = draft_tree(self.parents, self.codes, above, levels, *below)
+        rows = self
+        if tree.codes.shape[1]:
+            rows = self.read(tree.codes, tree.parents, tree.levels, plan, sizes)
+        return rows, list(tree.numbers), tree.counts
 
-        def packed(part: Tensor) -> Tensor:
-            return torch.where(part < known, part, known + rank.gather(1, (part - known).clamp(min=0)))
-
-        places = [packed(part).where(some.live, -1) for part, some in zip(numbers, slots, strict=True)]
-        if not most:
-            return self, places, wanted.sum(1)
-        order = (~wanted).byte().argsort(dim=1, stable=True)[:, :most]
-        alive = wanted.gather(1, order)
-        rows = self.read(
-            torch.cat(codes, 1).gather(1, order).where(alive, -1),
-            packed(torch.cat(over, 1)).gather(1, order).where(alive, 0),
-            deep.gather(1, order),
-            plan,
-            sizes,
-        )
-        return rows, places, wanted.sum(1)
+    def verified(self) -> DraftRows:
+        """What ``draft_verify`` reads of them."""
+        return DraftRows(self.parents, self.codes, self.logits, self.sums)
 
     def scores_of(self, numbers: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         """Logits ``[B, n, size]`` and sums ``[B, n]`` of rows by their numbers."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import shown
@@ -13,10 +17,12 @@ from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.beam import Beam, BeamConfig
+from genrec_fast.decoders.draft_costs import DraftCost, cheapest, check_widths, draft_costs
 from genrec_fast.decoders.drafted_search import Ahead, DraftedSearch
 from genrec_fast.decoders.search_pass import SearchPass, check_parts, check_tree
+from genrec_fast.decoders.trie_search import TrieSearch
 
-__all__ = ["Speculative", "SpeculativeConfig"]
+__all__ = ["Speculative", "SpeculativeConfig", "check_draft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,17 @@ class SpeculativeConfig(BeamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.draft is not None and not hasattr(self.draft, "build"):
-            raise InvalidTypeError(f"SpeculativeConfig: draft must be a backbone's config, got {shown(self.draft)}")
+        check_draft(self)
 
     def build(self, catalog: Catalog | None = None) -> Speculative:
         return Speculative(self)
+
+
+def check_draft(config: SpeculativeConfig) -> None:
+    """Raises ``InvalidTypeError`` where the draft is no config."""
+    if config.draft is not None and not hasattr(config.draft, "build"):
+        name = type(config).__name__
+        raise InvalidTypeError(f"{name}: draft must be a backbone's config, got {shown(config.draft)}")
 
 
 class Speculative(Beam):
@@ -58,7 +70,7 @@ class Speculative(Beam):
     """
 
     name = "speculative"
-    search_kind = DraftedSearch
+    search_kind: ClassVar[type[TrieSearch]] = DraftedSearch
 
     def __init__(self, config: SpeculativeConfig, draft: Any = None) -> None:
         super().__init__(config)
@@ -72,14 +84,57 @@ class Speculative(Beam):
         """The beam search without a draft."""
         return Beam(BeamConfig(num_beams=self.config.num_beams, normalize=self.config.normalize))
 
-    def drafted_by(self, system: Any) -> Speculative:
+    def drafted_by(self, system: Any) -> Self:
         """The same search with a draft of its own: a ``System`` (any recommender) over the same semantic IDs.
 
         It reads histories through its own layout, and a language model the prompts of a language model: its
         ``compile(reads="tokens")``, whatever the target's. Put it in evaluation mode, or ask within its
         ``answering()``.
         """
-        return Speculative(self.config, system)
+        return type(self)(self.config, system)
+
+    def costs(
+        self,
+        system: Any,
+        question: Any,
+        *,
+        k: int = 10,
+        drafts_per_beam: Sequence[int] = (1, 2, 3, 4),
+        rounds: int = 3,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> tuple[DraftCost, ...]:
+        """What this machine takes for users like these, without a draft (0) and by each number of drafts a beam.
+
+        Args:
+            system: a model with this decoder; call within its ``answering()``.
+            question: users as ``system.batch`` takes them: many, and as many at once as will be asked.
+            k: items for each user.
+            drafts_per_beam: what is tried.
+            rounds: how often each is timed.
+            clock: seconds since some moment.
+
+        Raises:
+            InvalidTypeError, InvalidValueError, UnsupportedError: as ``begin``; a number below 1.
+        """
+        batch, query = system.batch(question), Query(k=k)
+        tried = [self._with(number) for number in check_widths(drafts_per_beam, rounds)]
+        searches = [(0, self.alone()), *((decoder.config.drafts_per_beam, decoder) for decoder in tried)]
+        return draft_costs(system, batch, query, searches, rounds, clock)
+
+    def cheapest(self, costs: Sequence[DraftCost]) -> Self:
+        """The same search with the number of drafts of least cost, in its ``config``, whatever is measured later.
+
+        Answers do not depend on it. Where ``costs`` has the search without a draft (0) below it, ``alone()`` is faster
+        still. ``model.decoder = ...`` uses it; a saved model has it where its recipe does:
+        ``model.recipe = dataclasses.replace(model.recipe, decoder=model.decoder.config)``.
+
+        Raises:
+            InvalidValueError: no cost of a search with drafts.
+        """
+        return self._with(cheapest(costs))
+
+    def _with(self, drafts_per_beam: int) -> Self:
+        return type(self)(dataclasses.replace(self.config, drafts_per_beam=drafts_per_beam), self.draft)
 
     def begin(self, system: Any, batch: Batch, query: Query) -> SearchPass:
         """Reads the histories, by target and draft; every ``advance`` is a pass of the target.
@@ -93,7 +148,7 @@ class Speculative(Beam):
         plan = getattr(system.backbone, "plan", None)
         if plan is not None and (plan.num_items > 1 or plan.end_token is not None or plan.processor is not None):
             raise UnsupportedError(
-                "speculative: plan must be one item without end token and processor, got "
+                f"{self.name}: plan must be one item without end token and processor, got "
                 f"num_items={plan.num_items}, end_token={plan.end_token}, processor={plan.processor!r:.40}"
             )
         return super().begin(system, batch, query)
@@ -106,11 +161,11 @@ class Speculative(Beam):
             if getattr(self.draft, "reads_tokens", False) != prompts:
                 kind = "prompts (compile's reads='tokens')" if prompts else "histories of items"
                 name = getattr(self.draft, "name", type(self.draft).__name__)
-                raise UnsupportedError(f"speculative: draft must read {kind} as the target does, got {name}")
+                raise UnsupportedError(f"{self.name}: draft must read {kind} as the target does, got {name}")
             network, asked = self.draft.backbone, self.draft.batch(batch)
         if network is None:
-            raise InvalidTypeError("speculative: draft must be given (SpeculativeConfig.draft, drafted_by), got None")
-        check_parts("speculative: draft", network, system.trie)
-        target = check_tree("speculative", system.backbone.prefill(batch))
+            raise InvalidTypeError(f"{self.name}: draft must be given (SpeculativeConfig.draft, drafted_by), got None")
+        check_parts(f"{self.name}: draft", network, system.trie)
+        target = check_tree(self.name, system.backbone.prefill(batch))
         draft, plan = network.prefill(asked), getattr(network, "plan", None)
         return Ahead(target, draft, plan, self.config.drafts_per_beam, self.config.num_levels)

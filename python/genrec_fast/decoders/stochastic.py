@@ -12,18 +12,16 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import shown
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.children import Children
+from genrec_fast.decoders.noise import gumbel, prefixes, seeds_of_rows
 from genrec_fast.decoders.search_pass import SearchDecoder
 from genrec_fast.nn.engine.plan import Found
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_step import TrieStep
 
-__all__ = ["Sampled", "StochasticBeam", "StochasticBeamConfig", "seeds_of_rows"]
-
-_LEVELS = 1 << 40  # nodes of a level are far fewer: node + level * this is another number for every prefix
+__all__ = ["Sampled", "StochasticBeam", "StochasticBeamConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ class Sampled:
         probabilities = children.of_parent(scores.double()) + (children.logits - children.of_parent(children.sums))
         real = children.nodes >= 0
         probabilities = probabilities.where(real & (children.logits > -torch.inf), -torch.inf)
-        noisy = probabilities + _gumbel(self.seeds, children.nodes + level * _LEVELS)
+        noisy = probabilities + gumbel(self.seeds, prefixes(children.nodes, level))
         highest, top = children.of_parent(children.best_of(noisy)), children.of_parent(above)
         gap = (noisy - highest).where(probabilities > -torch.inf, -torch.inf)
         v = top - noisy + _log_one_minus_exp(gap)
@@ -131,29 +129,6 @@ class Sampled:
     def finish(self, found: Found, *, paid_end: bool) -> Found:
         """In the order of the draw."""
         return found
-
-
-def seeds_of_rows(seed: int, rows: Jagged) -> Tensor:
-    """int64 ``[B]``: a seed for each row of whole numbers, by what it holds and not by where it stands."""
-    values = rows.values.long()
-    places = torch.arange(values.shape[0], device=values.device) - rows.offsets[:-1].repeat_interleave(rows.lengths)
-    sums = torch.zeros(len(rows), dtype=torch.int64, device=values.device)
-    sums.index_add_(0, rows.row_index(), _mixed(_mixed(values) + places))
-    return _mixed(sums + rows.lengths + _mixed(torch.tensor(seed, device=values.device)))
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """A bijection of 64-bit words that scatters them well (the end of MurmurHash3, Stafford's variant 13)."""
-    x = x + -7046029254386353131  # 0x9e3779b97f4a7c15
-    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ (x >> 31 & 0x1FFFFFFFF)
-
-
-def _gumbel(seeds: Tensor, prefixes: Tensor) -> Tensor:
-    """float64 Gumbel noise of each user's prefixes ``[B, C]``."""
-    bits = _mixed(_mixed(prefixes) + seeds.unsqueeze(1)) >> 11 & ((1 << 53) - 1)
-    return -(-((bits.double() + 0.5) * 2.0**-53).log()).log()
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from genrec_fast.base.checks import INT64, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders.diverse import Diverse
-from genrec_fast.decoders.stochastic import Sampled, seeds_of_rows
+from genrec_fast.decoders.noise import seeds_of_rows
+from genrec_fast.decoders.stochastic import Sampled
 from genrec_fast.decoders.trie_search import BEST, Rule
 
 __all__ = ["RuleSettings"]

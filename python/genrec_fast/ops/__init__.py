@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
 from genrec_fast.ops.completable_codes import completable_codes
+from genrec_fast.ops.draft_tree import DraftTree, draft_tree
+from genrec_fast.ops.draft_verify import DraftBeams, DraftRows, draft_verify
 from genrec_fast.ops.fingerprint import fingerprint
 from genrec_fast.ops.gemm import gemm, gemm_pack
 from genrec_fast.ops.graph_step import GraphStep, graph_step
@@ -31,6 +33,9 @@ from genrec_fast.ops.trie_step import TrieStep, trie_step
 __all__ = [
     "ALiBi",
     "BestFound",
+    "DraftBeams",
+    "DraftRows",
+    "DraftTree",
     "GraphStep",
     "KMeansStep",
     "RelativeTimeBias",
@@ -41,6 +46,8 @@ __all__ = [
     "TrieStep",
     "completable_codes",
     "deinterleave",
+    "draft_tree",
+    "draft_verify",
     "embedding",
     "fingerprint",
     "from_padded",

@@ -24,6 +24,8 @@ def atspeed() -> Recipe:
             "tenth of its weights in place of a LLaMA of 68M",
             "the first level is the target's own, from its reading of the history, and not drafted; rows that were "
             "read are not read again; users of a batch accept different depths, where the paper's code has one user",
+            "the search is strict; the paper's relaxed sampling is SpeculativeSamplingConfig, by its code: draws "
+            "without replacement, no temperature, and where max(p - q, 0) has too few prefixes the others follow by p",
             "the loss compares distributions as they are, without a second softmax over the likeliest codes",
             "prefixes are those of the item that followed; those of the target's beams: objective.target_beams",
             "AdamW at 1e-3 with 500 steps of warm-up, then inverse square root; weight decay 0.035, on embedding "
