@@ -202,6 +202,27 @@ def test_a_model_that_searches_no_trie_is_refused():
             change()
 
 
+def test_new_items_are_read_without_vectors_of_their_own():
+    recipe = recipes.marius()
+    backbone = dataclasses.replace(
+        recipe.backbone, width=16, num_heads=2, num_layers=1, num_depth_layers=1, hidden=16, depth_hidden=16
+    )
+    torch.manual_seed(0)
+    layout = dataclasses.replace(recipe.layout, use_features=False)
+    model = Recommender(dataclasses.replace(recipe, backbone=backbone, layout=layout), catalog(0, OLD)).eval()
+    more = model.extended(catalog(OLD))
+    gone = more.without(range(OLD, OLD + NEW))
+    assert torch.equal(model.recommend(HISTORIES, k=5).items, gone.recommend(HISTORIES, k=5).items)
+    with torch.no_grad():
+        model.backbone.items.weight[:, ::2] += 1.0
+    new = [[OLD + 3], [OLD + NEW - 1, OLD]]
+    before = more.recommend(new, k=5)
+    with torch.no_grad():
+        model.backbone.items.weight[:, ::2] -= 1.0
+    assert same(before, more.recommend(new, k=5))  # which no vector of another item has a part in
+    assert int(more.recommend(HISTORIES, k=OLD + NEW, exact=True).items.max()) == OLD + NEW - 1
+
+
 def test_a_backbone_with_weights_for_each_item_is_refused():
     model = tiger(catalog(0, OLD))
     model.backbone.of_items = torch.nn.Embedding(OLD, 2)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import genrec_fast as gf
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.tokenizers import RQKMeans, RQKMeansConfig
 from shared.catalogs import wide
 from shared.tokenizer_suite import TokenizerSuite
@@ -53,6 +55,29 @@ class TestRQKMeans(TokenizerSuite):
         again = RQKMeans.load(tmp_path / "tok.safetensors")
         new = torch.randn(20, 6, generator=torch.Generator().manual_seed(9))
         assert torch.equal(again.encode(new), tokenizer.encode(new))
+
+    def test_items_chosen_together_share_codes_that_their_features_do_not(self, tmp_path):
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(40, 6, generator=generator)  # of which no item is like its companions
+        histories = Jagged.from_rows([[5 * group + i for i in range(5)] for group in range(8)] * 3)
+        config = RQKMeansConfig(codebook_sizes=(8, 4), collaborative_width=8, collaborative_weight=3.0)
+        tokenizer = config.build(wide(6))
+        tokenizer.fit(features, histories=histories)
+        groups = tokenizer.item_codes[:, 0].view(8, 5)
+        assert bool((groups == groups[:, :1]).all())
+        assert len(groups[:, 0].unique()) == 8
+        alone = RQKMeansConfig(codebook_sizes=(8, 4), normalize=True).build(wide(6))
+        alone.fit(features)
+        assert not bool((alone.item_codes[:, 0].view(8, 5) == alone.item_codes[:, 0].view(8, 5)[:, :1]).all())
+        assert tokenizer.decode(tokenizer.item_codes[:, :2]).shape == (40, 6)
+        new = torch.randn(7, 6, generator=generator)
+        beside = torch.cat([torch.nn.functional.normalize(new, dim=1), torch.zeros(7, 8)], 1)
+        assert torch.equal(tokenizer.encode(new), gf.ops.rq_encode(beside, tokenizer.codebooks))
+        assert torch.equal(tokenizer.encode(3 * new), tokenizer.encode(new))
+        tokenizer.save(tmp_path / "tok.safetensors")
+        assert torch.equal(RQKMeans.load(tmp_path / "tok.safetensors").encode(new), tokenizer.encode(new))
+        with pytest.raises(InvalidValueError, match="rqkmeans: histories must be given"):
+            config.build(wide(6)).fit(features)
 
     def test_normalize_makes_length_irrelevant(self):
         tokenizer = RQKMeansConfig(codebook_sizes=(8,), normalize=True).build(wide(6))

@@ -76,7 +76,7 @@ def _pack(model: Any) -> Tensor:
         "positions": weights[1].table(model.depth_positions.weight),
     }
     # What of the model runs in torch on every call (``Timeline._rows``), and so is never kept.
-    rows = [model.code_embeddings, model.positions, model.features]
+    rows = [model.code_embeddings, model.positions, model.features, model.items]
     check_all_read(model, [*read, model.start, *(p for part in rows if part is not None for p in part.parameters())])
     return pack_stacks(list(zip((items, codes), weights, strict=True)), "float32", tensors)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.backbones._timeline_native import begin_item, last_states, native_timeline
@@ -12,12 +14,20 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
-from genrec_fast.nn.item_inputs import CodeEmbeddings, ProjectedFeatures
+from genrec_fast.nn.item_inputs import (
+    CodeEmbeddings,
+    ItemIds,
+    ItemInputs,
+    ItemInputsConfig,
+    ProjectedFeatures,
+    item_inputs,
+)
 from genrec_fast.nn.packed import Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
@@ -37,35 +47,50 @@ class TimelineConfig:
     dropout: float = 0.3  # rate, on the input and in the item blocks
     depth_dropout: float = 0.3  # rate, in the depth blocks
     max_items: int = 50  # longest history, items
+    # What the states score every item by, while training, and read it by, beside its codes (features where the catalog
+    # has some); None: codes are all.
+    items: ItemInputsConfig | None = field(default=None, metadata={"absent": None})
+    temperature: float = field(default=0.07, metadata={"absent": 0.07})  # divides the cosine of a state and an item
 
     def __post_init__(self) -> None:
-        check_fields(self, zero=("num_layers", "num_depth_layers"))
+        check_fields(self, zero=("num_layers", "num_depth_layers"), above=("temperature",))
         check_heads("TimelineConfig", self.width, self.num_heads)
 
     def build(self, catalog: Catalog) -> Timeline:
         """Makes the backbone; ``feature_dim`` is that of ``batch.features``, ``None`` where there are none."""
-        return Timeline(self, catalog.codebook_sizes, catalog.feature_dim)
+        items, config = None, self.items
+        if config is not None:
+            if config.ids and catalog.features is None:  # as the input does without them
+                config = dataclasses.replace(config, features=False, start="random")
+            items = item_inputs(config, catalog, self.width)
+            items.apply(init_weights)
+        return Timeline(self, catalog.codebook_sizes, catalog.feature_dim, items)
 
 
 class Timeline(nn.Module):
     """One position per item; its input is the sum of its codes' embeddings and a projection of its features.
 
-    Where the network that this one is a part of has vectors of items, ``items(ids [E]) -> [E, D]``, they are added.
+    Where there are vectors of items (``items(ids [E]) -> [E, D]`` and ``items.table()``), they are added to the input,
+    and every state scores every item by the cosine over a temperature: a second task (``added_scores``). Items that
+    were appended to the catalog later have none, and are read by their codes and features.
+
     At every position the state seeds the depth transformer, whose position 0 is that state and whose position l is
     the code of level l - 1; the logits of level l are read from position l. All positions train at once. Speaks
-    ``Autoregressive``; a user's history is read once, and what a beam carries is L vectors per depth block.
-    Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose scores agree
-    to rounding (``nn.native``); the weights are packed once, and again when anything has changed.
+    ``Autoregressive`` and ``AddedScores``; a user's history is read once, and what a beam carries is L vectors per
+    depth block. Outside training and without gradients, float32 on a CPU, the search runs on the native engine, whose
+    scores agree to rounding (``nn.native``); the weights are packed once, and again when anything has changed.
 
     Source: MARIUS (arXiv:2508.14910).
     """
+
+    grows = ("items.",)  # parts with weights for each item, without which new items are read
 
     def __init__(
         self,
         config: TimelineConfig,
         codebook_sizes: tuple[int, ...],
         feature_dim: int | None,
-        items: nn.Module | None = None,
+        items: ItemIds | ItemInputs | None = None,
     ) -> None:
         super().__init__()
         width = config.width
@@ -103,7 +128,9 @@ class Timeline(nn.Module):
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")
             embedded = embedded + self.features(batch.features)
         if self.items is not None:
-            embedded = embedded + self.items(batch.items.values)
+            ids, known = batch.items.values, self.items.table().shape[0]
+            own = self.items(ids.clamp(max=known - 1))
+            embedded = embedded + own.masked_fill((ids >= known).unsqueeze(1), 0.0)
         x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)
         return self.input_dropout(x + self.positions(rows.positions)), rows
 
@@ -141,6 +168,21 @@ class Timeline(nn.Module):
             x = block(x, rows)
         x = self.depth_norm(x).view(targets, levels, width)
         return [head(x[:, level]) for level, head in enumerate(self.heads)]
+
+    def added_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, tuple[Jagged, Tensor]]:
+        """See ``AddedScores``: of one reading the codes, and the cosines over the temperature; nothing is added.
+
+        Raises:
+            InvalidValueError: a network without vectors of items.
+        """
+        if self.items is None:
+            raise InvalidValueError("timeline: TimelineConfig must have items where every item is scored, got None")
+        states = self.target_states(batch)
+        levels = self.logits_behind(states, batch)
+        nothing = Jagged.from_lengths(batch.items.values[:0], states.new_zeros(len(states), dtype=torch.int64))
+        vectors = F.normalize(states.float(), dim=1) / self.config.temperature
+        table = F.normalize(self.items.table().float(), dim=1)
+        return levels, vectors, table, (nothing, vectors.new_zeros(0))
 
     def prefill(self, batch: Batch) -> Session:
         """Reads each history once."""

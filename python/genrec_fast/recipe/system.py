@@ -196,8 +196,13 @@ class System(nn.Module):
         catalog = self.catalog.extended(new)
         with torch.random.fork_rng(devices=[]):  # what it is initialised with is dropped
             fresh = self.recipe.backbone.build(self._shown(catalog))
+        grows = getattr(self.backbone, "grows", ())
         shapes = [
-            {name: part.shape for name, part in (*network.named_parameters(), *network.named_buffers())}
+            {
+                name: part.shape
+                for name, part in (*network.named_parameters(), *network.named_buffers())
+                if not name.startswith(grows)
+            }
             for network in (fresh, self.backbone)
         ]
         if shapes[0] != shapes[1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +16,7 @@ from genrec_fast.tokenizers.base import Fit, Tokenizer, width_of
 from genrec_fast.tokenizers.clustering.balance import Balance
 from genrec_fast.tokenizers.clustering.kmeans import squared_length
 from genrec_fast.tokenizers.clustering.residual import BLOCK, next_residual, train_codebooks
+from genrec_fast.tokenizers.co_occurrence import collaborative_vectors
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.stored import numbers, take
@@ -64,9 +65,19 @@ class RQKMeansConfig:
     """"float32" or "bfloat16" (faster, equal codes); see ``ops.rq_encode``"""
     dedup: CodebookDedup = "rank"
     """how items of equal codes are told apart, see ``resolve``"""
+    collaborative_width: int = field(default=0, metadata={"absent": 0})
+    """columns beside the features that say who is chosen together with whom, see ``collaborative_vectors``; 0: none"""
+    collaborative_weight: float = field(default=1.0, metadata={"absent": 1.0})
+    """length of an item's row of these; that of its features is then 1"""
 
     def __post_init__(self) -> None:
-        check_fields(self, zero=("refinements",), within={"shrinkage": "[0, 1]"}, free=("codebook_sizes",))
+        check_fields(
+            self,
+            zero=("refinements", "collaborative_width"),
+            above=("collaborative_weight",),
+            within={"shrinkage": "[0, 1]"},
+            free=("codebook_sizes",),
+        )
         check_codebook_sizes("RQKMeansConfig", self.codebook_sizes)
         if self.balance is not None and self.batch_size is not None:
             raise InvalidValueError(
@@ -97,9 +108,13 @@ class RQKMeans(Tokenizer):
         residual = features
         for level: code = nearest centroid of the residual; residual -= centroid
 
-    ``codebooks`` holds a float32 ``[K_l, F]`` per level, ``scales`` a factor per level that its centroids are decoded
-    with (1 but with ``normalize_residuals``), ``mse`` the mean squared error of the catalog's codes after each level
-    (per element, in the units of the features squared).
+    With ``collaborative_width`` C, what is coded is ``[features / |features|, collaborative_weight v / |v|]``, v an
+    item's collaborative vector from the histories, which ``fit`` needs then. ``encode`` has no histories: it codes
+    zeros in their place, as for an item that nobody has chosen yet, and ``decode`` leaves these columns out.
+
+    ``codebooks`` holds a float32 ``[K_l, F + C]`` per level, ``scales`` a factor per level that its centroids are
+    decoded with (1 but with ``normalize_residuals``), ``mse`` the mean squared error of the catalog's codes after each
+    level (per element, in the units of the features squared).
 
     ``fit`` needs a row per code of the largest codebook; features may be memory-mapped. The same seed and features give
     the same codes (for any number of threads, unless ``balance`` or "progressive" is set). Memory beside the features:
@@ -126,6 +141,8 @@ class RQKMeans(Tokenizer):
     def _fit(self, fit: Fit) -> None:
         self._check_enough(fit.num_items)
         features, count, sizes = fit.features, fit.num_items, self.config.codebook_sizes
+        if self.config.collaborative_width:
+            features = self._beside(features, self._collaborative(fit))
         limit = self.config.max_train_rows
         if limit is not None and limit < max(sizes):
             raise InvalidValueError(
@@ -134,23 +151,23 @@ class RQKMeans(Tokenizer):
         chosen = features
         if limit is not None and limit < count:
             chosen = features[torch.randperm(count, generator=fit.generator())[:limit].sort().values]
-        found = train_codebooks(self._prepare(chosen), self.config, fit.seed, fit.progress)
+        found = train_codebooks(self._coded(chosen), self.config, fit.seed, fit.progress)
         self.codebooks, self.scales = found.codebooks, tuple(found.scales)
         codes = []
         for first in range(0, count, BLOCK):
             if self.config.balance is None:
-                codes.append(self._codes(self._prepare(features[first : first + BLOCK])))
+                codes.append(self._codes(self._coded(features[first : first + BLOCK])))
             else:
                 codes.append(torch.stack([column[first : first + BLOCK] for column in found.labels], 1).to(torch.int32))
         self._keep(
             torch.cat(codes),
             sizes,
-            vectors=self._prepare(features) if self._reassigns else None,
+            vectors=self._coded(features) if self._reassigns else None,
             codebooks=[book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)],
         )
         errors = [0.0] * len(sizes)
         for first in range(0, count, BLOCK):
-            left = self._prepare(features[first : first + BLOCK])
+            left = self._coded(features[first : first + BLOCK])
             for level, (codebook, scale) in enumerate(zip(self.codebooks, self.scales, strict=True)):
                 left = next_residual(left, codebook * scale, self.item_codes[first : first + BLOCK, level].long())
                 errors[level] += squared_length(left)
@@ -166,7 +183,10 @@ class RQKMeans(Tokenizer):
         Blocks of 65,536 rows: no copy of the features is made.
         """
         self._fitted()
-        return torch.cat([self._codes(self._prepare(block)) for block in self._features(features).split(BLOCK)])
+        blocks = self._features(features).split(BLOCK)
+        if self.config.collaborative_width:
+            blocks = [self._beside(b, torch.zeros(len(b), self.config.collaborative_width)) for b in blocks]
+        return torch.cat([self._codes(self._coded(block)) for block in blocks])
 
     def _codes(self, rows: Tensor) -> Tensor:
         config = self.config
@@ -189,10 +209,10 @@ class RQKMeans(Tokenizer):
         self._fitted()
         columns = self._columns(codes, self.config.codebook_sizes)
         books = [book * scale for book, scale in zip(self.codebooks, self.scales, strict=True)]
-        return ops.rq_decode(torch.stack(columns, 1), books, num_levels=len(columns))
+        return ops.rq_decode(torch.stack(columns, 1), books, num_levels=len(columns))[:, : self.feature_dim]
 
     def targets(self, features: Tensor) -> Tensor:
-        """float32 ``[m, F]``: the features, of length 1 with ``normalize``."""
+        """float32 ``[m, F]``: the features, of length 1 with ``normalize`` or ``collaborative_width``."""
         return self._prepare(self._features(features))
 
     def report(self) -> dict[str, Any]:
@@ -223,19 +243,36 @@ class RQKMeans(Tokenizer):
         return features
 
     def _prepare(self, rows: Tensor) -> Tensor:
-        """float32, contiguous, on the CPU; of length 1 with ``normalize`` (zeros stay)."""
+        """float32, contiguous, on the CPU; of length 1 where they are to be (zeros stay)."""
         rows = rows.detach().to("cpu", torch.float32).contiguous()
-        return torch.nn.functional.normalize(rows, dim=1) if self.config.normalize else rows
+        scaled = self.config.normalize or self.config.collaborative_width
+        return torch.nn.functional.normalize(rows, dim=1) if scaled else rows
+
+    def _coded(self, rows: Tensor) -> Tensor:
+        """What is coded: rows as ``_beside`` made them, or features."""
+        return rows if self.config.collaborative_width else self._prepare(rows)
+
+    def _beside(self, features: Tensor, collaborative: Tensor) -> Tensor:
+        return torch.cat([self._prepare(features), collaborative], 1)
+
+    def _collaborative(self, fit: Fit) -> Tensor:
+        if fit.histories is None:
+            raise InvalidValueError(
+                "rqkmeans: histories must be given (of the training split) with collaborative_width, got None"
+            )
+        found = collaborative_vectors(
+            fit.histories, fit.num_items, width=self.config.collaborative_width, seed=fit.seed
+        )
+        return self.config.collaborative_weight * torch.nn.functional.normalize(found, dim=1)
 
     def _learned(self) -> dict[str, Tensor]:
         books = {f"codebooks.{level}": book for level, book in enumerate(self.codebooks)}
         return {**books, "mse": _f64(self.mse), "scales": _f64(self.scales)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        sizes = self.config.codebook_sizes
+        sizes, width = self.config.codebook_sizes, (self.feature_dim or 0) + self.config.collaborative_width
         self.codebooks = [
-            take(tensors, f"codebooks.{level}", torch.float32, (size, self.feature_dim))
-            for level, size in enumerate(sizes)
+            take(tensors, f"codebooks.{level}", torch.float32, (size, width)) for level, size in enumerate(sizes)
         ]
         self.mse = numbers(tensors, "mse", len(sizes))
         # files written before scales were kept have none
