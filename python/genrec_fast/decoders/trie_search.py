@@ -154,7 +154,7 @@ class TrieSearch:
         if self.level == 0:
             self._begin_item()
             at_once = self.in_one_call and not self.item
-            if at_once and self._take(self.session.search(self.trie, self.plan, self.scores)):
+            if at_once and self._searched(self.session.search(self.trie, self.plan, self.scores)):
                 return
         plan, level, last = self.plan, self.level, self.level + 1 == len(self.trie.codebook_sizes)
         logits, scores, log_sums = self._level_scores()
@@ -198,7 +198,7 @@ class TrieSearch:
         self.nodes = torch.where(self.scores > -torch.inf, 0, -1).int()
         self.codes = self.codes.new_empty(*self.scores.shape, 0)
 
-    def _take(self, found: Found | None) -> bool:
+    def _searched(self, found: Found | None) -> bool:
         """Whether the engine searched the whole item by itself; if so, what it found stands here."""
         if found is None:
             return False

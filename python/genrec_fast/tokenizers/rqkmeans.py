@@ -263,7 +263,7 @@ class RQKMeans(Tokenizer):
         found = collaborative_vectors(
             fit.histories, fit.num_items, width=self.config.collaborative_width, seed=fit.seed
         )
-        return self.config.collaborative_weight * torch.nn.functional.normalize(found, dim=1)
+        return torch.nn.functional.normalize(found, dim=1) * float(self.config.collaborative_weight)
 
     def _learned(self) -> dict[str, Tensor]:
         books = {f"codebooks.{level}": book for level, book in enumerate(self.codebooks)}
