@@ -22,7 +22,9 @@ def marius() -> Recipe:
             "width 128, 3 layers in time and 2 in depth: a quarter of an hour on one core",
             "an item's input is the sum of its code embeddings, a projection of its text features and a vector of its "
             "own; while training, states also score every item by the cosine with that vector plus its projected "
-            "features, in a softmax over the catalog: a second task, of which answers have no part",
+            "features, in a softmax over the catalog: a second task, of which answers have no part, and whose cost "
+            "grows with the catalog (with 100,000 items and more, TimelineConfig(items=None) and NextCodeConfig do "
+            "without)",
             "the softmax of a level runs over the codes that lead to an item, in training and in the search",
             "semantic IDs from residual k-means of text and co-occurrence vectors side by side, unless others are "
             "given, in place of COSETTE, the paper's own tokenizer, which learns reconstruction and who interacts "
