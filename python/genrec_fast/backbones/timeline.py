@@ -128,7 +128,7 @@ class Timeline(nn.Module):
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")
             embedded = embedded + self.features(batch.features)
         if self.items is not None:
-            ids, known = batch.items.values, self.items.table().shape[0]
+            ids, known = batch.items.values, self.items.num_items
             own = self.items(ids.clamp(max=known - 1))
             embedded = embedded + own.masked_fill((ids >= known).unsqueeze(1), 0.0)
         x, rows = with_start(embedded, batch.items, self.start, self.config.max_items)

@@ -101,6 +101,7 @@ class ItemIds(nn.Embedding):
 
     def __init__(self, num_items: int, width: int, *, start: Tensor | None = None, learned: bool = True) -> None:
         super().__init__(num_items, width)
+        self.num_items = num_items
         self.start = start
         self.weight.requires_grad_(learned)
 
@@ -168,6 +169,7 @@ class ItemInputs(nn.Module):
         super().__init__()
         if config.id_width >= width:
             raise InvalidValueError(f"ItemInputs: id_width must be below width = {width}, got {config.id_width}")
+        self.num_items = catalog.num_items
         self.beside = config.id_width > 0
         self.ids = _ids(config, catalog, config.id_width or width) if config.ids else None
         width -= config.id_width
