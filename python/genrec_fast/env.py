@@ -137,10 +137,13 @@ def _ops() -> dict[str, list[str]]:
     return {path.stem: _public_names(path) for path in _op_files()}
 
 
+def _text(op: str) -> str:
+    return next(path.read_text(encoding="utf-8") for path in _op_files() if path.stem == op)
+
+
 def _card_kernel(op: str) -> str:
     """What runs on a card, and whether that kernel ever did."""
-    text = next(path.read_text(encoding="utf-8") for path in _op_files() if path.stem == op)
-    if '"cuda":' not in text:
+    if '"cuda":' not in _text(op):
         return "torch twin"
     ran = ran_on_card().get(op)
     return f"CuPy, ran on {ran}" if ran else "CuPy, has never run on a card"
@@ -156,7 +159,9 @@ def _public_names(path: Path) -> list[str]:
 def _cpu_kernel(op: str, functions: list[str], names: list[str]) -> str:
     """Compiled entries are named after the op or one of its functions: ``op`` or ``op_...``."""
     stems = {op, *functions}
-    return "compiled" if any(name in stems or name.startswith(f"{op}_") for name in names) else "torch twin"
+    if any(name in stems or name.startswith(f"{op}_") for name in names):
+        return "compiled"
+    return "torch" if '"cpu": _plain' in _text(op) else "torch twin"  # one whose kernel is for cards alone
 
 
 def _version(distribution: str) -> str | None:
