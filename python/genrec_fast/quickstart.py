@@ -39,6 +39,7 @@ __all__ = ["Outcome", "run"]
 
 NUM_SHOWN = 3  # shoppers whose recommendations are printed
 NUM_REMEMBERED = 4  # purchases of theirs that are printed
+CODEBOOK_SIZES = (128, 16)  # a wide first level: few items share it, and the second has less to tell apart
 PANEL_WIDTH = 39  # two panels side by side fill 80 columns, three fill 120
 
 
@@ -61,13 +62,13 @@ class Outcome:
     seconds_per_user: float
 
 
-def small_recipe(epochs: int) -> Recipe:
-    """MARIUS, narrow enough for a minute on one core."""
+def small_recipe(epochs: int, codebook_sizes: tuple[int, ...] = (32, 32)) -> Recipe:
+    """MARIUS, narrow enough for a minute on one core; a catalog must have as many items as a level has codes."""
     return Recipe(
         name="quickstart",
         source="MARIUS (arXiv:2508.14910)",
         deviations=("narrower and shallower than published",),
-        tokenizer=RQKMeansConfig(codebook_sizes=(128, 16)),
+        tokenizer=RQKMeansConfig(codebook_sizes=codebook_sizes),
         layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(
             width=64,
@@ -127,7 +128,7 @@ def _run(num_users: int, max_epochs: int, k: int, seed: int, console: Console) -
         "purchases. Its true probabilities are known, so the result can be held against the best that is possible.\n"
     )
     begin = time.perf_counter()
-    model = train(small_recipe(max_epochs), data, seed=seed)
+    model = train(small_recipe(max_epochs, CODEBOOK_SIZES), data, seed=seed)
     seconds_training = time.perf_counter() - begin
 
     test = splits.test
