@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 
 import pytest
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_fast import recipes
-from genrec_fast.backbones import ParallelHeadsConfig
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
@@ -23,7 +20,6 @@ from genrec_fast.decoders import GraphConfig, ScanCodesConfig, code_neighbours
 from genrec_fast.decoders.base import Parts, run
 from genrec_fast.decoders.scan_codes import item_codes_of
 from genrec_fast.layouts import PlainConfig
-from genrec_fast.recipe.recommender import Recommender
 from shared.catalogs import coded
 from shared.decoder_suite import DecoderSuite, users_of
 
@@ -284,18 +280,3 @@ def test_messages_name_argument_rule_and_value():
         walk(codes, GraphConfig(), batch, 1, sizes=(2, 2), num_beams=(2, 2))
     with pytest.raises(InvalidValueError, match="scan_codes: system must have a layout with item_codes, or a trie"):
         ScanCodesConfig().build().search(Heads(), batch, None, 1)
-
-
-def test_questions_of_other_widths_share_no_pass():
-    codes = torch.randint(8, (300, 3), generator=torch.Generator().manual_seed(1))
-    recipe = dataclasses.replace(
-        recipes.rpg(),
-        backbone=ParallelHeadsConfig(width=16, num_heads=2, num_layers=1, hidden=16, max_items=6),
-        decoder=GraphConfig(num_beams=9, num_edges=4, num_steps=1),
-    )
-    torch.manual_seed(0)
-    model = Recommender(recipe, coded(codes, SIZES))
-    with model.batcher() as batcher:
-        futures = [batcher.submit([[1, 2]], k=3, num_beams=width) for width in (200, 3, 9)]
-        for width, future in zip((200, 3, 9), futures, strict=True):
-            assert torch.equal(future.result(30).items, model.recommend([[1, 2]], 3, num_beams=width).items)
