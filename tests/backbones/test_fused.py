@@ -44,7 +44,7 @@ def model(**settings):
 
 
 def items_of(backbone):
-    return backbone.timeline.items if backbone.config.tied else backbone.items
+    return backbone.items if backbone.config.residual else backbone.timeline.items
 
 
 def expected(some, history):
@@ -85,10 +85,10 @@ def expected(some, history):
     return scores
 
 
-@pytest.mark.parametrize(("residual", "tied"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.5, 1.0), (0.0, 2.0, 0.5, 0.0)])
-def test_every_item_has_the_score_that_the_formula_gives(weights, residual, tied):
-    some = model(weights=weights, residual=residual, tied=tied)
+def test_every_item_has_the_score_that_the_formula_gives(weights, residual):
+    some = model(weights=weights, residual=residual)
     asked = [[1, 2, 3], [7], [19, 0, 19, 7, 3, 4, 1, 2, 5, 9]]
     with some.answering():
         found = some.backbone.score_items(some.batch(Batch(Jagged.from_rows(asked))))
@@ -127,7 +127,7 @@ def test_training_scores_a_target_as_if_its_history_had_ended_there():
 
 
 def test_a_network_that_reads_its_own_item_vectors():
-    some = model(tied=True)
+    some = model(residual=False)
     with some.answering():
         batch = some.batch(Batch(Jagged.from_rows([[1, 2, 3]])))
         before = some.backbone.timeline.user_states(batch)
@@ -158,10 +158,10 @@ def test_a_target_that_is_not_asked_for_has_no_row_and_history_still_counts():
     assert vectors.shape[0] == len(items) == levels[0].shape[0] == 2
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("residual", [True, False])
 @torch.no_grad()
-def test_the_table_is_made_once_and_again_when_a_weight_was_written(tied):
-    some = model(tied=tied)
+def test_the_table_is_made_once_and_again_when_a_weight_was_written(residual):
+    some = model(residual=residual)
     made = []
     some.backbone._made = lambda: made.append(0) or type(some.backbone)._made(some.backbone)
     before = some.recommend([[1, 2, 3]], 3)

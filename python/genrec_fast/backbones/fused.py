@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +38,6 @@ class FusedConfig:
     """what followed what; its own weights are not read"""
     items: ItemInputsConfig = field(default_factory=lambda: ItemInputsConfig(features=True))
     """what the network scores an item by"""
-    tied: bool = field(default=False, metadata={"absent": False})
-    """whether the network reads an item by that, too, beside its codes and features"""
     temperature: float = 0.07
     """divides the cosine of a state and an item"""
     text_width: int = 128
@@ -46,8 +45,8 @@ class FusedConfig:
     weights: tuple[float, ...] = (1.0, 1.0, 1.5, 1.0)
     """of network, graph, text and repeats where training begins; 0 leaves a channel out"""
     residual: bool = field(default=True, metadata={"absent": True})
-    """whether the network learns what graph, text and repeats leave open; else it learns alone, and they join it in
-    answers, by ``weights``: no gate is learned"""
+    """whether the network learns what graph, text and repeats leave open; else it learns alone, and reads an item by
+    what it scores it by, too; they join it in answers, by ``weights``, and no gate is learned"""
     gate_hidden: int = 16
     """channels of the layer between what is known of a history and the channels' weights"""
 
@@ -101,11 +100,11 @@ class Fused(nn.Module):
         items = item_inputs(config.items, catalog, config.timeline.width)
         items.apply(init_weights)
         self.codebook_sizes = catalog.codebook_sizes
-        self.timeline = Timeline(
-            config.timeline, self.codebook_sizes, catalog.feature_dim, items if config.tied else None
-        )
+        timeline = dataclasses.replace(config.timeline, temperature=config.temperature)
+        read = None if config.residual else items
+        self.timeline = Timeline(timeline, self.codebook_sizes, catalog.feature_dim, read)
         self.graph = Transitions(config.graph, catalog.num_items)
-        if not config.tied:
+        if config.residual:
             self.items = items
         self._kept = KeptTable()
         self.gate = _gate(config.gate_hidden) if config.residual else None
@@ -130,13 +129,11 @@ class Fused(nn.Module):
 
     def added_scores(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, tuple[Jagged, Tensor]]:
         """See ``AddedScores``; the events of the batch's rows were counted."""
-        states = self.timeline.target_states(batch)
-        levels = self.timeline.logits_behind(states, batch)
         if not self.config.residual:
-            nothing = Jagged.from_lengths(batch.items.values[:0], states.new_zeros(len(states), dtype=torch.int64))
-            return levels, self._user(states.float()), self._item_vectors(), (nothing, states.new_zeros(0))
+            return self.timeline.added_scores(batch)
+        states = self.timeline.target_states(batch)
         rows, at = _with_ends(batch)
-        return (levels, *self._parts(states.float(), rows, at, leave_own=True))
+        return (self.timeline.logits_behind(states, batch), *self._parts(states.float(), rows, at, leave_own=True))
 
     def score_items(self, batch: Batch) -> Tensor:
         """float32 ``[B, N]``; no history may be empty."""
@@ -153,7 +150,7 @@ class Fused(nn.Module):
         begins = rows.offsets[torch.searchsorted(rows.offsets, at, right=True) - 1]
         followed, values = self.graph.after(rows, at, leave_own=leave_own)
         weights = self._weights(rows, at, begins, followed, values)
-        user = self._user(states) * weights[:, :1]
+        user = F.normalize(states, dim=1) / self.config.temperature * weights[:, :1]
         wish = self._wish(rows, at, begins) * weights[:, 2:3]
         added, first, second = _joined(followed, _read(rows, at, begins, self.num_items))
         both = values.new_empty(added.values.numel())
@@ -168,17 +165,10 @@ class Fused(nn.Module):
         return self._kept.of(self._scored(), self._made, self._buffers)
 
     def _made(self) -> Tensor:
-        return torch.cat([self._item_vectors(), self.text], 1)
-
-    def _item_vectors(self) -> Tensor:
-        return F.normalize(self._scored().table().float(), dim=1)
+        return torch.cat([F.normalize(self._scored().table().float(), dim=1), self.text], 1)
 
     def _scored(self) -> Any:
-        return self.timeline.items if self.config.tied else self.items
-
-    def _user(self, states: Tensor) -> Tensor:
-        """Of which the product with an item's vector is a cosine over the temperature."""
-        return F.normalize(states, dim=1) / self.config.temperature
+        return self.items if self.config.residual else self.timeline.items
 
     def _wish(self, rows: Jagged, at: Tensor, begins: Tensor) -> Tensor:
         """``[M, F]``: ``sum_n decay^n x_n``."""

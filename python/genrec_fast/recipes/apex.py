@@ -37,7 +37,6 @@ def apex() -> Recipe:
             ),
             weights=(1.0, 2.5, 3.75, 2.5),
             residual=False,
-            tied=True,
         ),
         objective=CodesAndItemsConfig(code_weight=0.25),
         decoder=ScanConfig(),
