@@ -5,28 +5,40 @@
 
 namespace genrec::bindings {
 
-// Users' scores of codes, the items' codes, and `bases`, which keeps what the result points to.
-inline CodeSums code_sums(Arguments& given, std::vector<std::int64_t>& bases) {
+// The items' codes, into `item_codes`, `code_bytes`, `num_items` and `num_levels`.
+template <class Args>
+void take_item_codes(Arguments& given, Args& args) {
   static constexpr Dtype kinds[] = {dtype_of<std::uint8_t>(), dtype_of<std::int32_t>()};
-  CodeSums sums{};
-  sums.logprobs = given.in<float>("logprobs", "B V");
   const Tensor codes = given.tensor("item_codes", {"uint8 or int32", kinds}, "N L", Layout::copied);
-  sums.item_codes = codes.data;
-  sums.code_bytes = static_cast<int>(codes.element_size());
-  sums.num_users = given.size('B');
-  sums.width = given.size('V');
-  sums.num_items = given.size('N');
-  sums.num_levels = given.size('L');
+  args.item_codes = codes.data;
+  args.code_bytes = static_cast<int>(codes.element_size());
+  args.num_items = given.size('N');
+  args.num_levels = given.size('L');
+}
+
+// Where the codes of each level begin among `width`, and their end; `bases` keeps what the result points to.
+inline const std::int64_t* level_bases(Arguments& given, std::int64_t num_levels, std::int64_t width,
+                                       std::vector<std::int64_t>& bases) {
   bases.assign(1, 0);
   for (const std::int64_t size : given.numbers("codebook_sizes")) {
-    check(size >= 1 && size <= sums.width - bases.back(), given.op(), ": codebook_sizes must add up to ", sums.width,
-          " scores of a user, got ", size, " behind ", bases.back());
+    check(size >= 1 && size <= width - bases.back(), given.op(), ": codebook_sizes must add up to ", width,
+          " codes, got ", size, " behind ", bases.back());
     bases.push_back(bases.back() + size);
   }
-  check(static_cast<std::int64_t>(bases.size()) == sums.num_levels + 1 && bases.back() == sums.width, given.op(),
-        ": codebook_sizes must be those of ", sums.num_levels, " levels and add up to ", sums.width, ", got ",
-        bases.size() - 1, " that add up to ", bases.back());
-  sums.bases = bases.data();
+  check(static_cast<std::int64_t>(bases.size()) == num_levels + 1 && bases.back() == width, given.op(),
+        ": codebook_sizes must be those of ", num_levels, " levels and add up to ", width, ", got ", bases.size() - 1,
+        " that add up to ", bases.back());
+  return bases.data();
+}
+
+// Users' scores of codes, the items' codes, and `bases`, which keeps what the result points to.
+inline CodeSums code_sums(Arguments& given, std::vector<std::int64_t>& bases) {
+  CodeSums sums{};
+  sums.logprobs = given.in<float>("logprobs", "B V");
+  take_item_codes(given, sums);
+  sums.num_users = given.size('B');
+  sums.width = given.size('V');
+  sums.bases = level_bases(given, sums.num_levels, sums.width, bases);
   return sums;
 }
 

@@ -100,21 +100,25 @@ def kmeans_step(rng: Rng) -> Case:
     return Case(ops.kmeans_step, args, right)
 
 
-@target("topk_inner_product")
-def topk_inner_product(rng: Rng) -> Case:
-    depth, users, items = rng.choice(DEPTHS), rng.randint(0, 4), rng.choice((0, 1, 5, 17, 40, 70))
+def _filters(rng: Rng, users: int, items: int) -> dict[str, Any]:
+    """Which items a user may find."""
     allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
     exclude = None
     if rng.flip(0.4):
         lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
         exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
+    return {"allowed": None if allowed is None else rng.mask(*allowed), "exclude": exclude}
+
+
+@target("topk_inner_product")
+def topk_inner_product(rng: Rng) -> Case:
+    depth, users, items = rng.choice(DEPTHS), rng.randint(0, 4), rng.choice((0, 1, 5, 17, 40, 70))
     args = {
         "queries": _vectors(rng, users, depth),
         "table": _vectors(rng, items, depth),
         "k": rng.choice((1, 3, 10, 60)),
         "bias": rng.normal(items) if rng.flip(0.3) else None,
-        "allowed": None if allowed is None else rng.mask(*allowed),
-        "exclude": exclude,
+        **_filters(rng, users, items),
     }
 
     def right(queries: Tensor, table: Tensor, k: int, bias: Any, allowed: Any, exclude: Any) -> Any:
@@ -147,16 +151,10 @@ def _require_codes(item_codes: Tensor, codebook_sizes: Any) -> list[int]:
 @target("topk_code_sums")
 def topk_code_sums(rng: Rng) -> Case:
     users, items = rng.choice((0, 1, 3, 5, 17)), rng.choice((0, 1, 5, 17, 70))
-    allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
-    exclude = None
-    if rng.flip(0.4):
-        lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
-        exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
     args = {
         **_code_scores(rng, users, items),
         "k": rng.choice((1, 3, 10, 60)),
-        "allowed": None if allowed is None else rng.mask(*allowed),
-        "exclude": exclude,
+        **_filters(rng, users, items),
     }
 
     def right(logprobs: Tensor, item_codes: Tensor, codebook_sizes: Any, k: int, allowed: Any, exclude: Any) -> Any:
@@ -201,17 +199,11 @@ def completable_codes(rng: Rng) -> Case:
     if items:  # of items that there are, so that some code is left
         own = codes[rng.whole(0, items, users * beams)].int()
         written = torch.where(rng.mask(*own.shape), own, -1) if rng.flip(0.8) else written
-    allowed = rng.choice((None, None, (items,), (1, items), (users, items)))
-    exclude = None
-    if rng.flip(0.4):
-        lengths = [rng.randint(0, 4) if items else 0 for _ in range(users)]
-        exclude = Jagged(rng.whole(0, max(items, 1), sum(lengths)), rng.offsets(lengths, torch.int64))
     args = {
         "written": written.view(users, beams, len(sizes)),
         "item_codes": codes,
         "codebook_sizes": sizes,
-        "allowed": None if allowed is None else rng.mask(*allowed),
-        "exclude": exclude,
+        **_filters(rng, users, items),
     }
 
     def right(written: Tensor, item_codes: Tensor, codebook_sizes: Any, allowed: Any, exclude: Any) -> Any:
