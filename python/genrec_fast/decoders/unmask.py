@@ -17,6 +17,7 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
+from genrec_fast.decoders.chosen import best_of
 from genrec_fast.decoders.scan_codes import CodesOf, PackedCodes, ranked
 from genrec_fast.decoders.unmask_search import Beams, Unmasking, unmasked
 
@@ -161,15 +162,5 @@ def _items(beams: Beams, codes: CodesOf, query: Query, k: int) -> tuple[Tensor, 
     if query.exclude is not None and query.exclude.values.numel():
         keys = query.exclude.row_index() * len(codes.packed) + query.exclude.values.long()
         there &= ~torch.isin(user * len(codes.packed) + ids, keys)
-    user, score, ids = user[there], score[there], ids[there]
-    order = ids.argsort(stable=True)
-    order = order[score[order].argsort(descending=True, stable=True)]
-    order = order[user[order].argsort(stable=True)]
-    user, score, ids = user[order], score[order], ids[order]
-    counts = torch.bincount(user, minlength=users)
-    place = torch.arange(len(user)) - (counts.cumsum(0) - counts)[user]
-    shown = place < k
-    best = torch.full((users, k), -1, dtype=torch.int64)
-    scores = torch.full((users, k), -torch.inf)
-    best[user[shown], place[shown]], scores[user[shown], place[shown]] = ids[shown], score[shown]
-    return best, scores
+    best, found, _ = best_of(users, user[there], ids[there], score[there], k)
+    return best, found
