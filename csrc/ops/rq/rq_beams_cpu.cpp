@@ -43,7 +43,7 @@ void rise(T* heap, std::int64_t at, T one, Before before) {
 
 bool higher(float a, float b) { return a > b; }
 
-constexpr std::int64_t few = 64;  // scores of which a list in order is faster than a heap, by a twelfth
+constexpr std::int64_t few = 64;  // scores of which a list in order is faster than a heap
 
 // Who may belong to the `keep` best of a row: scores not below the keep-th best so far less the slack.
 struct Contest {
