@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.batch import Batch, Question, Ranked
+from genrec_fast.base.best_of import best_of
 from genrec_fast.base.checks import check_weights, shown
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
@@ -19,7 +20,6 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.base import Decoder, OneStep, Parts, run
-from genrec_fast.decoders.chosen import best_of
 
 __all__ = ["Blend", "BlendConfig", "MemberConfig", "Weights"]
 

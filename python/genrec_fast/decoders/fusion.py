@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Ranked
+from genrec_fast.base.best_of import best_of
 from genrec_fast.base.checks import check_flag
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
@@ -16,7 +17,6 @@ from genrec_fast.base.protocols import CodesThenVectors
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.candidates import scores_of_pairs
-from genrec_fast.decoders.chosen import best_of
 from genrec_fast.decoders.search_pass import SearchDecoder, unanswered
 from genrec_fast.decoders.trie_search import TrieSearch
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Ranked, proven
+from genrec_fast.base.best_of import best_of
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import MaskedCodes
@@ -17,7 +18,6 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
-from genrec_fast.decoders.chosen import best_of
 from genrec_fast.decoders.scan_codes import CodesOf, PackedCodes, ranked
 from genrec_fast.decoders.unmask_search import Beams, Unmasking, unmasked
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from genrec_fast.base.best_of import best_of
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import _cuda, _cuda_expand_rows
 from genrec_fast.ops._registry import define
@@ -109,23 +110,12 @@ def _sorted(
         kept = keeps(user[source], item)
         item, source = item[kept], source[kept]
 
-    # Three stable sorts: by item, then by score, then by user; the last key decides first.
-    order = torch.argsort(item, stable=True)
-    order = order[torch.argsort(ranks[user, beam][source[order]], descending=True, stable=True)]
-    order = order[torch.argsort(user[source[order]], stable=True)]
-    item, source = item[order], source[order]
-    owner = user[source]
-    per_user = torch.bincount(owner, minlength=users)
-    rank = torch.arange(owner.numel(), device=rows.device) - (per_user.cumsum(0) - per_user)[owner]
-    best = rank < k
-    item, source, owner, rank = item[best], source[best], owner[best], rank[best]
-
-    items = torch.full((users, k), -1, dtype=torch.int64, device=rows.device)
+    items, _, at = best_of(users, user[source], item, ranks[user, beam][source], k)
+    owner, place = (at >= 0).nonzero(as_tuple=True)
+    from_beam = beam[source[at[owner, place]]]
     out_codes = codes.new_full((users, k, codes.shape[2]), -1)
     out_scores = scores.new_full((users, k), -torch.inf)
-    items[owner, rank] = item
-    out_codes[owner, rank] = codes[user[source], beam[source]]
-    out_scores[owner, rank] = scores[user[source], beam[source]]
+    out_codes[owner, place], out_scores[owner, place] = codes[owner, from_beam], scores[owner, from_beam]
     return items, out_codes, out_scores
 
 

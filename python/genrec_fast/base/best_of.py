@@ -15,11 +15,11 @@ def best_of(users: int, owner: Tensor, items: Tensor, scores: Tensor, k: int) ->
         users: B.
         owner: int64 ``[E]``: whose item each is.
         items: int64 ``[E]``, none twice per user.
-        scores: float32 ``[E]``, none NaN.
+        scores: float ``[E]``, none NaN.
         k: items per user.
 
     Returns:
-        Items int64 ``[B, k]`` (-1 behind the last), scores float32 ``[B, k]`` (-inf), and where among the E each of
+        Items int64 ``[B, k]`` (-1 behind the last), scores ``[B, k]`` (-inf), and where among the E each of
         them stands, int64 ``[B, k]`` (-1).
     """
     # Three stable sorts: by item, then by score, then by user; the last key decides first.
@@ -32,6 +32,6 @@ def best_of(users: int, owner: Tensor, items: Tensor, scores: Tensor, k: int) ->
     best = rank < k
     owner, rank, order = owner[best], rank[best], order[best]
     found = torch.full((users, k), -1, dtype=torch.int64, device=items.device)
-    at, values = found.clone(), torch.full((users, k), -torch.inf, device=items.device)
+    at, values = found.clone(), scores.new_full((users, k), -torch.inf)
     found[owner, rank], values[owner, rank], at[owner, rank] = items[order], scores[order], order
     return found, values, at
