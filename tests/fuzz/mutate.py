@@ -404,7 +404,7 @@ _INTEGERS: tuple[tuple[Callable[[int], Any], str, str], ...] = (
     (str, "str", REFUSE),
     (lambda v: None, "None", OTHER),
     (lambda v: [v], "list", REFUSE),
-    (lambda v: torch.tensor([v, v]), "two in a tensor", REFUSE),
+    (lambda v: torch.tensor([v, v]), "two in a tensor", OTHER),  # among tensors of offsets, [0, 0] is one row
     (lambda v: torch.tensor(float(v)), "float in a tensor", REFUSE),
     (lambda v: np.array([v]), "numpy array", REFUSE),
     (lambda v: np.bool_(True), "numpy bool", REFUSE),

@@ -142,7 +142,7 @@ class Worker:
                     complaint = case.also(**given)
         except Exception as error:  # noqa: BLE001 - the twin has no answer where the function gave one
             if isinstance(error, MemoryError | Unasked) or any(
-                word in str(error) for word in ("allocate", "symbolic")
+                word in str(error) for word in ("allocate", "symbolic", "Stride calculation overflowed")
             ):  # not for such sizes
                 count.unjudged += 1
                 return

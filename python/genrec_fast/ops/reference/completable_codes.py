@@ -25,7 +25,7 @@ def completable_codes(
     codes, num_items = item_codes.long(), item_codes.shape[0]
     out = torch.zeros(users, beams, sum(codebook_sizes), dtype=torch.bool, device=written.device)
     found = hide(torch.zeros(users, num_items, device=written.device), allowed, exclude_ids, exclude_offsets) == 0
-    for user in range(users):
+    for user in range(users if beams else 0):
         for beam in range(beams):
             row = written[user, beam].long()
             fits = codes[found[user] & ((row == -1) | (row == codes)).all(1)]
