@@ -1,6 +1,6 @@
 // How warps work on tiles: rows from memory to shared memory, and the two products of attention. A warp owns 16 rows of
 // a product; its lane holds, as mma.sync leaves them, rows lane / 4 and lane / 4 + 8 and columns 8 n + 2 (lane % 4) and
-// the next one. bfloat16 goes through tensor cores, float32 through plain multiply-adds with the same places.
+// the next one. 16-bit floats go through tensor cores, float32 through plain multiply-adds with the same places.
 #pragma once
 #include "attention_plan.cuh"
 #include "mma.cuh"
@@ -77,8 +77,26 @@ DEVICE_INLINE void fetch_rows(const Team& team, Element* to, const Element* from
   }
 }
 
+// How tensor cores read words of 16 bits, and what two floats are as such a word.
+template <class Element>
+struct Cores;
+template <>
+struct Cores<Bfloat16> {
+  static DEVICE_INLINE void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    mma_bfloat16(c, a, b);
+  }
+  static DEVICE_INLINE unsigned pack(float low, float high) { return pack_bfloat16(low, high); }
+};
+template <>
+struct Cores<Half> {
+  static DEVICE_INLINE void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    mma_half(c, a, b);
+  }
+  static DEVICE_INLINE unsigned pack(float low, float high) { return pack_half(low, high); }
+};
+
 // sums[n] += 16 rows of a times rows of b, over `columns` of both: sums of [16][8 N].
-template <int Slab, int N>
+template <int Slab, class Kept = Bfloat16, int N>
 DEVICE_INLINE void multiply_rows(float (&sums)[N][4], const unsigned short* a, const unsigned short* b, int columns,
                                  int lane) {
   constexpr int step = row_step<unsigned short, Slab>;
@@ -94,8 +112,8 @@ DEVICE_INLINE void multiply_rows(float (&sums)[N][4], const unsigned short* a, c
       unsigned y[4];
       ldmatrix_x4(y, b_place + n * 8 * step + k);
       const unsigned first[2] = {y[0], y[1]}, second[2] = {y[2], y[3]};
-      mma_bfloat16(sums[n], x, first);
-      mma_bfloat16(sums[n + 1], x, second);
+      Cores<Kept>::multiply(sums[n], x, first);
+      Cores<Kept>::multiply(sums[n + 1], x, second);
     }
   }
 }
@@ -107,7 +125,7 @@ DEVICE_INLINE float dot(const float4& x, const float4& y, float sum) {
   return fmaf(x.w, y.w, sum);
 }
 
-template <int Slab, int N>
+template <int Slab, class Kept = Float32, int N>
 DEVICE_INLINE void multiply_rows(float (&sums)[N][4], const float* a, const float* b, int columns, int lane) {
   constexpr int step = row_step<float, Slab>;
   const float* a_place = a + lane / 4 * step;
@@ -127,29 +145,30 @@ DEVICE_INLINE void multiply_rows(float (&sums)[N][4], const float* a, const floa
 }
 
 // sums += weights times the rows of b: weights [16][8 K] in the lanes' places, b [8 K][columns].
-template <int Slab, int N, int K>
+template <int Slab, class Kept = Bfloat16, int N, int K>
 DEVICE_INLINE void multiply_weights(float (&sums)[N][4], const float (&weights)[K][4], const unsigned short* b,
                                     int columns, int lane) {
   constexpr int step = row_step<unsigned short, Slab>;
   const unsigned short* b_place = b + lane % 16 * step + lane / 16 * 8;
 #pragma unroll
   for (int k = 0; k < K; k += 2) {
-    const unsigned x[4] = {pack_bfloat16(weights[k][0], weights[k][1]), pack_bfloat16(weights[k][2], weights[k][3]),
-                           pack_bfloat16(weights[k + 1][0], weights[k + 1][1]),
-                           pack_bfloat16(weights[k + 1][2], weights[k + 1][3])};
+    const unsigned x[4] = {Cores<Kept>::pack(weights[k][0], weights[k][1]),
+                           Cores<Kept>::pack(weights[k][2], weights[k][3]),
+                           Cores<Kept>::pack(weights[k + 1][0], weights[k + 1][1]),
+                           Cores<Kept>::pack(weights[k + 1][2], weights[k + 1][3])};
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       if (n * 8 >= columns) break;
       unsigned y[4];
       ldmatrix_x4_trans(y, b_place + k * 8 * step + n * 8);
       const unsigned first[2] = {y[0], y[1]}, second[2] = {y[2], y[3]};
-      mma_bfloat16(sums[n], x, first);
-      mma_bfloat16(sums[n + 1], x, second);
+      Cores<Kept>::multiply(sums[n], x, first);
+      Cores<Kept>::multiply(sums[n + 1], x, second);
     }
   }
 }
 
-template <int Slab, int N, int K>
+template <int Slab, class Kept = Float32, int N, int K>
 DEVICE_INLINE void multiply_weights(float (&sums)[N][4], const float (&weights)[K][4], const float* b, int columns,
                                     int lane) {
   constexpr int step = row_step<float, Slab>;

@@ -55,6 +55,12 @@ DEVICE_INLINE unsigned pack_bfloat16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(out) : "f"(high), "f"(low));
   return out;
 }
+// As float16.
+DEVICE_INLINE unsigned pack_half(float low, float high) {
+  unsigned out;
+  asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
 // Of 11 bits.
 DEVICE_INLINE float rough_tanh(float x) {
   float out;

@@ -102,4 +102,7 @@ void copies_wait() {
 inline unsigned pack_bfloat16(float low, float high) {
   return float_to_bfloat16(low) | static_cast<unsigned>(float_to_bfloat16(high)) << 16;
 }
+inline unsigned pack_half(float low, float high) {
+  return float_to_half(low) | static_cast<unsigned>(float_to_half(high)) << 16;
+}
 inline float rough_tanh(float x) { return std::tanh(x); }

@@ -86,6 +86,9 @@ CALLS = {
     | {"kind": "silu", "causal": True, "max_seq_len": 7, "alpha": 0.3, "attn_scale": normal(5), "seed": 3}
     | {"num_targets": torch.tensor([1, 0]), "target_group_size": 1, "contextual_seq_len": 1, "max_attn_len": 2}
     | {"min_full_attn_seq_len": 1, "dropout_p": 0.1, "kv_offsets": OFFSETS},
+    "beam_attention": {"q": normal(2, 2, 2, 4), "prompt_keys": normal(5, 1, 4), "prompt_values": normal(5, 1, 3)}
+    | {"offsets": OFFSETS, "keys": normal(2, 3, 1, 4), "values": normal(2, 3, 1, 3), "bias": normal(2, 4), "scale": 0.3}
+    | {"parents": torch.tensor([[-1, -1, 0], [-1, 0, 1]], dtype=torch.int32)},
     "transformer_prefill": {"stack": STACK, "rows": normal(5, 12), "offsets": OFFSETS, "only_last": True}
     | {"past": [PAST, PAST], "past_rows": torch.tensor([3, 3]), "past_used": torch.tensor([2, 3])},
     "transformer_first": {"stack": STACK, "rows": normal(5, 12)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genrec_fast.ops.attention_bias import ALiBi, RelativeTimeBias, T5Bias
+from genrec_fast.ops.beam_attention import beam_attention
 from genrec_fast.ops.completable_codes import completable_codes
 from genrec_fast.ops.draft_tree import DraftTree, draft_tree
 from genrec_fast.ops.draft_verify import DraftBeams, DraftRows, draft_verify
@@ -44,6 +45,7 @@ __all__ = [
     "TrieFilter",
     "TriePlaces",
     "TrieStep",
+    "beam_attention",
     "completable_codes",
     "deinterleave",
     "draft_tree",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrec_fast import ops
 from genrec_fast.base.errors import InvalidTypeError
+from genrec_fast.ops.reference.beam_attention import beam_attention as _beams
 from genrec_fast.ops.reference.jagged_attention import jagged_attention as _twin
 
 from ..case import Case, Rng, target
@@ -201,3 +202,67 @@ def gradient(rng: Rng) -> Case:
 
 def _tracked(**given: Any) -> Tensor:
     return _right(keep_graph=True, **given)
+
+
+def _tree(rng: Rng, users: int, beams: int) -> Tensor:
+    """Parents of the rows of up to four levels, the last of ``beams``."""
+    widths = [*(rng.randint(1, 3) for _ in range(rng.randint(0, 3))), beams]
+    if beams and rng.flip(0.2):  # no levels: any earlier row
+        return torch.stack([rng.whole(-1, max(row, 0), users) for row in range(sum(widths))], 1).int()
+    levels, first = [torch.full((users, widths[0]), -1, dtype=torch.int64)], 0
+    for before, own in zip(widths, widths[1:], strict=False):
+        levels.append(rng.whole(0, before, users, own) + first)
+        first += before
+    return torch.cat(levels, 1).int()
+
+
+@target("beam_attention")
+def beam_attention(rng: Rng) -> Case:
+    dtype = rng.choice((torch.float32, torch.float32, torch.bfloat16, torch.float16))
+    users, beams = rng.choice((0, 1, 3)), rng.choice((0, 1, 2, 5))
+    key_heads, width, value_width = rng.choice((1, 2)), rng.choice((1, 4, 8, 19)), rng.choice((1, 4, 8, 21))
+    heads = key_heads * rng.choice((1, 2))
+    which = rng.choice(("prompts", "rows", "both", "both"))
+    args: dict[str, Any] = {"q": rng.normal(users, beams, heads, width, dtype=dtype)}
+    if which != "rows":
+        lengths = [rng.randint(0, 9) for _ in range(users)]
+        args["prompt_keys"] = rng.normal(sum(lengths), key_heads, width, dtype=dtype)
+        args["prompt_values"] = rng.normal(sum(lengths), key_heads, value_width, dtype=dtype)
+        args["offsets"] = rng.offsets(lengths)
+    if which != "prompts":
+        parents = _tree(rng, users, beams)
+        args["keys"] = rng.normal(users, parents.shape[1], key_heads, width, dtype=dtype)
+        args["values"] = rng.normal(users, parents.shape[1], key_heads, value_width, dtype=dtype)
+        args["parents"] = parents
+    if rng.flip(0.4):
+        args["bias"] = rng.normal(heads, rng.randint(1, 6))
+    if rng.flip(0.4):
+        args["scale"] = rng.choice((1.0, 0.3))
+    tensors = ("q", "prompt_keys", "prompt_values", "keys", "values", "bias")
+
+    def right(**given: Any) -> Tensor:
+        names = ("q", "prompt_keys", "prompt_values", "offsets", "keys", "values", "parents", "bias")
+        offsets, rows = given.get("offsets"), given.get("prompt_keys")
+        if offsets is not None and rows is not None:
+            edges = [0, *offsets.tolist(), len(rows)]
+            if edges[1] or edges[-2] != edges[-1] or sorted(edges) != edges:
+                raise ValueError("offsets that are none")
+        parents = given.get("parents")
+        if parents is not None and bool(((parents < -1) | (parents >= torch.arange(parents.shape[1]))).any()):
+            raise ValueError("a parent that is no earlier row")
+        wide = [given.get(name) for name in names]
+        wide = [x.double() if x is not None and name in tensors else x for name, x in zip(names, wide, strict=True)]
+        scale = given.get("scale")
+        factor = 1.0 / math.sqrt(given["q"].shape[3]) if scale is None else float(scale)
+        return _beams(*wide, factor).to(given["q"].dtype)
+
+    def judge(found: Any, right: Any, given: dict[str, Any]) -> str | None:
+        unit = {torch.float32: 3e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[given["q"].dtype]
+        held = [given[name].detach().double().abs() for name in tensors if given.get(name) is not None]
+        big = max((float(x.nan_to_num(torch.inf, torch.inf).max()) for x in held if x.numel()), default=0.0)
+        big = max(big, abs(float(given.get("scale") or 0.0)))
+        if big > 60.0:
+            return differs(found, right, math.inf)  # shapes and dtype
+        return differs(found, right, unit * max(1.0, big) * max(1.0, big / 4) ** 2)
+
+    return Case(ops.beam_attention, args, right, judge)
