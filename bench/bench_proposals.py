@@ -3,7 +3,7 @@
 The catalog is synthetic: 2,000 topics of 100 items, features around a topic's, semantic IDs with a topic's first two
 codes; 20,000 histories that stay in a topic nine times of ten are counted. The network is not trained, so that its
 part of a score is noise that no proposer can foresee: ``alone`` leaves it out, ``untrained`` has it as `apex` does.
-Run: pytest bench/bench_proposals.py -o python_files='bench_*.py' -s
+Run: pytest bench/bench_proposals.py -o python_files='bench_*.py' -s --benchmark-timer=time.process_time
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_top_10(
     benchmark: Any, models: dict[tuple[str, str], gf.Recommender], users: int, kind: str, name: str
 ) -> None:
     asked = drawn(users, 2)
-    benchmark.pedantic(models[kind, name].recommend, (asked, K), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(models[kind, name].recommend, (asked, K), rounds=15, warmup_rounds=2)
     took = benchmark.stats.stats
     print(f"\n{kind}, {name}, {users} users: median {1000 * took.median:.1f} ms, least {1000 * took.min:.1f} ms")
 
