@@ -182,5 +182,5 @@ def _all_of(found: Ranked, num_items: int) -> Tensor:
 def _codes_of(items: Tensor, parts: Parts) -> Tensor:
     """int32 ``[B, k, L]``: the semantic IDs of items, -1 where there is none."""
     known: Tensor = parts.trie.item_codes() if parts.layout is None else parts.layout.item_codes
-    codes = known.to(items.device)[items.clamp(min=0)].to(torch.int32)
+    codes = known[items.clamp(min=0).to(known.device)].to(items.device, torch.int32)
     return codes.masked_fill((items < 0).unsqueeze(2), -1)
