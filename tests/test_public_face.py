@@ -80,6 +80,7 @@ def test_the_public_list():
         "ParallelHeadsConfig",
         "PinRecConfig",
         "PlainConfig",
+        "ProposalsConfig",
         "PublishedConfig",
         "Query",
         "Question",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from genrec_fast.recipes import get, names
@@ -46,12 +47,18 @@ def _value(value: Any) -> str:
     return " × ".join(map(_value, value)) or "default" if isinstance(value, tuple) else str(value)
 
 
+def _linked(measured: str) -> str:
+    """The pages that a figure stands on as links, and the command behind one as code."""
+    linked = re.sub(r"docs/([\w-]+\.md(?:#[\w-]+)?)", r"[\1](\1)", measured)
+    return re.sub(r": (python bench/[^)]*)\)$", r": `\1`)", linked)
+
+
 def markdown() -> str:
     """All recipes with every setting."""
     lines = ["# Recipes", "", "Written by `genrec-fast recipes --markdown > docs/recipes.md`; do not edit.", ""]
     for name in names():
         recipe = get(name)
-        lines += [f"## {name}", "", f"Source: {recipe.source}.", "", f"Measured: {recipe.measured}.", ""]
+        lines += [f"## {name}", "", f"Source: {recipe.source}.", "", f"Measured: {_linked(recipe.measured)}.", ""]
         if recipe.deviations:
             lines += ["Not as published:", "", *(f"- {text}" for text in recipe.deviations), ""]
         lines += ["| part | settings |", "|---|---|"]
