@@ -30,6 +30,8 @@ def model(name, items=None):
     recipe = recipes.get(name)
     small = {"width": 16, "num_heads": 2, "num_layers": 1, "hidden": 32, "text_hidden": (8,)}
     torch.manual_seed(0)
+    known = {field.name for field in dataclasses.fields(recipe.backbone)}
+    small = {setting: value for setting, value in small.items() if setting in known}
     recipe = dataclasses.replace(recipe, backbone=dataclasses.replace(recipe.backbone, **small))
     return Recommender(recipe, catalog() if items is None else items)
 

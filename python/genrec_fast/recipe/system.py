@@ -23,7 +23,6 @@ from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
-from genrec_fast.nn.item_inputs import ItemInputs
 from genrec_fast.recipe.basis import based, popular
 from genrec_fast.recipe.growing import grown
 from genrec_fast.recipe.recipe import Recipe
@@ -176,8 +175,9 @@ class System(nn.Module):
         self.catalog = catalog.to(self.device)
         self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
         for module in self.backbone.modules():
-            if isinstance(module, ItemInputs):
-                module.take_codes(self.catalog)
+            take: Any = getattr(module, "take_codes", None)  # of networks that read the catalog's semantic IDs
+            if take is not None:
+                take(self.catalog)
 
     def extended(self, new: Catalog) -> Self:
         """A model over the same networks with more items, whose ids follow the catalog's: for a server to be swapped.
