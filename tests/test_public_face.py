@@ -80,6 +80,7 @@ def test_the_public_list():
         "ParallelHeadsConfig",
         "PinRecConfig",
         "PlainConfig",
+        "PooledT5Config",
         "ProposalsConfig",
         "PublishedConfig",
         "Query",

@@ -167,7 +167,7 @@ def test_weight_decay_on_embedding_tables_is_named(name):
         ("cobra", ["in place of 768", "text encoder", "both softmaxes", "trie"]),
         ("atspeed", ["LLaMA-7B", "first level", "without a second softmax", "target's beams"]),
         ("nezha", ["Qwen3-0.6B", "in place of 512", "before the best are chosen"]),
-        ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie"]),
+        ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie", "end token"]),
         ("rpg", ["width 128", "text-embedding-3-large", "not dropped", "in place of means"]),
         ("diffgrm", ["Sentence-T5", "tuples that are no item", "takes its likeliest", "did not find"]),
         ("llada_rec", ["product quantization", "one stands for all", "may be no item", "longest row of the batch"]),

@@ -14,6 +14,7 @@ from genrec_fast.backbones.nci import NCI, NCIConfig
 from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
+from genrec_fast.backbones.pooled_t5 import PooledT5, PooledT5Config
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
 from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
@@ -55,6 +56,8 @@ __all__ = [
     "ParallelHeadsConfig",
     "PinRec",
     "PinRecConfig",
+    "PooledT5",
+    "PooledT5Config",
     "RecGPT",
     "RecGPTConfig",
     "Seater",
