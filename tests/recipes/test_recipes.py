@@ -92,6 +92,7 @@ def test_the_registry():
         "car",
         "cobra",
         "cost",
+        "dfgr",
         "diffgrm",
         "discrec",
         "dsi",

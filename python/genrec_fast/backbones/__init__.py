@@ -4,6 +4,7 @@ from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConf
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
+from genrec_fast.backbones.dual_flow import DualFlow, DualFlowConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
@@ -37,6 +38,8 @@ __all__ = [
     "CobraConfig",
     "DiscRec",
     "DiscRecConfig",
+    "DualFlow",
+    "DualFlowConfig",
     "FlatDiffusion",
     "FlatDiffusionConfig",
     "Fused",

@@ -10,6 +10,7 @@ from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.dfgr import dfgr
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
@@ -53,6 +54,7 @@ __all__ = [
     "car",
     "cobra",
     "cost",
+    "dfgr",
     "diffgrm",
     "discrec",
     "dsi",
@@ -99,6 +101,7 @@ _ALL = (
     cobra,
     car,
     cost,
+    dfgr,
     diffgrm,
     discrec,
     dsi,

@@ -16,7 +16,6 @@ _LEFT_OUT = {
     "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
     "an item; its public code was not read",
     "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
-    "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
     "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
     "would be invented",
