@@ -114,6 +114,7 @@ def test_the_registry():
         "nci",
         "nezha",
         "pinrec",
+        "recbase",
         "recgpt_fsq",
         "rpg",
         "rq_vae",

@@ -32,6 +32,7 @@ from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
 from genrec_fast.recipes.pinrec import pinrec
+from genrec_fast.recipes.recbase import recbase
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
@@ -78,6 +79,7 @@ __all__ = [
     "nci",
     "nezha",
     "pinrec",
+    "recbase",
     "recgpt_fsq",
     "rpg",
     "rq_vae",
@@ -123,6 +125,7 @@ _ALL = (
     nci,
     nezha,
     pinrec,
+    recbase,
     rpg,
     recgpt_fsq,
     rq_vae,
