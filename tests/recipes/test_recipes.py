@@ -90,6 +90,7 @@ def test_the_registry():
         "atspeed",
         "bert4rec",
         "car",
+        "ccfrec",
         "cobra",
         "cost",
         "dfgr",

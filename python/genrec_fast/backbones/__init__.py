@@ -3,6 +3,7 @@
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
+from genrec_fast.backbones.code_fusion import CodeFusion, CodeFusionConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
 from genrec_fast.backbones.dual_flow import DualFlow, DualFlowConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
@@ -36,6 +37,8 @@ __all__ = [
     "CausalConfig",
     "Cobra",
     "CobraConfig",
+    "CodeFusion",
+    "CodeFusionConfig",
     "DiscRec",
     "DiscRecConfig",
     "DualFlow",

@@ -25,6 +25,7 @@ __all__ = [
     "Continuable",
     "Counted",
     "Embedding",
+    "FusedCodes",
     "Interests",
     "ItemScores",
     "Jagged",
@@ -303,6 +304,23 @@ class Embedding(_ItemTable, Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+
+@runtime_checkable
+class FusedCodes(Embedding, Protocol):
+    """An ``Embedding`` whose items are made of their codes, some of which may be hidden and told from the others."""
+
+    def code_tokens(self, items: Tensor) -> Tensor:
+        """int64 ``[E, L]``: the codes of items ``[E]``, counted through all levels."""
+        ...
+
+    def item_vectors(self, items: Tensor) -> Tensor:
+        """``[E, D]``: rows of ``item_table``, of these items alone."""
+        ...
+
+    def embed_hidden(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``embed_targets`` with the codes ``hidden [E, L]`` hidden, and the logits of each hidden code ``[H, V]``."""
         ...
 
 

@@ -11,6 +11,7 @@ from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmen
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
+from genrec_fast.objectives.masked_fusion import MaskedFusion, MaskedFusionConfig
 from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
 from genrec_fast.objectives.multi_token import MultiToken, MultiTokenConfig
 from genrec_fast.objectives.next_code import NextCode, NextCodeConfig
@@ -38,6 +39,8 @@ __all__ = [
     "FullSoftmaxConfig",
     "InBatch",
     "InBatchConfig",
+    "MaskedFusion",
+    "MaskedFusionConfig",
     "MaskedItems",
     "MaskedItemsConfig",
     "MultiTask",

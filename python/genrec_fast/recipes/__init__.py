@@ -8,6 +8,7 @@ from genrec_fast.recipes.apex import apex
 from genrec_fast.recipes.atspeed import atspeed
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
+from genrec_fast.recipes.ccfrec import ccfrec
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.dfgr import dfgr
@@ -53,6 +54,7 @@ __all__ = [
     "atspeed",
     "bert4rec",
     "car",
+    "ccfrec",
     "cobra",
     "cost",
     "dfgr",
@@ -102,6 +104,7 @@ _ALL = (
     bert4rec,
     cobra,
     car,
+    ccfrec,
     cost,
     dfgr,
     diffgrm,

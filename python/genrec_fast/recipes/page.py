@@ -13,8 +13,6 @@ __all__ = ["markdown"]
 _LEFT_OUT = {
     "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
-    "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
-    "an item; its public code was not read",
     "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
     "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
