@@ -12,6 +12,7 @@ from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
+from genrec_fast.backbones.mbgen import MBGen, MBGenConfig
 from genrec_fast.backbones.nci import NCI, NCIConfig
 from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
@@ -54,6 +55,8 @@ __all__ = [
     "KuaiFormerConfig",
     "Liger",
     "LigerConfig",
+    "MBGen",
+    "MBGenConfig",
     "NCIConfig",
     "Nezha",
     "NezhaConfig",

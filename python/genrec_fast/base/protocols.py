@@ -19,6 +19,7 @@ __all__ = [
     "AddedScores",
     "Autoregressive",
     "Batch",
+    "BehaviourThenCodes",
     "CodesAndVectors",
     "CodesThenUsers",
     "CodesThenVectors",
@@ -304,6 +305,19 @@ class Embedding(_ItemTable, Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+
+@runtime_checkable
+class BehaviourThenCodes(Autoregressive, TeacherForced, Protocol):
+    """A backbone that writes what is done next, then the semantic ID of the item that it is done with."""
+
+    def behaviour_and_level_logits(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Of one reading: logits of the behaviour ``[M, A + 1]``, and ``level_logits`` given the true one."""
+        ...
+
+    def target_behaviours(self, batch: Batch) -> Tensor:
+        """int64 ``[M]``: the true ones, 0 where none of the A actions holds."""
         ...
 
 

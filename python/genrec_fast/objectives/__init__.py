@@ -2,6 +2,7 @@
 
 from genrec_fast.base.config import register_configs
 from genrec_fast.objectives.all_codes import AllCodes, AllCodesConfig
+from genrec_fast.objectives.behaviour_codes import BehaviourCodes, BehaviourCodesConfig
 from genrec_fast.objectives.codes_and_items import CodesAndItems, CodesAndItemsConfig
 from genrec_fast.objectives.codes_and_vectors import CodesAndVectors, CodesAndVectorsConfig
 from genrec_fast.objectives.coherent_masking import CoherentMasking, CoherentMaskingConfig
@@ -23,6 +24,8 @@ from genrec_fast.objectives.uniform_masking import UniformMasking, UniformMaskin
 __all__ = [
     "AllCodes",
     "AllCodesConfig",
+    "BehaviourCodes",
+    "BehaviourCodesConfig",
     "CodesAndItems",
     "CodesAndItemsConfig",
     "CodesAndVectors",

@@ -29,6 +29,7 @@ from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.mbgen import mbgen
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
@@ -76,6 +77,7 @@ __all__ = [
     "llada_rec",
     "llm2bert4rec",
     "marius",
+    "mbgen",
     "mtgr",
     "names",
     "nci",
@@ -124,6 +126,7 @@ _ALL = (
     llada_rec,
     llm2bert4rec,
     marius,
+    mbgen,
     mtgr,
     nci,
     nezha,

@@ -18,7 +18,6 @@ _LEFT_OUT = {
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
     "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
-    "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
     "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
     "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
     "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
