@@ -104,6 +104,7 @@ def test_the_registry():
         "gpsd_pretraining",
         "grid",
         "gru4rec",
+        "h2rec",
         "hid_vae",
         "hstu",
         "hstu_ranking",

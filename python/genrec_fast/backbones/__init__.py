@@ -24,6 +24,7 @@ from genrec_fast.backbones.slot_diffusion import SlotDiffusion, SlotDiffusionCon
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
+from genrec_fast.backbones.two_ids import TwoIds, TwoIdsConfig
 from genrec_fast.base.config import register_configs
 from genrec_fast.nn.item_inputs import ItemInputsConfig
 
@@ -77,6 +78,8 @@ __all__ = [
     "TimelineConfig",
     "Transitions",
     "TransitionsConfig",
+    "TwoIds",
+    "TwoIdsConfig",
 ]
 
 register_configs(globals())

@@ -25,6 +25,7 @@ __all__ = [
     "CodesThenVectors",
     "Continuable",
     "Counted",
+    "DualVectors",
     "Embedding",
     "FusedCodes",
     "Interests",
@@ -335,6 +336,23 @@ class FusedCodes(Embedding, Protocol):
 
     def embed_hidden(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``embed_targets`` with the codes ``hidden [E, L]`` hidden, and the logits of each hidden code ``[H, V]``."""
+        ...
+
+
+@runtime_checkable
+class DualVectors(Embedding, Protocol):
+    """An ``Embedding`` whose items have vectors of their own and vectors of their codes."""
+
+    def id_vectors(self, items: Tensor) -> Tensor:
+        """``[n, D]`` of items ``[n]``: their own."""
+        ...
+
+    def code_vectors(self, items: Tensor) -> Tensor:
+        """``[n, D]``: their codes'."""
+        ...
+
+    def masked_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """At the targets, ``[M, D]`` each: states of the histories' codes, with all levels and with some hidden."""
         ...
 
 

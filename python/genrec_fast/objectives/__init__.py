@@ -9,6 +9,7 @@ from genrec_fast.objectives.coherent_masking import CoherentMasking, CoherentMas
 from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCodeConfig
 from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmentConfig
+from genrec_fast.objectives.dual_alignment import DualAlignment, DualAlignmentConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
@@ -38,6 +39,8 @@ __all__ = [
     "CountingConfig",
     "DraftAlignment",
     "DraftAlignmentConfig",
+    "DualAlignment",
+    "DualAlignmentConfig",
     "FullSoftmax",
     "FullSoftmaxConfig",
     "InBatch",

@@ -20,6 +20,7 @@ from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
+from genrec_fast.recipes.h2rec import h2rec
 from genrec_fast.recipes.hid_vae import hid_vae
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
@@ -68,6 +69,7 @@ __all__ = [
     "gpsd_pretraining",
     "grid",
     "gru4rec",
+    "h2rec",
     "hid_vae",
     "hstu",
     "hstu_ranking",
@@ -117,6 +119,7 @@ _ALL = (
     gpsd_pretraining,
     grid,
     gru4rec,
+    h2rec,
     hid_vae,
     hstu,
     hstu_ranking,
