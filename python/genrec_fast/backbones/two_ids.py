@@ -112,7 +112,8 @@ class TwoIds(nn.Module):
     def _gates(self, own: Tensor) -> Tensor:
         """``[E, L]``."""
         told = torch.cat([own, self.bias.to(own.dtype).expand(len(own), -1)], 1)
-        return (self.gate_out(self.gate_dropout(F.relu(self.gate_in(told)))) + self.bias).softmax(1)
+        logits: Tensor = self.gate_out(self.gate_dropout(F.relu(self.gate_in(told)))) + self.bias
+        return logits.softmax(1)
 
     def _through(self, x: Tensor, rows: Packing) -> Tensor:
         for number, block in enumerate(self.blocks):

@@ -63,7 +63,8 @@ class DualAlignment(Objective):
         following = cross_entropy(backbone.embed_targets(batch), table, targets)
         items = torch.unique(targets)
         ids = alignment(backbone.id_vectors(items), backbone.code_vectors(items), config.id_temperature)
-        levels = alignment(*backbone.masked_users(batch), config.level_temperature)
+        whole, masked = backbone.masked_users(batch)
+        levels = alignment(whole, masked, config.level_temperature)
         total = following + config.id_weight * ids + config.level_weight * levels
         terms = {"loss_items": following, "loss_ids": ids, "loss_levels": levels}
         return Loss(total, positions.numel(), {name: float(term.detach()) for name, term in terms.items()})

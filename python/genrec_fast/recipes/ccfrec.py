@@ -22,7 +22,8 @@ def ccfrec() -> Recipe:
             "a view is a slice of the dataset's vector in place of an encoding of the title, brand, features, "
             "categories or description; 4 views of 4 codes each, sliced alike, in place of 5",
             "views are projected from their slices in place of PCA to the network's width",
-            "a hidden code reads one learned vector, whatever its level",
+            "one layer of fusion, and one learned vector for hidden codes of all levels: we did not find how many, and "
+            "what is read there",
             "1,024 negatives drawn per step in place of 24,000",
             "the history's blocks are pre-norm and begin with a start vector; hidden width 512 and ReLU",
             "histories of 20 items, batches of 1,024 items in place of 400 histories",

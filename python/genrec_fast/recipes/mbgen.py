@@ -27,8 +27,9 @@ def mbgen() -> Recipe:
             "semantic IDs from residual k-means in place of one level of an autoencoder and k-means of what it leaves "
             "(3 levels of 64, 64 and 128; a digit against collisions)",
             "the beam search follows the catalog's trie",
-            "width 128 in place of 256; AdamW at 1e-3 with 500 steps of warm-up, then inverse square root, in place of "
-            "15,000 steps of it; batches of 1,024 items in place of 512 histories; histories of 20 items in place of 50",
+            "width 128 in place of 256 and histories of 20 items in place of 50; batches of 1,024 items in place of "
+            "512 histories",
+            "AdamW at 1e-3 with 500 steps of warm-up in place of 15,000, then inverse square root",
             "weight decay 0.005, on embedding tables, too",
             HEAD,
             *NETWORK,

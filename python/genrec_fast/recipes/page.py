@@ -19,7 +19,8 @@ _LEFT_OUT = {
     "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
     "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
-    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
+    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer, drawn by whose gradients agree with "
+    "those of the validation: a catalog has one",
     "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
 }
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
