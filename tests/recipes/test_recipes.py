@@ -14,7 +14,7 @@ from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.decoders import BeamConfig, GraphConfig, ScanCodesConfig
 from genrec_fast.evaluation import evaluate
-from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
+from genrec_fast.objectives import BehaviourCodesConfig, MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig, FSQConfig, OPQConfig
@@ -22,7 +22,9 @@ from genrec_fast.training import train
 from shared.catalogs import sized
 
 # Those that must be told what users did.
-RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
+RANKING = [
+    name for name in recipes.names() if isinstance(recipes.get(name).objective, (MultiTaskConfig, BehaviourCodesConfig))
+]
 
 
 LARGE = (T5Config, FlatDiffusionConfig, SlotDiffusionConfig)  # backbones that are too slow for a test as they are
@@ -90,8 +92,10 @@ def test_the_registry():
         "atspeed",
         "bert4rec",
         "car",
+        "ccfrec",
         "cobra",
         "cost",
+        "dfgr",
         "diffgrm",
         "discrec",
         "dsi",
@@ -100,6 +104,7 @@ def test_the_registry():
         "gpsd_pretraining",
         "grid",
         "gru4rec",
+        "h2rec",
         "hid_vae",
         "hstu",
         "hstu_ranking",
@@ -109,10 +114,12 @@ def test_the_registry():
         "llada_rec",
         "llm2bert4rec",
         "marius",
+        "mbgen",
         "mtgr",
         "nci",
         "nezha",
         "pinrec",
+        "recbase",
         "recgpt_fsq",
         "rpg",
         "rq_vae",

@@ -3,13 +3,16 @@
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
+from genrec_fast.backbones.code_fusion import CodeFusion, CodeFusionConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
+from genrec_fast.backbones.dual_flow import DualFlow, DualFlowConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
+from genrec_fast.backbones.mbgen import MBGen, MBGenConfig
 from genrec_fast.backbones.nci import NCI, NCIConfig
 from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
@@ -22,6 +25,7 @@ from genrec_fast.backbones.slot_diffusion import SlotDiffusion, SlotDiffusionCon
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.backbones.timeline import Timeline, TimelineConfig
 from genrec_fast.backbones.transitions import Transitions, TransitionsConfig
+from genrec_fast.backbones.two_ids import TwoIds, TwoIdsConfig
 from genrec_fast.base.config import register_configs
 from genrec_fast.nn.item_inputs import ItemInputsConfig
 
@@ -36,8 +40,12 @@ __all__ = [
     "CausalConfig",
     "Cobra",
     "CobraConfig",
+    "CodeFusion",
+    "CodeFusionConfig",
     "DiscRec",
     "DiscRecConfig",
+    "DualFlow",
+    "DualFlowConfig",
     "FlatDiffusion",
     "FlatDiffusionConfig",
     "Fused",
@@ -49,6 +57,8 @@ __all__ = [
     "KuaiFormerConfig",
     "Liger",
     "LigerConfig",
+    "MBGen",
+    "MBGenConfig",
     "NCIConfig",
     "Nezha",
     "NezhaConfig",
@@ -71,6 +81,8 @@ __all__ = [
     "TimelineConfig",
     "Transitions",
     "TransitionsConfig",
+    "TwoIds",
+    "TwoIdsConfig",
 ]
 
 register_configs(globals())

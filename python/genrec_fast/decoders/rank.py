@@ -81,6 +81,7 @@ def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor 
             times["query_timestamps"],
             asked=candidates_at,
             actions_before=tokens.actions_before,
+            two_flows=tokens.two_flows,
         ),
     )
 

@@ -8,8 +8,10 @@ from genrec_fast.recipes.apex import apex
 from genrec_fast.recipes.atspeed import atspeed
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
+from genrec_fast.recipes.ccfrec import ccfrec
 from genrec_fast.recipes.cobra import cobra
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.dfgr import dfgr
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
@@ -18,6 +20,7 @@ from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
+from genrec_fast.recipes.h2rec import h2rec
 from genrec_fast.recipes.hid_vae import hid_vae
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
@@ -27,10 +30,12 @@ from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.mbgen import mbgen
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
 from genrec_fast.recipes.pinrec import pinrec
+from genrec_fast.recipes.recbase import recbase
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
@@ -51,8 +56,10 @@ __all__ = [
     "atspeed",
     "bert4rec",
     "car",
+    "ccfrec",
     "cobra",
     "cost",
+    "dfgr",
     "diffgrm",
     "discrec",
     "dsi",
@@ -62,6 +69,7 @@ __all__ = [
     "gpsd_pretraining",
     "grid",
     "gru4rec",
+    "h2rec",
     "hid_vae",
     "hstu",
     "hstu_ranking",
@@ -71,11 +79,13 @@ __all__ = [
     "llada_rec",
     "llm2bert4rec",
     "marius",
+    "mbgen",
     "mtgr",
     "names",
     "nci",
     "nezha",
     "pinrec",
+    "recbase",
     "recgpt_fsq",
     "rpg",
     "rq_vae",
@@ -98,7 +108,9 @@ _ALL = (
     bert4rec,
     cobra,
     car,
+    ccfrec,
     cost,
+    dfgr,
     diffgrm,
     discrec,
     dsi,
@@ -107,6 +119,7 @@ _ALL = (
     gpsd_pretraining,
     grid,
     gru4rec,
+    h2rec,
     hid_vae,
     hstu,
     hstu_ranking,
@@ -116,10 +129,12 @@ _ALL = (
     llada_rec,
     llm2bert4rec,
     marius,
+    mbgen,
     mtgr,
     nci,
     nezha,
     pinrec,
+    recbase,
     rpg,
     recgpt_fsq,
     rq_vae,

@@ -14,18 +14,14 @@ __all__ = ["markdown"]
 _LEFT_OUT = {
     "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
-    "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
-    "an item; its public code was not read",
     "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
-    "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
     "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
     "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
-    "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
     "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
-    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
-    "RecBase": "training on many data sets at once; no more than its abstract was read",
+    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer, drawn by whose gradients agree with "
+    "those of the validation: a catalog has one",
     "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
 }
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
