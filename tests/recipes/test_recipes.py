@@ -116,6 +116,7 @@ def test_the_registry():
         "recgpt_fsq",
         "rpg",
         "rq_vae",
+        "s2gr",
         "sasrec",
         "sasrec_bce",
         "seater",

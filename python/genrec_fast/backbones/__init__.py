@@ -15,6 +15,7 @@ from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
 from genrec_fast.backbones.pinrec import PinRec, PinRecConfig
 from genrec_fast.backbones.recgpt import RecGPT, RecGPTConfig
+from genrec_fast.backbones.s2gr import S2GR, S2GRConfig
 from genrec_fast.backbones.seater import Seater, SeaterConfig
 from genrec_fast.backbones.sessions import Sessions, SessionsConfig
 from genrec_fast.backbones.slot_diffusion import SlotDiffusion, SlotDiffusionConfig
@@ -28,6 +29,7 @@ __all__ = [
     "GRU",
     "HSTU",
     "NCI",
+    "S2GR",
     "T5",
     "Bidirectional",
     "BidirectionalConfig",
@@ -57,6 +59,7 @@ __all__ = [
     "PinRecConfig",
     "RecGPT",
     "RecGPTConfig",
+    "S2GRConfig",
     "Seater",
     "SeaterConfig",
     "Sessions",

@@ -9,6 +9,7 @@ from genrec_fast.objectives.consistent_code import ConsistentCode, ConsistentCod
 from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmentConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
+from genrec_fast.objectives.guided_thoughts import GuidedThoughts, GuidedThoughtsConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
 from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
@@ -36,6 +37,8 @@ __all__ = [
     "DraftAlignmentConfig",
     "FullSoftmax",
     "FullSoftmaxConfig",
+    "GuidedThoughts",
+    "GuidedThoughtsConfig",
     "InBatch",
     "InBatchConfig",
     "MaskedItems",

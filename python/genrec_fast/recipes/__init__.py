@@ -34,6 +34,7 @@ from genrec_fast.recipes.pinrec import pinrec
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
+from genrec_fast.recipes.s2gr import s2gr
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.seater import seater
@@ -79,6 +80,7 @@ __all__ = [
     "recgpt_fsq",
     "rpg",
     "rq_vae",
+    "s2gr",
     "sasrec",
     "sasrec_bce",
     "seater",
@@ -123,6 +125,7 @@ _ALL = (
     rpg,
     recgpt_fsq,
     rq_vae,
+    s2gr,
     sasrec,
     sasrec_bce,
     seater,

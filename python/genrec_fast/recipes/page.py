@@ -11,11 +11,10 @@ __all__ = ["markdown"]
 
 # Published systems that were looked at for a recipe, and what keeps them from one.
 _LEFT_OUT = {
-    "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
+    "BBQRec, GMC, MMQ-v2, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
     "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
     "an item; its public code was not read",
-    "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
     "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
     "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
