@@ -91,6 +91,7 @@ def test_the_registry():
         "bert4rec",
         "car",
         "cobra",
+        "colarec",
         "cost",
         "diffgrm",
         "discrec",

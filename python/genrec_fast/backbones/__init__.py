@@ -3,6 +3,7 @@
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
+from genrec_fast.backbones.colarec import ColaRec, ColaRecConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
@@ -37,6 +38,8 @@ __all__ = [
     "CausalConfig",
     "Cobra",
     "CobraConfig",
+    "ColaRec",
+    "ColaRecConfig",
     "DiscRec",
     "DiscRecConfig",
     "FlatDiffusion",

@@ -11,6 +11,7 @@ from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmen
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
 from genrec_fast.objectives.guided_thoughts import GuidedThoughts, GuidedThoughtsConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
+from genrec_fast.objectives.item_indexing import ItemIndexing, ItemIndexingConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
 from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
 from genrec_fast.objectives.multi_token import MultiToken, MultiTokenConfig
@@ -41,6 +42,8 @@ __all__ = [
     "GuidedThoughtsConfig",
     "InBatch",
     "InBatchConfig",
+    "ItemIndexing",
+    "ItemIndexingConfig",
     "MaskedItems",
     "MaskedItemsConfig",
     "MultiTask",

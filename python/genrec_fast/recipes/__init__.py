@@ -9,6 +9,7 @@ from genrec_fast.recipes.atspeed import atspeed
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.cobra import cobra
+from genrec_fast.recipes.colarec import colarec
 from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
@@ -53,6 +54,7 @@ __all__ = [
     "bert4rec",
     "car",
     "cobra",
+    "colarec",
     "cost",
     "diffgrm",
     "discrec",
@@ -100,6 +102,7 @@ _ALL = (
     bert4rec,
     cobra,
     car,
+    colarec,
     cost,
     diffgrm,
     discrec,
