@@ -24,7 +24,7 @@ CODED = [
     *("atspeed", "car", "cost", "diffgrm", "discrec", "dsi", "grid", "hid_vae", "letter", "llada_rec", "marius", "nci"),
     *("nezha", "recgpt_fsq", "rpg", "rq_vae", "seater", "tiger", "unified_sid_id", "vq_rec", "vq_vae"),
 ]
-MADE_OF_FEATURES = ["apex", "cobra", "colarec", "liger", "llm2bert4rec", "s2gr", "specgr"]
+MADE_OF_FEATURES = ["apex", "cobra", "colarec", "liger", "llm2bert4rec", "mmgrec", "s2gr", "specgr"]
 RATED = ["genrank", "gpsd", "hstu_ranking", "mtgr"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 

@@ -69,6 +69,7 @@ def test_the_public_list():
         "KuaiFormerConfig",
         "LigerConfig",
         "Loss",
+        "MMGRecConfig",
         "MaskedItemsConfig",
         "MemberConfig",
         "MissingFolderError",

@@ -110,6 +110,7 @@ def test_the_registry():
         "llada_rec",
         "llm2bert4rec",
         "marius",
+        "mmgrec",
         "mtgr",
         "nci",
         "nezha",

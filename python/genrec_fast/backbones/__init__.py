@@ -11,6 +11,7 @@ from genrec_fast.backbones.gru import GRU, GRUConfig
 from genrec_fast.backbones.hstu import HSTU, HSTUConfig
 from genrec_fast.backbones.kuaiformer import KuaiFormer, KuaiFormerConfig
 from genrec_fast.backbones.liger import Liger, LigerConfig
+from genrec_fast.backbones.mmgrec import MMGRec, MMGRecConfig
 from genrec_fast.backbones.nci import NCI, NCIConfig
 from genrec_fast.backbones.nezha import Nezha, NezhaConfig
 from genrec_fast.backbones.parallel_heads import ParallelHeads, ParallelHeadsConfig
@@ -53,6 +54,8 @@ __all__ = [
     "KuaiFormerConfig",
     "Liger",
     "LigerConfig",
+    "MMGRec",
+    "MMGRecConfig",
     "NCIConfig",
     "Nezha",
     "NezhaConfig",

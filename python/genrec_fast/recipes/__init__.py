@@ -28,6 +28,7 @@ from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.mmgrec import mmgrec
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
@@ -74,6 +75,7 @@ __all__ = [
     "llada_rec",
     "llm2bert4rec",
     "marius",
+    "mmgrec",
     "mtgr",
     "names",
     "nci",
@@ -121,6 +123,7 @@ _ALL = (
     llada_rec,
     llm2bert4rec,
     marius,
+    mmgrec,
     mtgr,
     nci,
     nezha,

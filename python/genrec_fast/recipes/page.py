@@ -21,7 +21,6 @@ _LEFT_OUT = {
     "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
     "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
-    "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
     "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
     "RecBase": "training on many data sets at once; no more than its abstract was read",
     "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
