@@ -23,6 +23,7 @@ ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sas
 CODED = [
     *("atspeed", "car", "cost", "diffgrm", "discrec", "dsi", "grid", "hid_vae", "letter", "llada_rec", "marius", "nci"),
     *("nezha", "recgpt_fsq", "rpg", "rq_vae", "seater", "tiger", "unified_sid_id", "vq_rec", "vq_vae"),
+    "eager",
 ]
 MADE_OF_FEATURES = ["apex", "cobra", "colarec", "liger", "llm2bert4rec", "mmgrec", "s2gr", "specgr"]
 RATED = ["genrank", "gpsd", "hstu_ranking", "mtgr"]

@@ -96,6 +96,7 @@ def test_the_registry():
         "diffgrm",
         "discrec",
         "dsi",
+        "eager",
         "genrank",
         "gpsd",
         "gpsd_pretraining",

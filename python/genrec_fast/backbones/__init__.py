@@ -5,6 +5,7 @@ from genrec_fast.backbones.causal import Causal, CausalConfig
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.colarec import ColaRec, ColaRecConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
+from genrec_fast.backbones.eager import Eager, EagerConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
@@ -43,6 +44,8 @@ __all__ = [
     "ColaRecConfig",
     "DiscRec",
     "DiscRecConfig",
+    "Eager",
+    "EagerConfig",
     "FlatDiffusion",
     "FlatDiffusionConfig",
     "Fused",

@@ -14,6 +14,7 @@ from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
+from genrec_fast.recipes.eager import eager
 from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
@@ -60,6 +61,7 @@ __all__ = [
     "diffgrm",
     "discrec",
     "dsi",
+    "eager",
     "genrank",
     "get",
     "gpsd",
@@ -109,6 +111,7 @@ _ALL = (
     diffgrm,
     discrec,
     dsi,
+    eager,
     genrank,
     gpsd,
     gpsd_pretraining,

@@ -16,14 +16,14 @@ _LEFT_OUT = {
     "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
     "an item; its public code was not read",
     "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
-    "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
     "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
     "would be invented",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
     "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
     "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
     "RecBase": "training on many data sets at once; no more than its abstract was read",
-    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
+    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures, and that is trained "
+    "to write them again: a catalog has one vector an item, and without the model little more than an RQ-VAE is left",
 }
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
 
