@@ -100,27 +100,29 @@ class S2GR(T5):
         Raises:
             InvalidValueError: another place, too long a history, or a batch that passed no layout.
         """
+        states, thoughts, memory, offsets = self._forced(batch)
+        assert batch.target_codes is not None
+        codes = batch.target_codes.unbind(1)
+        meant = torch.stack([self.embed_codes(code, level) for level, code in enumerate(codes)]).mean(0)
+        return Thoughts(self._level_logits(states), thoughts, self._interest(memory, offsets), meant)
+
+    def level_states(self, batch: Batch) -> Tensor:
+        """``[B, L, D]``: what ``logits`` makes each level's of, given the true codes before."""
+        return self._forced(batch)[0]
+
+    def _forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """States and thoughts ``[B, L, D]`` of the true codes, the histories' states ``[T, D]`` and their offsets."""
         self._require_last(batch)
         assert batch.target_codes is not None
         memory, offsets = self._encode(batch)
-        prompts = self._prompts(memory)
-        codes, kept, x = batch.target_codes, self._nothing_kept(len(batch), memory), self._starts(batch)
-        logits, thoughts = [], []
-        for level in range(len(self.codebook_sizes)):
+        prompts, kept = self._prompts(memory), self._nothing_kept(len(batch), memory)
+        x, states, thoughts = self._starts(batch), [], []
+        for level, codes in enumerate(batch.target_codes.unbind(1)):
             thought, state, kept = self.step(x, kept, prompts, offsets, level)
             thoughts.append(thought)
-            logits.append(self.logits(state, level))
-            x = self.embed_codes(codes[:, level], level)
-        written = [self.embed_codes(codes[:, level], level) for level in range(len(self.codebook_sizes))]
-        return Thoughts(logits, torch.stack(thoughts, 1), self._interest(memory, offsets), torch.stack(written).mean(0))
-
-    def level_logits(self, batch: Batch) -> list[Tensor]:
-        """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
-        return self.think(batch).logits
-
-    def level_states(self, batch: Batch) -> Tensor:
-        """Not there: a state of a level is made from the thought before it, see ``think``."""
-        raise NotImplementedError
+            states.append(state)
+            x = self.embed_codes(codes, level)
+        return torch.stack(states, 1), torch.stack(thoughts, 1), memory, offsets
 
     def step(
         self, x: Tensor, kept: tuple[KeysValues, ...], prompts: tuple[KeysValues, ...], offsets: Tensor, level: int
