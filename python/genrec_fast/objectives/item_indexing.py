@@ -151,7 +151,8 @@ class Relatives:
         chance = torch.rand(at.shape, dtype=torch.float64)
         drawn = (chance * others).long().minimum((others - 1).clamp(min=0))
         drawn = drawn + ((drawn >= self.place[at]) & (others > 0))
-        return self.order[self.first[group] + drawn].to(items.device)
+        found: Tensor = self.order[self.first[group] + drawn].to(items.device)
+        return found
 
 
 def _written(logits: list[Tensor], codes: Tensor) -> Tensor:
