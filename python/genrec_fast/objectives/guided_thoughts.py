@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class GuidedThoughtsConfig:
         check_fields(self, above=("temperature",))
 
     def build(self, catalog: Catalog) -> GuidedThoughts:
-        """Clusters the codes of a catalog with features and semantic IDs.
+        """For a catalog with features and semantic IDs, whose codes are clustered.
 
         Raises:
             InvalidValueError: it lacks one of them.
@@ -67,23 +68,28 @@ class GuidedThoughts(Objective):
 
     A code's vector is the mean, over the items that have it, of their feature vectors less what the codes of the levels
     before account for: the codebook that residual k-means would have. So clusters need a catalog alone, whatever
-    tokenizer its semantic IDs came from. They are made once, by k-means from codes far apart; nothing is drawn.
+    tokenizer its semantic IDs came from. They are made once, at the first loss, by k-means from codes far apart, in 24
+    bytes for each number of the features; nothing is drawn.
 
     Source: S2GR (arXiv:2601.18664), its stepwise reasoning; the numbers of clusters, tau and the weight are ours.
     """
 
     needs = Thinking
-    labels: list[Tensor]
-    centres: list[Tensor]
 
     def __init__(self, config: GuidedThoughtsConfig, catalog: Catalog) -> None:
         if catalog.features is None or catalog.item_codes is None:
             missing = "features" if catalog.features is None else "item_codes"
             raise InvalidValueError(f"GuidedThoughts: catalog must have {missing}, got None")
-        self.config = config
+        self.config, self.catalog = config, catalog
+
+    @functools.cached_property
+    def groups(self) -> list[tuple[Tensor, Tensor]]:
+        """Per level int64 ``[K_l]``, the cluster of each code, and float32 ``[G, F]``, the clusters' centres."""
+        catalog = self.catalog
+        assert catalog.item_codes is not None
+        assert catalog.features is not None
         vectors = code_vectors(catalog.item_codes.long().cpu(), catalog.features.cpu(), catalog.codebook_sizes)
-        groups = [grouped(level, config.num_groups) for level in vectors]
-        self.labels, self.centres = [labels for labels, _ in groups], [centres for _, centres in groups]
+        return [grouped(level, self.config.num_groups) for level in vectors]
 
     def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch; figures: its four terms."""
@@ -94,9 +100,9 @@ class GuidedThoughts(Objective):
         made = backbone.think(batch)
         written = [F.cross_entropy(logits.float(), codes[:, level]) for level, logits in enumerate(made.logits)]
         aligned = []
-        for level, centres in enumerate(self.centres):
+        for level, (labels, centres) in enumerate(self.groups):
             anchors = backbone.anchors(F.normalize(centres.to(device), dim=1))
-            wanted = self.labels[level].to(device)[codes[:, level]]
+            wanted = labels.to(device)[codes[:, level]]
             aligned.append(F.cross_entropy(cosines(made.thoughts[:, level], anchors) / tau, wanted))
         meant = cosines(made.interest, made.meant) / tau
         first = 1.0 - F.cosine_similarity(made.thoughts[:, 0].float(), made.interest.detach().float(), dim=1).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,7 +81,12 @@ class ItemIndexing(Objective):
     def __init__(self, config: ItemIndexingConfig, catalog: Catalog) -> None:
         if catalog.item_codes is None:
             raise InvalidValueError("ItemIndexing: catalog must have item_codes, got None")
-        self.config, self.relatives = config, Relatives(catalog.item_codes, config.relative_levels)
+        self.config, self.item_codes = config, catalog.item_codes
+
+    @functools.cached_property
+    def relatives(self) -> Relatives:
+        """Of all items; made at the first loss."""
+        return Relatives(self.item_codes, self.config.relative_levels)
 
     def __call__(self, system: Any, batch: Batch) -> Loss:
         """Loss over the M targets of a batch; draws from torch's generator; figures: its four terms."""
