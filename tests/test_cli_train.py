@@ -23,9 +23,9 @@ ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sas
 CODED = [
     *("atspeed", "car", "cost", "diffgrm", "discrec", "dsi", "grid", "hid_vae", "letter", "llada_rec", "marius", "nci"),
     *("nezha", "recbase", "recgpt_fsq", "rpg", "rq_vae", "seater", "specgr", "tiger", "unified_sid_id", "vq_rec"),
-    "vq_vae",
+    *("vq_vae", "eager"),
 ]
-MADE_OF_FEATURES = ["apex", "ccfrec", "cobra", "h2rec", "liger", "llm2bert4rec"]
+MADE_OF_FEATURES = ["apex", "ccfrec", "cobra", "colarec", "h2rec", "liger", "llm2bert4rec", "mmgrec", "s2gr"]
 RATED = ["dfgr", "genrank", "gpsd", "hstu_ranking", "mbgen", "mtgr"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 

@@ -11,7 +11,9 @@ from genrec_fast.objectives.counting import Counting, CountingConfig
 from genrec_fast.objectives.draft_alignment import DraftAlignment, DraftAlignmentConfig
 from genrec_fast.objectives.dual_alignment import DualAlignment, DualAlignmentConfig
 from genrec_fast.objectives.full_softmax import FullSoftmax, FullSoftmaxConfig
+from genrec_fast.objectives.guided_thoughts import GuidedThoughts, GuidedThoughtsConfig
 from genrec_fast.objectives.in_batch import InBatch, InBatchConfig
+from genrec_fast.objectives.item_indexing import ItemIndexing, ItemIndexingConfig
 from genrec_fast.objectives.masked import MaskedItems, MaskedItemsConfig
 from genrec_fast.objectives.masked_fusion import MaskedFusion, MaskedFusionConfig
 from genrec_fast.objectives.multi_task import MultiTask, MultiTaskConfig
@@ -43,8 +45,12 @@ __all__ = [
     "DualAlignmentConfig",
     "FullSoftmax",
     "FullSoftmaxConfig",
+    "GuidedThoughts",
+    "GuidedThoughtsConfig",
     "InBatch",
     "InBatchConfig",
+    "ItemIndexing",
+    "ItemIndexingConfig",
     "MaskedFusion",
     "MaskedFusionConfig",
     "MaskedItems",

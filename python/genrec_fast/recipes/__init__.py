@@ -10,11 +10,13 @@ from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
 from genrec_fast.recipes.ccfrec import ccfrec
 from genrec_fast.recipes.cobra import cobra
+from genrec_fast.recipes.colarec import colarec
 from genrec_fast.recipes.cost import cost
 from genrec_fast.recipes.dfgr import dfgr
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
+from genrec_fast.recipes.eager import eager
 from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
@@ -31,6 +33,7 @@ from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
 from genrec_fast.recipes.mbgen import mbgen
+from genrec_fast.recipes.mmgrec import mmgrec
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
@@ -39,6 +42,7 @@ from genrec_fast.recipes.recbase import recbase
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
+from genrec_fast.recipes.s2gr import s2gr
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.seater import seater
@@ -58,11 +62,13 @@ __all__ = [
     "car",
     "ccfrec",
     "cobra",
+    "colarec",
     "cost",
     "dfgr",
     "diffgrm",
     "discrec",
     "dsi",
+    "eager",
     "genrank",
     "get",
     "gpsd",
@@ -80,6 +86,7 @@ __all__ = [
     "llm2bert4rec",
     "marius",
     "mbgen",
+    "mmgrec",
     "mtgr",
     "names",
     "nci",
@@ -89,6 +96,7 @@ __all__ = [
     "recgpt_fsq",
     "rpg",
     "rq_vae",
+    "s2gr",
     "sasrec",
     "sasrec_bce",
     "seater",
@@ -109,11 +117,13 @@ _ALL = (
     cobra,
     car,
     ccfrec,
+    colarec,
     cost,
     dfgr,
     diffgrm,
     discrec,
     dsi,
+    eager,
     genrank,
     gpsd,
     gpsd_pretraining,
@@ -130,6 +140,7 @@ _ALL = (
     llm2bert4rec,
     marius,
     mbgen,
+    mmgrec,
     mtgr,
     nci,
     nezha,
@@ -138,6 +149,7 @@ _ALL = (
     rpg,
     recgpt_fsq,
     rq_vae,
+    s2gr,
     sasrec,
     sasrec_bce,
     seater,

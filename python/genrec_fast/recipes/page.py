@@ -12,17 +12,14 @@ __all__ = ["markdown"]
 
 # Published systems that were looked at for a recipe, and what keeps them from one.
 _LEFT_OUT = {
-    "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
+    "BBQRec, GMC, MMQ-v2, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
-    "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
-    "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
-    "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
-    "would be invented",
+    "EARN": "keys and values of register tokens alone are kept behind a layer: its paper's method and code were not read",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
-    "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
     "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer, drawn by whose gradients agree with "
     "those of the validation: a catalog has one",
-    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
+    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures, and that is trained "
+    "to write them again: a catalog has one vector an item, and without the model little more than an RQ-VAE is left",
 }
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
 
