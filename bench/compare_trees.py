@@ -52,6 +52,8 @@ def small(name: str, **parts: Any) -> Any:
     recipe = gf.recipes.get(name)
     known = {field.name for field in dataclasses.fields(recipe.backbone)}
     sizes: dict[str, Any] = {field: value for field, value in SMALL.items() if field in known}
+    if not getattr(recipe.backbone, "num_user_tokens", 1):  # some networks know users in no other way
+        del sizes["num_user_tokens"]
     if getattr(getattr(recipe.backbone, "items", None), "id_width", 0):
         sizes["items"] = dataclasses.replace(recipe.backbone.items, id_width=8)
     parts["backbone"] = dataclasses.replace(recipe.backbone, **sizes)

@@ -95,6 +95,10 @@ class Asked:
         end = ".json" if self.split == "test" else f".{self.split}.json"
         return out / f"{_words(self.name)}-{data.name}-{seed}{end}"
 
+    def run(self, data: str, seed: int) -> str:
+        """The name of the folder of its training."""
+        return f"{_words(self.of or self.name)}-{data}-{seed}"
+
 
 def _words(name: str) -> str:
     return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
@@ -102,7 +106,7 @@ def _words(name: str) -> str:
 
 def measure(asked: Asked, data: Dataset, seed: int, out: Path) -> dict[str, Any]:
     """Trains a row's recipe, or goes on with it, and asks the questions once."""
-    row, runs = asked.row, out / "runs" / f"{_words(asked.of or asked.name)}-{data.name}-{seed}"
+    row, runs = asked.row, out / "runs" / asked.run(data.name, seed)
     splits = gf.data.leave_one_out(data.interactions)
     recipe = recipe_of(row, asked.changes)
     if asked.of is None:
@@ -156,7 +160,7 @@ def table(found: list[dict[str, Any]]) -> str:
     rows = [HEADER]
     for key in order:
         group = groups[key]
-        cells = [_shown(*_figure(group, name, k)) for name, k in _FIGURES]
+        cells = [shown(*_figure(group, name, k)) for name, k in _FIGURES]
         seeds = ", ".join(str(result["seed"]) for result, _ in group)
         minutes = statistics.mean(result["training"]["processor_s"] for result, _ in group) / 60
         rows.append(f"| {key[1]} | {key[0]} | {key[2]} | {' | '.join(cells)} | {seeds} | {minutes:.1f} |")
@@ -168,7 +172,8 @@ def _figure(group: list[tuple[dict[str, Any], dict[str, Any]]], name: str, k: in
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _shown(mean: float, spread: float | None) -> str:
+def shown(mean: float, spread: float | None) -> str:
+    """A figure of the table."""
     text = f"{mean:.4f}"[1:] if 0 <= mean < 1 else f"{mean:.4f}"
     return text if spread is None else f"{text} ± {f'{spread:.4f}'[1:]}"
 

@@ -17,11 +17,11 @@ import torch
 
 from genrec_fast import tokenizers
 from genrec_fast.base.errors import GenrecError
-from genrec_fast.base.files import atomic_path
 from genrec_fast.cli.tokenize_files import kinds
 from genrec_fast.data import Dataset, leave_one_out, load
 from genrec_fast.tokenizers import Report
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
+from pictures import blank, save
 
 HEADER = (
     "| tokenizer | levels | mean squared error | of variance | collision rate | least use | Gini | fit, CPU s |\n"
@@ -113,21 +113,18 @@ def collisions(data: Dataset, seed: int) -> None:
 
 def draw(rows: list[Row], folder: Path) -> None:
     """``tokenizers_error.svg``, ``tokenizers_use.svg``: error by prefix length, use of the first level's codes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     folder.mkdir(parents=True, exist_ok=True)
     plain = [row for row in rows if "," not in row.name]
     for name in ("error", "use"):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = blank(6.4, 3.6)
         axes = figure.subplots()
         for row in plain:
             found = row.report
             if name == "error" and found.reconstruction != "tokenizer":
                 continue  # it decodes nothing
             if name == "error":
-                values = [found.variance, *(level.mse for level in found.levels if level.mse is not None)]
+                errors = (found.variance, *(level.mse for level in found.levels))
+                values = [error for error in errors if error is not None]
                 axes.plot(range(len(values)), values, "o-", markersize=3, label=row.name)
             else:
                 counts = found.code_counts[0].sort(descending=True).values
@@ -143,8 +140,7 @@ def draw(rows: list[Row], folder: Path) -> None:
             axes.set(xlabel="codes of the first level, most frequent first", ylabel="items / even share", yscale="log")
         axes.legend(frameon=False, fontsize=8, ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
-        with atomic_path(folder / f"tokenizers_{name}.svg") as temporary:
-            figure.savefig(temporary, metadata={"Date": None})
+        save(figure, folder / f"tokenizers_{name}.svg")
     best = next(row for row in plain if row.name == "rqkmeans")
     best.report.save_picture(folder / "tokenizers_report.png")
 

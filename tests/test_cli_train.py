@@ -22,10 +22,11 @@ FAST = ["--train.epochs", "1", "--threads", "1", "--device", "cpu", "--quiet", "
 ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sasrec", "sasrec_bce", "transitions"]
 CODED = [
     *("atspeed", "car", "cost", "diffgrm", "discrec", "dsi", "grid", "hid_vae", "letter", "llada_rec", "marius", "nci"),
-    *("nezha", "recgpt_fsq", "rpg", "rq_vae", "seater", "tiger", "unified_sid_id", "vq_rec", "vq_vae"),
+    *("nezha", "recbase", "recgpt_fsq", "rpg", "rq_vae", "seater", "specgr", "tiger", "unified_sid_id", "vq_rec"),
+    *("vq_vae", "eager"),
 ]
-MADE_OF_FEATURES = ["apex", "cobra", "liger", "llm2bert4rec", "specgr"]
-RATED = ["genrank", "gpsd", "hstu_ranking", "mtgr"]
+MADE_OF_FEATURES = ["apex", "ccfrec", "cobra", "colarec", "h2rec", "liger", "llm2bert4rec", "mmgrec", "s2gr"]
+RATED = ["dfgr", "genrank", "gpsd", "hstu_ranking", "mbgen", "mtgr"]
 MARIUS = ["--backbone.width", "16", "--backbone.hidden", "16", "--backbone.depth-hidden", "16"]
 
 

@@ -6,6 +6,7 @@ namespace genrec::bindings {
 
 void register_code_sums(pybind11::module_& m);
 void register_draft(pybind11::module_& m);
+void register_expand_rows(pybind11::module_& m);
 void register_fingerprint(pybind11::module_& m);
 void register_gemm(pybind11::module_& m);
 void register_jagged_attention(pybind11::module_& m);

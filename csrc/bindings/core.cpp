@@ -67,6 +67,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   def<[](Arguments& given) { return given.is_float_matrix("value"); }>(m, "is_float_matrix");
   register_code_sums(m);
   register_draft(m);
+  register_expand_rows(m);
   register_fingerprint(m);
   register_gemm(m);
   register_jagged_attention(m);

@@ -215,3 +215,23 @@ def test_a_training_beats_the_graph_it_starts_from_and_comes_back_from_disk(tmp_
     with trained.answering():
         batch = trained.batch(Batch(Jagged.from_rows(histories)))
         assert bool((written.search(trained.backbone, batch, trained.catalog.trie, 5).items >= 0).all())
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_proposals_of_the_whole_catalog_are_the_scan(residual):
+    """Beams, successors and texts propose every item; a few of each are a part of it, and the bound says so."""
+    some = model(weights=(1.0, 2.5, 3.75, 2.5), residual=residual)
+    whole = some.recommend(HISTORIES, k=ITEMS)
+    for alike, proven in ((ITEMS, True), (1, False)):
+        decoder = gf.ProposalsConfig(num_beams=1, num_known=1, num_alike=alike)
+        wanted = dataclasses.replace(some.recipe, decoder=decoder)
+        proposing = Recommender(wanted, some.catalog).eval()
+        proposing.backbone = some.backbone
+        found = proposing.recommend(HISTORIES, k=5)
+        assert found.exact.tolist() == [proven] * len(HISTORIES)
+        place = (whole.items.unsqueeze(1) == found.items.unsqueeze(2)).int().argmax(2)
+        torch.testing.assert_close(found.scores, whole.scores.gather(1, place))
+        if proven:
+            assert torch.equal(found.items, whole.items[:, :5])
+        else:
+            assert bool(found.bound.isfinite().all())

@@ -258,6 +258,10 @@ def test_messages_name_argument_rule_and_value():
         SpeculativeConfig(drafts_per_beam=0)
     with pytest.raises(InvalidTypeError, match=r"SpeculativeConfig: draft must be a backbone's config, got 3"):
         SpeculativeConfig(draft=3)
+    with pytest.raises(InvalidTypeError, match=r"draft must be a backbone's config, got type"):
+        SpeculativeConfig(draft=gf.TimelineConfig)
+    with pytest.raises(InvalidTypeError, match=r"draft must be a backbone's config, got .*BeamConfig"):
+        SpeculativeConfig(draft=BeamConfig()).build().parts(None)
 
 
 def test_what_it_cannot_write_is_refused():

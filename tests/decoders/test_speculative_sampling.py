@@ -218,6 +218,10 @@ def test_messages_name_argument_rule_and_value():
         SpeculativeSamplingConfig(seed=1 << 63)
     with pytest.raises(InvalidTypeError, match=r"SpeculativeSamplingConfig: draft must be a backbone's config, got 3"):
         SpeculativeSamplingConfig(draft=3)
+    with pytest.raises(InvalidTypeError, match=r"draft must be a backbone's config, got type"):
+        SpeculativeSamplingConfig(draft=gf.TimelineConfig)
+    with pytest.raises(InvalidTypeError, match=r"draft must be a backbone's config, got .*BeamConfig"):
+        SpeculativeSamplingConfig(draft=gf.BeamConfig()).build().parts(None)
     decoder = SpeculativeSamplingConfig().build()
     with pytest.raises(InvalidValueError, match=r"speculative_sampling: exact must be False: its items are drawn"):
         decoder.search(model(1), users_of(2, 7, 0), TRIE, 1, exact=True)

@@ -125,6 +125,21 @@ def test_the_known_answer_of_diffgrm_and_llada_rec():
     assert bool(found.exact.all())
 
 
+@pytest.mark.parametrize("width", [1, 30, 700, 1500])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_whatever_the_width_what_is_lost_is_below_the_bound(step, width):
+    """Here all 625 semantic IDs of 4 levels are items; a search holds 1,500 rows at most, 12 ways lead to one."""
+    config = UnmaskConfig(codes_per_step=step, order="any")
+    codes = torch.cartesian_prod(*[torch.arange(5)] * 4)
+    model, batch = Masked((5,) * 4), users_of(1, 625, 1)
+    found = ask(model, codes, batch, config, k=min(width, 625), num_beams=width)
+    best = every_way(model, int(batch.items.values.sum()) % 11, codes, config)
+    there = found.items[0][found.items[0] >= 0]
+    lost = torch.ones(625, dtype=torch.bool).index_fill(0, there, False)
+    assert bool((best[lost] <= float(found.bound) + 1e-5).all())
+    assert width < 1500 or (len(there) == 625 and bool(found.exact))
+
+
 @given(
     st.sampled_from(CONFIGS), st.integers(1, 25), st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 999)
 )

@@ -432,7 +432,7 @@ _NUMBERS: tuple[tuple[Callable[[float], Any], str, str], ...] = (
     (lambda v: None, "None", OTHER),
     (lambda v: 1j, "complex", REFUSE),
     (lambda v: [v], "list", REFUSE),
-    (lambda v: torch.tensor([v, v]), "two in a tensor", REFUSE),
+    (lambda v: torch.tensor([v, v]), "two in a tensor", OTHER),  # as attn_scale, one of each query
     (torch.tensor, "0-d tensor", OTHER),
     (lambda v: torch.tensor(v, device="meta"), "0-d on meta", OTHER),
     (lambda v: np.array([v, v]), "numpy array", REFUSE),

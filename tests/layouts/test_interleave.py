@@ -261,8 +261,9 @@ def test_what_does_not_fit_is_named(settings, change, text):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"actions": "all"}, "actions must be 'tokens', 'added', 'before' or 'none', got 'all'"),
+        ({"actions": "all"}, "actions must be 'tokens', 'added', 'before', 'two_flows' or 'none', got 'all'"),
         ({"actions": "added"}, "num_candidates must be at least 1 where actions are added"),
+        ({"actions": "two_flows", "num_candidates": 1}, "num_candidates must be 0 with two flows, .* got 1"),
         ({"num_candidates": -1}, "num_candidates must be at least 0, got -1"),
     ],
 )

@@ -75,6 +75,28 @@ def test_in_a_batch_a_rows_own_items_are_no_negatives():
     assert found.figures["loss_vectors"] == pytest.approx(by_hand([[], [], [2]], 0.2), abs=1e-6)
 
 
+def test_others_of_the_batch_count_as_often_as_they_stand_there():
+    """Targets 1, 2 and 1: the second row has two negatives that are the same item, the first and third have one."""
+    found = loss(negatives="others", temperature=0.2)
+    cosines, total = VECTORS @ TABLE.t() / 0.2, 0.0
+    for m, shown in enumerate([[1, 2], [2, 1, 1], [1, 2]]):
+        total -= float(cosines[m, shown[0]] - cosines[m, shown].logsumexp(0))
+    assert found.figures["loss_vectors"] == pytest.approx(total / 3, abs=1e-6)
+
+
+def test_a_network_that_makes_vectors_one_by_one_is_asked_for_its_targets_alone():
+    class OneByOne(Fixed):
+        def item_table(self):
+            raise AssertionError("all items were asked for")
+
+        def item_vectors(self, items):
+            return TABLE[items]
+
+    settings = {"negatives": "others", "temperature": 0.2}
+    objective = CodesAndVectorsConfig(**settings).build(coded(CODES, (2, 2)))
+    assert float(objective(system_of(OneByOne()), batch()).value) == pytest.approx(float(loss(**settings).value))
+
+
 def test_the_second_task_has_a_weight():
     one, half = loss(), loss(vector_weight=0.5)
     expected = one.figures["loss_codes"] + 0.5 * one.figures["loss_vectors"]

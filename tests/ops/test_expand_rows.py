@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,6 +163,66 @@ def test_a_card_refuses_what_does_not_fit_together(card):
         expand_rows(trie, rows, codes, scores[:, :4], 4, None)
     with pytest.raises(InvalidTypeError, match=r"rows must be torch\.int32, got torch\.int64"):
         expand_rows(trie, rows.long(), codes, scores, 4, None)
+
+
+def test_what_the_processor_cannot_follow_is_refused():
+    generator = torch.Generator().manual_seed(2)
+
+    def altered(part, value):
+        trie = catalog(200, 5, torch.Generator().manual_seed(2))
+        getattr(trie, part).fill_(value)
+        return trie
+
+    trie = catalog(200, 5, generator)
+    rows, codes, scores = kept_rows(trie, 2, 9, generator, ties=False)
+    for value in (trie.num_rows, 2**31 - 1):
+        wrong = torch.where(rows == rows[0, 0], value, rows).int()
+        with pytest.raises(InvalidValueError, match=f"rows must be below 25, got {value} for user 0, beam 0"):
+            expand_rows(trie, wrong, codes, scores, 8, None)
+    dead = torch.where(rows == rows[0, 0], -(2**31), rows).int()
+    none = torch.where(rows == rows[0, 0], -1, rows).int()
+    assert_equal(expand_rows(trie, dead, codes, scores, 8, None), expected(trie, none, codes, scores, 8, None, None))
+    for part, value in itertools.product(("leaf_bases", "leaf_items"), (-(2**31), -1, 2**31 - 1)):
+        with pytest.raises(InvalidValueError, match=r"expand_rows: leaf_(items|offsets) must be in"):
+            expand_rows(altered(part, value), rows, codes, scores, 8, None)
+    keep = trie_filter(trie, exclude=Jagged.from_rows([torch.tensor([3]), torch.tensor([5, 6])]))
+    keep.exclude.values[2] = 200
+    with pytest.raises(InvalidValueError, match=r"exclude must hold item ids in \[0, 200\), got 200 for user 1"):
+        expand_rows(trie, rows, codes, scores, 8, keep)
+    keep.exclude.offsets[1] = 7
+    with pytest.raises(InvalidValueError, match="exclude must have offsets that do not decrease up to 3, got 0 to 7"):
+        expand_rows(trie, rows, codes, scores, 8, keep)
+    for part, name in ((rows.long(), "rows"), (rows, "codes")):
+        with pytest.raises((InvalidTypeError, InvalidValueError), match=f"expand_rows: {name} must be int32"):
+            expand_rows(trie, part, codes if name == "rows" else codes[:, :4], scores, 8, None)
+
+
+def test_ranks_of_every_kind(device):
+    """Both zeros are one rank, NaN stands above all, and where all are equal the lower item comes first."""
+    trie = build_trie(torch.arange(6).reshape(6, 1), codebook_sizes=(6,))
+    rows = torch.tensor([[4, 1, 5, 0, 3]], dtype=torch.int32)
+    ranks = torch.tensor([[0.0, -0.0, torch.nan, -torch.inf, 0.0]])
+    scores = torch.arange(5.0)[None]
+    items, codes, found = on(device, trie, (rows, rows.unsqueeze(2), scores), 6, ranks=ranks)
+    assert items.tolist() == [[5, 1, 3, 4, 0, -1]]
+    assert codes.flatten().tolist() == [5, 1, 3, 4, 0, -1]
+    assert found.tolist() == [[2.0, 1.0, 4.0, 0.0, 3.0, -torch.inf]]
+
+
+@pytest.mark.threads
+def test_threads_give_the_same_items():
+    generator = torch.Generator().manual_seed(7)
+    trie = catalog(3000, 20, generator)
+    given = kept_rows(trie, 400, 60, generator, ties=True)
+    keep = trie_filter(trie, exclude=Jagged.from_rows([torch.arange(user % 9) for user in range(400)]))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = expand_rows(trie, *given, 20, keep)
+        torch.set_num_threads(4)
+        assert_equal(expand_rows(trie, *given, 20, keep), one)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_torch_knows_it():

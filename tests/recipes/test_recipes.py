@@ -14,7 +14,7 @@ from genrec_fast.data import Dataset, Interactions, leave_one_out
 from genrec_fast.data.synthetic import Shop
 from genrec_fast.decoders import BeamConfig, GraphConfig, ScanCodesConfig
 from genrec_fast.evaluation import evaluate
-from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
+from genrec_fast.objectives import BehaviourCodesConfig, MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe.recommender import load
 from genrec_fast.recipes.page import markdown
 from genrec_fast.tokenizers import AtomicConfig, FSQConfig, OPQConfig
@@ -22,7 +22,9 @@ from genrec_fast.training import train
 from shared.catalogs import sized
 
 # Those that must be told what users did.
-RANKING = [name for name in recipes.names() if isinstance(recipes.get(name).objective, MultiTaskConfig)]
+RANKING = [
+    name for name in recipes.names() if isinstance(recipes.get(name).objective, (MultiTaskConfig, BehaviourCodesConfig))
+]
 
 
 LARGE = (T5Config, FlatDiffusionConfig, SlotDiffusionConfig)  # backbones that are too slow for a test as they are
@@ -90,16 +92,21 @@ def test_the_registry():
         "atspeed",
         "bert4rec",
         "car",
+        "ccfrec",
         "cobra",
+        "colarec",
         "cost",
+        "dfgr",
         "diffgrm",
         "discrec",
         "dsi",
+        "eager",
         "genrank",
         "gpsd",
         "gpsd_pretraining",
         "grid",
         "gru4rec",
+        "h2rec",
         "hid_vae",
         "hstu",
         "hstu_ranking",
@@ -109,13 +116,17 @@ def test_the_registry():
         "llada_rec",
         "llm2bert4rec",
         "marius",
+        "mbgen",
+        "mmgrec",
         "mtgr",
         "nci",
         "nezha",
         "pinrec",
+        "recbase",
         "recgpt_fsq",
         "rpg",
         "rq_vae",
+        "s2gr",
         "sasrec",
         "sasrec_bce",
         "seater",
@@ -167,11 +178,15 @@ def test_weight_decay_on_embedding_tables_is_named(name):
         ("cobra", ["in place of 768", "text encoder", "both softmaxes", "trie"]),
         ("atspeed", ["LLaMA-7B", "first level", "without a second softmax", "target's beams"]),
         ("nezha", ["Qwen3-0.6B", "in place of 512", "before the best are chosen"]),
-        ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie"]),
+        ("specgr", ["UniSRec", "in batch", "RQ-VAE", "trie", "end token"]),
         ("rpg", ["width 128", "text-embedding-3-large", "not dropped", "in place of means"]),
         ("diffgrm", ["Sentence-T5", "tuples that are no item", "takes its likeliest", "did not find"]),
         ("llada_rec", ["product quantization", "one stands for all", "may be no item", "longest row of the batch"]),
         ("car", ["no code is public", "one position"]),
+        ("colarec", ["LightGCN", "words of its text", "users who chose it"]),
+        ("eager", ["trained DIN", "sum of both decoders", "empty ones"]),
+        ("mmgrec", ["Graph RQ-VAE", "popularity", "the target included"]),
+        ("s2gr", ["co-occurrence graph", "own code vectors", "are ours"]),
         ("bert4rec", ["dropout of 0.2, and none of the attention's weights, in place of 0.5 and 0.2"]),
         ("tiger", ["title, price, brand and category", "end token", "head has weights of its own", "trie"]),
     ],

@@ -14,8 +14,9 @@ from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
+from genrec_fast.nn.fused_items import FusedItems
 from genrec_fast.nn.histories import at_targets, check_length, with_start
-from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
+from genrec_fast.nn.item_inputs import ITEMS, ItemIds, ItemInputs, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
@@ -54,6 +55,8 @@ class Causal(nn.Module):
     Source: SASRec (arXiv:1808.09781).
     """
 
+    items: ItemIds | ItemInputs | FusedItems
+
     def __init__(self, config: CausalConfig, catalog: Catalog) -> None:
         super().__init__()
         self.config = config
@@ -79,11 +82,15 @@ class Causal(nn.Module):
     open_events = 0
     reads_times = False
 
-    def _states(self, batch: Batch, past: Past | None = None) -> tuple[Tensor, Packing]:
-        """``[E + B, D]``: each row's start, then its state after each item; and its rows."""
+    def _states(self, batch: Batch, past: Past | None = None, vectors: Tensor | None = None) -> tuple[Tensor, Packing]:
+        """``[E + B, D]``: each row's start, then its state after each item; and its rows.
+
+        ``vectors [E, D]``: what is read of the items in place of their scaled embeddings.
+        """
         check_length("causal", batch, self.config.max_items)
-        embedded = self.items(batch.items.values) * math.sqrt(self.config.width)
-        x, rows = with_start(embedded, batch.items, self.start, self.config.max_items, past)
+        if vectors is None:
+            vectors = self.items(batch.items.values) * math.sqrt(self.config.width)
+        x, rows = with_start(vectors, batch.items, self.start, self.config.max_items, past)
         x = self.input_dropout(x + self.positions(rows.positions))
         for number, block in enumerate(self.blocks):
             x = block(x, rows, number)

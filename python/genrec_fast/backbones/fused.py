@@ -17,6 +17,7 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
+from genrec_fast.base.summed import Summed
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.item_inputs import ItemInputsConfig, item_inputs, whitened
 from genrec_fast.nn.kept_table import KeptTable
@@ -86,7 +87,7 @@ class Fused(nn.Module):
     they leave open; the history's own later events are taken out of the graph first, which would else know the answer.
     Otherwise the network learns as if it were alone and g is ``weights``: a product of experts.
 
-    Speaks ``Autoregressive``, ``TeacherForced``, ``ItemScores``, ``AddedScores`` and ``Counted``.
+    Speaks ``Autoregressive``, ``TeacherForced``, ``ItemScores``, ``SummedScores``, ``AddedScores`` and ``Counted``.
 
     Source: ours. A graph of transitions beside a network: SR of arXiv:1803.09587; several answers weighted per user by
         what is known of him: EnsRec; the residual of a fixed log-linear part: an offset of a generalised linear model.
@@ -135,10 +136,18 @@ class Fused(nn.Module):
         rows, at = _with_ends(batch)
         return (self.timeline.logits_behind(states, batch), *self._parts(states.float(), rows, at, leave_own=True))
 
-    def score_items(self, batch: Batch) -> Tensor:
-        """float32 ``[B, N]``; no history may be empty."""
+    def summed_scores(self, batch: Batch) -> Summed:
+        """See ``SummedScores``; no history may be empty."""
         states = self.timeline.user_states(batch).float()
         vectors, table, (items, values) = self._parts(states, batch.items, batch.items.offsets[1:] - 1, leave_own=False)
+        network, wishes = vectors.split([states.shape[1], self.text.shape[1]], 1)
+        # The network's part is a cosine times the length of the user's: items have length 1.
+        return Summed(vectors, table, items, values, wishes.contiguous(), self.text, network.norm(dim=1))
+
+    def score_items(self, batch: Batch) -> Tensor:
+        """float32 ``[B, N]``; no history may be empty."""
+        summed = self.summed_scores(batch)
+        vectors, table, items, values = summed.vectors, summed.table, summed.known, summed.values
         scores = vectors @ table.T
         scores.view(-1).index_add_(0, items.row_index() * self.num_items + items.values, values)
         return scores

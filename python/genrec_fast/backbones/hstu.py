@@ -124,6 +124,8 @@ class HSTU(nn.Module):
         return self.config.num_actions
 
     first_tokens = 0
+    flows = 1
+    """2: a second flow is asked, which has no actions"""
 
     @property
     def reads_times(self) -> bool:
@@ -349,6 +351,10 @@ class HSTU(nn.Module):
             raise InvalidValueError("hstu: num_actions must be above 0 to predict actions, got 0")
         if batch.tokens is None or batch.tokens.asked is None:
             raise InvalidValueError("hstu: batch must have tokens with asked (from layouts.Interleave), got None")
+        if batch.tokens.two_flows and self.flows < 2:
+            raise InvalidValueError(
+                "hstu: actions must not be 'two_flows', which a DualFlow reads; they tell the answers"
+            )
         logits: Tensor = self.action_head(self.states(batch)[batch.tokens.asked])
         return logits
 

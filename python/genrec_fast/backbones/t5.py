@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,11 @@ class T5Config:
     dropout: float = 0.1  # rate
     num_user_tokens: int = 2000  # users are hashed into so many tokens; 0: no user token
     max_items: int = 20  # longest history, items
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # fields of a config that has more
     tied: bool = field(default=False, metadata={"absent": False})  # logits by the embeddings times width ** -0.5
 
     def __post_init__(self) -> None:
-        check_fields(self, zero=("num_user_tokens",))
+        check_fields(self, zero=("num_user_tokens", *self.may_be_zero))
 
     def build(self, catalog: Catalog) -> T5:
         """Makes the backbone; it reads codes alone, so items and features are not used."""
@@ -51,14 +53,14 @@ class T5Config:
 class _Layer(nn.Module):
     """One layer of the encoder, or of the decoder if ``cross``."""
 
-    def __init__(self, config: T5Config, *, cross: bool) -> None:
+    def __init__(self, config: T5Config, feed_forward: nn.Module, *, cross: bool) -> None:
         super().__init__()
         self.norm = RMSNorm(config.width)
         self.attention = Attention(config.width, config.num_heads, config.head_width)
         self.cross_norm = RMSNorm(config.width) if cross else None
         self.cross_attention = Attention(config.width, config.num_heads, config.head_width) if cross else None
         self.feed_norm = RMSNorm(config.width)
-        self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
+        self.feed_forward = feed_forward
         self.dropout = Dropout(config.dropout)
 
     def attend(self, x: Tensor, rows: Packing, bias: T5Bias, number: int, *, causal: bool) -> Tensor:
@@ -77,8 +79,9 @@ class _Layer(nn.Module):
         added: Tensor = self.dropout(self.cross_attention(self.cross_norm(x), keys, values, rows, causal=False))
         return x + added
 
-    def feed(self, x: Tensor) -> Tensor:
-        added: Tensor = self.dropout(self.feed_forward(self.feed_norm(x)))
+    def feed(self, x: Tensor, *told: Tensor) -> Tensor:
+        """The feed-forward; ``told``: what else it reads of each token."""
+        added: Tensor = self.dropout(self.feed_forward(self.feed_norm(x), *told))
         return x + added
 
 
@@ -108,15 +111,28 @@ class T5(nn.Module):
             offsets.append(offsets[-1] + size)
         self.level_offsets = tuple(offsets)  # token = level_offsets[level] + code; then start, end, user tokens
         self.start_token, self.end_token = offsets[-1], offsets[-1] + 1
-        self.tokens = nn.Embedding(offsets[-1] + 2 + config.num_user_tokens, config.width)
-        self.encoder = nn.ModuleList(_Layer(config, cross=False) for _ in range(config.num_layers))
-        self.decoder = nn.ModuleList(_Layer(config, cross=True) for _ in range(config.num_layers))
+        self.tokens = nn.Embedding(offsets[-1] + 2 + config.num_user_tokens + self._more_tokens(), config.width)
+        self.encoder, self.decoder = (
+            nn.ModuleList(
+                _Layer(config, self._feed_forward(number, cross=cross), cross=cross)
+                for number in range(config.num_layers)
+            )
+            for cross in (False, True)
+        )
         self.encoder_bias = RelativePositionBias(config.num_heads, bidirectional=True)
         self.decoder_bias = RelativePositionBias(config.num_heads, bidirectional=False)
         self.encoder_norm, self.decoder_norm = RMSNorm(config.width), RMSNorm(config.width)
         self.head = None if config.tied else nn.Linear(config.width, offsets[-1], bias=False)
         self.dropout = Dropout(config.dropout)
         self._init_weights()
+
+    def _more_tokens(self) -> int:
+        """Tokens behind those of the users."""
+        return 0
+
+    def _feed_forward(self, number: int, *, cross: bool) -> nn.Module:
+        """Of the encoder's layer of that number, or of the decoder's if ``cross``."""
+        return FeedForward(self.config.width, self.config.hidden, self.config.dropout)
 
     def _init_weights(self) -> None:
         """T5's scales: every projection keeps the variance of its input; scores are not scaled, so queries are."""
@@ -154,12 +170,12 @@ class T5(nn.Module):
         check_length("t5", batch, self.config.max_items)
         if batch.codes is None:
             raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
-        num_levels, device = len(self.codebook_sizes), batch.codes.device
+        device, tokens = batch.codes.device, self._item_tokens(batch, batch.codes)
+        each, flat = tokens.shape[1], tokens.flatten()
         before = 1 if self.config.num_user_tokens else 0
         ends = torch.arange(len(batch) + 1, device=device)
-        offsets = batch.items.offsets * num_levels + ends * (before + 1)
-        flat = (batch.codes + torch.tensor(self.level_offsets[:-1], device=device)).flatten()
-        rows = torch.repeat_interleave(ends[:-1], batch.items.lengths * num_levels, output_size=flat.shape[0])
+        offsets = batch.items.offsets * each + ends * (before + 1)
+        rows = torch.repeat_interleave(ends[:-1], batch.items.lengths * each, output_size=flat.shape[0])
         places = torch.arange(flat.shape[0], device=device) + rows * (before + 1) + before
         tokens = flat.new_full((flat.shape[0] + len(batch) * (before + 1),), self.end_token)
         tokens[places] = flat
@@ -167,6 +183,22 @@ class T5(nn.Module):
             users = torch.zeros_like(ends[:-1]) if batch.users is None else batch.users
             tokens[offsets[:-1]] = self.end_token + 1 + users % self.config.num_user_tokens
         return tokens, offsets
+
+    def _item_tokens(self, batch: Batch, codes: Tensor) -> Tensor:
+        """``[E, n]``: the tokens of each item of the histories, of its codes ``[E, L]``."""
+        return codes + torch.tensor(self.level_offsets[:-1], device=codes.device)
+
+    def _told_read(self, tokens: Tensor, offsets: Tensor) -> tuple[Tensor, ...]:
+        """What the encoder's feed-forwards read beside each of the histories' tokens ``[T]``."""
+        return ()
+
+    def _told_written(self, rows: Packing, batch: Batch | None) -> tuple[Tensor, ...]:
+        """What the decoder's read beside each row; ``batch``: whose targets are written, ``None`` in a search."""
+        return ()
+
+    def _starts(self, batch: Batch, *, asked: bool) -> Tensor:
+        """int64 ``[B]``: the token in front of the codes that are written; ``asked``: in a search."""
+        return torch.full((len(batch),), self.start_token, device=batch.items.offsets.device)
 
     def _embed(self, batch: Batch, tokens: Tensor) -> Tensor:
         """``[T, D]``: what the encoder reads of the histories' tokens."""
@@ -178,10 +210,10 @@ class T5(nn.Module):
         tokens, offsets = self._tokens(batch)
         x = self.dropout(self._read(self._embed(batch, tokens), offsets))
         packing = Packing(offsets, row_positions(offsets), self.longest)
-        bias = self.encoder_bias()
+        bias, told = self.encoder_bias(), self._told_read(tokens, offsets)
         for number, layer in enumerate(self.encoder):
             assert isinstance(layer, _Layer)
-            x = layer.feed(layer.attend(x, packing, bias, number, causal=False))
+            x = layer.feed(layer.attend(x, packing, bias, number, causal=False), *told)
         return self.dropout(self.encoder_norm(x)), offsets
 
     def _read(self, x: Tensor, offsets: Tensor) -> Tensor:
@@ -240,18 +272,24 @@ class T5(nn.Module):
         # The dtype is named as a target of one level has no codes before it: torch takes an empty list for floats.
         starts = torch.tensor(self.level_offsets[: num_levels - 1], dtype=torch.int64, device=device)
         before = batch.target_codes[:, :-1] + starts
-        start = torch.full((len(batch), 1), self.start_token, device=device)
-        rows, bias = equal_rows(len(batch), num_levels, device), self.decoder_bias()
+        start = self._starts(batch, asked=False).unsqueeze(1)
+        rows = equal_rows(len(batch), num_levels, device)
         embedded = self.tokens(torch.cat([start, before], 1).flatten())
-        x = self.dropout(self._written(embedded, rows))
+        x = self._decoded(embedded, rows, states, offsets, self._told_written(rows, batch))
+        return x.view(len(batch), num_levels, x.shape[1])
+
+    def _decoded(
+        self, embedded: Tensor, rows: Packing, states: Tensor, offsets: Tensor, told: tuple[Tensor, ...]
+    ) -> Tensor:
+        """``[R, D]``: whole rows ``embedded`` through the decoder, over histories that were read."""
+        x, bias = self.dropout(self._written(embedded, rows)), self.decoder_bias()
         over = self._over(x, offsets)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
             x = layer.attend(x, rows, bias, number, causal=True)
-            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over))
-        x = self._stated(self.dropout(self.decoder_norm(x)), embedded, rows)
-        return x.view(len(batch), num_levels, x.shape[1])
+            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over), *told)
+        return self._stated(self.dropout(self.decoder_norm(x)), embedded, rows)
 
     def prefill(self, batch: Batch) -> Session:
         """Encodes each history once and projects its keys and values once."""
@@ -266,8 +304,7 @@ class T5(nn.Module):
             assert isinstance(layer, _Layer)
             assert layer.cross_attention is not None
             cross.append(layer.cross_attention.project(states))
-        starts = torch.full((len(batch),), self.start_token, device=offsets.device)
-        return ModuleSession.begin(self, self.tokens(starts), tuple(cross), offsets)
+        return ModuleSession.begin(self, self.tokens(self._starts(batch, asked=True)), tuple(cross), offsets)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
         """Of codes ``[R]`` of a level: ``[R, D]`` (see ``nn.engine.modules.Decodes``, as for the next two)."""
@@ -280,11 +317,11 @@ class T5(nn.Module):
         """Each row of a beam, and the beams of a user as the queries of one row over the history that they share."""
         assert offsets is not None
         over, bias, embedded = self._over(x, offsets), self.decoder_bias(), x
-        x = self._written(x, rows)
+        x, told = self._written(x, rows), self._told_written(rows, None)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, _Layer)
             x = layer.attend(x, rows, bias, self.first_layer + number, causal=True)
-            x = layer.feed(layer.attend_cross(x, *prompts[number], over))
+            x = layer.feed(layer.attend_cross(x, *prompts[number], over), *told)
         return self._stated(self.decoder_norm(x), embedded, rows)
 
     def logits(self, hidden: Tensor, level: int) -> Tensor:

@@ -40,6 +40,8 @@ class Tokens(Columns):
         labels: bool ``[M, A]``: the actions that were taken there; ``None`` when recommending.
         actions_before: where actions have no tokens: each item and candidate reads the action of the event before it,
             in place of its own.
+        two_flows: where actions have no tokens and are added to their items: what is asked is asked of a second flow,
+            which has no actions.
     """
 
     offsets: Tensor
@@ -54,6 +56,7 @@ class Tokens(Columns):
     asked: Tensor | None = None
     labels: Tensor | None = None
     actions_before: bool = False
+    two_flows: bool = False
 
 
 @dataclass(frozen=True)

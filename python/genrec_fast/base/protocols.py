@@ -19,12 +19,15 @@ __all__ = [
     "AddedScores",
     "Autoregressive",
     "Batch",
+    "BehaviourThenCodes",
     "CodesAndVectors",
     "CodesThenUsers",
     "CodesThenVectors",
     "Continuable",
     "Counted",
+    "DualVectors",
     "Embedding",
+    "FusedCodes",
     "Interests",
     "ItemScores",
     "Jagged",
@@ -303,6 +306,53 @@ class Embedding(_ItemTable, Protocol):
 
     def embed_users(self, batch: Batch) -> Tensor:
         """``[B, D]``: the state after each whole history."""
+        ...
+
+
+@runtime_checkable
+class BehaviourThenCodes(Autoregressive, TeacherForced, Protocol):
+    """A backbone that writes what is done next, then the semantic ID of the item that it is done with."""
+
+    def behaviour_and_level_logits(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Of one reading: logits of the behaviour ``[M, A + 1]``, and ``level_logits`` given the true one."""
+        ...
+
+    def target_behaviours(self, batch: Batch) -> Tensor:
+        """int64 ``[M]``: the true ones, 0 where none of the A actions holds."""
+        ...
+
+
+@runtime_checkable
+class FusedCodes(Embedding, Protocol):
+    """An ``Embedding`` whose items are made of their codes, some of which may be hidden and told from the others."""
+
+    def code_tokens(self, items: Tensor) -> Tensor:
+        """int64 ``[E, L]``: the codes of items ``[E]``, counted through all levels."""
+        ...
+
+    def item_vectors(self, items: Tensor) -> Tensor:
+        """``[E, D]``: rows of ``item_table``, of these items alone."""
+        ...
+
+    def embed_hidden(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``embed_targets`` with the codes ``hidden [E, L]`` hidden, and the logits of each hidden code ``[H, V]``."""
+        ...
+
+
+@runtime_checkable
+class DualVectors(Embedding, Protocol):
+    """An ``Embedding`` whose items have vectors of their own and vectors of their codes."""
+
+    def id_vectors(self, items: Tensor) -> Tensor:
+        """``[n, D]`` of items ``[n]``: their own."""
+        ...
+
+    def code_vectors(self, items: Tensor) -> Tensor:
+        """``[n, D]``: their codes'."""
+        ...
+
+    def masked_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """At the targets, ``[M, D]`` each: states of the histories' codes, with all levels and with some hidden."""
         ...
 
 

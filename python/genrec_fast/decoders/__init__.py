@@ -6,7 +6,7 @@ candidate; ``scan`` looks at scores of every item. ``rerank`` and ``beam_fusion`
 vectors, and ``blend`` joins the lists of several systems. ``scan_codes`` looks at scores of every item's codes, and
 ``graph`` walks among items whose codes are alike. ``best_first`` proves its answer, and ``speculative`` is ``beam``
 with a draft ahead of it; ``speculative_sampling`` draws. ``drafted_items`` verifies what an embedding drafts.
-``unmask`` writes the codes of an item in any order.
+``unmask`` writes the codes of an item in any order. ``proposals`` compares what beams, counts and texts propose.
 """
 
 from genrec_fast.base.config import register_configs
@@ -21,6 +21,7 @@ from genrec_fast.decoders.graph import Graph, GraphConfig
 from genrec_fast.decoders.greedy import Greedy, GreedyConfig
 from genrec_fast.decoders.interests import RetrieveInterests, RetrieveInterestsConfig
 from genrec_fast.decoders.neighbours import code_neighbours
+from genrec_fast.decoders.proposals import Proposals, ProposalsConfig
 from genrec_fast.decoders.rank import Rank, RankConfig
 from genrec_fast.decoders.rerank import Rerank, RerankConfig
 from genrec_fast.decoders.retrieve import Retrieve, RetrieveConfig
@@ -49,6 +50,8 @@ __all__ = [
     "Greedy",
     "GreedyConfig",
     "MemberConfig",
+    "Proposals",
+    "ProposalsConfig",
     "Rank",
     "RankConfig",
     "Rerank",

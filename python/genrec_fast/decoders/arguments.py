@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.checks import check_integers, shown, whole_number
+from genrec_fast.base.checks import INT64, check_integers, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["check_filter", "check_k", "check_rows"]
+__all__ = ["check_excluded", "check_filter", "check_k", "check_rows", "seed_of"]
 
 
 def check_k(op: str, k: Any, num_beams: Any = None) -> tuple[int, int]:
@@ -47,6 +47,30 @@ def check_filter(op: str, users: int, num_items: int, allowed: Tensor | None, ex
             )
     if exclude is not None:
         check_rows(op, "exclude", exclude, users)
+
+
+def check_excluded(op: str, exclude: Jagged | None, num_items: int) -> None:
+    """``exclude``, which ``check_filter`` has seen, holds item ids.
+
+    Raises:
+        InvalidValueError: an id out of range.
+    """
+    if exclude is None or not exclude.values.numel():
+        return
+    low, high = (int(v) for v in exclude.values.aminmax())
+    if low < 0 or high >= num_items:
+        wrong = low if low < 0 else high
+        raise InvalidValueError(f"{op}: exclude must hold item ids in [0, {num_items}), got {wrong}")
+
+
+def seed_of(op: str, asked: Any, own: int, least: int = INT64[0]) -> int:
+    """The seed of a search: the one that was asked for, or the decoder's own, a whole number of 64 bits.
+
+    Raises:
+        InvalidTypeError: it is none.
+        InvalidValueError: below ``least``, or of more bits.
+    """
+    return whole_number(op, "seed", own if asked is None else asked, least, INT64[1])
 
 
 def check_rows(op: str, name: str, rows: Any, users: int) -> Jagged:

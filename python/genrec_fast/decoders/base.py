@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.jagged import Jagged
@@ -112,6 +113,10 @@ class Decoder(ABC):
             catalog: as the layout shows it to networks: without features where it does not hand them on.
         """
         return {}
+
+    def over(self, catalog: Catalog) -> Self:
+        """The same decoder for a catalog that has changed; itself, where it keeps nothing of a catalog."""
+        return self
 
     @abstractmethod
     def begin(self, system: Any, batch: Batch, query: Query) -> Pass:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch, Question, Ranked
 from genrec_fast.base.best_of import best_of
 from genrec_fast.base.checks import check_weights, shown
-from genrec_fast.base.config import check_fields
+from genrec_fast.base.config import check_fields, is_part
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
@@ -79,7 +79,7 @@ class BlendConfig:
 def _check_parts(config: MemberConfig | BlendConfig, *names: str) -> None:
     for name in names:
         part = getattr(config, name)
-        if not dataclasses.is_dataclass(part) or isinstance(part, type) or not hasattr(part, "build"):
+        if not is_part(part):
             raise InvalidTypeError(f"{type(config).__name__}: {name} must be a config with build(), got {shown(part)}")
 
 

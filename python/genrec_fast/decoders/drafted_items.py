@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.checks import check_flag
@@ -83,6 +84,10 @@ class DraftedItems(Decoder):
     def __init__(self, config: DraftedItemsConfig, counts: Tensor | None) -> None:
         self.config = config
         self.unseen = None if counts is None or not config.dedup else counts == 0
+
+    def over(self, catalog: Catalog) -> Self:
+        """See ``Decoder``: appended items count by what the catalog says of how often they occur."""
+        return type(self)(self.config, catalog.counts)
 
     def settled(self, query: Query) -> Query:
         """See ``Decoder``; ``num_beams`` may be smaller than k.

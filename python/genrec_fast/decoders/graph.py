@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Ranked
-from genrec_fast.base.checks import whole_number
+from genrec_fast.base.checks import check_flag
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.protocols import Parallel
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_k
+from genrec_fast.decoders.arguments import check_k, seed_of
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.neighbours import code_neighbours
 from genrec_fast.decoders.scan_codes import CodesOf, PackedCodes, ask_parallel, code_logprobs, ranked, scan
@@ -82,6 +83,8 @@ class Graph(Decoder):
         return OneStep(len(batch), lambda: self._asked(system, batch, query))
 
     def _asked(self, system: Any, batch: Batch, query: Query) -> Ranked:
+        check_flag("graph", "exact", query.exact)
+        query = dataclasses.replace(query, seed=seed_of("graph", query.seed, self.config.seed, 0))
         codes = ask_parallel("graph", system, batch, query, self._codes)
         logprobs = code_logprobs(system.backbone.user_logits(batch))
         device, beams = batch.items.offsets.device, query.num_beams
@@ -105,8 +108,7 @@ class Graph(Decoder):
         if query.exact or max(beams, self.config.num_edges) >= num_items:
             return scan(logprobs, codes, query, cpu)
         near = self._near.of(system, codes, self.config.num_edges)
-        seed = whole_number("graph", "seed", self.config.seed if query.seed is None else query.seed, 0, 2**63 - 1)
-        start = torch.randperm(num_items, generator=torch.Generator().manual_seed(seed))[:beams]
+        start = torch.randperm(num_items, generator=torch.Generator().manual_seed(int(query.seed or 0)))[:beams]
         items = start.int().expand(len(logprobs), -1)
         scores = torch.full(items.shape, -torch.inf)
         num_seen = torch.zeros(len(logprobs), dtype=torch.int32)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec_fast.base.checks import sequence, whole_number
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.checks import check_dense, check_integers, sequence, whole_number
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_code_sums
 
 __all__ = ["code_neighbours"]
 
 _BLOCK_BYTES = 1 << 25  # of the scores of codes that are held at once
 _MOST_PAIRS = 1 << 20  # of codes of a level: with more, cosines are made for the codes of a block
+
+
+def _vectors(table: Any) -> Tensor:
+    """float32 ``[K, D]`` of length 1, on the CPU."""
+    check_dense("code_neighbours", "tables", table)
+    if table.dim() != 2 or not table.is_floating_point():
+        kind = str(table.dtype).removeprefix("torch.")
+        raise InvalidTypeError(f"code_neighbours: tables must be float [K, D], got {kind} {list(table.shape)}")
+    return F.normalize(table.detach().float().cpu(), dim=1)
 
 
 @torch.no_grad()
@@ -35,8 +45,8 @@ def code_neighbours(tables: Sequence[Tensor], item_codes: Tensor, num_edges: int
         behind the last. An item that has so many equals that it is not among them stands in the last place.
 
     Raises:
-        InvalidTypeError: no tensors.
-        InvalidValueError: num_edges below 1, as many tables as levels do not stand there, or sizes that do not fit.
+        InvalidTypeError: no tensors, or of another kind.
+        InvalidValueError: num_edges below 1, as many tables as levels do not stand there, or codes that have no vector.
 
     Notes:
         No N x N matrix and no vectors of items: a level's cosines are a table of K x K, and an item is to
@@ -46,14 +56,19 @@ def code_neighbours(tables: Sequence[Tensor], item_codes: Tensor, num_edges: int
     Source: RPG (arXiv:2506.05781), section 3.3.
     """
     num_edges = whole_number("code_neighbours", "num_edges", num_edges)
-    books = [
-        F.normalize(table.detach().float().cpu(), dim=-1) for table in sequence("code_neighbours", "tables", tables)
-    ]
-    if len(books) != item_codes.shape[1]:
+    given = sequence("code_neighbours", "tables", tables)
+    item_codes = check_integers("code_neighbours", "item_codes", item_codes, "[N, L]")
+    if item_codes.dim() != 2 or item_codes.shape[1] != len(given):
         raise InvalidValueError(
-            f"code_neighbours: tables must be one per level = {item_codes.shape[1]}, got {len(books)}"
+            f"code_neighbours: tables must be one per level of item_codes [N, L] = {list(item_codes.shape)}, "
+            f"got {len(given)}"
         )
+    books = [_vectors(table) for table in given]
     sizes = [len(book) for book in books]
+    for level, (size, column) in enumerate(zip(sizes, item_codes.unbind(1), strict=True)):
+        if column.numel() and not 0 <= int(column.min()) <= int(column.max()) < size:
+            wrong = int(column.min()) if int(column.min()) < 0 else int(column.max())
+            raise InvalidValueError(f"code_neighbours: item_codes of level {level} must be in [0, {size}), got {wrong}")
     cosines = [book @ book.T if len(book) ** 2 <= _MOST_PAIRS else None for book in books]
     first, last, _ = (rows or slice(None)).indices(len(item_codes))
     out = torch.full((last - first, num_edges), -1, dtype=torch.int32)

@@ -17,7 +17,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.arguments import check_excluded, check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
 
@@ -81,6 +81,7 @@ def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor 
             times["query_timestamps"],
             asked=candidates_at,
             actions_before=tokens.actions_before,
+            two_flows=tokens.two_flows,
         ),
     )
 
@@ -136,6 +137,7 @@ class Rank(Decoder):
         allowed, exclude = query.allowed, query.exclude
         count, num_items, device = len(batch), backbone.item_table().shape[0], batch.items.offsets.device
         check_filter("rank", count, num_items, allowed, exclude)
+        check_excluded("rank", exclude, num_items)
         weights = torch.tensor(tuple(map(float, self.config.weights)) or (1.0,) * backbone.num_actions, device=device)
         if weights.numel() != backbone.num_actions:
             raise InvalidValueError(f"rank: weights must give {backbone.num_actions} actions, got {weights.numel()}")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch, Ranked
 from genrec_fast.base.best_of import best_of
@@ -68,6 +69,10 @@ class Rerank(Decoder):
         self.beam = Beam(BeamConfig(num_beams=config.num_beams, normalize=config.normalize))
         wanted = config.unseen and counts is not None
         self.unseen = (counts == 0).nonzero().squeeze(1) if wanted and counts is not None else torch.empty(0).long()
+
+    def over(self, catalog: Catalog) -> Self:
+        """See ``Decoder``: appended items count by what the catalog says of how often they occur."""
+        return type(self)(self.config, catalog.counts)
 
     def settled(self, query: Query) -> Query:
         """See ``Decoder``.

@@ -15,7 +15,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Embedding
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.arguments import check_excluded, check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.index import is_flat, search_index
 from genrec_fast.ops import topk_inner_product
@@ -64,11 +64,7 @@ def nearest(
     users = users.float()
     count, num_items, device = users.shape[0], table.shape[0], users.device
     check_filter(op, count, num_items, allowed, exclude)
-    if exclude is not None and exclude.values.numel():
-        low, high = (int(v) for v in exclude.values.aminmax())
-        if low < 0 or high >= num_items:
-            wrong = low if low < 0 else high
-            raise InvalidValueError(f"retrieve: exclude must hold item ids in [0, {num_items}), got {wrong}")
+    check_excluded("retrieve", exclude, num_items)
     exact, bound = True, -torch.inf
     if index is not None:
         best, ids = search_index(index, users, table, k, allowed, exclude)

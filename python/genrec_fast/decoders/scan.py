@@ -13,7 +13,7 @@ from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.base.protocols import ItemScores
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.decoders.arguments import check_filter, check_k
+from genrec_fast.decoders.arguments import check_excluded, check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
 
@@ -57,6 +57,7 @@ class Scan(Decoder):
             raise InvalidTypeError(f"scan: backbone must be ItemScores, got {type(backbone).__name__}")
         k, _ = check_k("scan", query.k)
         check_filter("scan", len(batch), backbone.num_items, query.allowed, query.exclude)
+        check_excluded("scan", query.exclude, backbone.num_items)
         size = max(1, self.config.scores_per_block // backbone.num_items)
         parts = [
             _best(backbone, batch.slice(begin, begin + size), query.slice(begin, begin + size, of=len(batch)), k)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import shown
+from genrec_fast.base.config import is_part
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
@@ -46,7 +47,7 @@ class SpeculativeConfig(BeamConfig):
 
 def check_draft(config: SpeculativeConfig) -> None:
     """Raises ``InvalidTypeError`` where the draft is no config."""
-    if config.draft is not None and not hasattr(config.draft, "build"):
+    if config.draft is not None and not is_part(config.draft):
         name = type(config).__name__
         raise InvalidTypeError(f"{name}: draft must be a backbone's config, got {shown(config.draft)}")
 
@@ -77,8 +78,18 @@ class Speculative(Beam):
         self.draft = draft
 
     def parts(self, catalog: Catalog) -> dict[str, nn.Module]:
-        """The draft."""
-        return {} if self.config.draft is None else {"draft": self.config.draft.build(catalog)}
+        """The draft.
+
+        Raises:
+            InvalidTypeError: its config makes no network.
+        """
+        if self.config.draft is None:
+            return {}
+        draft = self.config.draft.build(catalog)
+        if not isinstance(draft, nn.Module):
+            name = type(self.config).__name__
+            raise InvalidTypeError(f"{name}: draft must be a backbone's config, got {shown(self.config.draft)}")
+        return {"draft": draft}
 
     def alone(self) -> Beam:
         """The beam search without a draft."""

@@ -11,6 +11,7 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.decoders.arguments import seed_of
 from genrec_fast.decoders.noise import seeds_of_rows
 from genrec_fast.decoders.sampled_beams import SampledBeams
 from genrec_fast.decoders.sampled_search import SampledSearch
@@ -62,4 +63,4 @@ class SpeculativeSampling(Speculative):
 
     def rule(self, batch: Batch, num_beams: int, query: Query) -> SampledBeams:
         """Draws by seed and history."""
-        return SampledBeams(seeds_of_rows(self.config.seed if query.seed is None else query.seed, batch.items))
+        return SampledBeams(seeds_of_rows(seed_of(self.name, query.seed, self.config.seed), batch.items))

@@ -14,6 +14,7 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.decoders.arguments import seed_of
 from genrec_fast.decoders.children import Children
 from genrec_fast.decoders.noise import gumbel, prefixes, seeds_of_rows
 from genrec_fast.decoders.search_pass import SearchDecoder
@@ -63,7 +64,7 @@ class StochasticBeam(SearchDecoder):
 
     def rule(self, batch: Batch, num_beams: int, query: Query) -> Sampled:
         """Noise by seed and history."""
-        return Sampled(seeds_of_rows(self.config.seed if query.seed is None else query.seed, batch.items))
+        return Sampled(seeds_of_rows(seed_of(self.name, query.seed, self.config.seed), batch.items))
 
 
 class Sampled:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Batch, Ranked, proven
 from genrec_fast.base.best_of import best_of
+from genrec_fast.base.checks import check_flag
 from genrec_fast.base.config import check_fields
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import MaskedCodes
@@ -80,8 +81,9 @@ class Unmask(Decoder):
         """See ``Decoder``.
 
         Raises:
-            InvalidTypeError, InvalidValueError: k or num_beams does not fit.
+            InvalidTypeError, InvalidValueError: k, num_beams or exact does not fit.
         """
+        check_flag("unmask", "exact", query.exact)
         beams: Any = query.num_beams
         if isinstance(beams, tuple):
             raise InvalidValueError(f"unmask: num_beams must be one number or one per user, got {beams}")

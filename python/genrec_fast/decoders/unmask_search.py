@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def unmasked(search: Unmasking, users: int, device: torch.device) -> Beams:
         if search.confident:
             read = _most_confident(read, sizes)
         last = (level + 1) % search.codes_per_step == 0 or level + 1 == levels
-        found = _best((scores.unsqueeze(2) + read).flatten(1), search.num_beams * (level + 1) + 1)
+        found = _best((scores.unsqueeze(2) + read).flatten(1), search.num_beams * _ways(search, level, last) + 1)
         parents = found.at.div(read.shape[2], rounding_mode="floor")
         written = _extended(written, parents, found.at % read.shape[2], sizes)
         origin = origin.gather(1, parents)
@@ -89,6 +90,16 @@ def unmasked(search: Unmasking, users: int, device: torch.device) -> Beams:
         written, origin = written.gather(1, keep.unsqueeze(2).expand(-1, -1, levels)), origin.gather(1, keep)
         scores = found.scores.gather(1, keep).masked_fill(~alive, -torch.inf)
     return Beams(written, scores, bound)
+
+
+def _ways(search: Unmasking, level: int, last: bool) -> int:
+    """The most candidates of a level that are one row: so many for each beam and one more hold another row, if any.
+
+    Of the codes written since the network read, any may be the last; where the next reading makes rows one, whatever
+    was read before, any of all the codes may be, and any of the others written before them.
+    """
+    since = level % search.codes_per_step + 1
+    return (level + 1) * math.comb(level, since - 1) if last else since
 
 
 def _read(search: Unmasking, written: Tensor, device: torch.device) -> Tensor:

@@ -22,8 +22,9 @@ __all__ = ["Interleave", "InterleaveConfig"]
 class InterleaveConfig:
     """Settings of ``Interleave``."""
 
-    actions: Literal["tokens", "added", "before", "none"] = "tokens"
-    """behind their items (HSTU), added to them (MTGR), added to the next event's item (GenRank), not read"""
+    actions: Literal["tokens", "added", "before", "two_flows", "none"] = "tokens"
+    """behind their items (HSTU), added to them (MTGR), added to the next event's item (GenRank), added to them and
+    asked of a second flow that has none (DFGR), not read"""
     num_candidates: int = 0  # in training, so many last targets of a row become candidates; 0: every item is asked
     num_user_buckets: int = 0  # a contextual token per user, its id modulo this; 0: none
     use_features: bool = False  # hand the items' and candidates' feature vectors to the backbone
@@ -34,6 +35,11 @@ class InterleaveConfig:
             raise InvalidValueError(
                 "InterleaveConfig: num_candidates must be at least 1 where actions are added to their items, "
                 "which would tell the answers, got 0"
+            )
+        if self.actions == "two_flows" and self.num_candidates:
+            raise InvalidValueError(
+                "InterleaveConfig: num_candidates must be 0 with two flows, which ask every item, "
+                f"got {self.num_candidates}"
             )
 
     def build(self, catalog: Catalog) -> Interleave:
@@ -57,7 +63,8 @@ class Interleave(nn.Module):
       before the first of them and themselves, so the history is cut there. Contexts then see the whole history.
 
     With ``actions="before"`` a token is the action before and the item at whose place the next one is written: half the
-    tokens, and every event is asked without telling its own answer.
+    tokens, and every event is asked without telling its own answer. With ``actions="two_flows"`` a token is an item and
+    its own action, which tells the answer: a backbone of two flows (``DualFlow``) asks its second one.
 
     Args:
         config: settings.
@@ -71,7 +78,8 @@ class Interleave(nn.Module):
         asks for the next event, at its time; a candidate is of the time when it is asked for.
 
     Source: HSTU (arXiv:2402.17152), sections 2.2 and 4.1.1; candidates side by side: its production code and MTGR
-    (arXiv:2505.18654); actions that items give their places: GenRank (arXiv:2505.04180).
+    (arXiv:2505.18654); actions that items give their places: GenRank (arXiv:2505.04180); two flows: DFGR
+    (arXiv:2505.16752).
     """
 
     features: Tensor | None
@@ -216,6 +224,7 @@ class Interleave(nn.Module):
             # Where every item is asked, a context that saw them all would tell the answers.
             num_contexts if self.config.num_candidates else 0,
             actions_before=self.config.actions == "before",
+            two_flows=self.config.actions == "two_flows",
         )
         return self._timed(batch, tokens)
 

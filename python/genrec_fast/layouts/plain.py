@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class PlainConfig:
     use_features: bool = False  # hand the items' feature vectors to the backbone
     use_users: bool = False  # hand the users to the backbone
     use_valid_codes: bool = False  # hand the objective the codes that may follow each prefix of a target
+    # "read": every history must come with what was done at its events
+    actions: Literal["none", "read"] = field(default="none", metadata={"absent": "none"})
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,6 +63,7 @@ class Plain(nn.Module):
             )
         self.use_users = config.use_users
         self.use_valid_codes = config.use_valid_codes
+        self.reads_actions = config.actions == "read"
         self.catalog = catalog
         self.register_buffer("item_codes", catalog.item_codes.to(torch.int32), persistent=False)
         features = catalog.features if config.use_features else None
@@ -99,8 +102,13 @@ class Plain(nn.Module):
         """Fills ``codes``, ``features``, and where there are targets ``target_codes`` and ``valid_codes``.
 
         Raises:
-            InvalidValueError: an item id or a target outside ``[0, N)``.
+            InvalidValueError: an item id or a target outside ``[0, N)``, or no actions where they are read.
         """
+        if self.reads_actions and batch.actions is None:
+            raise InvalidValueError(
+                "Plain: batch must have actions, got None; give data.load actions=('rating>=4',), say, "
+                "or set actions to 'none'"
+            )
         items = self._checked("items", batch.items.values)
         features = None if self.features is None else self.features[items]
         target_codes = valid_codes = None

@@ -142,6 +142,13 @@ class HSTULayer(nn.Module):
 
     def forward(self, x: Tensor, rows: Packing, layer: int = 0) -> Tensor:
         """``x [E, D]``, end to end -> ``[E, D]``; ``layer``: under which number ``rows.past`` knows this one."""
+        gates, q, k, v = self.project(x, rows)
+        if rows.past is not None:
+            k, v = rows.past.join(layer, k, v)
+        return self.gated(x, gates, self.attend(q, k, v, rows), rows)
+
+    def project(self, x: Tensor, rows: Packing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Equation 1: gates ``[E, H v_dim]``, queries and keys ``[E, H, qk_dim]``, values ``[E, H, v_dim]``."""
         c = self.config
         gates, keyed = self.num_heads * self.v_dim, self.num_heads * self.qk_dim
         mixed = self.uvqk(_normed(self.input_norm, x, rows))
@@ -151,13 +158,15 @@ class HSTULayer(nn.Module):
         if c.activate == "gate":
             u = F.silu(u)
         q, k = (part.reshape(-1, self.num_heads, self.qk_dim) for part in (q, k))
-        v = v.reshape(-1, self.num_heads, self.v_dim)
         if c.rotary:
             q, k = rotate(q, rows.positions), rotate(k, rows.positions)
-        if rows.past is not None:
-            k, v = rows.past.join(layer, k, v)
+        return u, q, k, v.reshape(-1, self.num_heads, self.v_dim)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Packing) -> Tensor:
+        """Equation 2: ``[E, H, v_dim]``."""
+        c = self.config
         rate = c.attention_dropout if self.training else 0.0
-        attended = jagged_attention(
+        return jagged_attention(
             q,
             k,
             v,
@@ -173,6 +182,9 @@ class HSTULayer(nn.Module):
             seed=int(torch.randint(2**62, ())) if rate else None,  # from torch's generator
             kv_offsets=rows.kv_offsets,
         )
-        gated = u * _normed(self.attention_norm, attended.reshape(-1, gates), rows)
-        out: Tensor = x + self.out(self.dropout(gated))
+
+    def gated(self, x: Tensor, gates: Tensor, attended: Tensor, rows: Packing) -> Tensor:
+        """Equation 3: ``[E, D]``."""
+        inner = gates * _normed(self.attention_norm, attended.reshape(gates.shape), rows)
+        out: Tensor = x + self.out(self.dropout(inner))
         return out

@@ -285,12 +285,14 @@ class ResidualQuantizer(nn.Module):
         """L floats ``[K_l, D]``."""
         return [level.codebook for level in self.levels]  # type: ignore[misc]
 
-    def forward(self, x: Tensor, *, noise: list[Tensor] | None = None, temperature: float = 1.0) -> Quantized:
-        """Codes ``x`` float ``[B, D]``; ``noise`` holds one tensor per level."""
+    def forward(
+        self, x: Tensor, *, noise: list[Tensor] | None = None, temperature: float = 1.0, levels: int | None = None
+    ) -> Quantized:
+        """Codes ``x`` float ``[B, D]`` by the first ``levels`` (``None``: all); ``noise`` has a tensor per level."""
         residual, soft, loss = x, None, x.new_zeros(())
         chosen: list[Chosen] = []
         residuals: list[Tensor] = []
-        for index, level in enumerate(self.levels):
+        for index, level in enumerate(list(self.levels)[:levels]):
             assert isinstance(level, VectorQuantizer)
             one = level.choose(residual, None if noise is None else noise[index], temperature)
             residuals.append(residual.detach())

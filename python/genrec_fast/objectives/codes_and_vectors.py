@@ -25,11 +25,12 @@ __all__ = ["CodesAndVectors", "CodesAndVectorsConfig"]
 class CodesAndVectorsConfig:
     """Settings of ``CodesAndVectors``."""
 
-    negatives: Literal["seen", "batch"] = "seen"
-    """"seen": every item that occurs in the training data (LIGER); "batch": the batch's other targets, but for items of
-    the row's own history (COBRA)"""
-    temperature: float = 0.07  # cosines are divided by it (LIGER: 0.07, COBRA: 0.2)
-    vector_weight: float = 1.0  # of the second loss
+    negatives: Literal["seen", "batch", "others"] = "seen"
+    """"seen": every item that occurs in the training data (LIGER); "batch": the batch's other targets, each once, but
+    for items of the row's own history (COBRA); "others": those, as often as they stand there, whatever the history
+    (SpecGR)"""
+    temperature: float = 0.07  # cosines are divided by it (LIGER, SpecGR: 0.07, COBRA: 0.2)
+    vector_weight: float = 1.0  # of the second loss (SpecGR: 6)
 
     def __post_init__(self) -> None:
         check_fields(self, above=("temperature",))
@@ -52,7 +53,11 @@ class CodesAndVectors(Objective):
     Args:
         counts: integer ``[N]``: how often each item occurs in the training data; ``None``: all do.
 
-    Source: LIGER (arXiv:2411.18814, section 3); COBRA (arXiv:2503.02453, section 3.3).
+    Notes:
+        With "others" a backbone that has ``item_vectors(items [M]) -> [M, D]`` is asked for its targets' alone, where
+        a table of all items costs too much to be made at every step.
+
+    Source: LIGER (arXiv:2411.18814, section 3); COBRA (arXiv:2503.02453, section 3.3); SpecGR (arXiv:2410.02939).
     """
 
     needs = Backbone
@@ -71,17 +76,23 @@ class CodesAndVectors(Objective):
             raise InvalidValueError("CodesAndVectors: batch must have targets, got none")
         _, targets = targets_of("CodesAndVectors", batch)
         levels, vectors = system.backbone.predictions(batch)
-        table = system.backbone.item_table()
-        check_targets("CodesAndVectors", targets, table.shape[0])
         parts = [
             cross_entropy(logits.float(), batch.target_codes[:, level], None, 0.0)
             for level, logits in enumerate(levels)
         ]
         codes = torch.stack(parts).mean()
-        if self.config.negatives == "batch":
-            found = self._in_batch(batch, targets, vectors.float(), table.float())
+        of_items = getattr(system.backbone, "item_vectors", None) if self.config.negatives == "others" else None
+        if of_items is not None:
+            found = self._among_others(targets, vectors.float(), of_items(targets).float())
         else:
-            found = self._among_seen(targets, vectors.float(), table.float())
+            table = system.backbone.item_table().float()
+            check_targets("CodesAndVectors", targets, table.shape[0])
+            if self.config.negatives == "batch":
+                found = self._in_batch(batch, targets, vectors.float(), table)
+            elif self.config.negatives == "others":
+                found = self._among_others(targets, vectors.float(), table[targets])
+            else:
+                found = self._among_seen(targets, vectors.float(), table)
         figures = {"loss_codes": float(codes.detach()), "loss_vectors": float(found.detach())}
         return Loss(codes + self.config.vector_weight * found, targets.numel(), figures)
 
@@ -96,6 +107,14 @@ class CodesAndVectors(Objective):
             unseen = (~self._seen).expand_as(logits).scatter(1, targets[:, None], False)
             logits = logits.masked_fill(unseen, -torch.inf)
         return F.cross_entropy(logits, targets)
+
+    def _among_others(self, targets: Tensor, vectors: Tensor, items: Tensor) -> Tensor:
+        """``items [M, D]``: the targets' vectors."""
+        logits = vectors @ items.t() / self.config.temperature
+        same = targets[:, None] == targets
+        same.fill_diagonal_(False)
+        places = torch.arange(len(targets), device=logits.device)
+        return F.cross_entropy(logits.masked_fill(same, -torch.inf), places)
 
     def _in_batch(self, batch: Batch, targets: Tensor, vectors: Tensor, table: Tensor) -> Tensor:
         items, place = targets.unique(return_inverse=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from genrec_fast.base.config import check_fields, register_config
+from genrec_fast.base.config import check_fields, is_part, register_config
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import (
     ActionScoring,
@@ -183,7 +183,7 @@ class Recipe:
             part = getattr(self, name)
             if part is None and name == "tokenizer":
                 continue
-            if isinstance(part, type) or not dataclasses.is_dataclass(part) or not hasattr(part, "build"):
+            if not is_part(part):
                 raise InvalidTypeError(f"Recipe: {name} must be a config with .build(), got {part!r}")
         for name in ("batching", "train"):
             kind = {"batching": BatchingConfig, "train": TrainConfig}[name]

@@ -23,8 +23,8 @@ from genrec_fast.catalog.changed import ChangedTrie
 from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.base import run
-from genrec_fast.nn.item_inputs import ItemInputs
 from genrec_fast.recipe.basis import based, popular
+from genrec_fast.recipe.growing import grown
 from genrec_fast.recipe.recipe import Recipe
 
 __all__ = ["System"]
@@ -175,8 +175,9 @@ class System(nn.Module):
         self.catalog = catalog.to(self.device)
         self.layout = self.recipe.layout.build(self.catalog).to(self.device).train(self.training)
         for module in self.backbone.modules():
-            if isinstance(module, ItemInputs):
-                module.take_codes(self.catalog)
+            take: Any = getattr(module, "take_codes", None)  # of networks that read the catalog's semantic IDs
+            if take is not None:
+                take(self.catalog)
 
     def extended(self, new: Catalog) -> Self:
         """A model over the same networks with more items, whose ids follow the catalog's: for a server to be swapped.
@@ -189,27 +190,21 @@ class System(nn.Module):
 
         Raises:
             InvalidTypeError, InvalidValueError: as ``Catalog.extended``.
-            UnsupportedError: a decoder that searches no trie, a layout that learns, or a backbone that has weights for
+            UnsupportedError: a decoder that searches no trie, a layout that learns, or a network that has weights for
                 each item.
+
+        Notes:
+            A network that reads the items' features (LIGER's, COBRA's) shares its weights with the one before, and has
+            the features of all items of its own.
         """
         self._require_trie("extended")
         catalog = self.catalog.extended(new)
+        shown = self._shown(catalog)
+        decoder = self.decoder.over(catalog)
         with torch.random.fork_rng(devices=[]):  # what it is initialised with is dropped
-            fresh = self.recipe.backbone.build(self._shown(catalog))
-        grows = getattr(self.backbone, "grows", ())
-        shapes = [
-            {
-                name: part.shape
-                for name, part in (*network.named_parameters(), *network.named_buffers())
-                if not name.startswith(grows)
-            }
-            for network in (fresh, self.backbone)
-        ]
-        if shapes[0] != shapes[1]:
-            raise UnsupportedError(
-                "extended: backbone must have no weights for each item, got one that grows with them"
-            )
-        return self._over(catalog)
+            fresh = {"backbone": self.recipe.backbone.build(shown), **decoder.parts(shown)}
+        networks = {name: grown(name, self.get_submodule(name), part) for name, part in fresh.items()}
+        return self._over(catalog, networks)
 
     def without(self, items: Any) -> Self:
         """A model over the same networks that recommends some items no more; histories may hold them. See ``extended``.
@@ -219,7 +214,7 @@ class System(nn.Module):
             UnsupportedError: a decoder that searches no trie, or a layout that learns.
         """
         self._require_trie("without")
-        return self._over(self.catalog.without(items))
+        return self._over(self.catalog.without(items), {})
 
     def merge(self) -> None:
         """See ``Catalog.merge``."""
@@ -230,10 +225,11 @@ class System(nn.Module):
             kind = type(self.decoder).__name__
             raise UnsupportedError(f"{op}: decoder must search the catalog's trie, got {kind}; train again, or filter")
 
-    def _over(self, catalog: Catalog) -> Self:
-        """The same parts over another catalog."""
+    def _over(self, catalog: Catalog, networks: Mapping[str, nn.Module]) -> Self:
+        """The same parts over another catalog, with these networks in the place of those of the same names."""
         model = copy.copy(self)
-        model.__dict__["_modules"] = dict(self._modules)
+        model.__dict__["_modules"] = {**self._modules, **networks}
+        model.decoder = self.decoder.over(catalog)
         model._begin_answering()
         with _ANSWERING:
             self._modes = []  # what is answering now must not put shared modules back into training mode

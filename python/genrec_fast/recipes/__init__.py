@@ -8,16 +8,21 @@ from genrec_fast.recipes.apex import apex
 from genrec_fast.recipes.atspeed import atspeed
 from genrec_fast.recipes.bert4rec import bert4rec
 from genrec_fast.recipes.car import car
+from genrec_fast.recipes.ccfrec import ccfrec
 from genrec_fast.recipes.cobra import cobra
+from genrec_fast.recipes.colarec import colarec
 from genrec_fast.recipes.cost import cost
+from genrec_fast.recipes.dfgr import dfgr
 from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
+from genrec_fast.recipes.eager import eager
 from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
 from genrec_fast.recipes.grid import grid
 from genrec_fast.recipes.gru4rec import gru4rec
+from genrec_fast.recipes.h2rec import h2rec
 from genrec_fast.recipes.hid_vae import hid_vae
 from genrec_fast.recipes.hstu import hstu
 from genrec_fast.recipes.hstu_ranking import hstu_ranking
@@ -27,13 +32,17 @@ from genrec_fast.recipes.liger import liger
 from genrec_fast.recipes.llada_rec import llada_rec
 from genrec_fast.recipes.llm2bert4rec import llm2bert4rec
 from genrec_fast.recipes.marius import marius
+from genrec_fast.recipes.mbgen import mbgen
+from genrec_fast.recipes.mmgrec import mmgrec
 from genrec_fast.recipes.mtgr import mtgr
 from genrec_fast.recipes.nci import nci
 from genrec_fast.recipes.nezha import nezha
 from genrec_fast.recipes.pinrec import pinrec
+from genrec_fast.recipes.recbase import recbase
 from genrec_fast.recipes.recgpt_fsq import recgpt_fsq
 from genrec_fast.recipes.rpg import rpg
 from genrec_fast.recipes.rq_vae import rq_vae
+from genrec_fast.recipes.s2gr import s2gr
 from genrec_fast.recipes.sasrec import sasrec
 from genrec_fast.recipes.sasrec_bce import sasrec_bce
 from genrec_fast.recipes.seater import seater
@@ -51,17 +60,22 @@ __all__ = [
     "atspeed",
     "bert4rec",
     "car",
+    "ccfrec",
     "cobra",
+    "colarec",
     "cost",
+    "dfgr",
     "diffgrm",
     "discrec",
     "dsi",
+    "eager",
     "genrank",
     "get",
     "gpsd",
     "gpsd_pretraining",
     "grid",
     "gru4rec",
+    "h2rec",
     "hid_vae",
     "hstu",
     "hstu_ranking",
@@ -71,14 +85,18 @@ __all__ = [
     "llada_rec",
     "llm2bert4rec",
     "marius",
+    "mbgen",
+    "mmgrec",
     "mtgr",
     "names",
     "nci",
     "nezha",
     "pinrec",
+    "recbase",
     "recgpt_fsq",
     "rpg",
     "rq_vae",
+    "s2gr",
     "sasrec",
     "sasrec_bce",
     "seater",
@@ -98,15 +116,20 @@ _ALL = (
     bert4rec,
     cobra,
     car,
+    ccfrec,
+    colarec,
     cost,
+    dfgr,
     diffgrm,
     discrec,
     dsi,
+    eager,
     genrank,
     gpsd,
     gpsd_pretraining,
     grid,
     gru4rec,
+    h2rec,
     hid_vae,
     hstu,
     hstu_ranking,
@@ -116,13 +139,17 @@ _ALL = (
     llada_rec,
     llm2bert4rec,
     marius,
+    mbgen,
+    mmgrec,
     mtgr,
     nci,
     nezha,
     pinrec,
+    recbase,
     rpg,
     recgpt_fsq,
     rq_vae,
+    s2gr,
     sasrec,
     sasrec_bce,
     seater,

@@ -31,7 +31,8 @@ def marius() -> Recipe:
             "with what together",
             "weight decay 0.05, on embedding tables, too: ours",
         ),
-        measured="beauty, seen items kept, semantic IDs of its own: Recall@10 .0831, NDCG@10 .0447 (docs/quality.md)",
+        measured="beauty, semantic IDs of its own, seed 0: Recall@10 .0831, NDCG@10 .0447 with seen items kept, .0898, "
+        ".0502 removed (docs/quality.md#what-was-measured: python bench/quality.py marius --data beauty)",
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256), collaborative_width=64),
         layout=PlainConfig(use_features=True, use_valid_codes=True),
         backbone=TimelineConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from genrec_fast.recipes import get, names
@@ -11,21 +12,14 @@ __all__ = ["markdown"]
 
 # Published systems that were looked at for a recipe, and what keeps them from one.
 _LEFT_OUT = {
-    "BBQRec, GMC, MMQ-v2, S2GR, STORE, UNGER": "no public code was found and no more than abstracts read: their forms "
+    "BBQRec, GMC, MMQ-v2, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
-    "CCFRec": "attention from an item's codes to its attributes' vectors, and masked codes: a catalog has one vector "
-    "an item; its public code was not read",
-    "ColaRec": "pairs of items and their texts beside the histories: its index and text losses need texts in training",
-    "DFGR": "a real and a fake flow in every layer: no public code, and its mask is known in outline alone",
-    "EAGER": "two trees and two decoders, whose answers are merged: a catalog has one set of semantic IDs",
-    "EARN": "keys and values of register tokens alone are kept behind a layer: no public code was read, and its form "
-    "would be invented",
+    "EARN": "keys and values of register tokens alone are kept behind a layer: its paper's method and code were not read",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
-    "MBGen": "the behaviour is written in front of the codes: no layout puts actions among codes",
-    "MMGRec": "a graph network over several modalities makes the codes: a catalog has one vector an item",
-    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer: a catalog has one",
-    "RecBase": "training on many data sets at once; no more than its abstract was read",
-    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures",
+    "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer, drawn by whose gradients agree with "
+    "those of the validation: a catalog has one",
+    "UTGRec": "codes are states of a multimodal language model that reads texts and pictures, and that is trained "
+    "to write them again: a catalog has one vector an item, and without the model little more than an RQ-VAE is left",
 }
 _PARTS = ("tokenizer", "layout", "backbone", "objective", "decoder", "batching", "train")
 
@@ -46,12 +40,18 @@ def _value(value: Any) -> str:
     return " × ".join(map(_value, value)) or "default" if isinstance(value, tuple) else str(value)
 
 
+def _linked(measured: str) -> str:
+    """The pages that a figure stands on as links, and the command behind one as code."""
+    linked = re.sub(r"docs/([\w-]+\.md(?:#[\w-]+)?)", r"[\1](\1)", measured)
+    return re.sub(r": (python bench/[^)]*)\)$", r": `\1`)", linked)
+
+
 def markdown() -> str:
     """All recipes with every setting."""
     lines = ["# Recipes", "", "Written by `genrec-fast recipes --markdown > docs/recipes.md`; do not edit.", ""]
     for name in names():
         recipe = get(name)
-        lines += [f"## {name}", "", f"Source: {recipe.source}.", "", f"Measured: {recipe.measured}.", ""]
+        lines += [f"## {name}", "", f"Source: {recipe.source}.", "", f"Measured: {_linked(recipe.measured)}.", ""]
         if recipe.deviations:
             lines += ["Not as published:", "", *(f"- {text}" for text in recipe.deviations), ""]
         lines += ["| part | settings |", "|---|---|"]

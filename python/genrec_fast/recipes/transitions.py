@@ -22,8 +22,8 @@ def transitions() -> Recipe:
             "with features the cosine of the items' vectors is added, and popularity orders what is left",
             "training is one pass that counts: the settings of batches and steps are not read",
         ),
-        measured="beauty, seen items kept: Recall@10 .0817, NDCG@10 .0501; with features .0921, .0555 "
-        "(genrec-fast evaluate; docs/evaluation.md)",
+        measured="beauty, seen items kept: Recall@10 .0816, NDCG@10 .0502; with features .0921, .0555 "
+        "(docs/quality.md#what-was-measured: python bench/quality.py baselines --data beauty)",
         tokenizer=None,
         layout=PlainConfig(),
         backbone=TransitionsConfig(),

@@ -32,6 +32,7 @@ from genrec_fast.tokenizers.regularisers import (
 from genrec_fast.tokenizers.report import LevelReport, Report, report
 from genrec_fast.tokenizers.rqkmeans import RQKMeans, RQKMeansConfig
 from genrec_fast.tokenizers.rqvae import RQVAE, RQVAEConfig
+from genrec_fast.tokenizers.two_trees import TwoTrees, TwoTreesConfig
 
 __all__ = [
     "FSQ",
@@ -67,6 +68,8 @@ __all__ = [
     "Resolved",
     "TagSupervisionConfig",
     "Tokenizer",
+    "TwoTrees",
+    "TwoTreesConfig",
     "UniquenessConfig",
     "add_dedup_level",
     "balanced_assignment",

@@ -7,6 +7,7 @@ from . import (
     codes,
     configs,
     contents,
+    decoders,
     drafts,
     jagged,
     language,
@@ -16,6 +17,7 @@ from . import (
     searches,
     transformers,
     tries,
+    unordered,
 )
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "codes",
     "configs",
     "contents",
+    "decoders",
     "drafts",
     "jagged",
     "language",
@@ -32,4 +35,5 @@ __all__ = [
     "searches",
     "transformers",
     "tries",
+    "unordered",
 ]

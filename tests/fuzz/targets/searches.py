@@ -134,6 +134,8 @@ def _searched(config: Any, *, proven: bool) -> Any:
     def make(rng: Rng) -> Case:
         args, model, codes, batch = _question(rng)
         args |= {"num_beams": rng.choice((None, 1, 5, 20)), "exact": rng.flip(0.3) and proven}
+        if isinstance(config, StochasticBeamConfig):
+            args["seed"] = rng.choice((None, 0, -7))
         if args["num_beams"] == 1:
             args["k"] = 1
         if args["num_beams"] == 5:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from genrec_fast.base.config import check_fields
@@ -49,6 +49,9 @@ class RQVAESettings:
     autoencoder_share: float = 0.2
     """part of the steps before there are codes: k-means then starts the codebooks from latents that mean something
     (ours)"""
+    curriculum: float = field(default=0.0, metadata={"absent": 0.0})
+    """part of the steps with codes over which levels join, one after the other, the coarsest first (RecBase,
+    arXiv:2509.03131); 0: all are there from the start"""
     batch_size: int = 512
     """items per step; the whole catalog where it is smaller"""
     learning_rate: float = 2e-3
@@ -71,7 +74,7 @@ class RQVAESettings:
     """how items of equal codes are told apart, see ``resolve``"""
 
     def __post_init__(self) -> None:
-        below_one = dict.fromkeys(("autoencoder_share", "restart_below", "decay"), "[0, 1)")
+        below_one = dict.fromkeys(("autoencoder_share", "restart_below", "decay", "curriculum"), "[0, 1)")
         above = ("learning_rate", "temperatures")
         check_fields(self, zero=("kmeans_iterations",), above=above, within=below_one, free=("codebook_sizes",))
         check_codebook_sizes("RQVAEConfig", self.codebook_sizes)
@@ -81,6 +84,10 @@ class RQVAESettings:
                 f"RQVAEConfig: sinkhorn_epsilon must be 0 or at least {SINKHORN_FLOOR}, got {self.sinkhorn_epsilon}"
             )
         check_regularisers("RQVAEConfig", self.regularisers)
+        if self.curriculum and self.regularisers:
+            raise InvalidValueError(
+                f"RQVAEConfig: curriculum must be 0 with regularisers, which look at every level, got {self.curriculum}"
+            )
         for config in self.regularisers:
             if config.learned_codebooks and self.decay is not None:
                 raise InvalidValueError(

@@ -19,7 +19,7 @@ from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Reg
 from genrec_fast.tokenizers.rqvae.model import RQVAEModel
 from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 
-__all__ = ["columns", "train_rqvae"]
+__all__ = ["columns", "joined_levels", "train_rqvae"]
 
 _WARMUP = 50  # steps of rising learning rate
 _SETTLE = 0.9  # no code is moved after this part of the training: one moved late has no time to fit
@@ -51,10 +51,11 @@ def train_rqvae(config: RQVAESettings, fit: Fit) -> tuple[RQVAEModel, list[dict[
     optimizer = _optimizer(model, terms, config, device)
     log = _Log(config, device)
     batches = _Batches(features.shape[0], config.batch_size, generator)
-    first = int(config.autoencoder_share * config.steps)
+    joined = 0
     for step in range(config.steps):
-        if step == first:
-            _start_codebooks(model, config, features, generator, device)
+        before, joined = joined, joined_levels(config, step)
+        if joined > before:
+            _start_codebooks(model, config, features, generator, device, slice(before, joined))
         rate = config.learning_rate * _rate(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -63,7 +64,7 @@ def train_rqvae(config: RQVAESettings, fit: Fit) -> tuple[RQVAEModel, list[dict[
         rows = torch.cat([items, *asked])
         x = model.scaled(features[rows].to(device))
         latent = model.encoder(x)
-        coded = _code(model, config, latent, step, generator) if step >= first else None
+        coded = _code(model, config, latent, step, generator, joined) if joined else None
         decoded = model.decoder(latent if coded is None else coded.vectors)
         reconstruction = (decoded - x).square().mean()
         batch = _batch(rows.to(device), len(items), x, decoded, latent, coded, model)
@@ -91,13 +92,29 @@ def train_rqvae(config: RQVAESettings, fit: Fit) -> tuple[RQVAEModel, list[dict[
     return model, log.rows
 
 
-def _code(model: RQVAEModel, config: RQVAESettings, latent: Tensor, step: int, generator: torch.Generator) -> Quantized:
+def joined_levels(config: RQVAESettings, step: int) -> int:
+    """How many levels code the latents in a step; 0 before there are codes.
+
+    With a curriculum, levels 1 to L - 1 join at even distances, the last one when its part of the steps is over.
+    """
+    first = int(config.autoencoder_share * config.steps)
+    levels = len(config.codebook_sizes)
+    if step < first:
+        return 0
+    stretch = int(config.curriculum * (config.steps - first))
+    return min(levels, 1 + (step - first) * (levels - 1) // stretch) if stretch else levels
+
+
+def _code(
+    model: RQVAEModel, config: RQVAESettings, latent: Tensor, step: int, generator: torch.Generator, levels: int
+) -> Quantized:
     noise = None
     if config.estimator == "gumbel":
         shapes = [(latent.shape[0], size) for size in config.codebook_sizes]
         noise = [torch.rand(shape, generator=generator).to(latent.device) for shape in shapes]
     first, last = config.temperatures
-    coded = model.quantizer(latent, noise=noise, temperature=first + (last - first) * step / config.steps)
+    temperature = first + (last - first) * step / config.steps
+    coded = model.quantizer(latent, noise=noise, temperature=temperature, levels=levels)
     assert isinstance(coded, Quantized)
     return coded
 
@@ -122,7 +139,7 @@ def _batch(
 
 def _restart(model: RQVAEModel, coded: Quantized, below: float, generator: torch.Generator) -> int:
     moved = 0
-    for level, residual in zip(model.quantizer.levels, coded.residuals, strict=True):
+    for level, residual in zip(model.quantizer.levels, coded.residuals, strict=False):  # those that have joined
         assert isinstance(level, VectorQuantizer)
         order = torch.randperm(residual.shape[0], generator=generator).to(residual.device)
         moved += len(level.restart(residual, order, below=below))
@@ -131,16 +148,24 @@ def _restart(model: RQVAEModel, coded: Quantized, below: float, generator: torch
 
 @torch.no_grad()
 def _start_codebooks(
-    model: RQVAEModel, config: RQVAESettings, features: Tensor, generator: torch.Generator, device: torch.device
+    model: RQVAEModel,
+    config: RQVAESettings,
+    features: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
+    levels: slice,
 ) -> None:
-    """k-means of the latents, level by level."""
+    """k-means of what the levels before leave of the latents, level by level."""
     most = max(_SAMPLE, *config.codebook_sizes)
     chosen = torch.randperm(features.shape[0], generator=generator)[:most].sort().values
     blocks = [model.encoder(model.scaled(block.to(device))).cpu() for block in features[chosen].split(8192)]
     residual = torch.cat(blocks)
     init = "kmeans++" if config.kmeans_iterations else "random"
-    for level in model.quantizer.levels:
+    for number, level in enumerate(model.quantizer.levels[: levels.stop]):
         assert isinstance(level, VectorQuantizer)
+        if number < levels.start:
+            residual = residual - level.codebook.cpu()[ops.rq_encode(residual, [level.codebook.cpu()])[:, 0].long()]
+            continue
         drawn = int(torch.randint(1 << 31, (), generator=generator))
         found = kmeans(residual, level.weight.shape[0], iterations=config.kmeans_iterations, init=init, seed=drawn)
         level.start(found.centroids.to(device))
@@ -228,9 +253,8 @@ class _Log:
         self.sums += torch.stack([loss, reconstruction, quantization, *terms]).detach()
         self.steps += 1
         self.moved += moved
-        for level, chosen in enumerate(self.chosen if coded is not None else ()):
-            assert coded is not None
-            chosen[coded.codes[:, level]] = True
+        for codes, chosen in zip(() if coded is None else coded.codes.unbind(1), self.chosen, strict=False):
+            chosen[codes] = True
 
     def close(self, step: int, rate: float, progress: Progress) -> None:
         means = (self.sums / self.steps).tolist()
