@@ -25,7 +25,8 @@ import torch
 from gpu_rows.machine import OUT, ROOT
 from gpu_rows.measure import OPS, ROWS, Line
 
-for family in ("machine", "trie", "jagged", "vectors", "codes", "beams"):  # each registers its rows; they run in this order
+# each registers its rows; they run in this order
+for family in ("machine", "trie", "jagged", "vectors", "codes", "beams"):
     importlib.import_module(f"gpu_rows.{family}")
 
 

@@ -54,7 +54,8 @@ def test_what_ran_on_a_card_is_said(tmp_path, monkeypatch):
 
 
 def test_every_op_has_a_compiled_kernel():
-    assert {where["cpu"] for where in env.collect().kernels.values()} == {"compiled"}
+    others = {op: where["cpu"] for op, where in env.collect().kernels.items() if where["cpu"] != "compiled"}
+    assert others == {"beam_attention": "torch"}  # for searches on a card
     assert set(env.collect().kernels) >= {"fingerprint", "jagged_pad", "jagged_join", "segment_sum", "jagged_products"}
 
 

@@ -64,8 +64,10 @@ def beam_attention(
     out = q.new_empty(users, beams, heads, value_width)
     if out.numel() == 0:
         return out
-    q, prompt_keys, prompt_values, keys, values = map(_rows, (q, prompt_keys, prompt_values, keys, values))
-    assert q is not None
+    prompt_keys, prompt_values, keys, values = map(_rows, (prompt_keys, prompt_values, keys, values))
+    asked = _rows(q)
+    assert asked is not None
+    q = asked
     offsets, parents = (None if part is None else part.contiguous() for part in (offsets, parents))
     bias = None if bias is None else bias.float().contiguous()
     prompt_rows = 0 if prompt_keys is None else prompt_keys.shape[0]

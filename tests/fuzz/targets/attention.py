@@ -246,7 +246,7 @@ def beam_attention(rng: Rng) -> Case:
         if offsets is not None and rows is not None:
             edges = [0, *offsets.tolist(), len(rows)]
             if edges[1] or edges[-2] != edges[-1] or sorted(edges) != edges:
-                raise ValueError("offsets that are none")
+                raise ValueError("offsets that break their rules")
         parents = given.get("parents")
         if parents is not None and bool(((parents < -1) | (parents >= torch.arange(parents.shape[1]))).any()):
             raise ValueError("a parent that is no earlier row")

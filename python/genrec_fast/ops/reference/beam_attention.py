@@ -8,9 +8,9 @@ from torch import Tensor
 __all__ = ["ancestors", "beam_attention"]
 
 
-def ancestors(parents: Tensor, beams: int) -> Tensor:
+def ancestors(parents: Tensor, num_beams: int) -> Tensor:
     """int64 ``[W, t]``: the last W rows of ``parents [N]``, each followed by its parent, and so on; then -1."""
-    at = torch.arange(parents.shape[0] - beams, parents.shape[0], device=parents.device)
+    at = torch.arange(parents.shape[0] - num_beams, parents.shape[0], device=parents.device)
     above, chain = parents.long(), [at]
     while bool((at := above[at.clamp(min=0)].where(at >= 0, -1)).ge(0).any()):
         chain.append(at)
