@@ -116,7 +116,7 @@ class S2GR(T5):
         assert batch.target_codes is not None
         memory, offsets = self._encode(batch)
         prompts, kept = self._prompts(memory), self._nothing_kept(len(batch), memory)
-        x, states, thoughts = self._starts(batch), [], []
+        x, states, thoughts = self._start_states(batch), [], []
         for level, codes in enumerate(batch.target_codes.unbind(1)):
             thought, state, kept = self.step(x, kept, prompts, offsets, level)
             thoughts.append(thought)
@@ -165,7 +165,7 @@ class S2GR(T5):
         nothing = memory.new_empty(rows, 0, self.config.num_heads, self.config.head_width)
         return ((nothing, nothing),) * len(self.decoder)
 
-    def _starts(self, batch: Batch) -> Tensor:
+    def _start_states(self, batch: Batch) -> Tensor:
         starts: Tensor = self.tokens.weight[self.start_token].expand(len(batch), -1)
         return starts
 
@@ -181,7 +181,9 @@ class S2GR(T5):
         """Encodes each history once, and thinks for the first time."""
         memory, offsets = self._encode(batch)
         prompts = self._prompts(memory)
-        _, state, kept = self.step(self._starts(batch), self._nothing_kept(len(batch), memory), prompts, offsets, 0)
+        _, state, kept = self.step(
+            self._start_states(batch), self._nothing_kept(len(batch), memory), prompts, offsets, 0
+        )
         kept = tuple((keys.unsqueeze(1), values.unsqueeze(1)) for keys, values in kept)
         return _Beams(self, prompts, offsets, state.unsqueeze(1), kept, 0)
 
