@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from genrec_fast import backbones, decoders, layouts, objectives, tokenizers
-from genrec_fast.backbones import CausalConfig, HSTUConfig, T5Config, TimelineConfig
+from genrec_fast.backbones import CausalConfig, DualFlowConfig, HSTUConfig, T5Config, TimelineConfig
 from genrec_fast.base.config import check_fields, from_json, to_json
 from genrec_fast.base.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from genrec_fast.decoders import BeamConfig, BlendConfig, MemberConfig
-from genrec_fast.objectives import MultiTaskConfig, NextCodeConfig
+from genrec_fast.objectives import BehaviourCodesConfig, MultiTaskConfig, NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, TrainConfig
 from genrec_fast.tokenizers import FSQConfig, PublishedConfig, RandomConfig, RQVAEConfig
 
@@ -29,6 +29,8 @@ CONFIGS = [
     if name.endswith("Config") and name in family.__all__
 ] + [BatchingConfig, TrainConfig]
 NEEDED = {
+    BehaviourCodesConfig: {"actions": ("seen", "bought")},
+    DualFlowConfig: {"num_actions": 2},
     PublishedConfig: {"path": "ids.json"},
     BlendConfig: {"decoder": BeamConfig()},
     MemberConfig: {"backbone": CausalConfig(), "decoder": BeamConfig()},

@@ -15,11 +15,17 @@ from genrec_fast.recipe.card import from_json, to_json
 from ..case import Case, Rng, target
 
 ABOUT = {
+    "BehaviourCodesConfig": {"actions": ("seen", "bought")},
+    "DualFlowConfig": {"num_actions": 2},
     "PublishedConfig": {"path": "codes.json"},
     "BlendConfig": {"decoder": gf.BeamConfig()},
     "MemberConfig": {"backbone": gf.CausalConfig(), "decoder": gf.BeamConfig()},
 }
-CATALOG = gf.Catalog(item_codes=torch.tensor([[0, 1], [1, 0], [1, 1]], dtype=torch.int32), codebook_sizes=(2, 2))
+CATALOG = gf.Catalog(
+    item_codes=torch.tensor([[0, 1], [1, 0], [1, 1]], dtype=torch.int32),
+    codebook_sizes=(2, 2),
+    features=torch.ones(3, 4),
+)
 
 
 def _kinds() -> dict[str, type]:
