@@ -84,6 +84,21 @@ def test_unseen_items_pass_the_filters():
     assert bool((found.items[1] == 17).any())
 
 
+@pytest.mark.parametrize("widths", [[4, 8, 4, 6], [2 * ITEMS, 3, ITEMS, 3]])
+def test_each_user_has_beams_of_his_own(widths):
+    """As many candidates as he would have alone."""
+    config, lengths = RerankConfig(num_beams=5, unseen=False), (4, 1, 6, 2)
+    together, batch = search(config, 3, lengths=lengths, num_beams=torch.tensor(widths))
+    _, catalog, backbone = parts()
+    decoder = config.build(catalog)
+    for user, width in enumerate(widths):
+        one = batch.select(torch.tensor([user]))
+        alone = decoder.search(backbone, one, catalog.trie, 3, num_beams=width)
+        for name in ("items", "codes", "exact", "bound"):
+            assert torch.equal(getattr(together, name)[user], getattr(alone, name)[0])
+        torch.testing.assert_close(together.scores[user], alone.scores[0])
+
+
 def test_nobody_and_bad_questions():
     found, _ = search(RerankConfig(), 3, lengths=())
     assert found.items.shape == (0, 3)

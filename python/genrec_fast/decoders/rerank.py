@@ -97,7 +97,7 @@ class Rerank(Decoder):
         query = self.settled(query)
         beams: Any = query.num_beams
         most = int(beams.max()) if isinstance(beams, Tensor) else beams[-1] if isinstance(beams, tuple) else beams
-        search = self.beam.begin(system, batch, dataclasses.replace(query, k=max(1, most)))
+        search = self.beam.begun(system, batch, dataclasses.replace(query, k=max(1, most)))
         return RerankPass(search, system, batch, query, self.unseen)
 
 
@@ -139,7 +139,11 @@ class RerankPass:
     def _compared(self, found: Ranked) -> Ranked:
         backbone, trie, users = self._system.backbone, self._system.trie, len(self._batch)
         device = found.items.device
-        owner, place = (found.items >= 0).nonzero(as_tuple=True)
+        # As many candidates as a user has beams, whoever is searched beside him.
+        beams = self._query.num_beams
+        most = beams.to(device) if isinstance(beams, Tensor) else torch.full((users,), found.items.shape[1]).to(device)
+        shown = torch.arange(found.items.shape[1], device=device) < most.unsqueeze(1)
+        owner, place = ((found.items >= 0) & shown).nonzero(as_tuple=True)
         items, codes = found.items[owner, place], found.codes[owner, place]
         more_of, more = self._unseen_of(users, trie)
         if more.numel():
@@ -153,7 +157,7 @@ class RerankPass:
         none = codes.new_full((1, codes.shape[1]), -1)
         written = torch.cat([codes, self._codes_of(more).to(codes), none])  # -1 is the last
         whole = found.bound == -torch.inf  # the search pruned nothing, and no item stands behind its last
-        whole &= (found.items[:, -1] < 0) | torch.tensor(found.items.shape[1] >= trie.num_items, device=device)
+        whole &= (found.items.gather(1, most.unsqueeze(1) - 1).squeeze(1) < 0) | (most >= trie.num_items)
         bound = torch.full_like(found.bound, torch.inf).masked_fill(whole, -torch.inf)
         return Ranked(best, written[at], values, whole, bound)
 

@@ -213,7 +213,11 @@ class SearchDecoder(Decoder):
         Raises:
             InvalidTypeError, InvalidValueError: as ``search``.
         """
-        query, backbone, trie = self.settled(query), system.backbone, system.trie
+        return self.begun(system, batch, self.settled(query))
+
+    def begun(self, system: Any, batch: Batch, query: Query) -> SearchPass:
+        """``begin`` of a query that is settled, whose k may be more than the beams of some users."""
+        backbone, trie = system.backbone, system.trie
         check_parts(self.name, backbone, trie)
         check_filter(self.name, len(batch), trie.num_items, query.allowed, query.exclude)
         num_beams, widths = self._widths(query.num_beams, len(batch), len(trie.codebook_sizes))
