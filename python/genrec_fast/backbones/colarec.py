@@ -15,7 +15,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ProjectedFeatures
-from genrec_fast.nn.packed import Packing, row_positions
 
 __all__ = ["ColaRec", "ColaRecConfig"]
 
@@ -108,10 +107,7 @@ class ColaRec(T5):
         x = x.index_copy(0, places, own).index_copy(0, places + 1, content.to(own.dtype))
         x = x.index_copy(0, offsets[:-1], self.tasks.weight[task].expand(len(items), -1).to(own.dtype))
         x = x.index_copy(0, offsets[1:] - 1, self.tokens.weight[self.end_token].expand(len(items), -1).to(own.dtype))
-        x, packing, bias = self.dropout(x), Packing(offsets, row_positions(offsets), self.longest), self.encoder_bias()
-        for number, layer in enumerate(self.encoder):
-            x = layer.feed(layer.attend(x, packing, bias, number, causal=False))  # type: ignore[operator]
-        return self.dropout(self.encoder_norm(x)), offsets
+        return self._encoded(self.dropout(x), offsets), offsets
 
     def told(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """Logits of the next item's codes, per level ``[B, K_l]``, and the users' summaries ``[B, D]``, of one reading.

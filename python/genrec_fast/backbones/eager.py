@@ -100,7 +100,8 @@ class Eager(nn.Module):
         offsets, found = batch.items.offsets, []
         places = self.item_places(row_positions(offsets))
         for stream in self.streams:
-            x = stream.items(batch.items.values) + places  # type: ignore[operator]
+            assert isinstance(stream, _Stream)
+            x = stream.items(batch.items.values) + places
             for block in self.encoder:
                 x = block(x, offsets)
             found.append(x)

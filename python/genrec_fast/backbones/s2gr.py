@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genrec_fast.backbones.t5 import T5, T5Config
+from genrec_fast.backbones.t5 import T5, T5Config, T5Layer
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
@@ -154,12 +154,10 @@ class S2GR(T5):
         rows = Packing(ends, past.lengths, length, past=past, kv_offsets=ends * length)
         bias = self.decoder_bias()
         for number, layer in enumerate(self.decoder):
-            x = layer.attend(x, rows, bias, number, causal=True)  # type: ignore[operator]
-            x = layer.feed(layer.attend_cross(x, *prompts[number], over))  # type: ignore[operator]
+            assert isinstance(layer, T5Layer)
+            x = layer.attend(x, rows, bias, number, causal=True)
+            x = layer.feed(layer.attend_cross(x, *prompts[number], over))
         return self.decoder_norm(x), past.now
-
-    def _prompts(self, memory: Tensor) -> tuple[KeysValues, ...]:
-        return tuple(layer.cross_attention.project(memory) for layer in self.decoder)  # type: ignore[union-attr,operator]
 
     def _nothing_kept(self, rows: int, memory: Tensor) -> tuple[KeysValues, ...]:
         nothing = memory.new_empty(rows, 0, self.config.num_heads, self.config.head_width)

@@ -24,7 +24,7 @@ from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
 
-__all__ = ["T5", "T5Config"]
+__all__ = ["T5", "T5Config", "T5Layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class T5Config:
         return T5(self, catalog.codebook_sizes)
 
 
-class _Layer(nn.Module):
+class T5Layer(nn.Module):
     """One layer of the encoder, or of the decoder if ``cross``."""
 
     def __init__(self, config: T5Config, feed_forward: nn.Module, *, cross: bool) -> None:
@@ -114,7 +114,7 @@ class T5(nn.Module):
         self.tokens = nn.Embedding(offsets[-1] + 2 + config.num_user_tokens + self._more_tokens(), config.width)
         self.encoder, self.decoder = (
             nn.ModuleList(
-                _Layer(config, self._feed_forward(number, cross=cross), cross=cross)
+                T5Layer(config, self._feed_forward(number, cross=cross), cross=cross)
                 for number in range(config.num_layers)
             )
             for cross in (False, True)
@@ -209,12 +209,16 @@ class T5(nn.Module):
         """States ``[T, D]`` of the histories' tokens, and their offsets ``[B + 1]``."""
         tokens, offsets = self._tokens(batch)
         x = self.dropout(self._read(self._embed(batch, tokens), offsets))
-        packing = Packing(offsets, row_positions(offsets), self.longest)
-        bias, told = self.encoder_bias(), self._told_read(tokens, offsets)
+        return self._encoded(x, offsets, self._told_read(tokens, offsets)), offsets
+
+    def _encoded(self, x: Tensor, offsets: Tensor, told: tuple[Tensor, ...] = ()) -> Tensor:
+        """``[T, D]``: whole rows ``x`` through the encoder."""
+        packing, bias = Packing(offsets, row_positions(offsets), self.longest), self.encoder_bias()
         for number, layer in enumerate(self.encoder):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, T5Layer)
             x = layer.feed(layer.attend(x, packing, bias, number, causal=False), *told)
-        return self.dropout(self.encoder_norm(x)), offsets
+        encoded: Tensor = self.dropout(self.encoder_norm(x))
+        return encoded
 
     def _read(self, x: Tensor, offsets: Tensor) -> Tensor:
         """Embeddings ``[T, D]`` of the histories' tokens, as the encoder reads them."""
@@ -285,7 +289,7 @@ class T5(nn.Module):
         x, bias = self.dropout(self._written(embedded, rows)), self.decoder_bias()
         over = self._over(x, offsets)
         for number, layer in enumerate(self.decoder):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, T5Layer)
             assert layer.cross_attention is not None
             x = layer.attend(x, rows, bias, number, causal=True)
             x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over), *told)
@@ -299,12 +303,16 @@ class T5(nn.Module):
             spans = tuple(slice(*ends) for ends in itertools.pairwise(self.level_offsets))
             return engine.prefill(Jagged(*self._tokens(batch)), start, levels=spans)
         states, offsets = self._encode(batch)
-        cross = []
+        return ModuleSession.begin(self, self.tokens(self._starts(batch, asked=True)), self._prompts(states), offsets)
+
+    def _prompts(self, states: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """What each layer of the decoder reads of histories' states ``[T, D]``: keys and values."""
+        prompts = []
         for layer in self.decoder:
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, T5Layer)
             assert layer.cross_attention is not None
-            cross.append(layer.cross_attention.project(states))
-        return ModuleSession.begin(self, self.tokens(self._starts(batch, asked=True)), tuple(cross), offsets)
+            prompts.append(layer.cross_attention.project(states))
+        return tuple(prompts)
 
     def embed_codes(self, codes: Tensor, level: int) -> Tensor:
         """Of codes ``[R]`` of a level: ``[R, D]`` (see ``nn.engine.modules.Decodes``, as for the next two)."""
@@ -319,7 +327,7 @@ class T5(nn.Module):
         over, bias, embedded = self._over(x, offsets), self.decoder_bias(), x
         x, told = self._written(x, rows), self._told_written(rows, None)
         for number, layer in enumerate(self.decoder):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, T5Layer)
             x = layer.attend(x, rows, bias, self.first_layer + number, causal=True)
             x = layer.feed(layer.attend_cross(x, *prompts[number], over), *told)
         return self._stated(self.decoder_norm(x), embedded, rows)

@@ -38,7 +38,7 @@ class CollaborativeConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, free=("codebook_sizes",))
-        check_codebook_sizes("CollaborativeConfig", self.codebook_sizes)
+        check_codebook_sizes(type(self).__name__, self.codebook_sizes)
 
     def build(self, catalog: Catalog | None = None) -> Collaborative:
         return Collaborative(self, None if catalog is None else catalog.feature_dim)
@@ -60,17 +60,14 @@ class Collaborative(Tokenizer):
 
     kind: ClassVar[str] = "collaborative"
     config_type: ClassVar[type] = CollaborativeConfig
+    config: CollaborativeConfig
 
-    def _fit(self, fit: Fit) -> None:
+    def _places(self, fit: Fit) -> Tensor:
+        """Float ``[N, width]``: where the histories put the items."""
         if fit.histories is None:
-            raise InvalidValueError("collaborative: histories must be given (of the training split), got None")
-        config, sizes = self.config, self.config.codebook_sizes
-        steps = 1 + len(sizes)
-
-        def tell(done: int, total: int, mse: float) -> None:
-            fit.progress("collaborative", 1 + done, steps, {"mse": mse})
-
-        vectors = spectral_vectors(
+            raise InvalidValueError(f"{self.kind}: histories must be given (of the training split), got None")
+        config = self.config
+        return spectral_vectors(
             fit.histories,
             fit.num_items,
             width=config.width,
@@ -78,6 +75,15 @@ class Collaborative(Tokenizer):
             rounds=config.rounds,
             seed=fit.seed,
         )
+
+    def _fit(self, fit: Fit) -> None:
+        config, sizes = self.config, self.config.codebook_sizes
+        steps = 1 + len(sizes)
+
+        def tell(done: int, total: int, mse: float) -> None:
+            fit.progress("collaborative", 1 + done, steps, {"mse": mse})
+
+        vectors = self._places(fit)
         fit.progress("collaborative", 1, steps, {})
         _, codes = grow(vectors, sizes, iterations=config.iterations, generator=fit.generator(), progress=tell)
         self._keep(codes, sizes)
@@ -89,6 +95,6 @@ class Collaborative(Tokenizer):
             UnsupportedError: always.
         """
         raise UnsupportedError(
-            "collaborative: encode needs a tokenizer of feature vectors, such as rqkmeans; "
+            f"{self.kind}: encode needs a tokenizer of feature vectors, such as rqkmeans; "
             "an item that no history holds has no place in the graph"
         )

@@ -8,37 +8,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.tokenizers.base import Fit, Tokenizer, width_of
+from genrec_fast.tokenizers.base import Fit, width_of
 from genrec_fast.tokenizers.clustering.tree import grow
-from genrec_fast.tokenizers.co_occurrence import spectral_vectors
 from genrec_fast.tokenizers.codes import check_codebook_sizes
+from genrec_fast.tokenizers.collaborative import Collaborative, CollaborativeConfig
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 
 __all__ = ["TwoTrees", "TwoTreesConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoTreesConfig:
-    """Settings of two balanced trees."""
+class TwoTreesConfig(CollaborativeConfig):
+    """Settings of two balanced trees: those of ``Collaborative``, whose tree is the first."""
 
     codebook_sizes: tuple[int, ...] = (128, 128)
     """children of a node, per level of each tree (EAGER: 128 or 256, two levels)"""
-    window: int = 20
-    """places within which two items of a history meet (ours)"""
-    width: int = 64
-    """eigenvectors that place the items in the first tree (ours)"""
-    rounds: int = 30
-    """of the subspace iteration that finds them"""
-    iterations: int = 10
-    """rounds of two-means per cut of a tree, at most"""
     dedup: Dedup = "colliding_only"
     """how items that share both leaves are told apart, see ``add_dedup_level``"""
 
     def __post_init__(self) -> None:
-        check_fields(self, free=("codebook_sizes",))
+        super().__post_init__()
         check_codebook_sizes("TwoTreesConfig", self.sizes)
 
     @property
@@ -46,11 +37,13 @@ class TwoTreesConfig:
         """Codes per level, those of the first tree in front."""
         return (*self.codebook_sizes, *self.codebook_sizes)
 
-    def build(self, catalog: Catalog) -> TwoTrees:
+    def build(self, catalog: Catalog | None = None) -> TwoTrees:
+        if catalog is None:
+            raise InvalidValueError("TwoTreesConfig: catalog must be given, got None")
         return TwoTrees(self, width_of("TwoTreesConfig", "two_trees", catalog))
 
 
-class TwoTrees(Tokenizer):
+class TwoTrees(Collaborative):
     """See ``TwoTreesConfig``; reads histories and features.
 
     The codes of the first half of the levels are those of ``Collaborative``, of the second half those of
@@ -69,18 +62,8 @@ class TwoTrees(Tokenizer):
     config: TwoTreesConfig
 
     def _fit(self, fit: Fit) -> None:
-        if fit.histories is None:
-            raise InvalidValueError("two_trees: histories must be given (of the training split), got None")
         config, found, generator = self.config, list[Tensor](), fit.generator()
-        places = spectral_vectors(
-            fit.histories,
-            fit.num_items,
-            width=config.width,
-            window=config.window,
-            rounds=config.rounds,
-            seed=fit.seed,
-        )
-        for vectors in (places, fit.features):
+        for vectors in (self._places(fit), fit.features):
             done = len(found) * len(config.codebook_sizes)
 
             def tell(level: int, levels: int, mse: float, done: int = done) -> None:
@@ -91,14 +74,3 @@ class TwoTrees(Tokenizer):
             )
             found.append(codes)
         self._keep(torch.cat(found, 1), config.sizes)
-
-    def encode(self, features: Tensor) -> Tensor:
-        """Not possible: an item's place in the first tree comes from histories.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            "two_trees: encode needs a tokenizer of feature vectors, such as rqkmeans; "
-            "an item that no history holds has no place in the first tree"
-        )
