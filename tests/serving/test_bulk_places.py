@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -15,6 +16,7 @@ from test_bulk_run import left_behind, read, run
 
 import genrec_fast as gf
 from genrec_fast.base.errors import DataError, InvalidValueError
+from genrec_fast.base.lock import NAME as LOCK_NAME
 from genrec_fast.serving import answer_file
 from genrec_fast.serving.answer_file import AnswerFile
 from genrec_fast.serving.bulk_run import BulkConfig
@@ -168,3 +170,40 @@ def test_a_table_has_the_ids_of_the_lines(model, tmp_path):
     (tmp_path / "users.jsonl").write_text('{"id": "a\\ud800b\\ud83d\\ude00", "history_ids": [3]}\n{"id": true}\n')
     run(model, tmp_path / "users.jsonl", tmp_path / "texts.parquet")
     assert pl.read_parquet(tmp_path / "texts.parquet")["id"].to_list() == ["a\ufffdb\U0001f600", None]
+
+
+def test_a_worker_that_still_writes_is_no_hindrance(tmp_path):
+    """A worker that was told to stop may be in the midst of a part when its folder is removed."""
+    with Unfinished(tmp_path / "out.parquet", {"input": "1"}) as unfinished:
+        unfinished.note({})
+        parts, late = unfinished.folder / "parts", threading.Event()
+        parts.mkdir()
+
+        def write():
+            number = 0
+            while not late.is_set():
+                number += 1
+                with contextlib.suppress(OSError):  # no such folder any more
+                    (parts / f"part-{number:06d}.parquet").write_bytes(b"half")
+
+        worker = threading.Thread(target=write)
+        worker.start()
+        try:
+            while len(list(parts.iterdir())) < 200:
+                pass
+            unfinished.remove()
+        finally:
+            late.set()
+            worker.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_was_removing_goes_with_the_next(tmp_path):
+    with Unfinished(tmp_path / "out.parquet", {"input": "1"}) as unfinished:
+        unfinished.note({})
+        for name in ("going", "parts"):
+            (unfinished.folder / name).mkdir()
+            (unfinished.folder / name / "part-000000.parquet").write_bytes(b"half")
+    with Unfinished(tmp_path / "out.parquet", {"input": "2"}, resume=False) as unfinished:
+        assert unfinished.state == {}
+        assert sorted(path.name for path in unfinished.folder.iterdir()) == [LOCK_NAME]

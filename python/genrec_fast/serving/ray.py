@@ -177,18 +177,21 @@ def _answer(job: _Job, run: Unfinished, kept: Kept, rows: int) -> int:
     there = {path.name for path in job.parts.iterdir()}
     missing = [number for number, name in enumerate(names) if name not in there]
     earlier = sum(min(rows, lines - number * rows) for number, name in enumerate(names) if name in there)
-    done = 0
+    done, wrong = 0, ""
     try:
         with StageBar(job.config.show) as show, _cluster(job.cluster) as ray:
             show("recommend", earlier, lines, {})
             for row in _work(ray, job, missing):
                 if job.config.strict and row["failed"]:
-                    run.remove()
-                    raise InvalidValueError(row["first_error"])
+                    wrong = row["first_error"]
+                    break
                 done += row["lines"]
                 show("recommend", earlier + done, lines, {})
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped behind {earlier + done} lines; the same command goes on from there") from stop
+    if wrong:  # removed when the workers have been told to stop
+        run.remove()
+        raise InvalidValueError(wrong)
     for path in job.parts.iterdir():
         if path.name not in names:  # a killed worker's half a file
             path.unlink()

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,9 @@ __all__ = ["START_OVER", "Unfinished"]
 
 _FORMAT = "genrec_fast.recommend"
 _STATE = "state.json"
-_OURS = (_STATE, "answers", "parts", "table.parquet", LOCK_NAME)  # nothing else in the folder is ever removed
+_GOING = "going"  # what a folder is called while it is removed
+_OURS = (_STATE, _GOING, "answers", "parts", "table.parquet", LOCK_NAME)  # nothing else in the folder is ever removed
+_PATIENCE = 10.0  # seconds
 START_OVER = "give --no-resume to start over"
 
 
@@ -104,7 +107,7 @@ class Unfinished:
             for name in _OURS:
                 path = self.folder / name
                 if path.is_dir():
-                    shutil.rmtree(path)
+                    _remove_folder(path)
                 elif name != LOCK_NAME:
                     path.unlink(missing_ok=True)
 
@@ -169,3 +172,21 @@ class Unfinished:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder that a worker which was told to stop may still write to.
+
+    Its name goes first, so that nobody finds it any more; a file that was being made at that moment is waited for.
+    """
+    going = folder.with_name(_GOING)
+    if folder != going:
+        folder.replace(going)
+    until = time.monotonic() + _PATIENCE
+    while going.exists():
+        try:
+            shutil.rmtree(going)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
