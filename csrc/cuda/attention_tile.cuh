@@ -240,6 +240,37 @@ DEVICE_INLINE float greatest_of_row(float x) {
   return fmaxf(x, __shfl_xor_sync(all_lanes, x, 2));
 }
 
+// Softmax over the keys so far, for the two queries whose pairs a lane holds.
+struct RunningSoftmax {
+  float highest[2] = {negative_infinity(), negative_infinity()}, total[2] = {0.0f, 0.0f};
+
+  // Scores, -inf of a key that is not seen, -> weights; `rescale` is what sums of earlier weights are to be multiplied
+  // by. Totals are those of the lane's own pairs: sum_of_row makes them whole.
+  template <int N>
+  DEVICE_INLINE void weigh(float (&x)[N][4], float (&rescale)[2]) {
+    float most[2] = {highest[0], highest[1]}, above[2];
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) most[e / 2] = fmaxf(most[e / 2], x[n][e]);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      most[r] = greatest_of_row(most[r]);
+      above[r] = most[r] == negative_infinity() ? 0.0f : most[r];  // nothing seen so far
+      rescale[r] = __expf(highest[r] - above[r]);
+      highest[r] = most[r];
+      total[r] *= rescale[r];
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        x[n][e] = __expf(x[n][e] - above[e / 2]);
+        total[e / 2] += x[n][e];
+      }
+  }
+};
+
 // sigmoid(x); with tensor cores as well as bfloat16 can tell.
 template <class Element>
 DEVICE_INLINE float sigmoid(float x) {

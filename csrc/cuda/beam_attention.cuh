@@ -47,38 +47,15 @@ DEVICE_INLINE void fetch_queries(const Args& args, const T* q, T* to, int first,
   }
 }
 
-// Softmax over the tiles so far, for the two queries whose pairs a lane holds.
+// Scores of keys from `count` on become those of keys that are not seen.
 template <int N>
-struct Weigher {
-  float highest[2] = {negative_infinity(), negative_infinity()}, total[2] = {0.0f, 0.0f};
-
-  // Scores -> weights, those of keys from `count` on 0; `rescale` is what earlier sums are to be multiplied by.
-  DEVICE_INLINE void weigh(float (&x)[N][4], int count, int lane, float (&rescale)[2]) {
-    float most[2] = {highest[0], highest[1]}, above[2];
+DEVICE_INLINE void hide_behind(float (&x)[N][4], int count, int lane) {
 #pragma unroll
-    for (int n = 0; n < N; ++n)
+  for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (n * 8 + lane % 4 * 2 + e % 2 >= count) x[n][e] = negative_infinity();
-        most[e / 2] = fmaxf(most[e / 2], x[n][e]);
-      }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      most[r] = attention::greatest_of_row(most[r]);
-      above[r] = most[r] == negative_infinity() ? 0.0f : most[r];
-      rescale[r] = __expf(highest[r] - above[r]);
-      highest[r] = most[r];
-      total[r] *= rescale[r];
-    }
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        x[n][e] = __expf(x[n][e] - above[e / 2]);
-        total[e / 2] += x[n][e];
-      }
-  }
-};
+    for (int e = 0; e < 4; ++e)
+      if (n * 8 + lane % 4 * 2 + e % 2 >= count) x[n][e] = negative_infinity();
+}
 
 template <class Element, int Slab>
 struct PromptShape {
@@ -146,7 +123,7 @@ DEVICE_INLINE void attend_to_prompt(const Args& args, float* sums_of_chunks, flo
     while (chain.next() >= 0) ++last[r];
   }
 
-  Weigher<N> weigher;
+  attention::RunningSoftmax softmax;
   float sums[M][4];
   attention::clear(sums);
   const int passes = (keys + tile_keys - 1) / tile_keys;
@@ -181,8 +158,9 @@ DEVICE_INLINE void attend_to_prompt(const Args& args, float* sums_of_chunks, flo
         const int key = n * tile_keys + i * 8 + team.lane % 4 * 2 + e % 2;
         if (args.bias && key < keys) weights[i][e] += bias_at(args, head[e / 2], larger(last[e / 2] - key, 0));
       }
+    hide_behind(weights, keys - n * tile_keys, team.lane);
     float rescale[2];
-    weigher.weigh(weights, keys - n * tile_keys, team.lane, rescale);
+    softmax.weigh(weights, rescale);
     attention::scale_sums(sums, rescale);
     attention::multiply_weights<Slab, Element>(sums, weights, key_rows + tile_keys * step, columns, team.lane);
     team.sync();
@@ -191,12 +169,12 @@ DEVICE_INLINE void attend_to_prompt(const Args& args, float* sums_of_chunks, flo
 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float total = attention::sum_of_row(weigher.total[r]);
+    const float total = attention::sum_of_row(softmax.total[r]);
     if (own[r] >= count) continue;
     const int beam = (first + own[r]) / group;
     const Offset row = (unit * args.beams + beam) * args.heads + head[r];
     if (slab == 0 && team.lane % 4 == 0) {
-      peaks[2 * row] = weigher.highest[r];
+      peaks[2 * row] = softmax.highest[r];
       peaks[2 * row + 1] = total;
     }
     float* const to = sums_of_chunks + row * args.value_width + slab;

@@ -137,10 +137,9 @@ struct Weigher {
   const Row& row;
   const Bias bias;
   const Line (&lines)[2];
-  float highest[2], total[2];  // softmax: of the scores so far
+  RunningSoftmax softmax;
 
-  DEVICE_INLINE Weigher(const Args& a, const Row& r, const Line (&l)[2])
-      : args(a), row(r), bias(a, r.head), lines(l), highest{negative_infinity(), negative_infinity()}, total{0, 0} {}
+  DEVICE_INLINE Weigher(const Args& a, const Row& r, const Line (&l)[2]) : args(a), row(r), bias(a, r.head), lines(l) {}
 
   // Products of keys [from, from + 8 N) -> weights; `rescale` is what sums of earlier weights are to be multiplied by.
   DEVICE_INLINE void weigh(float (&x)[N][4], int from, int lane, float (&rescale)[2]) {
@@ -150,10 +149,12 @@ struct Weigher {
     if (!all) find_seen(seen, from, lane);
     add_bias(x, seen, from, lane);
     rescale[0] = rescale[1] = 1.0f;
-    if (args.softmax)
-      exponentials(x, seen, rescale);
-    else
+    if (args.softmax) {
+      hide(x, seen);
+      softmax.weigh(x, rescale);
+    } else {
       silu(x, seen);
+    }
     if (args.dropout_threshold) drop(x, from, lane);
   }
 
@@ -188,31 +189,12 @@ struct Weigher {
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[n][e] = seen[e / 2] >> bit(n, e) & 1 ? x[n][e] * sigmoid<Element>(x[n][e]) : 0.0f;
   }
-  DEVICE_INLINE void exponentials(float (&x)[N][4], const unsigned (&seen)[2], float (&rescale)[2]) {
-    float most[2] = {highest[0], highest[1]};
+  DEVICE_INLINE void hide(float (&x)[N][4], const unsigned (&seen)[2]) const {
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int e = 0; e < 4; ++e)
         if (!(seen[e / 2] >> bit(n, e) & 1)) x[n][e] = negative_infinity();
-        most[e / 2] = fmaxf(most[e / 2], x[n][e]);
-      }
-    float above[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      most[r] = greatest_of_row(most[r]);
-      above[r] = most[r] == negative_infinity() ? 0.0f : most[r];  // nothing seen so far
-      rescale[r] = __expf(highest[r] - above[r]);
-      highest[r] = most[r];
-      total[r] *= rescale[r];
-    }
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        x[n][e] = __expf(x[n][e] - above[e / 2]);
-        total[e / 2] += x[n][e];
-      }
   }
   DEVICE_INLINE void drop(float (&x)[N][4], int from, int lane) const {
 #pragma unroll
@@ -330,14 +312,14 @@ DEVICE_INLINE void forward(const Args& args, const Tile* tiles, Offset num_tiles
   for (int r = 0; r < 2; ++r) {
     factors[r] = weight_scale(args, status) * args.kept_scale;
     if (!args.softmax) continue;
-    const float total = sum_of_row(weigher.total[r]);
+    const float total = sum_of_row(weigher.softmax.total[r]);
     const Seen& seen = lines[r].seen;
     const bool blind = seen.first >= seen.last && seen.second >= seen.end;
     // Scores that are all -inf have no weights: NaN, as in the twin.
     factors[r] = total == 0.0f ? (blind ? 0.0f : not_a_number()) : args.kept_scale / total;
     if (slab == 0 && team.lane % 4 == 0 && own + 8 * r < count)
       log_sums[(first_query + own + 8 * r) * args.num_heads + head] =
-          total == 0.0f ? negative_infinity() : weigher.highest[r] + logf(total);
+          total == 0.0f ? negative_infinity() : weigher.softmax.highest[r] + logf(total);
   }
   store_sums(sums, out + team.warp * 16 * out_stride, out_stride, count - team.warp * 16, columns, factors[0],
              factors[1], team.lane);
