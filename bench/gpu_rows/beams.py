@@ -38,3 +38,58 @@ def beam_attention() -> Iterator[Line]:
             f"{name}: {shape.said}, {shape.flops / took / 1e6:.0f} TFLOP/s, {shape.bytes_of_keys / took / 1e6:.2f} TB/s"
         )
         yield Line("beam_attention", line, took, microseconds(graphed(torchs)), "torch, prompt repeated")
+
+
+@row("residual_norm")
+def residual_norm() -> Iterator[Line]:
+    """A branch added and the sum normed in bfloat16; torch adds, then norms."""
+    from genrec_fast.ops import residual_norm as normed
+
+    for rows, width in ((256, 2048), (12_800, 384)):
+        generator = torch.Generator().manual_seed(0)
+        x, added = (torch.randn(rows, width, generator=generator).bfloat16() for _ in range(2))
+        weight = torch.rand(width, generator=generator).bfloat16()
+        stream, branch, scale = x.cuda(), added.cuda(), weight.cuda()
+        for kind in ("rms", "layer"):
+            norm = torch.nn.functional.rms_norm if kind == "rms" else torch.nn.functional.layer_norm
+
+            def ours(stream=stream, branch=branch, scale=scale, kind=kind) -> torch.Tensor:
+                return normed(stream, scale, added=branch, kind=kind)[0]
+
+            def torchs(stream=stream, branch=branch, scale=scale, norm=norm) -> torch.Tensor:
+                return norm(stream + branch, (stream.shape[1],), scale, eps=1e-6)
+
+            found = normed(stream, scale, added=branch, kind=kind)
+            expected = normed(x, weight, added=added, kind=kind)
+            torch.testing.assert_close(found[0].cpu(), expected[0], rtol=1e-2, atol=1e-2)
+            assert found[1].cpu().equal(expected[1]), "other sums than the CPU's"
+            times = microseconds(graphed(ours)), microseconds(graphed(torchs))
+            yield Line("residual_norm", f"{kind}, {rows} x {width}, bfloat16", *times, f"torch add and {kind} norm")
+
+
+@row("rotary")
+def rotary() -> Iterator[Line]:
+    """Heads in bfloat16, read in place, normed and turned; torch norms, splits, multiplies and joins."""
+    from genrec_fast.ops import rotary as turned
+
+    rows, heads, width = 256, 24, 128
+    generator = torch.Generator().manual_seed(0)
+    product = torch.randn(rows, heads + 8, width, generator=generator).bfloat16()
+    angles = torch.arange(4096.0)[:, None] * 1e6 ** -(torch.arange(0.0, width, 2) / width)
+    table = torch.cat([angles.cos(), angles.sin()], 1)
+    positions, weight = torch.randint(4096, (rows,), generator=generator), torch.rand(width).bfloat16()
+    there = [part.cuda() for part in (product, positions, table, weight)]
+
+    def ours() -> torch.Tensor:
+        return turned(there[0][:, :heads], there[1], there[2], weight=there[3])
+
+    def torchs() -> torch.Tensor:
+        y = torch.nn.functional.rms_norm(there[0][:, :heads], (width,), there[3], eps=1e-6)
+        cosine, sine = there[2][there[1]].bfloat16().unsqueeze(1).chunk(2, 2)
+        left, right = y.chunk(2, 2)
+        return torch.cat([left * cosine - right * sine, right * cosine + left * sine], 2)
+
+    expected = turned(product[:, :heads], positions, table, weight=weight)
+    torch.testing.assert_close(ours().cpu(), expected, rtol=1e-2, atol=1e-2)
+    times = microseconds(graphed(ours)), microseconds(graphed(torchs))
+    yield Line("rotary", f"{rows} x {heads} heads of {width}, normed, bfloat16", *times, "torch norm and turn")

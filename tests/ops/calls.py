@@ -89,6 +89,10 @@ CALLS = {
     "beam_attention": {"q": normal(2, 2, 2, 4), "prompt_keys": normal(5, 1, 4), "prompt_values": normal(5, 1, 3)}
     | {"offsets": OFFSETS, "keys": normal(2, 3, 1, 4), "values": normal(2, 3, 1, 3), "bias": normal(2, 4), "scale": 0.3}
     | {"parents": torch.tensor([[-1, -1, 0], [-1, 0, 1]], dtype=torch.int32)},
+    "residual_norm": {"x": normal(3, 4), "weight": normal(4), "added": normal(3, 4, seed=1), "bias": normal(4, seed=2)}
+    | {"kind": "layer", "epsilon": 0.01},
+    "rotary": {"x": normal(3, 2, 4), "positions": torch.tensor([4, 0, 1]), "table": normal(5, 2), "weight": normal(4)}
+    | {"epsilon": 0.01},
     "transformer_prefill": {"stack": STACK, "rows": normal(5, 12), "offsets": OFFSETS, "only_last": True}
     | {"past": [PAST, PAST], "past_rows": torch.tensor([3, 3]), "past_used": torch.tensor([2, 3])},
     "transformer_first": {"stack": STACK, "rows": normal(5, 12)},

@@ -15,6 +15,8 @@ from genrec_fast.ops.jagged_join import deinterleave, interleave, jagged_concat,
 from genrec_fast.ops.jagged_pad import from_padded, to_padded
 from genrec_fast.ops.jagged_products import embedding, jagged_dense_matmul, jagged_gather, jagged_jagged_matmul
 from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
+from genrec_fast.ops.residual_norm import residual_norm
+from genrec_fast.ops.rotary import rotary
 from genrec_fast.ops.rq_decode import rq_decode
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.ops.segment_sum import segment_mean, segment_sum
@@ -64,6 +66,8 @@ __all__ = [
     "jagged_jagged_matmul",
     "jagged_split",
     "kmeans_step",
+    "residual_norm",
+    "rotary",
     "rq_decode",
     "rq_encode",
     "segment_mean",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     attention,
+    between,
     codes,
     configs,
     contents,
@@ -22,6 +23,7 @@ from . import (
 
 __all__ = [
     "attention",
+    "between",
     "codes",
     "configs",
     "contents",
