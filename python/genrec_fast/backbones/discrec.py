@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.base.checks import check_heads
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.nn.branches import attended
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.packed import Packing, row_positions
-from genrec_fast.ops import jagged_attention
 
 __all__ = ["DiscRec", "DiscRecConfig"]
 
@@ -101,11 +101,7 @@ class _Branch(nn.Module):
         width = x.shape[1]
         normed = self.attention_norm(x + self.slots(slots))
         queries, keys, values = self.qkv(normed).view(-1, 3, self.heads, width // self.heads).unbind(1)
-        if rows.past is not None:
-            keys, values = rows.past.join(0, keys, values)
-        seen = jagged_attention(
-            queries, keys, values, rows.offsets, kind="softmax", causal=self.causal, kv_offsets=rows.kv_offsets
-        )
+        seen = attended(queries, keys, values, rows, causal=self.causal)
         inner = self.mlp_norm(normed + seen.reshape(-1, width))
         branch = inner + self.dropout(self.mlp_out(self.dropout(F.relu(self.mlp_in(inner)))))
         both = torch.stack([x.to(branch.dtype), branch], 1)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.nn.branches import attended
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.packed import Packing
-from genrec_fast.ops import jagged_attention
 
 __all__ = ["NCI", "NCIConfig"]
 
@@ -100,9 +100,7 @@ class _AdaptorLayer(nn.Module):
         """``x [R, D]`` -> ``[R, D]``; ``layer``: under which number ``rows.past`` knows this one."""
         width = x.shape[1]
         queries, keys, values = self.qkv(x).view(-1, 3, self.heads, width // self.heads).unbind(1)
-        if rows.past is not None:
-            keys, values = rows.past.join(layer, keys, values)
-        seen = jagged_attention(queries, keys, values, rows.offsets, kind="softmax", kv_offsets=rows.kv_offsets)
+        seen = attended(queries, keys, values, rows, layer, causal=True)
         x = self.own_norm(x + self.dropout(self.out(seen.reshape(-1, width))))
         x = self.given_norm(x + self.given)
         out: Tensor = self.mlp_norm(x + self.dropout(self.mlp_out(F.relu(self.mlp_in(x)))))

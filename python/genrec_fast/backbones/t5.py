@@ -16,6 +16,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
+from genrec_fast.nn.branches import over_prompts
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.engine.native import NativeEngine
@@ -67,9 +68,8 @@ class T5Layer(nn.Module):
         """Self-attention; ``number``: under which ``rows.past`` knows this layer."""
         normed = self.norm(x)
         keys, values = self.attention.project(normed)
-        if rows.past is not None:
-            keys, values = rows.past.join(number, keys, values)
-        added: Tensor = self.dropout(self.attention(normed, keys, values, rows, causal=causal, bias=bias))
+        seen = self.attention(normed, keys, values, rows, causal=causal, bias=bias, layer=number)
+        added: Tensor = self.dropout(seen)
         return x + added
 
     def attend_cross(self, x: Tensor, keys: Tensor, values: Tensor, rows: Packing) -> Tensor:
@@ -324,7 +324,7 @@ class T5(nn.Module):
     ) -> Tensor:
         """Each row of a beam, and the beams of a user as the queries of one row over the history that they share."""
         assert offsets is not None
-        over, bias, embedded = self._over(x, offsets), self.decoder_bias(), x
+        over, bias, embedded = over_prompts(self._over(x, offsets), rows), self.decoder_bias(), x
         x, told = self._written(x, rows), self._told_written(rows, None)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, T5Layer)

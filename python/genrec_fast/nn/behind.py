@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged, offsets_of
+from genrec_fast.nn.branches import Seen
 from genrec_fast.nn.packed import Packing
+from genrec_fast.ops import T5Bias
 
 __all__ = ["BehindPrompts", "Recorded"]
 
@@ -46,7 +48,7 @@ class BehindPrompts:
     def __init__(self, rows: Packing, prompts: tuple[KeysValues, ...], offsets: Tensor, users: Tensor) -> None:
         assert rows.past is not None
         assert rows.kv_offsets is not None
-        self._own, self._prompts, self.lengths = rows.past, prompts, rows.past.lengths
+        self._own, self._prompts, self._ends, self.lengths = rows.past, prompts, offsets, rows.past.lengths
         self._at = Jagged(torch.empty(int(offsets[-1]), 0, device=offsets.device), offsets).positions(users)
         own = rows.kv_offsets.diff()
         self.offsets = offsets_of(self._at.lengths + own)
@@ -63,3 +65,13 @@ class BehindPrompts:
         found = (torch.cat([old[self._at.values], new]) for old, new in zip(self._prompts[layer], own, strict=True))
         one, other = (part[self._order] for part in found)
         return one, other
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, alpha: float | None, bias: T5Bias | None
+    ) -> Tensor | None:
+        """See ``nn.branches.Attends``."""
+        if bias is not None or not isinstance(self._own, Seen):
+            return None
+        return self._own.attend(
+            layer, queries, keys, values, alpha=alpha, bias=None, prompts=self._prompts[layer], offsets=self._ends
+        )

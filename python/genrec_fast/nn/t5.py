@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_fast.nn.branches import attended
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import Packing
-from genrec_fast.ops import T5Bias, jagged_attention
+from genrec_fast.ops import T5Bias
 
 __all__ = ["Attention", "FeedForward", "RMSNorm", "RelativePositionBias"]
 
@@ -73,20 +74,15 @@ class Attention(nn.Module):
         *,
         causal: bool,
         bias: T5Bias | None = None,
+        layer: int = 0,
     ) -> Tensor:
-        """``x [E, D]`` over its rows' keys and values ``[E_kv, H, head_width]`` -> ``[E, D]``."""
+        """``x [E, D]`` over its rows' keys and values ``[E_kv, H, head_width]`` -> ``[E, D]``.
+
+        ``layer``: under which number ``rows.past``, where there is one, knows these keys and values.
+        """
         queries = self.queries(x).unflatten(-1, (self.num_heads, -1))
-        seen = jagged_attention(
-            queries,
-            keys,
-            values,
-            rows.offsets,
-            kind="softmax",
-            causal=causal,
-            alpha=1.0,
-            max_seq_len=rows.max_seq_len,
-            bias=bias,
-            kv_offsets=rows.kv_offsets,
+        seen = attended(
+            queries, keys, values, rows, layer, causal=causal, alpha=1.0, bias=bias, max_seq_len=rows.max_seq_len
         )
         out: Tensor = self.out(seen.flatten(1))
         return out

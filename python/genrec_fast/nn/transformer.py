@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.nn.branches import attended
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.item_inputs import ItemIds
 from genrec_fast.nn.packed import Packing
-from genrec_fast.ops import jagged_attention
 
 __all__ = ["Block", "init_weights"]
 
@@ -46,11 +46,7 @@ class Block(nn.Module):
         width = x.shape[1]
         split = self.qkv(self.attention_norm(x)).view(-1, 3, self.num_heads, width // self.num_heads)
         queries, keys, values = split.unbind(1)
-        if rows.past is not None:
-            keys, values = rows.past.join(layer, keys, values)
-        seen = jagged_attention(
-            queries, keys, values, rows.offsets, kind="softmax", causal=self.causal, kv_offsets=rows.kv_offsets
-        )
+        seen = attended(queries, keys, values, rows, layer, causal=self.causal)
         x = x + self.dropout(self.attention_out(seen.reshape(-1, width)))
         out: Tensor = x + self.dropout(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x)))))
         return out

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from genrec_fast.base.checks import FLOAT32, real_number, require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
-from genrec_fast.ops import _cuda_beam_attention
+from genrec_fast.ops import _cuda, _cuda_beam_attention
 from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import FLOATS, check_offsets, require_offsets
 from genrec_fast.ops.reference.beam_attention import beam_attention as _twin
 
-__all__ = ["beam_attention"]
+__all__ = ["beam_attention", "runs_on_card"]
 
 _OP = "beam_attention"
 _MOST_WIDTH = 256
@@ -119,6 +119,11 @@ def beam_attention(
     given = (q, prompt_keys, prompt_values, offsets, keys, values, parents, bias)
     found: Tensor = _op(*(None if part is None else part.detach() for part in given), factor)
     return found
+
+
+def runs_on_card(tensor: Tensor) -> bool:
+    """Whether the kernels for cards run where the tensor is; elsewhere the twin goes from user to user."""
+    return _cuda.emulates() or (tensor.is_cuda and _cuda.can_launch())
 
 
 def _is_given(**tensors: Tensor | None) -> bool:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.base.protocols import TreeSession
+from genrec_fast.nn.branches import Seen
 from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.nn.packed import Packing
+from genrec_fast.ops.beam_attention import runs_on_card
 
-__all__ = ["Decodes", "ModuleSession", "Seen"]
+__all__ = ["Decodes", "ModuleSession"]
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -44,32 +46,6 @@ class Decodes(Protocol):
         ...
 
 
-class Seen:
-    """What each row sees of what was made before, and of itself (``nn.packed.Past``).
-
-    Args:
-        known: per layer keys and values ``[N, H, D]`` of all rows made before this call.
-        seen: int64 ``[V]``: the rows that each row of this call sees, end to end; those of this call from N on.
-        lengths: int64 ``[R]``: how many each of them sees.
-    """
-
-    def __init__(self, known: tuple[KeysValues, ...], seen: Tensor, lengths: Tensor) -> None:
-        self.before, self.seen, self.lengths = known, seen, lengths
-        self.known: tuple[KeysValues, ...] = ()
-
-    def join_times(self, times: Tensor) -> Tensor:
-        """Codes have no times."""
-        return times
-
-    def join(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
-        """Layers come in their order."""
-        if self.before:
-            old_keys, old_values = self.before[layer]
-            keys, values = torch.cat([old_keys, keys]), torch.cat([old_values, values])
-        self.known = (*self.known, (keys, values))
-        return keys[self.seen], values[self.seen]
-
-
 @dataclass(frozen=True)
 class ModuleSession(TreeSession):
     """A search over torch's modules (``TreeSession``).
@@ -79,10 +55,12 @@ class ModuleSession(TreeSession):
         prompts: per layer keys and values ``[T, H, D]`` that all rows of a user see beside their own.
         offsets: int64 ``[B + 1]`` of the T tokens; ``None``: there are no such prompts.
         hidden: ``[B, W, D]`` of the rows of the last call.
-        known: per layer keys and values ``[N, H, D]`` of the rows of all calls, call by call, user by user.
-        paths: int64 ``[B, W, t]``: which of the N rows each row of the last call sees, from the root to itself; -1
+        known: per layer keys and values ``[B, N, H, D]`` of the rows of all calls, call by call.
+        paths: int64 ``[B, W, t]``: which of its user's rows each row of the last call sees, from the root to itself; -1
             behind a row's last.
         parents: int64 ``[B, W]`` of every call: beams of the call before.
+        branches: int32 ``[B, N]``: which row each extends, -1 for the root, where ``ops.beam_attention`` runs on a
+            card; ``None``: what each row sees is gathered.
         rows: once a call made a tree, which rows descend from which.
     """
 
@@ -95,6 +73,7 @@ class ModuleSession(TreeSession):
     known: tuple[KeysValues, ...]
     paths: Tensor
     parents: tuple[Tensor, ...] = ()
+    branches: Tensor | None = None
     rows: Rows | None = None
 
     @classmethod
@@ -102,8 +81,9 @@ class ModuleSession(TreeSession):
         cls, model: Decodes, x: Tensor, prompts: tuple[KeysValues, ...] = (), offsets: Tensor | None = None
     ) -> ModuleSession:
         """Behind the prompts stands one row per user, ``x [B, D]``, from which the first code is read."""
-        paths = torch.arange(len(x), device=x.device).view(-1, 1, 1)
-        nothing = cls(model, prompts, offsets, x.unsqueeze(1), (), paths)
+        paths = torch.zeros(len(x), 1, 1, dtype=torch.int64, device=x.device)
+        branches = torch.full((len(x), 1), -1, dtype=torch.int32, device=x.device) if runs_on_card(x) else None
+        nothing = cls(model, prompts, offsets, x.unsqueeze(1), (), paths, branches=branches)
         return nothing._run(x, paths, torch.ones(len(x), dtype=torch.int64, device=x.device))
 
     def scores(self, span: object = None, *, log_sums: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -121,12 +101,14 @@ class ModuleSession(TreeSession):
             return self.extend_tree(codes, parents + self.rows.first_of_last)
         users, beams = codes.shape
         parents, level = parents.long(), self.paths.shape[2] - 1
-        made = torch.arange(users * beams, device=self.paths.device).view(users, beams, 1)
+        known = 1 + sum(call.shape[1] for call in self.parents)
+        made = torch.arange(known, known + beams, device=self.paths.device).view(1, beams, 1)
         before = self.paths.gather(1, parents.unsqueeze(2).expand(-1, -1, level + 1))
-        paths = torch.cat([before, made + sum(call.numel() for call in self.parents) + users], 2)
+        paths = torch.cat([before, made.expand(users, -1, -1)], 2)
+        numbers = parents + (known - self.paths.shape[1])
         x = self.model.embed_codes(codes.flatten().long(), level)
         lengths = torch.full((users * beams,), level + 2, device=paths.device)
-        after = self._run(x, paths, lengths)
+        after = dataclasses.replace(self, branches=self._branched(numbers))._run(x, paths, lengths)
         return dataclasses.replace(after, parents=(*self.parents, parents))
 
     def extend_tree(self, codes: Tensor, parents: Tensor) -> ModuleSession:
@@ -138,11 +120,9 @@ class ModuleSession(TreeSession):
         users, beams = codes.shape
         rows = (Rows.of(users, self.parents) if self.rows is None else self.rows).grown(parents.long())
         numbers, depths = rows.paths()
-        calls, places = rows.calls(numbers)
-        first = torch.tensor(rows.widths).cumsum(0) - torch.tensor(rows.widths)
-        paths = torch.nn.functional.pad((first[calls] * users + places).where(numbers >= 0, -1), (0, 1), value=-1)
-        own = torch.arange(users * beams).view(users, beams, 1) + rows.first_of_last * users
-        paths = paths.scatter(2, depths.unsqueeze(2), own).to(self.paths.device)
+        own = (torch.arange(beams) + rows.first_of_last).view(1, beams, 1).expand(users, -1, -1)
+        paths = torch.nn.functional.pad(numbers, (0, 1), value=-1).scatter(2, depths.unsqueeze(2), own)
+        paths = paths.to(self.paths.device)
         levels, order = (depths - 1).flatten().sort(stable=True)
         flat = codes.flatten().long()[order.to(codes.device)]
         present, counts = levels.unique_consecutive(return_counts=True)
@@ -151,7 +131,8 @@ class ModuleSession(TreeSession):
             for level, some in zip(present.tolist(), flat.split(counts.tolist()), strict=True)
         ]
         x = torch.cat(parts)[order.argsort().to(flat.device)]
-        return dataclasses.replace(self, rows=rows)._run(x, paths, (depths + 1).flatten().to(paths.device))
+        after = dataclasses.replace(self, rows=rows, branches=self._branched(parents.to(paths.device)))
+        return after._run(x, paths, (depths + 1).flatten().to(paths.device))
 
     def select(self, users: Tensor) -> ModuleSession:
         """The session of users int64 ``[m]``; keys and values are copied, nothing is computed."""
@@ -163,27 +144,21 @@ class ModuleSession(TreeSession):
         if self.offsets is not None:
             at = Jagged(prompts[0][0], self.offsets).positions(users)
             prompts, offsets = tuple((keys[at.values], values[at.values]) for keys, values in prompts), at.offsets
-        widths = [1, *(call.shape[1] for call in self.parents)] if self.rows is None else list(self.rows.widths)
-        numbers = torch.arange(sum(widths) * count, device=users.device).split([width * count for width in widths])
-        kept = torch.cat([call.view(count, -1)[users].flatten() for call in numbers])
-        moved = torch.full((sum(widths) * count,), -1, device=users.device)
-        moved[kept] = torch.arange(kept.numel(), device=users.device)
-        paths = self.paths[users]
         return dataclasses.replace(
             self,
             prompts=prompts,
             offsets=offsets,
             hidden=self.hidden[users],
-            known=tuple((keys[kept], values[kept]) for keys, values in self.known),
-            paths=moved[paths.clamp(min=0)].where(paths >= 0, -1),
+            known=tuple((keys[users], values[users]) for keys, values in self.known),
+            paths=self.paths[users],
             parents=tuple(call[users] for call in self.parents),
+            branches=None if self.branches is None else self.branches[users],
             rows=None if self.rows is None else self.rows.select(users.cpu()),
         )
 
     def _run(self, x: Tensor, paths: Tensor, lengths: Tensor) -> ModuleSession:
         users, beams, longest = paths.shape
-        seen = paths.flatten()
-        past = Seen(self.known, seen if self.rows is None else seen[seen >= 0], lengths)
+        past = Seen(self.known, paths, lengths, self.branches, equal=self.rows is None)
         packing = Packing(
             torch.arange(users * beams + 1, device=x.device),
             lengths - 1,
@@ -195,6 +170,10 @@ class ModuleSession(TreeSession):
         return dataclasses.replace(
             self, hidden=hidden.view(users, beams, hidden.shape[-1]), known=past.known, paths=paths
         )
+
+    def _branched(self, parents: Tensor) -> Tensor | None:
+        """With the rows of another call: the numbers of those that they extend."""
+        return None if self.branches is None else torch.cat([self.branches, parents.int()], 1)
 
     def _logits_of(self, at: Tensor, level: int) -> Tensor:
         return self.model.logits(self.hidden[at.to(self.hidden.device)], level)
