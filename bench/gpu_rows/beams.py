@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -38,6 +40,43 @@ def beam_attention() -> Iterator[Line]:
             f"{name}: {shape.said}, {shape.flops / took / 1e6:.0f} TFLOP/s, {shape.bytes_of_keys / took / 1e6:.2f} TB/s"
         )
         yield Line("beam_attention", line, took, microseconds(graphed(torchs)), "torch, prompt repeated")
+
+
+@row("beam_attention")
+def searches() -> Iterator[Line]:
+    """Whole searches of TIGER's network, level by level: beams equal the CPU's; the rival gathers keys."""
+    from genrec_fast.backbones import T5Config
+    from genrec_fast.base.batch import Batch
+    from genrec_fast.base.jagged import Jagged
+    from genrec_fast.catalog.catalog import Catalog
+    from genrec_fast.catalog.trie import build_trie
+    from genrec_fast.decoders import BeamConfig
+    from genrec_fast.layouts import PlainConfig
+    from genrec_fast.nn.engine import modules
+
+    torch.manual_seed(0)
+    codes, sizes = torch.randint(0, 256, (12_101, 4)), (256,) * 4
+    catalog, trie = Catalog(item_codes=codes, codebook_sizes=sizes), build_trie(codes, codebook_sizes=sizes)
+    backbone, layout = T5Config(num_user_tokens=0).build(catalog).eval(), PlainConfig().build(catalog)
+    on_card, there = copy.deepcopy(backbone).cuda(), trie.to("cuda")
+    for users in (1, 16):
+        batch = layout(Batch(Jagged.from_rows(torch.randint(0, len(codes), (users, 20)).unbind())))
+        moved, decoder = batch.to("cuda"), BeamConfig(num_beams=50).build()
+
+        def ours(moved=moved, decoder=decoder) -> Any:
+            return decoder.search(on_card, moved, there, 10)
+
+        found, expected = ours(), decoder.search(backbone, batch, trie, 10)
+        torch.testing.assert_close(found.scores.cpu(), expected.scores, rtol=0, atol=1e-3)
+        same = (found.items.cpu() == expected.items).float().mean().item()
+        assert same > 0.95, f"{same:.1%} of the items are the CPU's"
+        chosen, took = modules.runs_on_card, microseconds(ours)
+        try:
+            modules.runs_on_card = lambda x: False
+            rival = microseconds(ours)
+        finally:
+            modules.runs_on_card = chosen
+        yield Line("searches", f"T5, {users} x 50 beams, float32, {same:.0%} of items", took, rival, "keys gathered")
 
 
 @row("residual_norm")

@@ -9,10 +9,11 @@ from genrec_fast.backbones import CobraConfig, DiscRecConfig, NCIConfig, T5Confi
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
-from genrec_fast.nn import branches
+from genrec_fast.nn import branches, t5
 from genrec_fast.nn.engine import modules
 from genrec_fast.nn.engine.modules import ModuleSession
-from genrec_fast.ops import _cuda, beam_attention
+from genrec_fast.nn.t5 import RMSNorm
+from genrec_fast.ops import _cuda, beam_attention, residual_norm
 from shared.backbone_suite import ITEMS, SIZES, batch_of, catalog_layout
 from shared.cards import every_card
 from shared.catalogs import coded
@@ -142,6 +143,26 @@ def test_what_beam_attention_does_not_take_is_gathered(asked):
         assert not asked
         backbone.prefill(batch).extend(codes, parents)
     assert asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_a_t5_is_one_launch_on_a_card(monkeypatch, dtype):
+    torch.manual_seed(0)
+    norm, x = RMSNorm(40).to(dtype), torch.randn(5, 40).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    wanted, calls = norm(x), []
+    monkeypatch.setattr(t5, "residual_norm", lambda *given, **named: calls.append(1) or residual_norm(*given, **named))
+    for card in every_card():
+        on_card = norm.to(card)
+        with torch.no_grad():
+            found = on_card(x.to(card))
+        assert calls
+        bound = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(found.cpu(), wanted, **bound)
+        calls.clear()
+        on_card(x.to(card)).sum().backward()  # with gradients torch does it
+        assert not calls
+        assert norm.weight.grad.abs().sum() > 0
 
 
 def test_only_where_kernels_for_cards_run():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.nn.engine.modules import Seen
+from genrec_fast.nn.branches import Seen
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.transformer import Block
 
@@ -28,11 +28,10 @@ def test_rows_can_go_on_from_their_past():
     block, x = Block(16, 2, 32, 0.1).eval(), torch.randn(3, 5, 16)
     whole = block(x.flatten(0, 1), equal_rows(3, 5, x.device)).view(3, 5, 16)
     three = torch.full((3,), 3)
-    begun = Seen((), torch.arange(9), three)
+    begun = Seen((), torch.arange(3).expand(3, 1, 3), three)
     rows = Packing(torch.arange(4) * 3, torch.arange(3).repeat(3), 5, past=begun)
     first = block(x[:, :3].flatten(0, 1), rows).view(3, 3, 16)
-    seen = torch.tensor([[3 * row, 3 * row + 1, 3 * row + 2, 9 + 2 * row, 10 + 2 * row] for row in range(3)])
-    past, places = Seen(begun.known, seen.flatten(), three + 2), torch.tensor([3, 4]).repeat(3)
+    past, places = Seen(begun.known, torch.arange(5).expand(3, 1, 5), three + 2), torch.tensor([3, 4]).repeat(3)
     rows = Packing(torch.arange(4) * 2, places, 5, past=past, kv_offsets=torch.arange(4) * 5)
     rest = block(x[:, 3:].flatten(0, 1), rows).view(3, 2, 16)
     torch.testing.assert_close(torch.cat([first, rest], 1), whole)

@@ -156,7 +156,8 @@ class Seen:
 
     def _grown(self, layer: int, keys: Tensor, values: Tensor) -> KeysValues:
         """``[B, N + W, H, D]`` each."""
-        shape = self.paths.shape[:2]
+        users = len(self.paths)
+        shape = (users, len(keys) // max(users, 1))
         keys, values = keys.unflatten(0, shape), values.unflatten(0, shape)
         if self.before:
             old_keys, old_values = self.before[layer]
@@ -167,8 +168,7 @@ class Seen:
     @functools.cached_property
     def _places(self) -> Tensor:
         """int64 ``[V]``: what the rows see, end to end, of all users' rows end to end."""
-        users, beams, _ = self.paths.shape
-        rows = beams + (self.before[0][0].shape[1] if self.before else 0)
+        users, rows = self.known[0][0].shape[:2]
         first = torch.arange(users, device=self.paths.device).view(-1, 1, 1) * rows
         places = self.paths + first
         return places.flatten() if self.equal else places[self.paths >= 0]

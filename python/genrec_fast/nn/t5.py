@@ -9,13 +9,18 @@ from torch import Tensor, nn
 from genrec_fast.nn.branches import attended
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import Packing
-from genrec_fast.ops import T5Bias
+from genrec_fast.ops import T5Bias, residual_norm
+from genrec_fast.ops.beam_attention import runs_on_card
+from genrec_fast.ops.residual_norm import MOST_ON_CARD
 
 __all__ = ["Attention", "FeedForward", "RMSNorm", "RelativePositionBias"]
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x^2) + eps) * weight``, in float32 (T5's layer norm: no mean, no bias)."""
+    """``x / sqrt(mean(x^2) + eps) * weight``, in float32 (T5's layer norm: no mean, no bias).
+
+    Without gradients ``ops.residual_norm`` does it where kernels for cards run, in one launch.
+    """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -23,8 +28,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2 and x.dtype == self.weight.dtype != torch.float64 and self._is_for_a_card(x):
+            return residual_norm(x, self.weight, epsilon=self.eps)[0]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return self.weight * (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+    def _is_for_a_card(self, x: Tensor) -> bool:
+        graded = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        return not graded and x.shape[1] <= MOST_ON_CARD and runs_on_card(x)
 
 
 class RelativePositionBias(nn.Module):

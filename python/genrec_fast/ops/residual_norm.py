@@ -14,13 +14,14 @@ from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import FLOATS, readable
 from genrec_fast.ops.reference.residual_norm import residual_norm as _twin
 
-__all__ = ["residual_norm"]
+__all__ = ["MOST_ON_CARD", "residual_norm"]
 
 _OP = "residual_norm"
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _OWN = 32  # columns of a thread: `own` of csrc/cuda/residual_norm.cuh
 _WARP, _ROWS = 32 * _OWN, 4  # the most columns of a warp's row; rows of a block of warps
-_MOST = 512 * _OWN
+MOST_ON_CARD = 512 * _OWN
+"""columns of a row, where kernels for cards run"""
 
 
 @door
@@ -122,8 +123,10 @@ def _card(
     x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, centred: bool, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
-    if width > _MOST or rows > (1 << 31) - 1:
-        raise UnsupportedError(f"{_OP}: x must be at most [{(1 << 31) - 1}, {_MOST}] on a card, got {[rows, width]}")
+    if width > MOST_ON_CARD or rows > (1 << 31) - 1:
+        raise UnsupportedError(
+            f"{_OP}: x must be at most [{(1 << 31) - 1}, {MOST_ON_CARD}] on a card, got {[rows, width]}"
+        )
     given = [None if part is None else readable(part) for part in (x, added, weight, bias)]
     out = x.new_empty(rows, width)
     total = x.new_empty(0 if added is None else rows, width)
