@@ -51,6 +51,7 @@ def test_the_public_list():
         "DualAlignmentConfig",
         "DualFlowConfig",
         "EagerConfig",
+        "EarnConfig",
         "Evaluated",
         "FSQConfig",
         "FlatDiffusionConfig",
