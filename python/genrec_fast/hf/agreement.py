@@ -16,7 +16,7 @@ __all__ = ["disagreement"]
 # Tokens of the text: more than a search writes, and beyond the exact buckets of T5's distances.
 _LENGTH = 24
 # How far logits may lie apart, as a share of how far they lie from their mean: sums in another order, or rounding.
-_ROUNDING = {"float32": 2e-3, "bfloat16": 0.3, "int8": 0.6}
+_ROUNDING = {"float32": 2e-4, "bfloat16": 0.3, "int8": 0.6}
 
 
 def disagreement(model: Any, engine: NativeEngine, dtype: str) -> str | None:

@@ -36,7 +36,7 @@ _INSIDE = ("__wrapped__", "__func__", "fget", "func")
 # Modules whose functions decorate, load and save.
 _BESIDE: tuple[str, ...] = (
     *("transformers.utils.", "transformers.modeling_utils", "transformers.distributed."),
-    "transformers.integrations.hub_kernels",
+    *("transformers.integrations.hub_kernels", "accelerate.", "tqdm."),
 )
 
 # Whose functions those packages call.
