@@ -2,12 +2,14 @@
 
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
+from genrec_fast.backbones.causal_t5 import CausalT5, CausalT5Config
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.code_fusion import CodeFusion, CodeFusionConfig
 from genrec_fast.backbones.colarec import ColaRec, ColaRecConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
 from genrec_fast.backbones.dual_flow import DualFlow, DualFlowConfig
 from genrec_fast.backbones.eager import Eager, EagerConfig
+from genrec_fast.backbones.earn import Earn, EarnConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
@@ -43,6 +45,8 @@ __all__ = [
     "BidirectionalConfig",
     "Causal",
     "CausalConfig",
+    "CausalT5",
+    "CausalT5Config",
     "Cobra",
     "CobraConfig",
     "CodeFusion",
@@ -55,6 +59,8 @@ __all__ = [
     "DualFlowConfig",
     "Eager",
     "EagerConfig",
+    "Earn",
+    "EarnConfig",
     "FlatDiffusion",
     "FlatDiffusionConfig",
     "Fused",
