@@ -119,3 +119,72 @@ def test_a_bias_that_the_packing_does_not_expect_counts(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowPathWarning)
         agree("t5", model, monkeypatch)
+
+
+def _another_norm(model, name):
+    if name != "timeline":
+        model.decoder_norm = nn.LayerNorm(16)
+    else:
+        model.depth_norm = nn.RMSNorm(16)
+
+
+def _no_norm(model, name):
+    setattr(model, "decoder_norm" if name != "timeline" else "depth_norm", nn.Identity())
+
+
+def _heads(model, name):
+    if name != "timeline":
+        model.decoder[1].cross_attention.num_heads = 4
+    else:
+        model.depth_blocks[1].num_heads = 4
+
+
+def _direction(model, name):
+    if name != "timeline":
+        model.encoder_bias.bidirectional = False
+    else:
+        model.blocks[0].causal = False
+
+
+def _distance(model, name):
+    if name != "timeline":
+        model.encoder_bias.max_distance = 9
+    else:
+        model.blocks[1].attention_norm.eps = 0.5
+
+
+@pytest.mark.parametrize("change", [_another_norm, _no_norm, _heads, _direction, _distance])
+@pytest.mark.parametrize("name", ["t5", "timeline"])
+def test_a_part_that_is_replaced_counts(name, change, monkeypatch):
+    model = made(name)
+    before = agree(name, model, monkeypatch)
+    change(model, name)
+    with pytest.warns(SlowPathWarning, match="native engine|pack_weights"):
+        after = agree(name, model, monkeypatch)
+    assert not all(torch.allclose(one, other, atol=1e-5) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_code_of_torch_that_is_replaced_counts(name, monkeypatch):
+    model = made(name)
+    agree(name, model, monkeypatch)
+    known = nn.Linear.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", lambda self, x: 1.5 * known(self, x))
+        with pytest.warns(SlowPathWarning, match="Linear.forward from"):
+            agree(name, model, monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        agree(name, model, monkeypatch)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_weight_that_is_no_parameter_counts(name, monkeypatch):
+    model = made(name)
+    layer = model.blocks[0].mlp_out if name == "timeline" else model.encoder[0].feed_forward.out
+    weight = layer.weight.detach().clone()
+    del layer.weight
+    layer.weight = weight
+    before = agree(name, model, monkeypatch)
+    weight.mul_(3.0)
+    after = agree(name, model, monkeypatch)
+    assert not all(torch.allclose(one, other, atol=1e-5) for one, other in zip(before, after, strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import genrec_fast as gf
-from genrec_fast.base.errors import GenrecError, UnsupportedError
+from genrec_fast.base.errors import GenrecError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -183,3 +183,31 @@ def test_layers_of_a_users_own_around_adapters_run_on_torch():
 
 class _Settings:
     num_beams, num_return_sequences, do_sample, return_dict_in_generate = 1, 1, False, False
+
+
+def _hooked(layer):
+    layer.register_forward_hook(lambda _, args, out: 2 * out if args[0].shape[0] > 1 else out)
+
+
+def _hooked_inside(layer):
+    layer.lora_A["default"].register_forward_hook(lambda _, args, out: 2 * out if args[0].shape[0] > 1 else out)
+
+
+def _replaced(layer):
+    known = layer.forward
+    layer.forward = lambda x, *more, **named: known(x, *more, **named) * (2 if x.shape[0] > 1 else 1)
+
+
+@pytest.mark.parametrize("change", [_hooked, _hooked_inside, _replaced])
+def test_what_is_added_to_an_adapters_layer_counts(change):
+    """Each shows with several users alone, and not in the text that a merged copy is compared by."""
+    model = adapted(KINDS["lora"])
+    agree(model, "native")
+    change(model.base_model.model.model.layers[0].self_attn.q_proj)
+    with pytest.raises(
+        UnsupportedError, match=r"(has hooks at|has a forward of its own at) model\.layers\.0\.self_attn\.q_p"
+    ):
+        gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="native")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        agree(model)

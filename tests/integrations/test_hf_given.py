@@ -108,6 +108,11 @@ def test_an_argument_that_a_search_would_drop_is_refused(models, trie):
     check_settings(types.SimpleNamespace(**plain, num_beam_groups=1, diversity_penalty=0.0, constraints=None), None)
 
 
+def test_processors_that_remember_are_refused(models, trie):
+    with pytest.raises(UnsupportedError, match="guidance_scale must be None, as a Unbatched"):
+        ours(models("llama"), trie, guidance_scale=1.5)
+
+
 class _Nothing(transformers.LogitsProcessor):
     def __call__(self, input_ids, scores):
         return torch.full_like(scores, -torch.inf)

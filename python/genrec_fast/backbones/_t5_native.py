@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import native_backbone, runs_natively
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
-from genrec_fast.nn.t5 import RMSNorm
+from genrec_fast.nn.t5 import Attention, RMSNorm
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
@@ -25,10 +26,18 @@ def native_t5(model: Any, kind: type) -> NativeEngine | None:
 
 def _pack(model: Any) -> Tensor:
     config = model.config
+    attentions = [part for part in model.modules() if isinstance(part, Attention)]
+    biases = {False: model.decoder_bias, True: model.encoder_bias}
+    for bidirectional, bias in biases.items():
+        if bias.bidirectional != bidirectional or bias.num_buckets != bias.table.num_embeddings:
+            raise UnsupportedError(
+                f"{type(model).__name__}: the native engine counts distances as T5 does, not as here"
+            )
+    heads = one_value(model, "number of heads", (config.num_heads, *(part.num_heads for part in attentions)))
     common: dict[str, Any] = {
         "width": config.width,
         "num_layers": config.num_layers,
-        "num_heads": config.num_heads,
+        "num_heads": heads,
         "num_kv_heads": config.num_heads,
         "head_width": config.head_width,
         "ff_width": config.hidden,
@@ -40,7 +49,7 @@ def _pack(model: Any) -> Tensor:
         (False, model.encoder, model.encoder_norm),
         (True, model.decoder, model.decoder_norm),
     ):
-        weights = StackWeights(read)
+        weights = StackWeights(read, "RMSNorm")
         weights.put("last_norm", norm)
         if decodes:
             if model.head is not None:
@@ -76,4 +85,5 @@ def _pack(model: Any) -> Tensor:
         "relative_decoder": weights.table(model.decoder_bias.table.weight),
     }
     check_all_read(model, read)
-    return pack_stacks(stacks, "float32", tensors, {"max_distance": model.decoder_bias.max_distance})
+    distance = one_value(model, "largest distance", (bias.max_distance for bias in biases.values()))
+    return pack_stacks(stacks, "float32", tensors, {"max_distance": distance})

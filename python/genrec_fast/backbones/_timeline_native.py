@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.engine.native import NativeEngine, NativeSession, Prompts
 from genrec_fast.nn.native import native_backbone, runs_natively
 from genrec_fast.nn.packed import Packing
@@ -50,9 +51,14 @@ def begin_item(engine: NativeEngine, rows: Tensor, codebook_sizes: tuple[int, ..
 
 def _pack(model: Any) -> Tensor:
     config = model.config
+    blocks = [*model.blocks, *model.depth_blocks]
+    causal = one_value(model, "direction", (block.causal for block in blocks))
+    if not causal:
+        raise UnsupportedError(f"{type(model).__name__}: the native engine reads forward, and these blocks both ways")
+    heads = one_value(model, "number of heads", (config.num_heads, *(block.num_heads for block in blocks)))
     common: dict[str, Any] = {
         "width": config.width,
-        "num_heads": config.num_heads,
+        "num_heads": heads,
         "num_kv_heads": config.num_heads,
         "head_width": config.width // config.num_heads,
         "score_scale": (config.width // config.num_heads) ** -0.5,
@@ -88,7 +94,7 @@ def _norms(model: Any) -> Iterator[nn.LayerNorm]:
 
 
 def _weights(blocks: nn.ModuleList, norm: nn.LayerNorm, read: list[Tensor]) -> StackWeights:
-    out = StackWeights(read)
+    out = StackWeights(read, "LayerNorm")
     out.put("last_norm", norm)
     for number, block in enumerate(blocks):
         of = {

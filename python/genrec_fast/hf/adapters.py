@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.nn.stock import change_of_model
 
 __all__ = ["has_adapters", "learned_prompt", "merged", "underlying"]
 
 # Logits of a merged copy may differ from the model's by this share of the largest: sums in another order.
 _ROUNDING = 1e-4
+# Whose code a model with adapters may run.
+_CODE = ("transformers", "peft", "accelerate", "tqdm")
 
 
 def underlying(model: nn.Module) -> nn.Module:
@@ -58,9 +61,12 @@ def merged(model: nn.Module) -> nn.Module:
 
     Raises:
         UnsupportedError: weights that are not float32 (merging would round), adapters that peft cannot merge, or a
-            copy that does not give the model's own logits.
+            copy that does not give the model's own logits, or a model with hooks, replaced methods and the like.
     """
     name = type(model).__name__
+    change = change_of_model(model, _mergeable, _CODE)
+    if change is not None:  # of its adapters, too: a merged copy has none of their hooks and methods
+        raise UnsupportedError(f"{name}: a merged copy is transformers' and peft's own code alone, but this {change}")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft says that merging twice does nothing
         if any(p.dtype != torch.float32 for p in model.parameters()):
@@ -73,6 +79,10 @@ def merged(model: nn.Module) -> nn.Module:
         if ours.shape != theirs.shape or float((ours - theirs).abs().max()) > _ROUNDING * float(theirs.abs().max()):
             raise UnsupportedError(f"{name}: merging its adapters changes what it computes")
     return whole
+
+
+def _mergeable(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "transformers", "peft")
 
 
 def _plain(name: str, place: str, module: Any) -> Any:

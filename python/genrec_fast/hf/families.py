@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
+from genrec_fast.hf.agreement import disagreement
 from genrec_fast.hf.stock import check_stock
+from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-__all__ = ["FAMILIES", "pack_weights"]
+__all__ = ["FAMILIES", "not_the_model", "pack_unchecked", "pack_weights"]
 
 _ACTIVATIONS = {  # by class and, of torch's GELU, its form
     "ReLU": "relu",
@@ -53,13 +55,35 @@ def pack_weights(model: nn.Module, dtype: str | torch.dtype = "float32") -> Tens
 
     Raises:
         UnsupportedError: another family, a setting of it that the engine does not run, or a model that is more than
-            its family and weights (hooks, adapters, replaced methods, quantized layers); the text names it.
+            its family and weights (hooks, adapters, replaced methods, quantized layers); the text names it. A model
+            whose logits behind one short text are not those of the packed form is refused, too.
         InvalidValueError: an unknown dtype, or weights that are not finite.
     """
     check_stock(model, tuple(FAMILIES))
+    block = pack_unchecked(model, dtype)
+    reason = disagreement(model, NativeEngine(block), str(dtype).removeprefix("torch."))
+    if reason is not None:
+        raise not_the_model(model, reason)
+    return block
+
+
+def not_the_model(model: nn.Module, reason: str) -> UnsupportedError:
+    """The error for a packed form that ``disagreement`` has something to say about."""
+    return UnsupportedError(
+        f"pack_weights: {type(model).__name__} is more than its family and weights: packed, it {reason}"
+    )
+
+
+def pack_unchecked(model: nn.Module, dtype: str | torch.dtype) -> Tensor:
+    """``pack_weights`` of a stock model, without a comparison of what both forms say."""
     kind = str(model.config.model_type)  # type: ignore[union-attr]
     with torch.no_grad():
-        found = FAMILIES[kind](model)
+        try:
+            found = FAMILIES[kind](model)
+        except AttributeError as error:  # a part that is another one than the family's
+            raise UnsupportedError(
+                f"pack_weights: model must be built as transformers builds a {kind}, but {error}"
+            ) from error
         check_all_read(model, found.read)
         name = str(dtype).removeprefix("torch.")
         return pack_stacks(found.stacks, name, found.tensors, {"family": kind, **found.note})
@@ -127,7 +151,7 @@ def _t5(model: Any) -> _Model:
     }
     stacks, read = [], list[Tensor]()
     for stack in stacks_of:
-        decoder, weights = stack is model.decoder, StackWeights(read)
+        decoder, weights = stack is model.decoder, StackWeights(read, "T5LayerNorm")
         weights.put("last_norm", stack.final_layer_norm)
         if decoder:
             weights.put("head", model.lm_head, scale=_head_scale(model))
@@ -194,7 +218,7 @@ def _gpt2(model: Any) -> _Model:
         score_scale=head_width**-0.5,
     )
     read: list[Tensor] = []
-    weights = StackWeights(read)
+    weights = StackWeights(read, "LayerNorm")
     weights.put("last_norm", body.ln_f)
     weights.put("head", model.lm_head)
     for index, block in enumerate(body.h):
@@ -240,7 +264,7 @@ def _llama(model: Any) -> _Model:
         score_scale=one_value(model, "scale of scores", (part.scaling for part in attentions)),
     )
     read: list[Tensor] = []
-    weights = StackWeights(read)
+    weights = StackWeights(read, "RMSNorm")
     weights.put("last_norm", body.norm, shift=shift)
     weights.put("head", model.lm_head)
     for index, layer in enumerate(layers):

@@ -7,12 +7,18 @@ from torch import nn
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.hf.adapters import has_adapters, learned_prompt, merged, underlying
-from genrec_fast.hf.families import FAMILIES, pack_weights
+from genrec_fast.hf.agreement import disagreement
+from genrec_fast.hf.families import FAMILIES, not_the_model, pack_unchecked
 from genrec_fast.hf.stock import attention_functions, check_stock
+from genrec_fast.hf.tried import Tried
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import packed_once
+from genrec_fast.nn.stock import changing_mode
 
 __all__ = ["native_engine"]
+
+# Of each packed form: why it is not the model.
+_agreements: dict[str, Tried[str | None]] = {name: Tried() for name in ("float32", "bfloat16", "int8")}
 
 
 def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> NativeEngine:
@@ -25,6 +31,8 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
     Raises:
         UnsupportedError: the native engine does not run this model, or it is not on the CPU.
     """
+    if (mode := changing_mode()) is not None:
+        raise UnsupportedError(f"{type(model).__name__}: the native engine does what a model does, and {mode}")
     model = underlying(model)
     if learned_prompt(model) is not None:
         raise UnsupportedError(
@@ -38,7 +46,7 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
             model,
             name,
             lambda: check_stock(model, tuple(FAMILIES)),
-            lambda: pack_weights(model, name),
+            lambda: _tried(model, model, name),
             attention_functions(),
         )
     whole: list[nn.Module] = []  # merged where it is checked, packed from there
@@ -48,6 +56,20 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
         check_stock(whole[0], tuple(FAMILIES))
 
     def pack() -> torch.Tensor:
-        return pack_weights(whole[0] if whole else merged(model), name)
+        return _tried(model, whole[0] if whole else merged(model), name)
 
     return packed_once(model, name, check, pack, attention_functions())
+
+
+def _tried(model: nn.Module, whole: nn.Module, name: str) -> torch.Tensor:
+    """``pack_weights`` of a model without adapters; its agreement is tried once for all weights of a model's parts."""
+    packed: list[torch.Tensor] = []
+
+    def find() -> str | None:
+        packed.append(pack_unchecked(whole, name))
+        return disagreement(whole, NativeEngine(packed[0]), name)
+
+    reason = _agreements[name].of(model, find)
+    if reason is not None:
+        raise not_the_model(model, reason)
+    return packed[0] if packed else pack_unchecked(whole, name)

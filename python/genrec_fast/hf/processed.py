@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec_fast.base.errors import InvalidValueError
+from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 
 __all__ = ["Processed"]
 
@@ -30,6 +30,11 @@ _SETTINGS = {
     "PrefixConstrainedLogitsProcessor": ("prefix_allowed_tokens_fn", "leave it out: the trie constrains the search"),
     "SequenceBiasLogitsProcessor": ("sequence_bias", "take the catalog's tokens out of it"),
 }
+# Processors that keep what they saw in the last call: a beam that changes its place would take over another's.
+_REMEMBERING = {
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    "SynthIDTextWatermarkLogitsProcessor": "watermarking_config",
+}
 _NOTHING = -1e30  # below it a score stands for "never": -inf, or a type's least number
 
 
@@ -40,9 +45,18 @@ class Processed:
         processors: a ``LogitsProcessorList``, or any list of them.
         start: int64 ``[B, T]``: what stands in front of what beams write.
         num_beams: rows per user that processors may count on.
+
+    Raises:
+        UnsupportedError: a processor of transformers that keeps a state of its own from call to call.
     """
 
     def __init__(self, processors: Sequence[Any], start: Tensor, num_beams: int) -> None:
+        for kind in (type(processor).__name__ for processor in processors):
+            if kind in _REMEMBERING:
+                raise UnsupportedError(
+                    f"trie_beam_search: {_REMEMBERING[kind]} must be None, as a {kind} keeps a state that does not "
+                    "follow beams when they change places"
+                )
         self.processors, self.start, self.num_beams = processors, start, num_beams
         self._closed: dict[int, Any] = {}  # by user: the first processor that left no token open to any of his beams
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -22,6 +24,7 @@ _HEADED = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
 }
+_ATTENTION = "transformers.integrations.sdpa_attention"
 _SHARED = ("transformers.activations", "transformers.pytorch_utils")
 # What a class of the user's own may say of itself and still do what transformers' class does.
 _HARMLESS = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__annotate__"}
@@ -55,11 +58,12 @@ def check_stock(model: nn.Module, kinds: tuple[str, ...]) -> None:
 
 
 def attention_functions() -> list[dict[Any, Any]]:
-    """The tables of attention functions of transformers: whoever adds to them changes what a model does."""
+    """The tables of attention functions of transformers, and what these call: who changes them changes models."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as KNOWN
 
     own = [getattr(KNOWN, name, None) for name in ("_global_mapping", "_local_mapping")]
-    return [table for table in own if isinstance(table, dict)]
+    home = sys.modules.get(_ATTENTION)
+    return [*(table for table in own if isinstance(table, dict)), *([vars(home)] if home else [])]
 
 
 def _overridden(kind: type, stock: type) -> str | None:
@@ -76,8 +80,13 @@ def _attention(model: nn.Module) -> str | None:
     chosen = getattr(config, "_attn_implementation", "eager")
     if chosen not in ("eager", "sdpa"):
         return f"has the attention {chosen!r}"
+    homes = ("torch", "transformers")
     for table in attention_functions():
         function = table.get(chosen)
-        if function is not None and (foreign := foreign_home(function, ("torch", "transformers"))):
+        if function is not None and (foreign := foreign_home(function, homes)):
             return f"has the attention {chosen!r} from {foreign}"
+    home = sys.modules.get(_ATTENTION)
+    for key, value in vars(home).items() if home else ():
+        if isinstance(value, FunctionType) and (foreign := foreign_home(value, homes)):
+            return f"calls a {_ATTENTION}.{key} from {foreign}"
     return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.snapshot import Snapshot
-from genrec_fast.nn.stock import change_of_model
+from genrec_fast.nn.stock import change_of_model, changing_mode
 
 __all__ = ["native_backbone", "packed_once", "runs_natively", "warn_once"]
 
@@ -69,8 +69,11 @@ def _still(known: _Packed, model: nn.Module) -> bool:
 
 
 def runs_natively(model: nn.Module, weight: Tensor) -> bool:
-    """Whether a backbone's search may leave torch's modules: outside training, without gradients, float32 on a CPU."""
-    trains = model.training or torch.is_grad_enabled()
+    """Whether a backbone's search may leave torch's modules: outside training, without gradients, float32 on a CPU.
+
+    Nor where torch's operations do something else around this call, as under autocast.
+    """
+    trains = model.training or torch.is_grad_enabled() or changing_mode() is not None
     return not trains and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
@@ -92,10 +95,17 @@ def native_backbone(model: nn.Module, kind: type, pack: Callable[[], Tensor]) ->
             )
 
     try:
-        return packed_once(model, "float32", check, pack)
+        return packed_once(model, "float32", check, lambda: _packed_whole(model, pack))
     except UnsupportedError as error:
         warn_once(error)
         return None
+
+
+def _packed_whole(model: nn.Module, pack: Callable[[], Tensor]) -> Tensor:
+    try:
+        return pack()
+    except AttributeError as error:  # a part that is another one than the backbone's
+        raise UnsupportedError(f"{type(model).__name__}: the native engine reads other parts, but {error}") from error
 
 
 def warn_once(error: UnsupportedError) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from itertools import chain
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from genrec_fast.nn.stock import called_modules
 from genrec_fast.ops.fingerprint import LiveFingerprint, same_values
 
 __all__ = ["Snapshot"]
@@ -58,13 +57,16 @@ class Snapshot:
             elif name == "config" and hasattr(value, "__dict__"):
                 settings.append(vars(value))
         kinds = {base for kind in self._kinds for base in kind.__mro__ if base is not object}
-        settings += [vars(home) for home in _homes(kinds)]
+        settings += [vars(home) for home in called_modules(self._kinds)]
         settings = [*{id(mapping): mapping for mapping in settings}.values()]
         self._containers: list[Any] = [*own, *held, *settings, *kinds, *lists]
         contents = [_contents(container) for container in self._containers]
         self._sizes = torch.tensor([len(values) for values in contents])
         self._values = [*chain.from_iterable(contents)]
-        self.tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *tensors]
+        # Parameters and buffers, and whatever else a module holds: a tensor may stand in a parameter's place.
+        kept = [value for container in (*own, *held, *lists) for value in _contents(container)]
+        found = {id(value): value for value in (*kept, *tensors) if isinstance(value, Tensor)}
+        self.tensors: list[Tensor] = [*found.values()]
         self._contents: LiveFingerprint | None = None
 
     def same_parts(self, model: nn.Module) -> bool:
@@ -88,8 +90,3 @@ def _contents(container: dict[Any, Any] | type | list[Any]) -> list[Any]:
     if isinstance(container, list):
         return [*container]
     return [*(vars(container) if isinstance(container, type) else container).values()]
-
-
-def _homes(kinds: Iterable[type]) -> list[ModuleType]:
-    """The Python modules of classes: what their code calls by name stands there."""
-    return [sys.modules[name] for name in sorted({kind.__module__ for kind in kinds}) if name in sys.modules]

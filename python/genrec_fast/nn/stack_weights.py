@@ -19,17 +19,27 @@ class StackWeights(dict[str, Tensor]):
 
     Args:
         read: collects the model's tensors; a parameter that none of its stacks read is a model of another kind.
+        norm: how the name of the class of its norms ends; what stands there instead computes something else.
     """
 
-    def __init__(self, read: list[Tensor]) -> None:
+    def __init__(self, read: list[Tensor], norm: str) -> None:
         super().__init__()
-        self._read = read
+        self._read, self._norm = read, norm
 
     def put(self, name: str, *modules: Any, scale: float = 1.0, shift: float = 0.0) -> None:
         """``name.weight`` and, where there is one, ``name.bias``: of modules joined by their output channels.
 
         ``scale`` and ``shift`` are the weight's alone.
+
+        Raises:
+            UnsupportedError: a norm where a linear layer belongs, a layer that keeps its weights otherwise, and the
+                like.
         """
+        for module in modules:
+            self._check_kind(name, module, "Linear")
+        self._put(name, *modules, scale=scale, shift=shift)
+
+    def _put(self, name: str, *modules: Any, scale: float = 1.0, shift: float = 0.0) -> None:
         weights = [module.weight for module in modules]
         biases = [getattr(module, "bias", None) for module in modules]
         self._read += [tensor for tensor in (*weights, *biases) if tensor is not None]
@@ -41,9 +51,21 @@ class StackWeights(dict[str, Tensor]):
             self[f"{name}.bias"] = whole[0] if len(whole) == 1 else torch.cat(whole)
 
     def put_transposed(self, name: str, module: Any) -> None:
-        """The same of one module that keeps its weight ``[in, out]``."""
-        self.put(name, module)
+        """The same of one ``Conv1D``, which keeps its weight ``[in, out]``."""
+        self._check_kind(name, module, "Conv1D")
+        self._put(name, module)
         self[f"{name}.weight"] = module.weight.T
+
+    def _check_kind(self, name: str, module: Any, layer: str) -> None:
+        place = name.rpartition(".")[2]
+        wanted = self._norm if place.startswith("before_") or place.endswith("_norm") else layer
+        kind = type(module)
+        own = kind.__module__.startswith("torch.") == (wanted in ("Linear", "LayerNorm"))
+        if not own or not kind.__name__.endswith(wanted):
+            raise UnsupportedError(
+                f"pack_weights: {name} must be of a {wanted}, as its family has it, and this model has a "
+                f"{kind.__module__}.{kind.__qualname__}"
+            )
 
     def table(self, tensor: Tensor) -> Tensor:
         """A tensor that is kept beside the stacks."""

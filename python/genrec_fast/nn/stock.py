@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.overrides import _get_current_function_mode_stack as function_modes
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 
-__all__ = ["PLAIN_LAYERS", "change_of_model", "foreign_home", "unread_parameter"]
+__all__ = ["PLAIN_LAYERS", "called_modules", "change_of_model", "changing_mode", "foreign_home", "unread_parameter"]
 
 # torch's own layers that the native engine's packing knows how to read, or that do nothing outside training.
 PLAIN_LAYERS: frozenset[type] = frozenset(
@@ -20,6 +24,19 @@ PLAIN_LAYERS: frozenset[type] = frozenset(
         *(nn.Linear, nn.Embedding, nn.LayerNorm, nn.ModuleList, nn.Sequential, nn.Identity, nn.Dropout),
         *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh),
     }
+)
+
+# Through what a function may be reached, and under which name.
+_WRAPPERS: tuple[type, ...] = (
+    *(staticmethod, classmethod, property, MethodType, type(functools.lru_cache(len))),
+    *(functools.partial, functools.partialmethod, functools.cached_property),
+)
+_INSIDE = ("__wrapped__", "__func__", "fget", "func")
+
+# Modules whose functions decorate, load and save.
+_BESIDE: tuple[str, ...] = (
+    *("transformers.utils.", "transformers.modeling_utils", "transformers.distributed."),
+    *("transformers.integrations.hub_kernels", "accelerate.", "tqdm."),
 )
 
 # Whose functions those packages call.
@@ -54,21 +71,52 @@ def change_of_model(model: nn.Module, belongs: Callable[[type], bool], packages:
     return _change_of_code(kinds, packages)
 
 
+def changing_mode() -> str | None:
+    """What is switched on around this call that changes what torch's operations do; ``None``: nothing.
+
+    Autocast rounds, and a mode of ``torch.overrides`` or of torch's dispatcher may do anything.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        return "torch.autocast is on"
+    for mode in (*function_modes(), *dispatch_modes()):
+        if not isinstance(mode, DeviceContext):
+            return f"the mode {type(mode).__name__} is on"
+    return None
+
+
+def called_modules(kinds: Iterable[type]) -> list[ModuleType]:
+    """Where the code that classes run is looked up by name: their Python modules and those of functions named there."""
+    homes = [sys.modules[name] for name in sorted({kind.__module__ for kind in kinds}) if name in sys.modules]
+    further = {
+        str(function.__globals__.get("__name__", "?"))
+        for home in homes
+        if home.__name__.partition(".")[0] not in _LIBRARIES
+        for value in [*vars(home).values()]
+        for function in _functions(value)
+    }
+    further = {name for name in further if name in sys.modules and not name.startswith(_BESIDE)}
+    further = {name for name in further if name.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)}
+    names = dict.fromkeys(("torch.nn.functional", *(home.__name__ for home in homes), *sorted(further)))
+    return [sys.modules[name] for name in names]
+
+
 def _change_of_code(kinds: Collection[type], packages: tuple[str, ...]) -> str | None:
     """A method, or a function that methods can call by name, that was put into the place of the packages' own."""
     homes = (*_LIBRARIES, *packages)
     bases = dict.fromkeys(base for kind in kinds for base in kind.__mro__)
     for base in bases:
-        if base.__module__.partition(".")[0] not in packages:
+        if base.__module__.partition(".")[0] not in (*packages, "torch"):
             continue
         for key, value in vars(base).items():
-            if foreign := foreign_home(value, homes):
+            if foreign := foreign_home(value, homes, base.__module__):
                 return f"has a {base.__name__}.{key} from {foreign}"
-    for name in dict.fromkeys(kind.__module__ for kind in kinds):
-        if name.partition(".")[0] in packages and name in sys.modules:
-            for key, value in vars(sys.modules[name]).items():
-                if isinstance(value, FunctionType) and (foreign := foreign_home(value, homes)):
-                    return f"calls a {name}.{key} from {foreign}"
+    for module in called_modules(kinds):
+        if module.__name__.partition(".")[0] in (*packages, "torch"):
+            for key, value in vars(module).items():
+                if not isinstance(value, (type, ModuleType)) and (
+                    foreign := foreign_home(value, homes, module.__name__)
+                ):
+                    return f"calls a {module.__name__}.{key} from {foreign}"
     return None
 
 
@@ -96,21 +144,47 @@ def _not_plain(tensor: Tensor, is_parameter: bool) -> str | None:
     return None
 
 
-def foreign_home(value: Any, homes: tuple[str, ...]) -> str | None:
-    """The module outside ``homes`` in which a function, or one it wraps, was defined."""
-    for function in _functions(value):
+def foreign_home(value: Any, homes: tuple[str, ...], within: str = "") -> str | None:
+    """The module outside ``homes`` in which a function, or one it wraps, was defined, or the class of a callable.
+
+    Args:
+        value: of a class or module; what cannot be called has no home.
+        homes: names of packages.
+        within: the module that names it: a function of another family of models is foreign there, too.
+    """
+    functions = [*_functions(value)]
+    for function in functions:
         home = str(function.__globals__.get("__name__", "?"))
-        top = home.partition(".")[0]
-        if top not in homes and (top not in sys.stdlib_module_names or top == "__main__"):
+        if _is_foreign(home, homes) or _other_family(home, within):
             return home
+    if not functions and not isinstance(value, (type, ModuleType, BuiltinFunctionType)) and _runs(value):
+        home = type(value).__module__
+        if _is_foreign(home, homes):
+            return f"{home}, a {type(value).__name__}"
     return None
 
 
+def _is_foreign(home: str, homes: tuple[str, ...]) -> bool:
+    top = home.partition(".")[0]
+    return top not in homes and (top not in sys.stdlib_module_names or top == "__main__")
+
+
+def _other_family(home: str, within: str) -> bool:
+    """Whether two modules are of two models of one library (``transformers.models.glm`` within that of Llama)."""
+    one, other = (name.split(".") for name in (home, within))
+    return one[:2] == other[:2] and one[1:2] == ["models"] and one[:3] != other[:3]
+
+
+def _runs(value: Any) -> bool:
+    """Whether Python calls a value, or a class's attribute calls it."""
+    return callable(value) or hasattr(type(value), "__get__")
+
+
 def _functions(value: Any) -> Iterator[FunctionType]:
-    if isinstance(value, (staticmethod, classmethod)):
-        value = value.__func__
-    if isinstance(value, property):
-        value = value.fget
-    while isinstance(value, FunctionType):
-        yield value
-        value = getattr(value, "__wrapped__", None)
+    """The function that a value is, or the ones that it wraps."""
+    while value is not None:
+        if isinstance(value, FunctionType):
+            yield value
+        if not isinstance(value, (FunctionType, *_WRAPPERS)):
+            return
+        value = next((inner for name in _INSIDE if (inner := getattr(value, name, None)) is not None), None)
