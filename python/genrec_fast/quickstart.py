@@ -1,8 +1,8 @@
 """``genrec-fast quickstart``: the whole road in two minutes, on a shop whose truth is known.
 
 A synthetic shop gives interactions, titles, features, and the exact distribution of every next purchase. A small model
-of the form of ``apex`` learns from interactions and features. It answers twice: by the codes that it writes, searched in
-the catalog's trie, and by its score of every item beside what followed what. Both are held against the truth.
+of the form of ``apex`` learns from interactions and features. It answers twice: by the codes that it writes, searched
+in the catalog's trie, and by its score of every item beside what followed what. Both are held against the truth.
 """
 
 from __future__ import annotations
