@@ -26,6 +26,7 @@ def test_the_public_list():
         "BlendConfig",
         "Catalog",
         "CausalConfig",
+        "CausalT5Config",
         "ChangedTrie",
         "ClosedError",
         "CoOccurrenceConfig",

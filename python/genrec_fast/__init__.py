@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from genrec_fast.backbones import (
         BidirectionalConfig,
         CausalConfig,
+        CausalT5Config,
         CobraConfig,
         CodeFusionConfig,
         ColaRecConfig,
@@ -163,6 +164,7 @@ __all__ = [
     "BlendConfig",
     "Catalog",
     "CausalConfig",
+    "CausalT5Config",
     "ChangedTrie",
     "ClosedError",
     "CoOccurrenceConfig",
@@ -295,11 +297,11 @@ __all__ = [
 _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "tokenizers"})
 _NAMES = {  # by where they are made
     "genrec_fast.backbones": (
-        "BidirectionalConfig CausalConfig CobraConfig CodeFusionConfig ColaRecConfig DiscRecConfig DualFlowConfig "
-        "EagerConfig FlatDiffusionConfig FusedConfig GRUConfig HSTUConfig ItemInputsConfig KuaiFormerConfig "
-        "LigerConfig MBGenConfig MMGRecConfig NCIConfig NezhaConfig ParallelHeadsConfig PinRecConfig "
-        "PooledT5Config RecGPTConfig S2GRConfig SeaterConfig SessionsConfig SlotDiffusionConfig T5Config "
-        "TimelineConfig TransitionsConfig TwoIdsConfig"
+        "BidirectionalConfig CausalConfig CausalT5Config CobraConfig CodeFusionConfig ColaRecConfig DiscRecConfig "
+        "DualFlowConfig EagerConfig FlatDiffusionConfig FusedConfig GRUConfig HSTUConfig ItemInputsConfig "
+        "KuaiFormerConfig LigerConfig MBGenConfig MMGRecConfig NCIConfig NezhaConfig ParallelHeadsConfig "
+        "PinRecConfig PooledT5Config RecGPTConfig S2GRConfig SeaterConfig SessionsConfig SlotDiffusionConfig "
+        "T5Config TimelineConfig TransitionsConfig TwoIdsConfig"
     ),
     "genrec_fast.base.batch": "Batch Loss Question Ranked",
     "genrec_fast.base.errors": (

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from genrec_fast.backbones import T5, T5Config, TimelineConfig
+from genrec_fast.backbones import T5, CausalT5Config, T5Config, TimelineConfig
+from genrec_fast.backbones import causal_t5 as causal_t5_file
 from genrec_fast.backbones import t5 as t5_file
 from genrec_fast.backbones import timeline as timeline_file
 from genrec_fast.base.errors import SlowPathWarning
@@ -18,10 +19,15 @@ from shared.weight_changes import CHANGES
 
 CONFIGS = {
     "t5": T5Config(width=16, num_heads=2, head_width=8, num_layers=2, hidden=32, num_user_tokens=3, max_items=6),
+    "causal_t5": CausalT5Config(width=16, num_heads=2, head_width=8, num_layers=1, hidden=32, max_items=6),
     "timeline": TimelineConfig(width=16, num_heads=2, num_layers=2, hidden=32, depth_hidden=32, max_items=6),
 }
 # Where a test says it, the native engine is not to be had.
-BY_TORCH = {"t5": (t5_file, "native_t5"), "timeline": (timeline_file, "native_timeline")}
+BY_TORCH = {
+    "t5": (t5_file, "native_t5"),
+    "causal_t5": (causal_t5_file, "native_t5"),
+    "timeline": (timeline_file, "native_timeline"),
+}
 
 
 def made(name, seed=0):

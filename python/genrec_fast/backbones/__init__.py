@@ -2,6 +2,7 @@
 
 from genrec_fast.backbones.bidirectional import Bidirectional, BidirectionalConfig
 from genrec_fast.backbones.causal import Causal, CausalConfig
+from genrec_fast.backbones.causal_t5 import CausalT5, CausalT5Config
 from genrec_fast.backbones.cobra import Cobra, CobraConfig
 from genrec_fast.backbones.code_fusion import CodeFusion, CodeFusionConfig
 from genrec_fast.backbones.colarec import ColaRec, ColaRecConfig
@@ -43,6 +44,8 @@ __all__ = [
     "BidirectionalConfig",
     "Causal",
     "CausalConfig",
+    "CausalT5",
+    "CausalT5Config",
     "Cobra",
     "CobraConfig",
     "CodeFusion",

@@ -64,7 +64,7 @@ def _pack(model: Any) -> Tensor:
             for name, modules in of.items():
                 weights.put(f"layers.{number}.{name}", *modules)
         spec = TransformerSpec(
-            causal=decodes,
+            causal=decodes or model.encoder_is_causal,
             cross_width=config.width if decodes else 0,
             head_size=model.level_offsets[-1] if decodes else 0,
             **common,

@@ -114,7 +114,7 @@ class ColaRec(T5):
 
         Every history must have its one target at its last position.
         """
-        self._require_last(batch)
+        self._check_targets(batch)
         states, offsets = self._encode(batch)
         return self._level_logits(self._level_states(batch, states, offsets)), states[offsets[1:] - 1]
 

@@ -128,7 +128,7 @@ class MBGen(T5):
 
     def behaviour_and_level_logits(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Of one reading: the behaviour's logits ``[B, A + 1]``, and ``level_logits`` given the true behaviour."""
-        self._require_last(batch)
+        self._check_targets(batch)
         states, offsets = self._encode(batch)
         rows = equal_rows(len(batch), 1, states.device)
         starts = torch.full((len(batch),), self.start_token, device=states.device)

@@ -89,13 +89,13 @@ class PooledT5(T5):
 
     def predictions(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """See ``CodesAndVectors``; every history must have its one target at its last position."""
-        self._require_last(batch)
+        self._check_targets(batch)
         states, offsets = self._encode(batch)
         return self._level_logits(self._level_states(batch, states, offsets)), self._pooled(states, offsets)
 
     def embed_targets(self, batch: Batch) -> Tensor:
         """``[B, D]``: of length 1, for the one target of each history."""
-        self._require_last(batch)
+        self._check_targets(batch)
         return self.embed_users(batch)
 
     def embed_users(self, batch: Batch) -> Tensor:

@@ -112,7 +112,7 @@ class S2GR(T5):
 
     def _forced(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States and thoughts ``[B, L, D]`` of the true codes, the histories' states ``[T, D]`` and their offsets."""
-        self._require_last(batch)
+        self._check_targets(batch)
         assert batch.target_codes is not None
         memory, offsets = self._encode(batch)
         prompts, kept = self._prompts(memory), self._nothing_kept(len(batch), memory)

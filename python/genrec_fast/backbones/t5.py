@@ -172,14 +172,15 @@ class T5(nn.Module):
             raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
         device, tokens = batch.codes.device, self._item_tokens(batch, batch.codes)
         each, flat = tokens.shape[1], tokens.flatten()
-        before = 1 if self.config.num_user_tokens else 0
+        before = int(self.config.num_user_tokens > 0 or self.encoder_is_causal)
+        more = before + (not self.encoder_is_causal)  # with the end token
         ends = torch.arange(len(batch) + 1, device=device)
-        offsets = batch.items.offsets * each + ends * (before + 1)
+        offsets = batch.items.offsets * each + ends * more
         rows = torch.repeat_interleave(ends[:-1], batch.items.lengths * each, output_size=flat.shape[0])
-        places = torch.arange(flat.shape[0], device=device) + rows * (before + 1) + before
-        tokens = flat.new_full((flat.shape[0] + len(batch) * (before + 1),), self.end_token)
+        places = torch.arange(flat.shape[0], device=device) + rows * more + before
+        tokens = flat.new_full((flat.shape[0] + len(batch) * more,), self.end_token)
         tokens[places] = flat
-        if before:
+        if self.config.num_user_tokens:
             users = torch.zeros_like(ends[:-1]) if batch.users is None else batch.users
             tokens[offsets[:-1]] = self.end_token + 1 + users % self.config.num_user_tokens
         return tokens, offsets
@@ -216,7 +217,7 @@ class T5(nn.Module):
         packing, bias = Packing(offsets, row_positions(offsets), self.longest), self.encoder_bias()
         for number, layer in enumerate(self.encoder):
             assert isinstance(layer, T5Layer)
-            x = layer.feed(layer.attend(x, packing, bias, number, causal=False), *told)
+            x = layer.feed(layer.attend(x, packing, bias, number, causal=self.encoder_is_causal), *told)
         encoded: Tensor = self.dropout(self.encoder_norm(x))
         return encoded
 
@@ -235,6 +236,9 @@ class T5(nn.Module):
     first_layer = 0
     """under which number a search knows what the decoder's first layer left: before it stand those of ``_written``"""
 
+    encoder_is_causal = False
+    """whether what the encoder makes of a token depends on those before it alone"""
+
     def _native(self) -> NativeEngine | None:
         """The engine that runs a search in torch's place, where there is one."""
         return native_t5(self, T5)
@@ -252,11 +256,11 @@ class T5(nn.Module):
 
     def level_states(self, batch: Batch) -> Tensor:
         """``[B, L, D]``: what ``logits`` makes each level's of, given the true codes before."""
-        self._require_last(batch)
+        self._check_targets(batch)
         return self._level_states(batch, *self._encode(batch))
 
     @staticmethod
-    def _require_last(batch: Batch) -> None:
+    def _check_targets(batch: Batch) -> None:
         if batch.target_codes is None:
             raise InvalidValueError("t5: batch must have target_codes (let it pass a layout first), got None")
         if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
@@ -277,22 +281,36 @@ class T5(nn.Module):
         starts = torch.tensor(self.level_offsets[: num_levels - 1], dtype=torch.int64, device=device)
         before = batch.target_codes[:, :-1] + starts
         start = self._starts(batch, asked=False).unsqueeze(1)
-        rows = equal_rows(len(batch), num_levels, device)
+        rows = equal_rows(start.shape[0], num_levels, device)
         embedded = self.tokens(torch.cat([start, before], 1).flatten())
-        x = self._decoded(embedded, rows, states, offsets, self._told_written(rows, batch))
-        return x.view(len(batch), num_levels, x.shape[1])
+        seen, offsets = self._seen(batch, offsets)
+        x = self._decoded(embedded, rows, states, offsets, self._told_written(rows, batch), seen)
+        return x.view(start.shape[0], num_levels, x.shape[1])
+
+    def _seen(self, batch: Batch, offsets: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Which of the histories' states each target's decoder sees, and their offsets; ``None``: all, as they are."""
+        return None, offsets
 
     def _decoded(
-        self, embedded: Tensor, rows: Packing, states: Tensor, offsets: Tensor, told: tuple[Tensor, ...]
+        self,
+        embedded: Tensor,
+        rows: Packing,
+        states: Tensor,
+        offsets: Tensor,
+        told: tuple[Tensor, ...],
+        seen: Tensor | None = None,
     ) -> Tensor:
-        """``[R, D]``: whole rows ``embedded`` through the decoder, over histories that were read."""
+        """``[R, D]``: whole rows ``embedded`` through the decoder, over histories that were read (``_seen``)."""
         x, bias = self.dropout(self._written(embedded, rows)), self.decoder_bias()
         over = self._over(x, offsets)
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, T5Layer)
             assert layer.cross_attention is not None
             x = layer.attend(x, rows, bias, number, causal=True)
-            x = layer.feed(layer.attend_cross(x, *layer.cross_attention.project(states), over), *told)
+            keys, values = layer.cross_attention.project(states)
+            if seen is not None:  # behind the projection: many targets see the same states
+                keys, values = keys.index_select(0, seen), values.index_select(0, seen)
+            x = layer.feed(layer.attend_cross(x, keys, values, over), *told)
         return self._stated(self.dropout(self.decoder_norm(x)), embedded, rows)
 
     def prefill(self, batch: Batch) -> Session:
