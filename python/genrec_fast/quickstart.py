@@ -195,9 +195,9 @@ def _run(num_users: int, max_epochs: int, k: int, seed: int, console: Console) -
         console.print(Padding(_figures(outcome, k, len(test), block, longest=60), (1, 0, 0, 0)))
     console.print(
         f"truth: chance of being bought next · >: it was · possible: by the {k} likeliest\n"
-        "by codes: the semantic IDs that the network writes, searched in the catalog's trie;\n"
-        "  proven: no item that the search left out can score higher\n"
-        "by items: the same network's score of every item, plus what followed what; a scan\n",
+        "by codes: semantic IDs that the network writes, searched in the catalog's trie\n"
+        "proven: nothing that the search left out can score higher\n"
+        "by items: its score of every item, plus what followed what; listed above\n",
         style="dim",
     )
     console.print(_next_steps())
