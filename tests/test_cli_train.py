@@ -23,7 +23,7 @@ ALONE = ["bert4rec", "gpsd_pretraining", "gru4rec", "kuaiformer", "pinrec", "sas
 CODED = [
     *("atspeed", "car", "cost", "diffgrm", "discrec", "dsi", "grid", "hid_vae", "letter", "llada_rec", "marius", "nci"),
     *("nezha", "recbase", "recgpt_fsq", "rpg", "rq_vae", "seater", "specgr", "tiger", "unified_sid_id", "vq_rec"),
-    *("vq_vae", "eager"),
+    *("vq_vae", "eager", "earn"),
 ]
 MADE_OF_FEATURES = ["apex", "ccfrec", "cobra", "colarec", "h2rec", "liger", "llm2bert4rec", "mmgrec", "s2gr"]
 RATED = ["dfgr", "genrank", "gpsd", "hstu_ranking", "mbgen", "mtgr"]

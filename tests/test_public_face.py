@@ -52,6 +52,7 @@ def test_the_public_list():
         "DualAlignmentConfig",
         "DualFlowConfig",
         "EagerConfig",
+        "EarnConfig",
         "Evaluated",
         "FSQConfig",
         "FlatDiffusionConfig",

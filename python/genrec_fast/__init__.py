@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DiscRecConfig,
         DualFlowConfig,
         EagerConfig,
+        EarnConfig,
         FlatDiffusionConfig,
         FusedConfig,
         GRUConfig,
@@ -190,6 +191,7 @@ __all__ = [
     "DualAlignmentConfig",
     "DualFlowConfig",
     "EagerConfig",
+    "EarnConfig",
     "Evaluated",
     "FSQConfig",
     "FlatDiffusionConfig",
@@ -298,7 +300,7 @@ _MODULES = frozenset({"data", "errors", "hf", "metrics", "ops", "recipes", "toke
 _NAMES = {  # by where they are made
     "genrec_fast.backbones": (
         "BidirectionalConfig CausalConfig CausalT5Config CobraConfig CodeFusionConfig ColaRecConfig DiscRecConfig "
-        "DualFlowConfig EagerConfig FlatDiffusionConfig FusedConfig GRUConfig HSTUConfig ItemInputsConfig "
+        "DualFlowConfig EagerConfig EarnConfig FlatDiffusionConfig FusedConfig GRUConfig HSTUConfig ItemInputsConfig "
         "KuaiFormerConfig LigerConfig MBGenConfig MMGRecConfig NCIConfig NezhaConfig ParallelHeadsConfig "
         "PinRecConfig PooledT5Config RecGPTConfig S2GRConfig SeaterConfig SessionsConfig SlotDiffusionConfig "
         "T5Config TimelineConfig TransitionsConfig TwoIdsConfig"

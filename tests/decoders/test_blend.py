@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders import BeamConfig, BlendConfig, MemberConfig, RetrieveConfig, ScanCodesConfig, ScanConfig
+from genrec_fast.decoders.base import run
 from genrec_fast.decoders.blend import Weights
 from genrec_fast.recipe.recommender import Recommender, load
 
@@ -151,6 +153,21 @@ def test_a_batcher_answers_alike():
         futures = [batcher.submit([row], 4) for row in HISTORIES]
         found = [future.result(30).items[0] for future in futures]
     assert torch.equal(torch.stack(found), some.recommend(HISTORIES, 4).items)
+
+
+def test_nobody_asks_where_there_is_no_trie():
+    members = (MemberConfig(backbone=CAUSAL, decoder=RetrieveConfig()),)
+    decoder = BlendConfig(decoder=RetrieveConfig(), members=members).build()
+    network = CAUSAL.build(catalog()).eval()
+    parts = {
+        "backbone": network,
+        "member_1": network,
+        "list_weights": Weights((1.0, 1.0)),
+        "trie": None,
+        "layout": None,
+    }
+    found = run(decoder.begin(SimpleNamespace(**parts), Batch(Jagged.from_rows([])), Query(k=3)))
+    assert found.items.shape == (0, 3)
 
 
 def test_bad_blends_are_refused():

@@ -91,6 +91,11 @@ def test_filters():
     assert found.items.sort(1).values.tolist() == [[2, 4, 5, 6], [-1, 2, 4, 6], [-1, 2, 4, 6]]
     none = layout(Batch(Jagged.from_rows([]), actions=torch.zeros(0, ACTIONS, dtype=torch.bool)))
     assert RankConfig().build().search(backbone, none, None, 4).items.shape == (0, 4)
+    found = RankConfig().build().search(backbone, layout(batch), None, 4, allowed=torch.zeros_like(allowed))
+    assert found.items.tolist() == [[-1] * 4] * 3
+    small = Jagged(exclude.values.to(torch.int8), exclude.offsets)
+    found, same = (RankConfig().build().search(backbone, layout(batch), None, 4, exclude=e) for e in (exclude, small))
+    assert torch.equal(found.items, same.items)
 
 
 def test_messages_name_argument_rule_and_value():

@@ -104,7 +104,7 @@ def chi_square(counts, expected):
 @pytest.mark.parametrize("num_levels", [None, 1])
 @pytest.mark.parametrize("draft", ["same", "random", "wrong"])
 def test_one_beam_and_one_draft_follow_the_target(draft, num_levels, normalize):
-    """Speculative sampling: whatever was drafted, the item is a draw from the target's distribution."""
+    """Speculative sampling: whatever was drafted, every code is a draw from the target's distribution."""
     found = drafted(DRAFTS[draft], 1, normalize=normalize, drafts_per_beam=1, num_levels=num_levels)
     counts = torch.bincount(found.found().rows[:, 0], minlength=len(CODES)).double()
     assert chi_square(counts, DRAWS * likely()) < 27.9  # 6 degrees of freedom: one in ten thousand
@@ -115,6 +115,78 @@ def test_a_wrong_draft_is_often_refused():
     """Or the test above would show nothing."""
     share = drafted(DRAFTS["wrong"], 1, drafts_per_beam=1).accepted.double().mean()
     assert 0.1 < float(share) < 0.9
+
+
+class Alike(RandomModel):
+    """Says the same to everybody, whatever his history: histories are draws."""
+
+    def prefill(self, batch):
+        one = super().prefill(Batch(Jagged.from_rows([[4, 2]])))
+        return one.select(torch.zeros(len(batch), dtype=torch.int64))
+
+
+UNEVEN = (4, 5, 2, 6)
+
+
+def uneven(seed):
+    """40 items, most of them below few prefixes, some with one semantic ID: their nodes have from one child to all."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.tensor(UNEVEN)
+    codes = (torch.rand(40, 4, generator=generator) ** 3 * sizes).long()
+    return torch.cat([codes, codes[:3]])
+
+
+def chances(target, codes):
+    """Of each semantic ID: drawn level by level among what leads to one, and by the softmax of whole scores."""
+    unique = codes.unique(dim=0)
+    by_level, whole = (torch.zeros(len(unique), dtype=torch.float64) for _ in range(2))
+    for number, row in enumerate(unique.tolist()):
+        now = target.prefill(Batch(Jagged.from_rows([[]])))
+        for level, code in enumerate(row):
+            logits = now.scores()[0][0, -1, : UNEVEN[level]].double()
+            follow = unique[(unique[:, :level] == torch.tensor(row[:level])).all(1), level]
+            leads = torch.full_like(logits, -torch.inf).index_fill(0, follow, 0.0)
+            by_level[number] += (logits + leads).log_softmax(0)[code]
+            whole[number] += logits.log_softmax(0)[code]
+            now = now.extend(torch.tensor([[code]]), torch.zeros(1, 1, dtype=torch.int64))
+    return unique, by_level.exp(), whole.softmax(0)
+
+
+def beyond(counts, likely):
+    """How many standard deviations the chi-square statistic lies above its mean; rare ones count as one."""
+    expected = likely * counts.sum()
+    rare = expected < 10
+    counts, expected = (torch.cat([part[~rare], part[rare].sum()[None]]) for part in (counts, expected))
+    freedom = len(counts) - 1
+    return (chi_square(counts, expected.clamp(min=1e-9)) - freedom) / (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("normalize", ["all", "valid"])
+@pytest.mark.parametrize("draft", ["random", "wrong", "blind"])
+def test_one_beam_and_one_draft_draw_level_by_level_where_the_tree_is_not_full(draft, normalize, filtered):
+    """By the whole decoder: a level is shared among the codes that lead to an item, so items do not follow scores."""
+    target = Alike(UNEVEN, 1, tree=True, scale=3.0)
+    drafts = {
+        "random": Alike(UNEVEN, 5, tree=True, scale=3.0),
+        "wrong": Wrong(UNEVEN, 1, tree=True, scale=3.0),
+        "blind": RandomModel(UNEVEN, 7, tree=True, scale=3.0, forbidden=0.5),
+    }
+    codes = uneven(0)
+    allowed = torch.rand(len(codes), generator=torch.Generator().manual_seed(3)) < (0.6 if filtered else 2.0)
+    unique, by_level, whole = chances(target, codes[allowed])
+    config = SpeculativeSamplingConfig(num_beams=1, drafts_per_beam=1, normalize=normalize)
+    users = torch.arange(DRAWS)
+    everybody = Batch(Jagged(users, torch.arange(DRAWS + 1)))
+    trie = build_trie(codes, codebook_sizes=UNEVEN)
+    found = config.build().drafted_by(Drafted(drafts[draft])).search(target, everybody, trie, 1, allowed=allowed)
+    drawn = (found.codes[:, 0, None].long() == unique).all(2)
+    assert bool((drawn.sum(1) == 1).all())
+    named = (codes[:, None] == unique).all(2) & allowed[:, None]
+    assert torch.equal(found.items[:, 0], named.byte().argmax(0)[drawn.byte().argmax(1)])  # of equal IDs, the first
+    counts = drawn.sum(0).double()
+    assert beyond(counts, by_level) < 5
+    assert beyond(counts, whole) > 50
 
 
 @pytest.mark.parametrize("width", [2, 3])

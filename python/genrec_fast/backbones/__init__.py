@@ -9,6 +9,7 @@ from genrec_fast.backbones.colarec import ColaRec, ColaRecConfig
 from genrec_fast.backbones.discrec import DiscRec, DiscRecConfig
 from genrec_fast.backbones.dual_flow import DualFlow, DualFlowConfig
 from genrec_fast.backbones.eager import Eager, EagerConfig
+from genrec_fast.backbones.earn import Earn, EarnConfig
 from genrec_fast.backbones.flat_diffusion import FlatDiffusion, FlatDiffusionConfig
 from genrec_fast.backbones.fused import Fused, FusedConfig
 from genrec_fast.backbones.gru import GRU, GRUConfig
@@ -58,6 +59,8 @@ __all__ = [
     "DualFlowConfig",
     "Eager",
     "EagerConfig",
+    "Earn",
+    "EarnConfig",
     "FlatDiffusion",
     "FlatDiffusionConfig",
     "Fused",

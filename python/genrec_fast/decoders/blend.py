@@ -192,7 +192,8 @@ class Blend(Decoder):
         even = system.list_weights.values.to(device).unsqueeze(1).expand_as(weights)
         weights = torch.where(total > 0, weights / total.where(total > 0, 1.0), even)
         known = None if system.trie is None else system.trie.num_items
-        num_items = int(max(f.items.max() for f in lists)) + 1 if known is None else known
+        most = max((int(f.items.max()) for f in lists if f.items.numel()), default=0)
+        num_items = most + 1 if known is None else known
         keys, values = [], []
         for found, shares, weight in zip(lists, said, weights, strict=True):
             owner, place = (found.items >= 0).nonzero(as_tuple=True)

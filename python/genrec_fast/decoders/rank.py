@@ -145,11 +145,11 @@ class Rank(Decoder):
         if allowed is not None:
             hidden |= ~allowed
         if exclude is not None:
-            hidden[exclude.row_index(), exclude.values] = True
+            hidden[exclude.row_index(), exclude.values.long()] = True
         asked = (~hidden).any(0).nonzero().squeeze(1)
         best = torch.full((count, k), -torch.inf, device=device)
         ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
-        for part in asked.split(self.config.candidates_per_pass) if count else ():
+        for part in asked.split(self.config.candidates_per_pass) if asked.numel() else ():
             logits = backbone.action_logits(with_candidates(batch, part)).float()
             chances = (logits.sigmoid() @ weights / weights.sum()).view(count, part.numel())
             best, ids = keep_best(best, ids, chances.masked_fill(hidden[:, part], -torch.inf), part)

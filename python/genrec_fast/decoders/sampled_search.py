@@ -79,10 +79,11 @@ class SampledSearch(DraftedSearch):
         rule: a ``SampledBeams``: the seeds.
 
     Notes:
-        For one beam and one draft this is speculative sampling, and its item a draw from the target's distribution,
-        whatever was drafted. For more of either it is not: a draft's prefixes crowd where p and q agree. Where the
-        draft is the target, with as many drafts as beams, every prefix is accepted, and the beams are those of
-        ``SampledBeams`` alone. Where max(p - q, 0) has too few prefixes, those that are left follow by p.
+        For one beam and one draft this is speculative sampling: whatever was drafted, every code is a draw from the
+        target's softmax over the children of its prefix, which is not the softmax of whole items' scores. For more of
+        either it is not: a draft's prefixes crowd where p and q agree. Where the draft is the target, with as many
+        drafts as beams, every prefix is accepted, and the beams are those of ``SampledBeams`` alone. Where
+        max(p - q, 0) has too few prefixes, those that are left follow by p.
 
     Source: AtSpeed (arXiv:2410.05165), relaxed sampling verification, as in its code (Linxyhaha/AtSpeed, commit
         93bc886); one beam: arXiv:2211.17192.

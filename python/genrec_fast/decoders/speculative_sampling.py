@@ -46,8 +46,9 @@ class SpeculativeSampling(Speculative):
     score; its ``exact`` is false. Answers depend on the draft, on ``drafts_per_beam`` and on ``num_levels``.
 
     Notes:
-        For one beam and one draft (``num_beams=1, drafts_per_beam=1, k=1``) the item is a draw from the target's
-        distribution over what is allowed. With more, beams lean to where draft and target agree: see ``SampledSearch``.
+        For one beam and one draft (``num_beams=1, drafts_per_beam=1, k=1``) every code is a draw from the target's
+        softmax over the codes that lead to what is allowed. With more, beams lean to where draft and target agree: see
+        ``SampledSearch``.
         Every child of every beam is looked at, in float64.
 
     Source: AtSpeed (arXiv:2410.05165), relaxed sampling verification; see ``SampledSearch``.

@@ -55,6 +55,13 @@ class Block(nn.Module):
         out: Tensor = x + self.dropout(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x)))))
         return out
 
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens ``x [E, D]`` what others attend to, where nothing else of them is asked: ``[E, H, D / H]`` each."""
+        width = x.shape[1]
+        made = F.linear(self.attention_norm(x), self.qkv.weight[width:], self.qkv.bias[width:])
+        keys, values = made.view(-1, 2, self.num_heads, width // self.num_heads).unbind(1)
+        return keys, values
+
 
 def init_weights(module: nn.Module) -> None:
     """Normal(0, 0.02) weights and zero biases, for ``Module.apply``; items begin where their settings say."""

@@ -17,6 +17,7 @@ from genrec_fast.recipes.diffgrm import diffgrm
 from genrec_fast.recipes.discrec import discrec
 from genrec_fast.recipes.dsi import dsi
 from genrec_fast.recipes.eager import eager
+from genrec_fast.recipes.earn import earn
 from genrec_fast.recipes.genrank import genrank
 from genrec_fast.recipes.gpsd import gpsd
 from genrec_fast.recipes.gpsd_pretraining import gpsd_pretraining
@@ -69,6 +70,7 @@ __all__ = [
     "discrec",
     "dsi",
     "eager",
+    "earn",
     "genrank",
     "get",
     "gpsd",
@@ -124,6 +126,7 @@ _ALL = (
     discrec,
     dsi,
     eager,
+    earn,
     genrank,
     gpsd,
     gpsd_pretraining,

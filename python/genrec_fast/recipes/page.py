@@ -14,7 +14,6 @@ __all__ = ["markdown"]
 _LEFT_OUT = {
     "BBQRec, GMC, MMQ-v2, UNGER": "no public code was found and no more than abstracts read: their forms "
     "would be invented",
-    "EARN": "keys and values of register tokens alone are kept behind a layer: its method and code were not read",
     "LMIndexer": "semantic IDs that a language model learns from item texts, level by level",
     "MTGRec": "several semantic IDs an item, of checkpoints of one tokenizer, drawn by whose gradients agree with "
     "those of the validation: a catalog has one",
