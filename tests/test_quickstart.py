@@ -25,7 +25,7 @@ class Oracle:
         items: Tensor = self.shop.best(histories, self.shop.num_items)
         items = items.flip(1)[:, :k] if self.worst else items[:, :k]
         empty = torch.empty(0)
-        return Ranked(items, empty, empty, empty, empty)
+        return Ranked(items, empty, empty, torch.ones(len(items), dtype=torch.bool), empty)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, width: int, *, worst: bool = False) -> tuple[quickstart.Outcome, str]:
@@ -33,6 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, width: int, *, worst: bool = False) -> 
         return Oracle(worst)
 
     monkeypatch.setattr(quickstart, "train", train)
+    monkeypatch.setattr(quickstart, "writing", lambda model: model)
     out = io.StringIO()
     outcome = quickstart.run(num_users=200, console=Console(file=out, width=width))
     return outcome, out.getvalue()
@@ -51,7 +52,8 @@ def test_prints_three_shoppers_and_the_figures_within_the_width(monkeypatch: pyt
     assert all(shop.titles[int(test.targets[row])][:20] in text for row in range(3))
     assert f"{outcome.popularity:.3f}" in text
     assert f"{outcome.oracle:.3f}" in text
-    assert f"{1000 * outcome.seconds_per_user:.1f} ms" in text
+    assert f"by items {1000 * outcome.seconds_per_user:.1f} ms" in text
+    assert f"by codes {1000 * outcome.seconds_written:.1f} ms, 100% proven best" in text
     assert "genrec-fast train" in text
 
 
@@ -69,6 +71,7 @@ def test_the_worst_model_finds_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_console_without_unicode_gets_plain_characters(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(quickstart, "train", lambda *_, **__: Oracle(worst=False))
+    monkeypatch.setattr(quickstart, "writing", lambda model: model)
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="latin-1")  # errors="strict": a character it lacks would raise
     quickstart.run(num_users=50, console=Console(file=file, width=80))
@@ -81,5 +84,19 @@ def test_a_console_without_unicode_gets_plain_characters(monkeypatch: pytest.Mon
 def test_a_short_real_training_beats_popularity():
     out = io.StringIO()
     outcome = quickstart.run(num_users=600, max_epochs=6, console=Console(file=out, width=80))
+    assert outcome.popularity < outcome.written < outcome.oracle
     assert outcome.popularity < outcome.model < outcome.oracle
+    assert 0 < outcome.proven <= 1
     assert 0 < outcome.seconds_per_user < outcome.seconds_training
+
+
+def test_the_codes_are_written_by_the_network_that_scores_the_items():
+    data = Shop(seed=0).dataset(150, seed=1)
+    model = quickstart.train(quickstart.best_recipe(1), data, seed=0, show_progress=False)
+    writer = quickstart.writing(model)
+    asked = leave_one_out(data.interactions).test.histories
+    written = writer.recommend(asked, 10, exact=True)
+    assert writer.backbone is model.backbone
+    assert bool(written.exact.all())
+    assert torch.equal(written.codes, model.catalog.item_codes[written.items])
+    assert not torch.equal(written.items, model.recommend(asked, 10).items)

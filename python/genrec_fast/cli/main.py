@@ -37,7 +37,7 @@ def _tyro(function: Callable[..., Any], command: str, arguments: Sequence[str]) 
 def _quickstart(arguments: Sequence[str]) -> None:
     from genrec_fast import quickstart
 
-    def run(num_users: int = 3000, max_epochs: int = 15, k: int = 10, seed: int = 0) -> None:
+    def run(num_users: int = 3000, max_epochs: int = 12, k: int = 10, seed: int = 0) -> None:
         """Trains on a small made-up shop and shows what came of it; nothing to download.
 
         Args:
