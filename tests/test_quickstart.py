@@ -83,7 +83,7 @@ def test_a_console_without_unicode_gets_plain_characters(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_a_short_real_training_beats_popularity():
     out = io.StringIO()
-    outcome = quickstart.run(num_users=600, max_epochs=6, console=Console(file=out, width=80))
+    outcome = quickstart.run(num_users=600, max_epochs=12, console=Console(file=out, width=80))
     assert outcome.popularity < outcome.written < outcome.oracle
     assert outcome.popularity < outcome.model < outcome.oracle
     assert 0 < outcome.proven <= 1

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from genrec_fast.backbones import CausalT5Config
+from genrec_fast import recipes
+from genrec_fast.backbones import CausalT5Config, T5Config
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.recipe.recommender import Recommender
+from genrec_fast.training.setup import begin_with
 from shared.backbone_suite import AutoregressiveSuite, batch_of
+from shared.catalogs import coded
 
 SMALL = {"width": 16, "num_heads": 2, "head_width": 8, "num_layers": 2, "hidden": 32, "dropout": 0.0, "max_items": 6}
 
@@ -64,3 +70,15 @@ def test_training_and_search_read_the_same_tokens():
     trained = backbone.level_logits(batch)
     asked, _ = backbone.prefill(batch).scores()
     torch.testing.assert_close(asked[:, 0].log_softmax(-1), trained[0].log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_does_not_start_from_the_other_network():
+    """Weights of the two have the same names and shapes, and mean something else."""
+    codes = torch.tensor([[0, 0], [0, 1], [1, 0]]).int()
+    recipe = dataclasses.replace(recipes.tiger(), backbone=CausalT5Config(**SMALL))
+    one, same = (Recommender(recipe, coded(codes, (2, 2))) for _ in range(2))
+    other = Recommender(dataclasses.replace(recipe, backbone=T5Config(**SMALL)), coded(codes, (2, 2)))
+    with pytest.raises(InvalidValueError, match="start must have the recipe's backbone, a T5, got a CausalT5"):
+        begin_with(other, one)
+    begin_with(same, one)
+    assert torch.equal(same.backbone.tokens.weight, one.backbone.tokens.weight)

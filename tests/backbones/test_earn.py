@@ -96,9 +96,9 @@ def test_what_a_search_keeps_of_the_histories(layers):
     batch = layout(batch_of([6, 0, 3]))
     session = backbone.prefill(batch)
     later = session.extend(torch.tensor([[1, 2]] * 3), torch.zeros(3, 2, dtype=torch.int64))
-    for kept, rows in ((session, 3), (later, 9)):
+    for kept, codes in ((session, 1), (later, 3)):
         assert [tuple(keys.shape) for keys, _ in kept.prompts] == [(9 * 3 + 3, 2, 8)] * layers
-        assert [tuple(keys.shape) for keys, _ in kept.known] == [(rows, 2, 8)] * 3
+        assert [tuple(keys.shape) for keys, _ in kept.known] == [(3, codes, 2, 8)] * 3
 
 
 def test_every_search_finds_the_best_of_all():

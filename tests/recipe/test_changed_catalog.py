@@ -48,7 +48,7 @@ HISTORIES = [[1, 2, 3], [4], [7, 7], []]
 
 
 def best_first(model):
-    model.decoder = BestFirstConfig().build()
+    model.decoder = BestFirstConfig(normalize="valid").build()
     return model
 
 

@@ -14,6 +14,7 @@ from genrec_fast import recipes
 from genrec_fast.backbones import T5Config
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.query import Limits, ask
+from genrec_fast.decoders import BeamConfig
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.config import ServeConfig
 from genrec_fast.serving.http import create_app
@@ -32,7 +33,8 @@ def tiger():
     backbone = T5Config(width=16, num_heads=2, head_width=8, num_layers=1, hidden=32, num_user_tokens=4, max_items=6)
     batching = dataclasses.replace(recipe.batching, max_items=6)
     codes = torch.stack([torch.randint(0, size, (500,)) for size in SIZES], 1).int()
-    return Recommender(dataclasses.replace(recipe, backbone=backbone, batching=batching), coded(codes, SIZES))
+    recipe = dataclasses.replace(recipe, backbone=backbone, batching=batching, decoder=BeamConfig(num_beams=30))
+    return Recommender(recipe, coded(codes, SIZES))
 
 
 def test_exact_does_not_pass_the_width_limit(tiger):

@@ -108,7 +108,8 @@ def _change_of_code(kinds: Collection[type], packages: tuple[str, ...]) -> str |
         if base.__module__.partition(".")[0] not in (*packages, "torch"):
             continue
         for key, value in vars(base).items():
-            if foreign := foreign_home(value, homes, base.__module__):
+            foreign = foreign_home(value, homes, base.__module__)
+            if foreign and not foreign.startswith(_BESIDE):  # transformers gives torch's Module a way to load weights
                 return f"has a {base.__name__}.{key} from {foreign}"
     for module in called_modules(kinds):
         if module.__name__.partition(".")[0] in (*packages, "torch"):

@@ -9,7 +9,7 @@ from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import ItemIndexingConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, tiger
+from genrec_fast.recipes.tiger import HEAD, published
 from genrec_fast.tokenizers import CollaborativeConfig
 
 __all__ = ["colarec"]
@@ -17,7 +17,7 @@ __all__ = ["colarec"]
 
 def colarec() -> Recipe:
     """A tree over who was chosen with whom, 32 children a node; retrieval, indexing and two rankings at once."""
-    made = tiger()
+    made = published()
     return dataclasses.replace(
         made,
         name="colarec",

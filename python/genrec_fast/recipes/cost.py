@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import ContrastiveConfig, RQVAEConfig
 
 __all__ = ["cost"]
@@ -14,7 +14,7 @@ __all__ = ["cost"]
 def cost() -> Recipe:
     """``tiger`` over an RQ-VAE whose decoder's output shall be nearer to its own item than to others of the batch."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="cost",
         source="CoST, arXiv:2404.14774",
         deviations=(

@@ -7,7 +7,7 @@ import dataclasses
 from genrec_fast.backbones import DiscRecConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import RQVAEConfig
 
 __all__ = ["discrec"]
@@ -15,7 +15,7 @@ __all__ = ["discrec"]
 
 def discrec() -> Recipe:
     """The mixture in front of a T5, over an RQ-VAE whose last level is shared out evenly."""
-    made = tiger()
+    made = published()
     return dataclasses.replace(
         made,
         name="discrec",

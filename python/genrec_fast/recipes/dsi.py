@@ -7,7 +7,7 @@ import dataclasses
 from genrec_fast.backbones import T5Config
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import HierarchicalConfig
 
 __all__ = ["dsi"]
@@ -16,7 +16,7 @@ __all__ = ["dsi"]
 def dsi() -> Recipe:
     """Four levels of ten clusters and the number within the leaf; histories take the place of queries."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="dsi",
         source="DSI, arXiv:2202.06991, section 3.2 (semantically structured identifiers)",
         deviations=(

@@ -7,7 +7,7 @@ import dataclasses
 from genrec_fast.backbones import T5Config
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQKMeansConfig
 
 __all__ = ["grid"]
@@ -16,7 +16,7 @@ __all__ = ["grid"]
 def grid() -> Recipe:
     """Residual k-means, embeddings that are also the head, no user token."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="grid",
         source="GRID, arXiv:2507.22224, its configuration tiger_train_flat",
         deviations=(

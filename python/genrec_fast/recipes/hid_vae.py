@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig, TagSupervisionConfig, UniquenessConfig
 
 __all__ = ["hid_vae"]
@@ -14,7 +14,7 @@ __all__ = ["hid_vae"]
 def hid_vae() -> Recipe:
     """``tiger`` over an RQ-VAE supervised by the catalog's categories, which the data must have."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="hid_vae",
         source="HiD-VAE, arXiv:2508.04618",
         deviations=(

@@ -7,7 +7,7 @@ import dataclasses
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import AlignmentConfig, DiversityConfig, RQVAEConfig
 
 __all__ = ["letter"]
@@ -15,7 +15,7 @@ __all__ = ["letter"]
 
 def letter() -> Recipe:
     """LETTER-TIGER: the tokenizer's three terms, then TIGER's network; set ``objective.temperature`` per data set."""
-    made = tiger()
+    made = published()
     return dataclasses.replace(
         made,
         name="letter",

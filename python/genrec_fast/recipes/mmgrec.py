@@ -7,7 +7,7 @@ import dataclasses
 from genrec_fast.backbones import MMGRecConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, SEARCH, published
 from genrec_fast.tokenizers import CoOccurrenceConfig, RQVAEConfig
 
 __all__ = ["mmgrec"]
@@ -16,7 +16,7 @@ __all__ = ["mmgrec"]
 def mmgrec() -> Recipe:
     """The relation-aware encoder of its code, over an RQ-VAE that learns co-occurrence."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="mmgrec",
         source="MMGRec, arXiv:2404.16555, and the public code of its network; that of its tokenizer is not public",
         deviations=(

@@ -8,7 +8,7 @@ from genrec_fast.backbones import NCIConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import ConsistentCodeConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import HierarchicalConfig
 
 __all__ = ["nci"]
@@ -17,7 +17,7 @@ __all__ = ["nci"]
 def nci() -> Recipe:
     """Three levels of 30 clusters, a prefix-aware head, and two passes of dropout that shall agree."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="nci",
         source="NCI, arXiv:2206.02743",
         deviations=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig
 
 __all__ = ["rq_vae"]
@@ -14,7 +14,7 @@ __all__ = ["rq_vae"]
 def rq_vae() -> Recipe:
     """``tiger`` with the RQ-VAE of the paper in place of residual k-means."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="rq_vae",
         source="RQ-VAE, arXiv:2203.01941; as semantic IDs: TIGER, arXiv:2305.05065",
         deviations=(

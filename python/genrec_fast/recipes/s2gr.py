@@ -8,7 +8,7 @@ from genrec_fast.backbones import S2GRConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import GuidedThoughtsConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import CoOccurrenceConfig, DiversityConfig, RQVAEConfig
 
 __all__ = ["s2gr"]
@@ -16,7 +16,7 @@ __all__ = ["s2gr"]
 
 def s2gr() -> Recipe:
     """TIGER's network with a thought in front of each of three codes, over semantic IDs that know co-occurrence."""
-    made = tiger()
+    made = published()
     return dataclasses.replace(
         made,
         name="s2gr",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, tiger
+from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig
 
 __all__ = ["vq_vae"]
@@ -14,7 +14,7 @@ __all__ = ["vq_vae"]
 def vq_vae() -> Recipe:
     """``tiger`` over one level of 1,024 codes whose means move with what is coded, and a level against collisions."""
     return dataclasses.replace(
-        tiger(),
+        published(),
         name="vq_vae",
         source="VQ-VAE, arXiv:1711.00937, section 3 and appendix A.1",
         deviations=(

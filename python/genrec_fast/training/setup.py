@@ -99,6 +99,9 @@ def begin_with(model: System, start: System | None) -> None:
     for name, part in model.named_children():
         if name == "layout" or name not in theirs:  # a layout is made of semantic IDs, which are the start's already
             continue
+        if type(part) is not type(theirs[name]):  # two networks may have weights of one name and shape
+            kinds = f"a {type(part).__name__}, got a {type(theirs[name]).__name__}"
+            raise InvalidValueError(f"train: start must have the recipe's {name}, {kinds}")
         try:
             restore_module(part, module_tensors(theirs[name]), "train: start")
         except CorruptFileError as error:
