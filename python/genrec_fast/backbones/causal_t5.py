@@ -10,10 +10,10 @@ from torch import Tensor
 from genrec_fast.backbones._t5_native import native_t5
 from genrec_fast.backbones.t5 import T5, T5Config
 from genrec_fast.base.batch import Batch
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import offsets_of
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.engine.native import NativeEngine
+from genrec_fast.nn.histories import codes_of_targets
 from genrec_fast.nn.packed import row_positions
 
 __all__ = ["CausalT5", "CausalT5Config"]
@@ -47,8 +47,7 @@ class CausalT5(T5):
 
     @staticmethod
     def _check_targets(batch: Batch) -> None:
-        if batch.target_codes is None:
-            raise InvalidValueError("t5: batch must have target_codes (let it pass a layout first), got None")
+        codes_of_targets("t5", batch, last=False)
 
     def _rows(self, batch: Batch) -> Tensor:
         """int64 ``[M]``: whose history each target ends."""

@@ -18,7 +18,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of_targets
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock
 from genrec_fast.nn.transformer import init_weights
@@ -109,18 +109,12 @@ class Eager(nn.Module):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
-        if batch.target_codes is None:
-            raise InvalidValueError("eager: batch must have target_codes (let it pass a layout first), got None")
-        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
-            raise InvalidValueError(
-                "eager: every history must have one target, at its last position (train it with targets='last'), "
-                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
-            )
+        targets = codes_of_targets("eager", batch, last=True)
         found = []
         ends = (*self.first[1:], len(self.codebook_sizes))
         for stream, memory, first, end in zip(self.streams, self.read(batch), self.first, ends, strict=True):
             assert isinstance(stream, _Stream)
-            ways = stream.paths(batch.target_codes[:, first:end])
+            ways = stream.paths(targets[:, first:end])
             states = stream.write(ways[:, :-1], memory, batch.items.offsets)
             found += [stream.child_logits(states[:, at], ways[:, at], at) for at in range(end - first)]
         return found

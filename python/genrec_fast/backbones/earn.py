@@ -18,7 +18,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.behind import BehindPrompts, Recorded
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
-from genrec_fast.nn.histories import check_length, with_start
+from genrec_fast.nn.histories import check_length, codes_of_targets, with_start
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.packed_block import appended
 from genrec_fast.nn.transformer import Block, init_weights
@@ -105,16 +105,10 @@ class Earn(nn.Module):
             InvalidValueError: a batch that passed no layout, too long a history, or one whose only target is not at its
                 last position.
         """
-        if batch.target_codes is None:
-            raise InvalidValueError("earn: batch must have target_codes (let it pass a layout first), got None")
-        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
-            raise InvalidValueError(
-                "earn: every history must have one target, at its last position (train it with targets='last'), "
-                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
-            )
+        targets = codes_of_targets("earn", batch, last=True)
         read, prompt = self._prompt(batch)
         levels = len(self.codebook_sizes)
-        known = batch.target_codes[:, :-1] + self.level_offsets[:-1]
+        known = targets[:, :-1] + self.level_offsets[:-1]
         written = [self.behind.weight[:1].expand(len(batch), 1, -1), self.codes(known) + self.behind.weight[1:]]
         x, offsets = appended(read, prompt.offsets, torch.cat(written, 1))
         x, rows = self.dropout(x), Packing(offsets, row_positions(offsets), self._longest)

@@ -16,7 +16,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of_targets
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended
 from genrec_fast.nn.transformer import init_weights
@@ -108,19 +108,13 @@ class Nezha(nn.Module):
 
     def level_logits(self, batch: Batch) -> list[Tensor]:
         """Per level, ``[B, K_l]``; every history must have its one target at its last position."""
-        if batch.target_codes is None:
-            raise InvalidValueError("nezha: batch must have target_codes (let it pass a layout first), got None")
-        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
-            raise InvalidValueError(
-                "nezha: every history must have one target, at its last position (train it with targets='last'), "
-                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
-            )
+        targets = codes_of_targets("nezha", batch, last=True)
         h = self.states(batch)
         state, found = h[:, 0], []
         for level, head in enumerate(self.heads):
             found.append(head(state + h[:, level + 1]))
             if level + 1 < len(self.heads):
-                state = self.next_state(level, state, batch.target_codes[:, level])
+                state = self.next_state(level, state, targets[:, level])
         return found
 
     def prefill(self, batch: Batch) -> Session:

@@ -18,7 +18,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of_targets
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock
 from genrec_fast.nn.transformer import init_weights
@@ -148,14 +148,8 @@ class Seater(nn.Module):
 
     def target_states(self, batch: Batch, memory: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """States ``[B, L, D]`` at the nodes above the targets' leaves, and the ways ``[B, L + 1]`` to these."""
-        if batch.target_codes is None:
-            raise InvalidValueError("seater: batch must have target_codes (let it pass a layout first), got None")
-        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
-            raise InvalidValueError(
-                "seater: every history must have one target, at its last position (train it with targets='last'), "
-                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
-            )
-        ways = self.paths(batch.target_codes)
+        targets = codes_of_targets("seater", batch, last=True)
+        ways = self.paths(targets)
         return self.write(ways[:, :-1], memory, offsets), ways
 
     def affinity(self, memory: Tensor, offsets: Tensor, states: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from genrec_fast.nn.branches import over_prompts
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.engine.native import NativeEngine
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of_targets
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
@@ -261,13 +261,7 @@ class T5(nn.Module):
 
     @staticmethod
     def _check_targets(batch: Batch) -> None:
-        if batch.target_codes is None:
-            raise InvalidValueError("t5: batch must have target_codes (let it pass a layout first), got None")
-        if not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
-            raise InvalidValueError(
-                "t5: every history must have one target, at its last position (train it with targets='last'), "
-                f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
-            )
+        codes_of_targets("t5", batch, last=True)
 
     def _level_logits(self, states: Tensor) -> list[Tensor]:
         """``level_logits`` of ``level_states``."""

@@ -10,7 +10,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.packed import Packing, Past, row_positions
 
-__all__ = ["at_last", "at_targets", "check_length", "with_start"]
+__all__ = ["at_last", "at_targets", "check_length", "codes_of_targets", "with_start"]
 
 
 def check_length(op: str, batch: Batch, max_items: int) -> None:
@@ -18,6 +18,27 @@ def check_length(op: str, batch: Batch, max_items: int) -> None:
     lengths = batch.items.lengths
     if lengths.numel() and int(lengths.max()) > max_items:
         raise InvalidValueError(f"{op}: histories must have at most max_items = {max_items} items, got {lengths.max()}")
+
+
+def codes_of_targets(op: str, batch: Batch, *, last: bool) -> Tensor:
+    """``target_codes [M, L]`` of a batch.
+
+    Args:
+        op: whose error it is.
+        batch: that passed a layout.
+        last: whether every history must have one target, at its last position.
+
+    Raises:
+        InvalidValueError: a batch that passed no layout, or targets elsewhere.
+    """
+    if batch.target_codes is None:
+        raise InvalidValueError(f"{op}: batch must have target_codes (let it pass a layout first), got None")
+    if last and not torch.equal(batch.target_positions, batch.items.offsets[1:] - 1):
+        raise InvalidValueError(
+            f"{op}: every history must have one target, at its last position (train it with targets='last'), "
+            f"got {batch.target_positions.numel()} targets for {len(batch)} histories"
+        )
+    return batch.target_codes
 
 
 def with_start(
