@@ -72,7 +72,7 @@ def tiger() -> Recipe:
         made,
         deviations=(
             "the encoder is causal, so that one reading of a history trains all its positions (CausalT5), where the "
-            "paper reads each of its beginnings on its own: 3 times the targets in the same time; "
+            "paper reads each of its beginnings on its own: about 2.5 times the passes in the same time; "
             'T5Config() with targets="last" is the paper\'s',
             "semantic IDs from residual k-means of text and co-occurrence vectors side by side in place of an RQ-VAE "
             "of text (3 levels of 256, a digit against collisions)",
