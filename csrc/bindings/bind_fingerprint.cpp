@@ -41,6 +41,13 @@ PyObject* own_dict(PyObject* kind) {
 #endif
 }
 
+// Whether a function still runs this code with these defaults, given by position and by name, and this closure.
+bool same_code(PyObject* function, PyObject* const* four) {
+  const auto known = [](PyObject* part, PyObject* value) { return part == nullptr ? value == Py_None : part == value; };
+  return known(PyFunction_GET_CODE(function), four[0]) && known(PyFunction_GET_DEFAULTS(function), four[1]) &&
+         known(PyFunction_GET_KW_DEFAULTS(function), four[2]) && known(PyFunction_GET_CLOSURE(function), four[3]);
+}
+
 bool same_values(std::span<PyObject* const> containers, const std::int64_t* sizes, std::span<PyObject* const> values) {
   std::size_t at = 0;
   for (std::size_t c = 0; c < containers.size(); ++c) {
@@ -48,12 +55,17 @@ bool same_values(std::span<PyObject* const> containers, const std::int64_t* size
     if (c + 16 < containers.size()) fetch_ahead(containers[c + 16]);
     if (c + 8 < containers.size()) fetch_contents_ahead(containers[c + 8]);
     PyObject* container = containers[c];
+    if (values.size() - at < static_cast<std::size_t>(sizes[c])) return false;
+    if (PyFunction_Check(container) != 0) {
+      if (sizes[c] != 4 || !same_code(container, &values[at])) return false;
+      at += 4;
+      continue;
+    }
     if (PyType_Check(container) != 0) container = own_dict(container);
     const bool is_list = PyList_Check(container) != 0;
     if (!is_list && PyDict_Check(container) == 0)
-      throw TypeError("same_values: containers must be dictionaries, classes and lists");
+      throw TypeError("same_values: containers must be dictionaries, classes, lists and functions");
     if ((is_list ? PyList_GET_SIZE(container) : PyDict_Size(container)) != sizes[c]) return false;
-    if (values.size() - at < static_cast<std::size_t>(sizes[c])) return false;
     PyObject* value = nullptr;
     if (is_list) {
       for (Py_ssize_t i = 0; i < sizes[c]; ++i)

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from genrec_fast.backbones import T5, CausalT5Config, T5Config, TimelineConfig
 from genrec_fast.backbones import causal_t5 as causal_t5_file
@@ -164,6 +165,10 @@ def test_a_part_that_is_replaced_counts(name, change, monkeypatch):
     assert not all(torch.allclose(one, other, atol=1e-5) for one, other in zip(before, after, strict=True))
 
 
+def _half_linear(self, input):
+    return 0.5 * F.linear(input, self.weight, self.bias)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_code_of_torch_that_is_replaced_counts(name, monkeypatch):
     model = made(name)
@@ -172,6 +177,10 @@ def test_code_of_torch_that_is_replaced_counts(name, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(nn.Linear, "forward", lambda self, x: 1.5 * known(self, x))
         with pytest.warns(SlowPathWarning, match="Linear.forward from"):
+            agree(name, model, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear.forward, "__code__", _half_linear.__code__)
+        with pytest.warns(SlowPathWarning, match=r"Linear.forward from \S*test_live_weights"):
             agree(name, model, monkeypatch)
     with torch.autocast("cpu", torch.bfloat16):
         agree(name, model, monkeypatch)

@@ -54,6 +54,29 @@ def _callable_object(model, patch):
     patch.setattr(home, "apply_rotary_pos_emb", Turned())
 
 
+def _norm_of_other_code(self, hidden_states):
+    variance = hidden_states.pow(2).mean(-1, keepdim=True)
+    return self.weight * hidden_states * (3 * variance + self.variance_epsilon).sqrt()
+
+
+def _code_in_place(model, patch):
+    patch.setattr(type(model.model.norm).forward, "__code__", _norm_of_other_code.__code__)
+
+
+def _operation_of_torch(model, patch):
+    known = torch.rsqrt
+    patch.setattr(torch, "rsqrt", lambda x: known(2 * x + 0.1))
+
+
+def _another_operation_of_torch(model, patch):
+    patch.setattr(torch, "rsqrt", torch.sqrt)
+
+
+def _method_of_tensors(model, patch):
+    known = torch.Tensor.pow
+    patch.setattr(torch.Tensor, "pow", lambda x, exponent: 0.5 * known(x, exponent), raising=False)
+
+
 def _of_another_family(model, patch):
     home = importlib.import_module(type(model).__module__)
     other = importlib.import_module("transformers.models.glm.modeling_glm")
@@ -111,6 +134,10 @@ REPLACED = {
     "a function of torch": ("qwen2", _functional, "scaled_dot_product_attention from"),
     "a method by partialmethod": ("qwen2", _method_of_no_function, "MLP.forward from"),
     "a callable object": ("qwen2", _callable_object, r"apply_rotary_pos_emb from \S*test_replaced_parts, a Turned"),
+    "code in its place": ("qwen2", _code_in_place, r"RMSNorm.forward from \S*test_replaced_parts"),
+    "an operation of torch": ("qwen2", _operation_of_torch, "would call another torch.rsqrt than torch's own"),
+    "another operation": ("qwen2", _another_operation_of_torch, "would call another torch.rsqrt than torch's own"),
+    "a method of tensors": ("qwen2", _method_of_tensors, "would call another Tensor.pow than torch's own"),
     "a function of another family": ("llama", _of_another_family, r"from transformers\.models\.glm"),
     "another norm": ("qwen2", _layer_norm, "last_norm must be of a RMSNorm"),
     "no norm": ("qwen2", _no_norm, "last_norm must be of a RMSNorm"),

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import copy
 import gc
 import weakref
@@ -7,6 +5,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.snapshot import Snapshot
@@ -70,6 +69,32 @@ def test_changed_code_is_seen(monkeypatch):
     model = Net()
     snapshot = Snapshot(model)
     monkeypatch.setattr(Net, "forward", lambda self, x: x)
+    assert not snapshot.same_parts(model)
+    monkeypatch.undo()
+    assert snapshot.same_parts(model)
+
+
+def forward_of_another(self, x):
+    for layer in self.layers:
+        x = layer(x) + torch.rsqrt(x.square().mean() + 1)
+    return self.norm(x)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (Net.forward, "__code__", forward_of_another.__code__),
+        (nn.Linear.forward, "__code__", nn.Identity.forward.__code__),
+        (F.layer_norm, "__defaults__", (None, None, 1e-3)),
+        (F.layer_norm, "__code__", F.rms_norm.__code__),
+        (torch, "layer_norm", torch.group_norm),
+        (torch.Tensor, "matmul", torch.Tensor.add),
+    ],
+)
+def test_code_changed_in_place_and_replaced_operations_are_seen(monkeypatch, place, name, value):
+    model = Net()
+    snapshot = Snapshot(model)
+    monkeypatch.setattr(place, name, value, raising=False)
     assert not snapshot.same_parts(model)
     monkeypatch.undo()
     assert snapshot.same_parts(model)

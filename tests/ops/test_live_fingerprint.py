@@ -280,10 +280,31 @@ def test_values_are_compared_by_identity():
     assert not same_values([{"a": one}, {"b": 5}], torch.tensor([2, 0]), [one, 5])
     assert not same_values([{"a": one}], torch.tensor([1]), [one, 5])
     assert not same_values([{"a": one}], torch.tensor([1]), [])
-    with pytest.raises(errors.InvalidTypeError, match="containers must be dictionaries, classes and lists"):
+    with pytest.raises(errors.InvalidTypeError, match="containers must be dictionaries, classes, lists and functions"):
         same_values([(1,)], torch.tensor([1]), [1])
     with pytest.raises(errors.InvalidValueError, match=r"sizes must be int64 \[1\]"):
         same_values([first], torch.tensor([], dtype=torch.int64), values)
+
+
+def test_functions_are_compared_by_their_code_and_defaults():
+    def one(x, y=1, *, z=2):
+        return x + y + z + len(containers)
+
+    def other(x, y=1):
+        return len(containers)
+
+    containers, sizes = [one], torch.tensor([4])
+    values = [one.__code__, one.__defaults__, one.__kwdefaults__, one.__closure__]
+    assert same_values(containers, sizes, values)
+    for name in ("__code__", "__defaults__", "__kwdefaults__"):
+        kept = getattr(one, name)
+        setattr(one, name, getattr(other, name) if name == "__code__" else None)
+        assert not same_values(containers, sizes, values)
+        setattr(one, name, kept)
+    assert same_values(containers, sizes, values)
+    assert not same_values(containers, torch.tensor([3]), values[:3])
+    plain = test_values_are_compared_by_identity
+    assert same_values([plain], sizes, [plain.__code__, None, None, None])
 
 
 def test_a_view_that_takes_a_tensors_place_is_seen():

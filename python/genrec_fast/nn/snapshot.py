@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from genrec_fast.nn.reached import reached_code
 from genrec_fast.nn.stock import called_modules
 from genrec_fast.ops.fingerprint import LiveFingerprint, same_values
 
@@ -25,6 +27,8 @@ _HARMLESS = (
 
 class Snapshot:
     """A model's modules, attributes, hooks, settings and code by identity, its parameters and buffers by content.
+
+    Torch's operations that the code names count as code, and so do functions whose code was changed in place.
 
     No counter of changes is trusted: torch's fused optimizers, ``.data``, numpy views and writes in inference mode
     leave ``Tensor._version`` as it was. So ``mark`` is over every byte, each time: read, or known from the page tables
@@ -57,9 +61,13 @@ class Snapshot:
             elif name == "config" and hasattr(value, "__dict__"):
                 settings.append(vars(value))
         kinds = {base for kind in self._kinds for base in kind.__mro__ if base is not object}
-        settings += [vars(home) for home in called_modules(self._kinds)]
+        homes = called_modules(self._kinds)
+        settings += [vars(home) for home in homes]
         settings = [*{id(mapping): mapping for mapping in settings}.values()]
-        self._containers: list[Any] = [*own, *held, *settings, *kinds, *lists]
+        code = reached_code(kinds, homes)
+        self._operations = sorted(code.names & vars(torch).keys())
+        self._called = [*map(vars(torch).get, self._operations)]
+        self._containers: list[Any] = [*own, *held, *settings, *kinds, Tensor, *lists, *code.functions, self._called]
         contents = [_contents(container) for container in self._containers]
         self._sizes = torch.tensor([len(values) for values in contents])
         self._values = [*chain.from_iterable(contents)]
@@ -73,6 +81,7 @@ class Snapshot:
         """Whether nothing but the contents of tensors can have changed since."""
         if [type(model), *map(type, self._inner)] != self._kinds:
             return False
+        self._called[:] = map(vars(torch).get, self._operations)
         return same_values(self._containers, self._sizes, self._values)
 
     def mark(self) -> int:
@@ -86,7 +95,9 @@ class Snapshot:
         return self._contents.value()
 
 
-def _contents(container: dict[Any, Any] | type | list[Any]) -> list[Any]:
+def _contents(container: dict[Any, Any] | type | list[Any] | FunctionType) -> list[Any]:
     if isinstance(container, list):
         return [*container]
+    if isinstance(container, FunctionType):
+        return [container.__code__, container.__defaults__, container.__kwdefaults__, container.__closure__]
     return [*(vars(container) if isinstance(container, type) else container).values()]

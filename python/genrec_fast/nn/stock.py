@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from itertools import chain
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
+
+from genrec_fast.nn.reached import functions_in, reached_code
 
 __all__ = ["PLAIN_LAYERS", "called_modules", "change_of_model", "changing_mode", "foreign_home", "unread_parameter"]
 
@@ -25,13 +26,6 @@ PLAIN_LAYERS: frozenset[type] = frozenset(
         *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh),
     }
 )
-
-# Through what a function may be reached, and under which name.
-_WRAPPERS: tuple[type, ...] = (
-    *(staticmethod, classmethod, property, MethodType, type(functools.lru_cache(len))),
-    *(functools.partial, functools.partialmethod, functools.cached_property),
-)
-_INSIDE = ("__wrapped__", "__func__", "fget", "func")
 
 # Modules whose functions decorate, load and save.
 _BESIDE: tuple[str, ...] = (
@@ -92,7 +86,7 @@ def called_modules(kinds: Iterable[type]) -> list[ModuleType]:
         for home in homes
         if home.__name__.partition(".")[0] not in _LIBRARIES
         for value in [*vars(home).values()]
-        for function in _functions(value)
+        for function in functions_in(value)
     }
     further = {name for name in further if name in sys.modules and not name.startswith(_BESIDE)}
     further = {name for name in further if name.partition(".")[0] not in (*_LIBRARIES, *sys.stdlib_module_names)}
@@ -111,13 +105,17 @@ def _change_of_code(kinds: Collection[type], packages: tuple[str, ...]) -> str |
             foreign = foreign_home(value, homes, base.__module__)
             if foreign and not foreign.startswith(_BESIDE):  # transformers gives torch's Module a way to load weights
                 return f"has a {base.__name__}.{key} from {foreign}"
-    for module in called_modules(kinds):
+    called = called_modules(kinds)
+    for module in called:
         if module.__name__.partition(".")[0] in (*packages, "torch"):
             for key, value in vars(module).items():
                 if not isinstance(value, (type, ModuleType)) and (
                     foreign := foreign_home(value, homes, module.__name__)
                 ):
                     return f"calls a {module.__name__}.{key} from {foreign}"
+    operation = reached_code(kinds, called).replaced()
+    if operation is not None:
+        return f"would call another {operation} than torch's own"
     return None
 
 
@@ -153,11 +151,13 @@ def foreign_home(value: Any, homes: tuple[str, ...], within: str = "") -> str | 
         homes: names of packages.
         within: the module that names it: a function of another family of models is foreign there, too.
     """
-    functions = [*_functions(value)]
+    functions = [*functions_in(value)]
     for function in functions:
         home = str(function.__globals__.get("__name__", "?"))
         if _is_foreign(home, homes) or _other_family(home, within):
             return home
+        if _is_moved(function):
+            return function.__code__.co_filename
     if not functions and not isinstance(value, (type, ModuleType, BuiltinFunctionType)) and _runs(value):
         home = type(value).__module__
         if _is_foreign(home, homes):
@@ -170,6 +170,12 @@ def _is_foreign(home: str, homes: tuple[str, ...]) -> bool:
     return top not in homes and (top not in sys.stdlib_module_names or top == "__main__")
 
 
+def _is_moved(function: FunctionType) -> bool:
+    """Whether a function runs code that was written in another file than the function."""
+    written, home = function.__code__.co_filename, function.__globals__.get("__file__")
+    return home is not None and written != home and not written.startswith("<")  # "<string>": made by a dataclass
+
+
 def _other_family(home: str, within: str) -> bool:
     """Whether two modules are of two models of one library (``transformers.models.glm`` within that of Llama)."""
     one, other = (name.split(".") for name in (home, within))
@@ -179,13 +185,3 @@ def _other_family(home: str, within: str) -> bool:
 def _runs(value: Any) -> bool:
     """Whether Python calls a value, or a class's attribute calls it."""
     return callable(value) or hasattr(type(value), "__get__")
-
-
-def _functions(value: Any) -> Iterator[FunctionType]:
-    """The function that a value is, or the ones that it wraps."""
-    while value is not None:
-        if isinstance(value, FunctionType):
-            yield value
-        if not isinstance(value, (FunctionType, *_WRAPPERS)):
-            return
-        value = next((inner for name in _INSIDE if (inner := getattr(value, name, None)) is not None), None)

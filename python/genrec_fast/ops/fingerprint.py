@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -110,8 +111,12 @@ class LiveFingerprint:
         return fingerprint(self._tensors) if value is None else value
 
 
-def same_values(containers: Sequence[dict[Any, Any] | type | list[Any]], sizes: Tensor, values: Sequence[Any]) -> bool:
+def same_values(
+    containers: Sequence[dict[Any, Any] | type | list[Any] | FunctionType], sizes: Tensor, values: Sequence[Any]
+) -> bool:
     """Whether dictionaries, classes' own and lists of these sizes hold these values, in order, each itself.
+
+    A function holds four: its code, its defaults, those by keyword, and its closure.
 
     No value is touched, its address is compared: of thousands, most lie in no cache.
 
