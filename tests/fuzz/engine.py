@@ -104,7 +104,10 @@ class Engine:
         begin, done, first = time.monotonic(), 0, 0
         deadline = begin + seconds
         while time.monotonic() < deadline and (cases is None or done < cases):
-            died = self._child(deadline, done, first, cases)
+            try:
+                died = self._child(deadline, done, first, cases)
+            except KeyboardInterrupt:  # what was found until now is told
+                break
             if died is None:
                 break
             done, first = died
@@ -167,7 +170,11 @@ class Engine:
                     sys.stderr.flush()
                     os._exit(status)
             os.close(writer)
-            status, hung = self._watch(child, reader, mark)
+            try:
+                status, hung = self._watch(child, reader, mark)
+            except KeyboardInterrupt:
+                os.kill(child, signal.SIGKILL)
+                raise
             self.out.calls += mark[0]
             at, call, phase = mark[3], mark[1], mark[2]
             errors.seek(0)

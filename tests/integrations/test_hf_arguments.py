@@ -161,3 +161,9 @@ def test_options_of_how_items_are_written_are_checked_in_one_place(llama, trie, 
         with pytest.raises(error) as raised:
             run(**options)
         assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("dtype", ["1", "float16", torch.float64])
+def test_a_form_that_is_none_is_named(llama, trie, dtype):
+    with pytest.raises(InvalidValueError, match="dtype must be 'float32', 'bfloat16' or 'int8', got"):
+        gf.hf.compile(llama, trie, token_offset=2, engine="native", dtype=dtype)

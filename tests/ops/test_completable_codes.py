@@ -9,7 +9,7 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.ops import completable_codes
 from genrec_fast.ops.reference.completable_codes import completable_codes as twin
-from shared.isas import every_isa
+from shared.cards import every_place
 
 
 def case(users, beams, items, sizes, seed):
@@ -44,11 +44,39 @@ def test_equals_the_twin(users, beams, items, sizes, filtered, excluding, seed):
         exclude = Jagged.from_rows(rows)
     ids = None if exclude is None else (exclude.values, exclude.offsets)
     wanted = twin(written, codes, sizes, allowed, *(ids or (None, None)))
-    for _ in every_isa():
+    for place in every_place():
+        options = {"allowed": None if allowed is None else allowed.to(place), "exclude": None}
+        if exclude is not None:
+            options["exclude"] = Jagged(exclude.values.to(place), exclude.offsets.to(place))
         for dtype in (torch.uint8, torch.int32):
-            found = completable_codes(written, codes.to(dtype), codebook_sizes=sizes, allowed=allowed, exclude=exclude)
+            there = codes.to(place, dtype)
+            found = completable_codes(written.to(place), there, codebook_sizes=sizes, **options)
             assert found.dtype == torch.bool
-            assert torch.equal(found, wanted)
+            assert torch.equal(found.cpu(), wanted)
+
+
+@pytest.mark.parametrize("sizes", [(300_000, 5), (40, 2, 70)])  # more bits than a block has, and few
+def test_many_rows_and_codes(place, sizes):
+    written, codes, _ = case(3, 50, 600, sizes, 4)
+    found = completable_codes(written.to(place), codes.int().to(place), codebook_sizes=sizes)
+    assert torch.equal(found.cpu(), twin(written, codes, sizes, None, None, None))
+
+
+def test_a_card_gives_no_code_where_a_value_is_wrong(card):
+    """Of rows, of items and of what is excluded; nothing is read back, so nothing can be raised."""
+    codes = torch.tensor([[0, 2], [1, 0], [1, 9]], dtype=torch.int32, device=card)  # the last is no item
+    rows = torch.tensor([[-1, -1], [-1, 2], [-2, -1], [7, -1]], dtype=torch.int32, device=card)
+    found = completable_codes(rows[None], codes, codebook_sizes=(2, 3))[0].int().tolist()
+    assert found == [[1, 1, 1, 0, 1], [1, 0, 0, 0, 0], [0] * 5, [0] * 5]
+    lists = Jagged(torch.tensor([0, 3], device=card), torch.tensor([0, 1, 2], device=card))
+    both = rows[None].expand(2, -1, -1)
+    found = completable_codes(both, codes, codebook_sizes=(2, 3), exclude=lists).int().tolist()
+    assert found[0][0] == [0, 1, 1, 0, 0]
+    assert found[1] == [[0] * 5] * 4
+    if card == "cpu":  # a Jagged of the CPU has right offsets
+        return
+    falling = Jagged(torch.tensor([0, 1], device=card), torch.tensor([0, 2, 1], device=card))
+    assert not bool(completable_codes(both, codes, codebook_sizes=(2, 3), exclude=falling).any())
 
 
 def test_by_hand():

@@ -69,7 +69,7 @@ def _tried(model: nn.Module, whole: nn.Module, name: str) -> torch.Tensor:
         packed.append(pack_unchecked(whole, name))
         return disagreement(whole, NativeEngine(packed[0]), name)
 
-    reason = _agreements[name].of(model, find)
+    reason = _agreements.get(name, Tried()).of(model, find)  # of no other form: packing it raises
     if reason is not None:
         raise not_the_model(model, reason)
     return packed[0] if packed else pack_unchecked(whole, name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec_fast.ops import _cuda
 from genrec_fast.ops._filters import lengthened
 
-__all__ = ["graph_step", "topk_code_sums"]
+__all__ = ["fill_bases", "graph_step", "topk_code_sums"]
 
 _THREADS = 256
 _BASES = 512  # of a launch that writes where levels begin
@@ -63,13 +63,18 @@ class _GraphStep(ctypes.Structure):
     )
 
 
-def _code_sums(logprobs: Tensor, item_codes: Tensor, bases: Tensor, sizes: Sequence[int]) -> _CodeSums:
-    """Both contiguous; ``bases`` int32 ``[L + 1]`` is filled. They must outlive the kernels' start."""
+def fill_bases(bases: Tensor, sizes: Sequence[int]) -> None:
+    """Where levels of these sizes begin, and the last ends, into int32 ``[L + 1]``; a graph of launches can hold it."""
     ends = list(itertools.accumulate(sizes, initial=0))
     for first in range(0, len(ends), _BASES):
         some = ends[first : first + _BASES]
         held, numbers = _Bases((_INT * _BASES)(*some)), (_cuda.int32(first), _cuda.int32(len(some)))
         _launch("topk_code_sums", "topk_code_sums_bases", 1, _THREADS, (held, *numbers, bases))
+
+
+def _code_sums(logprobs: Tensor, item_codes: Tensor, bases: Tensor, sizes: Sequence[int]) -> _CodeSums:
+    """Both contiguous; ``bases`` int32 ``[L + 1]`` is filled. They must outlive the kernels' start."""
+    fill_bases(bases, sizes)
     levels = len(sizes)
     wide = item_codes.dtype == torch.uint8 and levels % 16 == 0 and item_codes.data_ptr() % 16 == 0
     addresses = (logprobs.data_ptr(), item_codes.data_ptr(), bases.data_ptr())

@@ -10,6 +10,7 @@ from torch import Tensor
 from genrec_fast.base.checks import require_room, require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, door
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.ops import _cuda, _cuda_completable_codes
 from genrec_fast.ops._code_sums import check_codes, require_item_codes
 from genrec_fast.ops._filters import require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
@@ -55,7 +56,9 @@ def completable_codes(
     Notes:
         N for each level that some row has written (items are put in the order of their code), then for each row the
         items of its rarest code. A row without a code looks at all N L codes, but once for all users that have the same
-        filter. Memory: 4 N bytes for each such level. Equal bits on every instruction set and number of threads.
+        filter. Memory: 4 N bytes for each such level. A card compares every item with every row, a bit a code of
+        memory, and raises nothing that a value shows: a row or a user with a wrong one gets no code. Equal bits on
+        every instruction set and number of threads.
 
     Source: ours.
 
@@ -78,6 +81,7 @@ def completable_codes(
     ids, offsets = require_exclude(op, exclude, count, num_items, device)
     # The way through the dispatcher costs 5 us: plain CPU tensors take the direct one.
     direct = type(written) is type(item_codes) is Tensor and written.is_cpu and not torch.compiler.is_compiling()
+    direct = direct and not _cuda.emulates()
     found: Tensor = (_cpu if direct else _op)(written, item_codes, sizes, allowed, ids, offsets)
     return found
 
@@ -125,7 +129,7 @@ def _fake(written: Tensor, codebook_sizes: list[int]) -> Tensor:
 _op = define(
     "completable_codes(Tensor written, Tensor item_codes, int[] codebook_sizes, Tensor? allowed,"
     " Tensor? exclude_ids, Tensor? exclude_offsets) -> Tensor",
-    kernels={"cpu": _cpu},
+    kernels={"cpu": _cpu, "cuda": _cuda_completable_codes.completable_codes},
     twin=_twin,
     fake=_fake,
     check=_check,
