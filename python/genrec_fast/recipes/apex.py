@@ -9,8 +9,6 @@ from genrec_fast.objectives import CodesAndItemsConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["apex"]
-
 
 def apex() -> Recipe:
     """What counting knows is counted; the network learns alone, and an answer adds up both."""
@@ -45,11 +43,6 @@ def apex() -> Recipe:
         decoder=ScanConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=12,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=150,
-            weight_decay=0.05,
-            evaluate_every=2,
+            epochs=12, learning_rate=1e-3, schedule="cosine", warmup_steps=150, weight_decay=0.05, evaluate_every=2
         ),
     )

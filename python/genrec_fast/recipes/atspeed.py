@@ -10,8 +10,6 @@ from genrec_fast.objectives import DraftAlignmentConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, published, tiger
 
-__all__ = ["atspeed"]
-
 
 def atspeed() -> Recipe:
     """Trained with ``start=``, a model of ``tiger``: only the draft learns."""

@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import MaskedItemsConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["bert4rec"]
-
 
 def bert4rec() -> Recipe:
     """A bidirectional transformer that is asked with a masked item behind the history."""
@@ -31,11 +29,6 @@ def bert4rec() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=40,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.01,
-            evaluate_every=5,
+            epochs=40, learning_rate=1e-3, schedule="cosine", warmup_steps=300, weight_decay=0.01, evaluate_every=5
         ),
     )

@@ -9,8 +9,6 @@ from genrec_fast.objectives import AllCodesConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["car"]
-
 
 def car() -> Recipe:
     """Chunk by chunk over items; within a chunk, codes and item are predicted from one state."""
@@ -42,11 +40,6 @@ def car() -> Recipe:
         decoder=ScanCodesConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=20,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.0,
-            evaluate_every=2,
+            epochs=20, learning_rate=1e-3, schedule="cosine", warmup_steps=300, weight_decay=0.0, evaluate_every=2
         ),
     )

@@ -9,8 +9,6 @@ from genrec_fast.objectives import MaskedFusionConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import PQConfig
 
-__all__ = ["ccfrec"]
-
 
 def ccfrec() -> Recipe:
     """Sixteen codes an item over four views of it; items are ranked by cosines."""

@@ -9,8 +9,6 @@ from genrec_fast.objectives import CodesAndVectorsConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["cobra"]
-
 
 def cobra() -> Recipe:
     """The paper's system, sized for half an hour on two cores."""

@@ -12,8 +12,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, published
 from genrec_fast.tokenizers import CollaborativeConfig
 
-__all__ = ["colarec"]
-
 
 def colarec() -> Recipe:
     """A tree over who was chosen with whom, 32 children a node; retrieval, indexing and two rankings at once."""
@@ -36,7 +34,6 @@ def colarec() -> Recipe:
             "a level's softmax runs over its own codes; attention weights are not dropped",
             HEAD,
         ),
-        measured="not yet measured",
         tokenizer=CollaborativeConfig(codebook_sizes=(32, 32, 32), dedup="colliding_only"),
         layout=PlainConfig(use_features=True),
         backbone=ColaRecConfig(),

@@ -8,8 +8,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import ContrastiveConfig, RQVAEConfig
 
-__all__ = ["cost"]
-
 
 def cost() -> Recipe:
     """``tiger`` over an RQ-VAE whose decoder's output shall be nearer to its own item than to others of the batch."""
@@ -27,7 +25,6 @@ def cost() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256),
             reconstruction_weight=0.0,

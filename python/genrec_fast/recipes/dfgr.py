@@ -9,8 +9,6 @@ from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.hstu_ranking import SIZES, hstu_ranking
 
-__all__ = ["dfgr"]
-
 
 def dfgr() -> Recipe:
     """``hstu_ranking`` over one token per event, in a real and a fake flow; a single flow answers."""

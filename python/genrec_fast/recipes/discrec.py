@@ -10,8 +10,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["discrec"]
-
 
 def discrec() -> Recipe:
     """The mixture in front of a T5, over an RQ-VAE whose last level is shared out evenly."""
@@ -31,7 +29,6 @@ def discrec() -> Recipe:
             HEAD,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256, 256),
             latent_dim=32,

@@ -10,8 +10,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import HierarchicalConfig
 
-__all__ = ["dsi"]
-
 
 def dsi() -> Recipe:
     """Four levels of ten clusters and the number within the leaf; histories take the place of queries."""
@@ -30,7 +28,6 @@ def dsi() -> Recipe:
             HEAD,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=HierarchicalConfig(codebook_sizes=(10, 10, 10, 10)),
         layout=PlainConfig(),
         backbone=T5Config(num_user_tokens=0),

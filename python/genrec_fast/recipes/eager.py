@@ -9,8 +9,6 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import TwoTreesConfig
 
-__all__ = ["eager"]
-
 
 def eager() -> Recipe:
     """Two trees of 128 x 128 clusters, one encoder, two decoders of two layers, 100 beams."""
@@ -30,7 +28,6 @@ def eager() -> Recipe:
             "AdamW at 1e-3 with 500 steps of warm-up, then inverse square root, in place of Adam with amsgrad; weight "
             "decay 0.01, on embedding tables, too; batches of 1,024 items in place of 256 histories",
         ),
-        measured="not yet measured",
         tokenizer=TwoTreesConfig(codebook_sizes=(128, 128)),
         layout=PlainConfig(),
         backbone=EagerConfig(),

@@ -8,8 +8,6 @@ from genrec_fast.backbones import EarnConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.nezha import nezha
 
-__all__ = ["earn"]
-
 
 def earn() -> Recipe:
     """The published idea, on a small transformer of its own."""

@@ -8,8 +8,6 @@ from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.hstu_ranking import SIZES, hstu_ranking
 
-__all__ = ["genrank"]
-
 
 def genrank() -> Recipe:
     """``hstu_ranking`` over one token per event: the action before it, and its item."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from genrec_fast.backbones import HSTUConfig, ItemInputsConfig
+from genrec_fast.backbones import ItemInputsConfig
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.gpsd_pretraining import NETWORK
+from genrec_fast.recipes.gpsd_pretraining import BACKBONE, NETWORK
 from genrec_fast.recipes.hstu_ranking import SIZES, hstu_ranking
-
-__all__ = ["gpsd"]
 
 
 def gpsd() -> Recipe:
@@ -22,18 +20,5 @@ def gpsd() -> Recipe:
         deviations=(*NETWORK, *SIZES),
         measured="not yet measured",
         layout=InterleaveConfig(actions="none"),
-        backbone=HSTUConfig(
-            width=64,
-            num_heads=2,
-            num_layers=2,
-            qk_dim=32,
-            v_dim=32,
-            attention="softmax",
-            alpha=None,
-            bias="none",
-            num_actions=2,
-            max_items=50,
-            max_tokens=256,
-            items=ItemInputsConfig(learned_ids=False),
-        ),
+        backbone=dataclasses.replace(BACKBONE, items=ItemInputsConfig(learned_ids=False)),
     )

@@ -8,9 +8,20 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import SampledSoftmaxConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["NETWORK", "gpsd_pretraining"]
-
 # Of both stages.
+BACKBONE = HSTUConfig(
+    width=64,
+    num_heads=2,
+    num_layers=2,
+    qk_dim=32,
+    v_dim=32,
+    attention="softmax",
+    alpha=None,
+    bias="none",
+    num_actions=2,
+    max_items=50,
+    max_tokens=256,
+)
 NETWORK = (
     "known from its abstract and an outline; sizes, negatives and schedules are ours",
     "layers of HSTU with softmax attention in place of a plain transformer's; items are their ids and no side features",
@@ -29,19 +40,7 @@ def gpsd_pretraining() -> Recipe:
         ),
         tokenizer=None,
         layout=PlainConfig(),
-        backbone=HSTUConfig(
-            width=64,
-            num_heads=2,
-            num_layers=2,
-            qk_dim=32,
-            v_dim=32,
-            attention="softmax",
-            alpha=None,
-            bias="none",
-            num_actions=2,
-            max_items=50,
-            max_tokens=256,
-        ),
+        backbone=BACKBONE,
         objective=SampledSoftmaxConfig(num_negatives=256),
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=50, targets="every", items_per_batch=2048),

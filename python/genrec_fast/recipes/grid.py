@@ -10,8 +10,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["grid"]
-
 
 def grid() -> Recipe:
     """Residual k-means, embeddings that are also the head, no user token."""
@@ -26,7 +24,6 @@ def grid() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQKMeansConfig(codebook_sizes=(256, 256, 256)),
         layout=PlainConfig(),
         backbone=T5Config(dropout=0.15, num_user_tokens=0, tied=True),

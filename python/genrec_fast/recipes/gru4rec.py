@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from genrec_fast.backbones import GRUConfig
-from genrec_fast.decoders import RetrieveConfig
-from genrec_fast.layouts import PlainConfig
-from genrec_fast.objectives import FullSoftmaxConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
+import dataclasses
 
-__all__ = ["gru4rec"]
+from genrec_fast.backbones import GRUConfig
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.sasrec import sasrec
 
 
 def gru4rec() -> Recipe:
-    """One layer of gated recurrent units over item embeddings, a softmax over the whole catalog."""
-    return Recipe(
+    """``sasrec`` over one layer of gated recurrent units."""
+    return dataclasses.replace(
+        sasrec(),
         name="gru4rec",
         source="GRU4Rec, arXiv:1511.06939; constrained embeddings and cross-entropy as in arXiv:1706.03847",
         deviations=(
@@ -23,18 +22,5 @@ def gru4rec() -> Recipe:
             "AdamW with warm-up and cosine decay, and weight decay 0.05, on embedding tables, too, in place of Adagrad",
         ),
         measured="ml-100k, 10 passes, three seeds: Recall@10 .1255, NDCG@10 .0579 (docs/benchmarks.md)",
-        tokenizer=None,
-        layout=PlainConfig(),
         backbone=GRUConfig(width=128, hidden=128, num_layers=1, dropout=0.5, max_items=20),
-        objective=FullSoftmaxConfig(),
-        decoder=RetrieveConfig(),
-        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=12,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.05,
-            evaluate_every=2,
-        ),
     )

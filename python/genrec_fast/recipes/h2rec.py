@@ -9,8 +9,6 @@ from genrec_fast.objectives import DualAlignmentConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["h2rec"]
-
 
 def h2rec() -> Recipe:
     """Two branches of width 64, whose states stand side by side as the items' vectors do."""

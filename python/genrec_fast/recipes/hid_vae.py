@@ -8,8 +8,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig, TagSupervisionConfig, UniquenessConfig
 
-__all__ = ["hid_vae"]
-
 
 def hid_vae() -> Recipe:
     """``tiger`` over an RQ-VAE supervised by the catalog's categories, which the data must have."""
@@ -29,7 +27,6 @@ def hid_vae() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256),
             latent_dim=32,

@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["hstu"]
-
 
 def hstu() -> Recipe:
     """The form of the published experiments; data without times needs ``--backbone.bias position``."""
@@ -35,11 +33,6 @@ def hstu() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=50, targets="every", items_per_batch=2048),
         train=TrainConfig(
-            epochs=16,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.05,
-            evaluate_every=2,
+            epochs=16, learning_rate=1e-3, schedule="cosine", warmup_steps=300, weight_decay=0.05, evaluate_every=2
         ),
     )

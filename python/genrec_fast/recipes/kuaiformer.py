@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import InBatchConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["kuaiformer"]
-
 
 def kuaiformer() -> Recipe:
     """Four query tokens behind a history whose early items are compressed; in-batch softmax with log-Q correction."""
@@ -43,11 +41,6 @@ def kuaiformer() -> Recipe:
         decoder=RetrieveInterestsConfig(),
         batching=BatchingConfig(max_items=64, targets="last", items_per_batch=8192),
         train=TrainConfig(
-            epochs=10,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=100,
-            weight_decay=0.05,
-            evaluate_every=1,
+            epochs=10, learning_rate=1e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05, evaluate_every=1
         ),
     )

@@ -10,8 +10,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import AlignmentConfig, DiversityConfig, RQVAEConfig
 
-__all__ = ["letter"]
-
 
 def letter() -> Recipe:
     """LETTER-TIGER: the tokenizer's three terms, then TIGER's network; set ``objective.temperature`` per data set."""
@@ -34,7 +32,6 @@ def letter() -> Recipe:
             HEAD,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256, 256),
             latent_dim=32,

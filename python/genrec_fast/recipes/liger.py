@@ -9,8 +9,6 @@ from genrec_fast.objectives import CodesAndVectorsConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["liger"]
-
 
 def liger() -> Recipe:
     """The paper's system, with four layers of TIGER's and an hour on two cores."""

@@ -9,8 +9,6 @@ from genrec_fast.objectives import UniformMaskingConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import OPQConfig
 
-__all__ = ["llada_rec"]
-
 
 def llada_rec() -> Recipe:
     """4 codes of 256 an item; the settings of the public code where it has one for all data sets."""
@@ -35,7 +33,6 @@ def llada_rec() -> Recipe:
             "items in place of 1,024 histories, 30 passes in place of 150",
             "the validation searches with 10 beams in place of 1",
         ),
-        measured="not yet measured",
         tokenizer=OPQConfig(codebook_sizes=(256,) * 4, dedup="none"),
         layout=PlainConfig(),
         backbone=FlatDiffusionConfig(width=128, num_heads=4, num_layers=2, hidden=512, dropout=0.1, max_items=20),

@@ -9,8 +9,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.bert4rec import bert4rec
 
-__all__ = ["llm2bert4rec"]
-
 
 def llm2bert4rec() -> Recipe:
     """``bert4rec`` started from the principal components of the dataset's vectors, and trained as ever."""

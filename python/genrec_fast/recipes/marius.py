@@ -10,8 +10,6 @@ from genrec_fast.objectives import CodesAndItemsConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["marius"]
-
 
 def marius() -> Recipe:
     """The timeline system, sized for a quarter of an hour on one core."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from genrec_fast.backbones import MBGenConfig
-from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import BehaviourCodesConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
-from genrec_fast.recipes.tiger import HEAD, NETWORK
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.hstu_ranking import ACTIONS
+from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import RQKMeansConfig
-
-__all__ = ["mbgen"]
 
 
 def mbgen() -> Recipe:
     """Data need actions: ``data.load(folder, actions=("rating>=4", "rating>=5"))``, which the CLI does."""
-    actions = ("rating>=4", "rating>=5")
-    return Recipe(
+    made = published()
+    return dataclasses.replace(
+        made,
         name="mbgen",
         source="MBGen, arXiv:2405.16871; settings: anananan116/MBGen, commit 8cc7f10, Retail",
         deviations=(
@@ -36,21 +37,7 @@ def mbgen() -> Recipe:
         ),
         tokenizer=RQKMeansConfig(codebook_sizes=(64, 64, 128)),
         layout=PlainConfig(use_users=True, actions="read"),
-        backbone=MBGenConfig(hidden=512, dropout=0.0, num_actions=len(actions), wanted=len(actions)),
-        objective=BehaviourCodesConfig(actions=actions),
-        decoder=BeamConfig(num_beams=30),
-        batching=BatchingConfig(max_items=20, targets="last", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=30,
-            max_minutes=60.0,
-            learning_rate=1e-3,
-            schedule="inverse_sqrt",
-            warmup_steps=500,
-            weight_decay=0.005,
-            beta2=0.999,
-            evaluate_every=1,
-            evaluate_users=2000,
-            evaluate_beams=10,
-            patience=0,
-        ),
+        backbone=MBGenConfig(hidden=512, dropout=0.0, num_actions=len(ACTIONS), wanted=len(ACTIONS)),
+        objective=BehaviourCodesConfig(actions=ACTIONS),
+        train=dataclasses.replace(made.train, weight_decay=0.005),
     )

@@ -10,8 +10,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, SEARCH, published
 from genrec_fast.tokenizers import CoOccurrenceConfig, RQVAEConfig
 
-__all__ = ["mmgrec"]
-
 
 def mmgrec() -> Recipe:
     """The relation-aware encoder of its code, over an RQ-VAE that learns co-occurrence."""
@@ -36,7 +34,6 @@ def mmgrec() -> Recipe:
             HEAD,
             SEARCH,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(codebook_sizes=(256, 256, 256), latent_dim=64, regularisers=(CoOccurrenceConfig(),)),
         layout=PlainConfig(use_features=True),
         backbone=MMGRecConfig(),

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from genrec_fast.backbones import HSTUConfig
 from genrec_fast.layouts import InterleaveConfig
 from genrec_fast.recipe.recipe import Recipe
-from genrec_fast.recipes.hstu_ranking import SIZES, hstu_ranking
-
-__all__ = ["mtgr"]
+from genrec_fast.recipes.hstu_ranking import BACKBONE, SIZES, hstu_ranking
 
 
 def mtgr() -> Recipe:
@@ -27,17 +24,5 @@ def mtgr() -> Recipe:
         ),
         measured="not yet measured",
         layout=InterleaveConfig(actions="added", num_candidates=8, num_user_buckets=1000),
-        backbone=HSTUConfig(
-            width=64,
-            num_heads=2,
-            num_layers=2,
-            qk_dim=32,
-            v_dim=32,
-            bias="time",
-            norms_by_kind=True,
-            num_actions=2,
-            num_contexts=1000,
-            max_items=50,
-            max_tokens=256,
-        ),
+        backbone=dataclasses.replace(BACKBONE, norms_by_kind=True, num_contexts=1000),
     )

@@ -11,8 +11,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, published
 from genrec_fast.tokenizers import HierarchicalConfig
 
-__all__ = ["nci"]
-
 
 def nci() -> Recipe:
     """Three levels of 30 clusters, a prefix-aware head, and two passes of dropout that shall agree."""
@@ -33,7 +31,6 @@ def nci() -> Recipe:
             HEAD,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=HierarchicalConfig(codebook_sizes=(30, 30, 30), dedup="colliding_only"),
         layout=PlainConfig(),
         backbone=NCIConfig(num_user_tokens=0),

@@ -9,8 +9,6 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["nezha"]
-
 
 def nezha() -> Recipe:
     """The published head, on a small transformer of its own."""

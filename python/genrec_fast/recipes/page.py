@@ -8,8 +8,6 @@ from typing import Any
 
 from genrec_fast.recipes import get, names
 
-__all__ = ["markdown"]
-
 # Published systems that were looked at for a recipe, and what keeps them from one.
 _LEFT_OUT = {
     "BBQRec, GMC, MMQ-v2, UNGER": "no public code was found and no more than abstracts read: their forms "

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from genrec_fast.backbones import PinRecConfig
 from genrec_fast.decoders import RetrieveInterestsConfig
-from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import MultiTokenConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
-
-__all__ = ["pinrec"]
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.sasrec import sasrec
 
 
 def pinrec() -> Recipe:
     """The multi-token form: a token per item to come, and an item's score is that of its best token."""
-    return Recipe(
+    return dataclasses.replace(
+        sasrec(),
         name="pinrec",
         source="PinRec, arXiv:2504.10507, the multi-token form",
         deviations=(
@@ -23,18 +24,8 @@ def pinrec() -> Recipe:
             "width 128, 2 layers, histories of 20 items, 512 negatives by popularity",
             "weight decay 0.05, on embedding tables, too: ours",
         ),
-        tokenizer=None,
-        layout=PlainConfig(),
+        measured="not yet measured",
         backbone=PinRecConfig(width=128, num_heads=2, num_layers=2, num_tokens=4, dropout=0.5, max_items=20),
         objective=MultiTokenConfig(num_negatives=512),
         decoder=RetrieveInterestsConfig(),
-        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=12,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.05,
-            evaluate_every=2,
-        ),
     )

@@ -9,8 +9,6 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["recbase"]
-
 
 def recbase() -> Recipe:
     """The published tokenizer, CL-VAE, and a network of this library over its codes alone."""

@@ -9,8 +9,6 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import FSQConfig
 
-__all__ = ["recgpt_fsq"]
-
 
 def recgpt_fsq() -> Recipe:
     """Four codes of 8 x 8 x 8 x 6 x 5 steps an item; attention is causal by items and whole within one."""

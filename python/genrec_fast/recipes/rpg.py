@@ -9,8 +9,6 @@ from genrec_fast.objectives import AllCodesConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import OPQConfig
 
-__all__ = ["rpg"]
-
 
 def rpg() -> Recipe:
     """The settings for Beauty: 32 codes an item. The validation looks at every item, as the published one does."""

@@ -8,8 +8,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["rq_vae"]
-
 
 def rq_vae() -> Recipe:
     """``tiger`` with the RQ-VAE of the paper in place of residual k-means."""
@@ -26,7 +24,6 @@ def rq_vae() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256),
             hidden_sizes=(512, 256, 128),

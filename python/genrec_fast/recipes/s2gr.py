@@ -11,8 +11,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import CoOccurrenceConfig, DiversityConfig, RQVAEConfig
 
-__all__ = ["s2gr"]
-
 
 def s2gr() -> Recipe:
     """TIGER's network with a thought in front of each of three codes, over semantic IDs that know co-occurrence."""
@@ -38,7 +36,6 @@ def s2gr() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(
             codebook_sizes=(256, 256, 256),
             latent_dim=32,

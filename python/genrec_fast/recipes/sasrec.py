@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["sasrec"]
-
 
 def sasrec() -> Recipe:
     """A causal transformer over item embeddings, a softmax over the whole catalog."""
@@ -33,11 +31,6 @@ def sasrec() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=12,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=300,
-            weight_decay=0.05,
-            evaluate_every=2,
+            epochs=12, learning_rate=1e-3, schedule="cosine", warmup_steps=300, weight_decay=0.05, evaluate_every=2
         ),
     )

@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import SampledBCEConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["sasrec_bce"]
-
 
 def sasrec_bce() -> Recipe:
     """The paper's network and objective; ``sasrec`` is the same idea with a softmax over the whole catalog."""
@@ -41,11 +39,6 @@ def sasrec_bce() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
         train=TrainConfig(
-            epochs=100,
-            learning_rate=1e-3,
-            schedule="constant",
-            warmup_steps=300,
-            weight_decay=0.0,
-            evaluate_every=10,
+            epochs=100, learning_rate=1e-3, schedule="constant", warmup_steps=300, weight_decay=0.0, evaluate_every=10
         ),
     )

@@ -9,8 +9,6 @@ from genrec_fast.objectives import TreeRankingConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import HierarchicalConfig
 
-__all__ = ["seater"]
-
 
 def seater() -> Recipe:
     """16 children a node, four levels; the way, its ranking among others, and nodes by their parents."""

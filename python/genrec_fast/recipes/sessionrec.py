@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["sessionrec"]
-
 
 def sessionrec() -> Recipe:
     """Sessions as means of their items, a causal transformer over them, a softmax over the whole catalog."""
@@ -32,11 +30,6 @@ def sessionrec() -> Recipe:
         decoder=RetrieveConfig(),
         batching=BatchingConfig(max_items=50, targets="every", items_per_batch=2048),
         train=TrainConfig(
-            epochs=30,
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=100,
-            weight_decay=0.05,
-            evaluate_every=2,
+            epochs=30, learning_rate=1e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05, evaluate_every=2
         ),
     )

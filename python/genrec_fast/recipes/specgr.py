@@ -11,8 +11,6 @@ from genrec_fast.objectives import CodesAndVectorsConfig
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.liger import liger
 
-__all__ = ["specgr"]
-
 
 def specgr() -> Recipe:
     """SpecGR++: one network drafts by its encoder's mean states, of a history and of an item's own semantic ID."""

@@ -11,8 +11,6 @@ from genrec_fast.objectives import NextCodeConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQKMeansConfig
 
-__all__ = ["HEAD", "NETWORK", "SEARCH", "published", "tiger"]
-
 # What T5 and the search deviate in, wherever they stand.
 _LEVELS = "a level's softmax runs over its own codes; attention weights are not dropped"
 NETWORK = (

@@ -8,8 +8,6 @@ from genrec_fast.layouts import PlainConfig
 from genrec_fast.objectives import CountingConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 
-__all__ = ["transitions"]
-
 
 def transitions() -> Recipe:
     """What followed the last items of a history, counted; with ``layout.use_features`` what resembles them, too."""

@@ -9,8 +9,6 @@ from genrec_fast.objectives import FullSoftmaxConfig
 from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["unified_sid_id"]
-
 
 def unified_sid_id() -> Recipe:
     """Of 128 channels 16 are the item's alone, the others the sum of its codes' embeddings."""

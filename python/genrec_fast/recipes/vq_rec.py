@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from genrec_fast.backbones import CausalConfig, ItemInputsConfig
-from genrec_fast.decoders import RetrieveConfig
-from genrec_fast.layouts import PlainConfig
-from genrec_fast.objectives import FullSoftmaxConfig
-from genrec_fast.recipe.recipe import BatchingConfig, Recipe, TrainConfig
-from genrec_fast.tokenizers import OPQConfig
+import dataclasses
 
-__all__ = ["vq_rec"]
+from genrec_fast.backbones import CausalConfig, ItemInputsConfig
+from genrec_fast.recipe.recipe import Recipe
+from genrec_fast.recipes.sasrec import sasrec
+from genrec_fast.tokenizers import OPQConfig
 
 
 def vq_rec() -> Recipe:
-    """Codes of product quantization read by SASRec, cosines over a temperature against all items' code means."""
-    return Recipe(
+    """Codes of product quantization read by ``sasrec``, cosines over a temperature against all items' code means."""
+    return dataclasses.replace(
+        sasrec(),
         name="vq_rec",
         source="VQ-Rec, arXiv:2210.12316",
         deviations=(
@@ -24,8 +23,8 @@ def vq_rec() -> Recipe:
             "width 128 in place of 300 and pre-norm blocks in place of post-norm",
             "AdamW with warm-up and cosine decay; weight decay 0.05, on embedding tables, too: ours",
         ),
+        measured="not yet measured",
         tokenizer=OPQConfig(codebook_sizes=(256,) * 32, rotations=50, dedup="none"),
-        layout=PlainConfig(),
         backbone=CausalConfig(
             width=128,
             num_heads=2,
@@ -36,11 +35,5 @@ def vq_rec() -> Recipe:
             temperature=0.07,
             max_items=20,
             items=ItemInputsConfig(ids=False, codes="mean"),
-        ),
-        objective=FullSoftmaxConfig(),
-        decoder=RetrieveConfig(),
-        batching=BatchingConfig(max_items=20, targets="every", items_per_batch=1024),
-        train=TrainConfig(
-            epochs=12, learning_rate=1e-3, schedule="cosine", warmup_steps=300, weight_decay=0.05, evaluate_every=2
         ),
     )

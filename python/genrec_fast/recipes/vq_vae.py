@@ -8,8 +8,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.tiger import HEAD, NETWORK, SEARCH, published
 from genrec_fast.tokenizers import RQVAEConfig
 
-__all__ = ["vq_vae"]
-
 
 def vq_vae() -> Recipe:
     """``tiger`` over one level of 1,024 codes whose means move with what is coded, and a level against collisions."""
@@ -26,6 +24,5 @@ def vq_vae() -> Recipe:
             SEARCH,
             *NETWORK,
         ),
-        measured="not yet measured",
         tokenizer=RQVAEConfig(codebook_sizes=(1024,), decay=0.99, commitment=0.25),
     )
