@@ -70,6 +70,22 @@ def test_every_op_has_a_twin():
     assert ops <= twins
 
 
+def test_a_list_of_names_stands_where_names_are_handed_on():
+    """In packages' faces; elsewhere an underscore says what is a file's own, and a list would say the others twice."""
+    files = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    taken = {name for text in files.values() for name in re.findall(r"^from ([\w.]+) import \*", text, re.MULTILINE)}
+    stray = []
+    for path, text in files.items():
+        listed = re.search(r"^__all__ = (\[.*?\])", text, re.MULTILINE | re.DOTALL)
+        module = ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts))
+        if listed is None or module in taken:
+            continue
+        handed_on = {name.rpartition(".")[2] for name in imported_names(path)}
+        if handed_on.isdisjoint(ast.literal_eval(listed[1])):
+            stray.append(module)
+    assert stray == []
+
+
 def test_no_function_but_an_op_and_its_twin_has_more_than_ten_parameters():
     """What belongs together is one thing: a config, a query, ``**options`` described and checked in one place."""
     found = []

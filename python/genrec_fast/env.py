@@ -25,8 +25,6 @@ from genrec_fast._version import __version__
 from genrec_fast.base.card import ran_on_card
 from genrec_fast.base.errors import UnsupportedError, install_hint
 
-__all__ = ["Environment", "collect", "main"]
-
 REQUIRED = ("torch", "numpy", "safetensors", "accelerate", "tyro", "rich", "polars")
 # Optional extra of the package -> the distributions it brings, and what works once they are there.
 EXTRAS = {

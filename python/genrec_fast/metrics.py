@@ -10,20 +10,6 @@ from torch import Tensor
 from genrec_fast.base.checks import INTEGERS, check_dense, check_integers, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = [
-    "auc",
-    "codebook_use",
-    "collision_rate",
-    "coverage",
-    "invalid_rate",
-    "mrr",
-    "ndcg",
-    "normalized_entropy",
-    "novelty",
-    "ranks",
-    "recall",
-]
-
 
 def _integers(op: str, name: str, value: Any, dims: int, shape: str) -> None:
     if not isinstance(value, Tensor) or value.dtype not in INTEGERS:

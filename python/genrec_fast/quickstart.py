@@ -41,8 +41,6 @@ from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.tokenizers.rqkmeans import RQKMeansConfig
 from genrec_fast.training import train
 
-__all__ = ["Outcome", "run"]
-
 NUM_SHOWN = 3  # shoppers whose recommendations are printed
 NUM_REMEMBERED = 4  # purchases of theirs that are printed
 CODEBOOK_SIZES = (128, 16)  # a wide first level: few items share it, and the second has less to tell apart

@@ -14,8 +14,6 @@ from genrec_fast.nn.t5 import Attention, RMSNorm
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-__all__ = ["native_t5"]
-
 
 def native_t5(model: Any, kind: type) -> NativeEngine | None:
     """The engine where it gives what torch's modules give (``runs_natively``); ``kind``: T5 itself."""

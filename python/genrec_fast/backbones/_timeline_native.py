@@ -18,8 +18,6 @@ from genrec_fast.ops.transformer import transformer_prefill
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-__all__ = ["begin_item", "last_states", "native_timeline"]
-
 
 def native_timeline(model: Any, kind: type) -> NativeEngine | None:
     """The engine where it gives what torch's modules give (``runs_natively``); not for a stack without blocks.

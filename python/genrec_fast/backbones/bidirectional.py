@@ -20,8 +20,6 @@ from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["Bidirectional", "BidirectionalConfig"]
-
 MASKED = -1
 
 

@@ -20,8 +20,6 @@ from genrec_fast.nn.item_inputs import ITEMS, ItemIds, ItemInputs, ItemInputsCon
 from genrec_fast.nn.packed import Packing, Past, last_of_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["Causal", "CausalConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CausalConfig:

@@ -16,8 +16,6 @@ from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.histories import codes_of_targets
 from genrec_fast.nn.packed import row_positions
 
-__all__ = ["CausalT5", "CausalT5Config"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CausalT5Config(T5Config):

@@ -24,8 +24,6 @@ from genrec_fast.nn.packed import Packing, row_positions
 from genrec_fast.nn.text import TextVectors
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["Cobra", "CobraConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CobraConfig:

@@ -18,8 +18,6 @@ from genrec_fast.nn.item_inputs import ITEMS
 from genrec_fast.nn.packed import Packing, Past
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["CodeFusion", "CodeFusionConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFusionConfig(CausalConfig):

@@ -16,8 +16,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ProjectedFeatures
 
-__all__ = ["ColaRec", "ColaRecConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ColaRecConfig(T5Config):

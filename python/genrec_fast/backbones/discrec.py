@@ -16,8 +16,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.packed import Packing, row_positions
 
-__all__ = ["DiscRec", "DiscRecConfig"]
-
 _EPSILON = 1e-8  # of the branch's norms, as published
 
 

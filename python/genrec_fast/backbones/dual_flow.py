@@ -18,8 +18,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.hstu import HSTULayer
 from genrec_fast.nn.packed import Packing
 
-__all__ = ["DualFlow", "DualFlowConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DualFlowConfig(HSTUConfig):

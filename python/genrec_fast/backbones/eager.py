@@ -23,8 +23,6 @@ from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["Eager", "EagerConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EagerConfig:

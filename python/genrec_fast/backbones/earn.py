@@ -23,8 +23,6 @@ from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.packed_block import appended
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["Earn", "EarnConfig"]
-
 KeysValues = tuple[Tensor, Tensor]
 
 

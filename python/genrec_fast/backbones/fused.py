@@ -23,8 +23,6 @@ from genrec_fast.nn.item_inputs import ItemInputsConfig, item_inputs, whitened
 from genrec_fast.nn.kept_table import KeptTable
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["Fused", "FusedConfig"]
-
 CHANNELS = ("network", "graph", "text", "repeats")
 _GATE_INPUTS = 4
 

@@ -19,8 +19,6 @@ from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import last_of_rows, row_positions
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["GRU", "GRUConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GRUConfig:

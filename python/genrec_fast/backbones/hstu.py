@@ -23,8 +23,6 @@ from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, ProjectedFeature
 from genrec_fast.nn.packed import Packing, Past, last_of_rows, row_positions, successors
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["HSTU", "HSTUConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class HSTUConfig(HSTULayerConfig):

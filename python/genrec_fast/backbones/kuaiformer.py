@@ -19,8 +19,6 @@ from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed_block import PackedBlock, appended, before_targets
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["KuaiFormer", "KuaiFormerConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class KuaiFormerConfig:

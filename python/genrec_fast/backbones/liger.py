@@ -15,8 +15,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.text import TextVectors
 
-__all__ = ["Liger", "LigerConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LigerConfig(T5Config):

@@ -17,8 +17,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 
-__all__ = ["MBGen", "MBGenConfig", "behaviours_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MBGenConfig(T5Config):

@@ -18,8 +18,6 @@ from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.item_inputs import ProjectedFeatures
 from genrec_fast.ops import jagged_attention
 
-__all__ = ["MMGRec", "MMGRecConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MMGRecConfig(T5Config):

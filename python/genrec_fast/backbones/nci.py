@@ -16,8 +16,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.packed import Packing
 
-__all__ = ["NCI", "NCIConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class NCIConfig(T5Config):

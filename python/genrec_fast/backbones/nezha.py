@@ -21,8 +21,6 @@ from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["Nezha", "NezhaConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class NezhaConfig:

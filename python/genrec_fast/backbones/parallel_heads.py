@@ -17,8 +17,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["ParallelHeads", "ParallelHeadsConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelHeadsConfig:

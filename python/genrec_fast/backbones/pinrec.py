@@ -15,8 +15,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["PinRec", "PinRecConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PinRecConfig:

@@ -16,8 +16,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.kept_table import KeptTable
 from genrec_fast.ops import segment_mean
 
-__all__ = ["PooledT5", "PooledT5Config"]
-
 _ITEMS = 4096  # items that the encoder reads in one pass
 
 

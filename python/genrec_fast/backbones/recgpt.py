@@ -20,8 +20,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.histories import check_length
 from genrec_fast.nn.transformer import init_weights
 
-__all__ = ["RecGPT", "RecGPTConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecGPTConfig:

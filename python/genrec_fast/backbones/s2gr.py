@@ -18,8 +18,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.t5 import Attention, FeedForward, RMSNorm
 
-__all__ = ["S2GR", "S2GRConfig", "Thoughts"]
-
 KeysValues = tuple[Tensor, Tensor]
 
 

@@ -24,8 +24,6 @@ from genrec_fast.nn.packed_block import PackedBlock
 from genrec_fast.nn.transformer import init_weights
 from genrec_fast.ops import jagged_attention
 
-__all__ = ["Seater", "SeaterConfig"]
-
 ROOT = 0
 
 

@@ -21,8 +21,6 @@ from genrec_fast.nn.item_inputs import ITEMS, ItemInputsConfig, item_inputs
 from genrec_fast.nn.packed import Packing, row_positions, successors
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["Sessions", "SessionsConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsConfig:

@@ -22,8 +22,6 @@ from genrec_fast.nn.packed_block import codes_before_targets
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.ops import jagged_attention
 
-__all__ = ["SlotDiffusion", "SlotDiffusionConfig"]
-
 MASKED = -1
 
 

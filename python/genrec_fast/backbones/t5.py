@@ -25,8 +25,6 @@ from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
 
-__all__ = ["T5", "T5Config", "T5Layer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:

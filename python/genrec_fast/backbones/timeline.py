@@ -31,8 +31,6 @@ from genrec_fast.nn.item_inputs import (
 from genrec_fast.nn.packed import Packing, equal_rows
 from genrec_fast.nn.transformer import Block, init_weights
 
-__all__ = ["Timeline", "TimelineConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineConfig:

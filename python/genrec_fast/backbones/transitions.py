@@ -15,8 +15,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged, offsets_of, spans
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["Transitions", "TransitionsConfig"]
-
 _UNIT = 1024  # weights are whole multiples of 1 / 1024: sums do not depend on their order, so that updates are exact
 _PAIRS = 1 << 22  # counted at once: about 200 MiB while they are sorted
 _MOST = (1 << 31) - 1

@@ -21,8 +21,6 @@ from genrec_fast.nn.packed import Packing, last_of_rows, row_positions
 from genrec_fast.nn.transformer import Block, init_weights
 from genrec_fast.ops import jagged_attention
 
-__all__ = ["TwoIds", "TwoIdsConfig"]
-
 _COARSE, _FINE = 1.0, 0.2  # what the gate adds to the first and the last level, even between
 
 

@@ -13,8 +13,6 @@ from genrec_fast.base.columns import Columns, column
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["BASES", "Batch", "Loss", "Question", "Ranked", "Tokens", "proven"]
-
 BASES = ("history", "start", "popular")
 """what an answer can be based on: the user's history; the state that the model learned for histories that are empty;
 or, where it learned none, how often items occur in the training data"""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["best_of"]
-
 
 def best_of(users: int, owner: Tensor, items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k best items of each user: higher score first, then lower item id.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ran_on_card", "sources"]
-
 
 def sources() -> Path:
     """The folder of the ``.cuh`` files: in the installed package, or in the tree that it is imported from."""

@@ -15,30 +15,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 
-__all__ = [
-    "FLOAT32",
-    "INT64",
-    "INTEGERS",
-    "as_whole",
-    "check_dense",
-    "check_flag",
-    "check_heads",
-    "check_integers",
-    "check_number",
-    "check_weights",
-    "choice",
-    "device_of",
-    "is_freed",
-    "is_truth",
-    "numbers",
-    "real_number",
-    "require_room",
-    "require_tensors",
-    "sequence",
-    "shown",
-    "whole_number",
-]
-
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # torch counts with no others
 
 _LARGEST = 1.7e308  # an int can be beyond every float

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["Axis", "Columns", "column"]
-
 Axis = Literal["user", "event", "candidate", "target", "filter", "made", "shared"]
 T = TypeVar("T", bound="Columns")
 

@@ -16,8 +16,6 @@ from typing import Any, Literal, TypeVar
 from genrec_fast.base.checks import MOST, check_number, shown
 from genrec_fast.base.errors import CorruptFileError, GenrecError, InvalidTypeError, InvalidValueError
 
-__all__ = ["check_fields", "from_json", "is_part", "register_config", "register_configs", "to_json"]
-
 Config = TypeVar("Config", bound=type)
 _registered: dict[str, type] = {}  # every registered type by its name without the "Config" that it ends in
 

@@ -23,22 +23,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import GenrecError, MissingFolderError, StorageError
 
-__all__ = [
-    "atomic_path",
-    "checksum",
-    "file_checksum",
-    "is_temporary",
-    "json_checksum",
-    "make_folder",
-    "mode_of",
-    "read_tensors",
-    "save_tensors",
-    "storing",
-    "sweep",
-    "sync_folder",
-    "write_text",
-]
-
 # A file under its temporary name: ours (atomic_path), and what safetensors writes before it renames to ours.
 _TEMPORARY = re.compile(r"\.(.+\.\d+\.[0-9a-f]{8}\.tmp(\..+)?|tmp[0-9A-Za-z]{6})")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust writes it

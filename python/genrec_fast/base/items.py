@@ -14,8 +14,6 @@ from genrec_fast.base.checks import INT64, check_dense, is_truth, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["ItemNames", "Items", "mask_of"]
-
 
 class ItemNames(Protocol):
     """Who knows the names: a ``System``."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["Jagged", "offsets_of", "spans", "successors"]
-
 
 def offsets_of(lengths: Tensor) -> Tensor:
     """int64 ``[B + 1]`` from ``lengths [B]``."""

@@ -14,8 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec_fast.base.errors import CorruptFileError, GenrecError
 
-__all__ = ["within"]
-
 _ROOM = 256 << 20  # bytes beside the files: tables that are made anew
 _TIMES = 4  # what one tensor may be larger than all files: codes are read in 8 bytes and written in 4
 _PARAMETERS = 1000  # beside twice the tensors of the file: what a network makes and throws away

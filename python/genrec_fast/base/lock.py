@@ -20,8 +20,6 @@ from types import TracebackType
 from genrec_fast.base.errors import FolderInUseError, MissingFolderError, UnlockedFolderWarning
 from genrec_fast.base.files import make_folder, storing
 
-__all__ = ["FolderLock"]
-
 NAME = ".lock"
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)

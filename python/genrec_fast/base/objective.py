@@ -11,8 +11,6 @@ from genrec_fast.base.batch import Batch, Loss
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["Objective"]
-
 
 class Objective(ABC):
     """What is minimised, in three moments: before a step, in it, and after an epoch.

@@ -18,23 +18,6 @@ from genrec_fast.base.items import ItemNames, Items, mask_of
 from genrec_fast.base.jagged import Jagged, successors
 from genrec_fast.base.times import looks_like_seconds, whole_times
 
-__all__ = [
-    "NO_LIMITS",
-    "Asked",
-    "Limits",
-    "Options",
-    "Query",
-    "SearchOptions",
-    "ask",
-    "check_options",
-    "checked_query",
-    "excluded_rows",
-    "only_these",
-    "seen_are_tokens",
-    "skips",
-    "times_of_events",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Query(Columns):

@@ -10,8 +10,6 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Autoregressive
 
-__all__ = ["Summed", "SummedScores"]
-
 
 class Summed(NamedTuple):
     """``score[b, i] = vectors[b] . table[i] + values of i in row b of known``, for B users and N items.

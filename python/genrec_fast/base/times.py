@@ -6,8 +6,6 @@ import warnings
 
 from torch import Tensor
 
-__all__ = ["looks_like_seconds", "whole_times"]
-
 
 def looks_like_seconds(time: float) -> bool:
     """Whether a time may be in seconds: one of 1e11 would be the year 5138, and is 1973 in milliseconds."""

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import CorruptFileError
 
-__all__ = ["Growing", "module_tensors", "restore_module"]
-
 
 @runtime_checkable
 class Growing(Protocol):

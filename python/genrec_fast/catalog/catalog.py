@@ -23,8 +23,6 @@ from genrec_fast.catalog.find import Finder, Found
 from genrec_fast.catalog.stats import levels_of
 from genrec_fast.catalog.trie import Trie, build_trie
 
-__all__ = ["Catalog"]
-
 _TEXTS = ("item_ids", "titles", "texts", "categories")
 _TENSORS = ("item_codes", "features", "counts")
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["categories_by_level"]
-
 
 def categories_by_level(categories: Sequence[Sequence[str]] | None, depth: int = 8) -> Tensor | None:
     """int64 ``[N, levels]``: each item's category per level, numbered by first appearance, -1 where it has none.

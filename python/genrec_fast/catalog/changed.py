@@ -20,8 +20,6 @@ from genrec_fast.ops.trie_lookup import trie_lookup
 from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["BuiltTrie", "ChangedTrie"]
-
 _MOST = 2**31 - 1  # items, rows and nodes are int32
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.base.checks import INT64, check_integers, sequence, whole_number
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["checked_codes", "checked_items", "checked_rows"]
-
 
 def checked_codes(op: str, sizes: tuple[int, ...], new_codes: Any) -> Tensor:
     """int32 ``[M, L]`` on the CPU.

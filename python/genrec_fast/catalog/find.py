@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["By", "Finder", "Found"]
-
 By = Literal["name", "title", "near", "alike", "nothing"]
 
 # Of difflib's ratio: one letter in four may be another, missing or too many; two may have changed places in five.

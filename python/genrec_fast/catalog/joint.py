@@ -20,8 +20,6 @@ from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_places import trie_places
 from genrec_fast.ops.trie_step import TrieStep, refuse_beams, trie_step, valid_log_sums
 
-__all__ = ["Joint", "Keeps", "Places", "joined_items", "mark_children"]
-
 Keeps = tuple[TrieFilter | None, TrieFilter | None]  # of the base and of the added trie
 _LAST = torch.iinfo(torch.int64).max
 

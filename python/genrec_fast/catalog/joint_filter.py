@@ -12,8 +12,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.joint import Keeps
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["JointFilter", "counts_of", "require_items", "within"]
-
 
 class JointFilter(TrieFilter):
     """A filter of a ``ChangedTrie`` that items were appended to: one for each of its tries."""

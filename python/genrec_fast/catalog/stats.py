@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TrieStats", "levels_of"]
-
 
 def levels_of(sizes: Sequence[int]) -> str:
     """Sizes of codebooks in a few words."""

@@ -10,8 +10,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.trie_filter import CatalogTrie
 from genrec_fast.ops.trie_offsets import children_of, require_whole, unpack_offsets
 
-__all__ = ["item_codes", "valid_codes"]
-
 
 def valid_codes(trie: CatalogTrie, level: int, nodes: Tensor) -> Tensor:
     """See ``Trie.valid_codes``."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.files import checksum, save_tensors
 
-__all__ = ["LEAF_FIELDS", "LEVEL_FIELDS", "read_trie", "write_trie"]
-
 FILE_KIND = "genrec_fast.trie"
 FILE_VERSION = 1
 LEVEL_FIELDS = ("tokens", "child_bases", "child_deltas")

@@ -14,9 +14,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recommender import load
 from genrec_fast.serving.config import ServeConfig, ServeLimits
 
-__all__ = ["serve", "set_threads"]
-
-
 MAX_THREADS = 4096  # more than any machine has; far more end the process in the thread library
 
 

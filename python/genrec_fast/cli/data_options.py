@@ -11,8 +11,6 @@ from genrec_fast.cli.flags import in_flags
 from genrec_fast.data import Dataset, Splits, leave_one_out, time_split
 from genrec_fast.data import load as load_data
 
-__all__ = ["NO_OPTIONS", "DataOptions"]
-
 _LIMITS = {
     "validation_from": "the first of --time-split",
     "test_from": "the second of --time-split",

@@ -20,8 +20,6 @@ from genrec_fast.evaluation import evaluate
 from genrec_fast.evaluation.protocol import KS, PROTOCOL, protocol_facts
 from genrec_fast.recipe.recommender import load
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:

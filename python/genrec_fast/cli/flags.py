@@ -16,8 +16,6 @@ import tyro
 from genrec_fast.base.errors import GenrecError, InvalidValueError
 from genrec_fast.cli.values import refused_value
 
-__all__ = ["check_once", "flags_of", "in_flags", "option", "parsed"]
-
 # "operation: argument must ...", as every error begins; "each item of argument must ..." is one of them.
 _ARGUMENT = re.compile(r"^((?:([\w.]+): )?(?:each \w+ of )?)(\w+)(?= must )")
 

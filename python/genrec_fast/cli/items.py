@@ -9,8 +9,6 @@ from pathlib import Path
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.recipe.recommender import Recommender
 
-__all__ = ["expanded", "items_of"]
-
 _ID = "id:"
 
 

@@ -15,8 +15,6 @@ from typing import Any
 from genrec_fast._version import __version__
 from genrec_fast.base.errors import GenrecError
 
-__all__ = ["main"]
-
 PROGRAM = "genrec-fast"
 _PATHS = ("--data", "--out", "--start", "--encoder", "--categories", "--input", "--output")
 _FOLDERS = ("evaluate", "recommend", "serve", "tokenize")  # commands whose first argument is a path

@@ -7,8 +7,6 @@ import sys
 
 from rich.console import Console
 
-__all__ = ["PIPE_CLOSED", "PipedConsole", "leave_quietly"]
-
 PIPE_CLOSED = 141
 """what a shell says of a program that SIGPIPE ended: 128 + 13"""
 

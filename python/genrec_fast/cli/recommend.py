@@ -20,8 +20,6 @@ from genrec_fast.recipe.recommender import Recommender, load
 from genrec_fast.serving.action_marks import marked
 from genrec_fast.serving.http_body import answer_of
 
-__all__ = ["FLAGS", "Asking", "recommend"]
-
 _ITEMS = tyro.conf.arg(metavar="ITEM ... | @FILE")
 
 

@@ -18,8 +18,6 @@ from genrec_fast.cli.items import items_of
 from genrec_fast.recipe.recommender import Recommender, load
 from genrec_fast.serving.bulk_run import BulkConfig, Outcome, recommend_file
 
-__all__ = ["is_asked_for", "main"]
-
 _ITEMS = tyro.conf.arg(metavar="ITEM ... | @FILE")
 
 

@@ -16,8 +16,6 @@ from genrec_fast.cli.flags import check_once, flags_of, in_flags, option, parsed
 from genrec_fast.cli.tokenize_files import kinds, read_source, tokenize
 from genrec_fast.training.log import StageBar
 
-__all__ = ["main"]
-
 _DEFAULT = "rqkmeans"
 
 

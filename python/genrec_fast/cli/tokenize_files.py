@@ -24,8 +24,6 @@ from genrec_fast.cli.flags import in_flags
 from genrec_fast.data import encode_texts, read_categories, read_features, read_item_texts
 from genrec_fast.data.readers import is_dataset_file
 
-__all__ = ["Source", "kinds", "read_source", "tokenize"]
-
 _TEXTS = (".txt", ".tsv", ".csv", ".jsonl")
 
 

@@ -26,8 +26,6 @@ from genrec_fast.recipe.recommender import load
 from genrec_fast.tokenizers import PublishedConfig
 from genrec_fast.training import train
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str], program: str) -> None:
     """Reads the options of the recipe that the first argument names, and trains it."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["refused_value"]
-
 _BOX = re.compile("[\u2500-\u257f]+")  # lines and corners that a terminal's box is drawn with
 _VALUE = re.compile(r"Error parsing (?:-\w/)?(--[\w.-]+)(?:/\S+)?: (.*?)(?: -{3,}| Argument helptext)")
 _CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(?:-\w/)?(--[\w.-]+)[^']*'\. Expected one of \((.*?)\)")

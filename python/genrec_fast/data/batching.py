@@ -15,8 +15,6 @@ from genrec_fast.base.jagged import Jagged, spans, successors
 from genrec_fast.base.times import whole_times
 from genrec_fast.data.interactions import Evaluation, Interactions, take
 
-__all__ = ["evaluation_batches", "num_training_batches", "training_batches"]
-
 # Lengths are sorted within chunks of this many batches: enough for rows of a batch to be almost equally long, few
 # enough that an epoch stays a shuffle (beauty, 4096 items a batch: padding 68% unsorted, 10% with 16, 3% with 64).
 CHUNK_BATCHES = 16

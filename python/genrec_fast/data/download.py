@@ -19,8 +19,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.files import file_checksum, write_text
 
-__all__ = ["SOURCES", "Source", "fetch", "fetch_file"]
-
 _BLOCK = 1 << 16  # bytes read at a time: small enough for a bar that moves on a slow line
 
 

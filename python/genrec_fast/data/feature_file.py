@@ -17,8 +17,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.data.readers.lines import fail
 
-__all__ = ["FeatureFile"]
-
 _BLOCK_BYTES = 1 << 24  # larger ones are mapped anew by malloc each time, which costs a page fault per 4 KiB
 _MULTIPLE = 1024  # of rows: see the notes of ops.kmeans_step
 _FLOATS = {2: torch.float16, 4: torch.float32, 8: torch.float64}

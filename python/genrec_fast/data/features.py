@@ -15,8 +15,6 @@ from genrec_fast.base.errors import DataError, InvalidTypeError, InvalidValueErr
 from genrec_fast.base.files import atomic_path
 from genrec_fast.data.readers.lines import read_vectors
 
-__all__ = ["encode_texts", "read_features", "save_features"]
-
 
 def read_features(path: str | os.PathLike[str]) -> Tensor:
     """float32 ``[N, F]`` from a ``.npy`` file of float16, float32 or float64, row i for item i.

@@ -18,8 +18,6 @@ from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.stats import levels_of
 
-__all__ = ["Dataset", "Evaluation", "Interactions", "Splits", "take"]
-
 
 def take(column: Tensor | None, at: Tensor) -> Tensor | None:
     """``column[at]``, where there is such a column."""

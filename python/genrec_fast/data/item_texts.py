@@ -16,8 +16,6 @@ from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import fail, not_an_array, numbered_lines
 
-__all__ = ["ItemTexts", "read_categories", "read_item_texts"]
-
 _ENDINGS = (".txt", ".tsv", ".csv", ".jsonl")
 _USUAL = ("text", "title", "description", "name")
 

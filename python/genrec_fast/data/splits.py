@@ -13,8 +13,6 @@ from genrec_fast.base.jagged import Jagged, spans
 from genrec_fast.base.times import looks_like_seconds
 from genrec_fast.data.interactions import Dataset, Evaluation, Interactions, Splits, take
 
-__all__ = ["history_window", "k_core", "leave_one_out", "time_split", "truncate"]
-
 
 def leave_one_out(interactions: Interactions) -> Splits:
     """Every user's last item is the test, the second-last the validation, the rest the training data.

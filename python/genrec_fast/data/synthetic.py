@@ -9,8 +9,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.data.interactions import Dataset, Interactions
 
-__all__ = ["Shop"]
-
 # category: products, each usually followed by the next ones in the list (round and round).
 _PRODUCTS = {
     "Coffee": ("grinder", "pour-over kettle", "paper filters", "coffee beans", "espresso cups", "milk frother"),

@@ -11,8 +11,6 @@ from genrec_fast.base.checks import INT64, check_integers, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["check_excluded", "check_filter", "check_k", "check_rows", "seed_of"]
-
 
 def check_k(op: str, k: Any, num_beams: Any = None) -> tuple[int, int]:
     """K and the number of beams (k where there is none) as ints: both are positive, and the beams can hold k results.

@@ -16,8 +16,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["Decoder", "OneStep", "Parts", "Pass", "run"]
-
 
 class Pass(Protocol):
     """Some users' search, which a server may leave and go on with; call it under ``torch.inference_mode``."""

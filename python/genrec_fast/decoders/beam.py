@@ -9,8 +9,6 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.search_pass import SearchDecoder
 
-__all__ = ["Beam", "BeamConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:

@@ -19,8 +19,6 @@ from genrec_fast.decoders.best_first_pass import BestFirstCalls, BestFirstPass, 
 from genrec_fast.decoders.search_pass import as_built, check_parts, check_tree
 from genrec_fast.nn.engine.plan import BestFirstPlan
 
-__all__ = ["BestFirst", "BestFirstConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BestFirstConfig:

@@ -17,8 +17,6 @@ from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 from genrec_fast.ops.trie_step import trie_step
 
-__all__ = ["BestFirstCalls", "BestFirstPass", "filter_of"]
-
 # Users whose search is one call, where the engine can: a server would rather begin others than wait longer.
 _ONE_CALL = 64
 

@@ -21,8 +21,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.base import Decoder, OneStep, Parts, run
 
-__all__ = ["Blend", "BlendConfig", "MemberConfig", "Weights"]
-
 _FIRST_PLACE = 60.0  # of reciprocal rank fusion: its authors' constant
 
 

@@ -12,8 +12,6 @@ from genrec_fast.base.protocols import Embedding
 from genrec_fast.decoders.arguments import check_rows
 from genrec_fast.ops.lanes import lane_sum
 
-__all__ = ["score_candidates", "scores_of_pairs"]
-
 _BLOCK = 1 << 20  # float64 products held at once: 8 MiB
 
 

@@ -10,8 +10,6 @@ from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import fan_out
 from genrec_fast.ops.trie_step import trie_step
 
-__all__ = ["Children"]
-
 
 class Children:
     """Every child of every beam that the filter leaves, and the log-sum-exp of each beam's.

@@ -22,8 +22,6 @@ from genrec_fast.nn.engine.plan import Found
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["Diverse", "DiverseBeam", "DiverseBeamConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiverseBeamConfig:

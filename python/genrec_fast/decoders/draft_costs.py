@@ -13,8 +13,6 @@ from genrec_fast.base.query import Query
 from genrec_fast.decoders.base import Decoder, run
 from genrec_fast.decoders.drafted_search import DraftedSearch
 
-__all__ = ["DraftCost", "cheapest", "check_widths", "draft_costs"]
-
 
 @dataclass(frozen=True)
 class DraftCost:

@@ -27,8 +27,6 @@ from genrec_fast.decoders.search_pass import as_built, check_parts, check_tree, 
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_step import trie_step
 
-__all__ = ["DraftedItems", "DraftedItemsConfig", "DraftedItemsPass"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DraftedItemsConfig:

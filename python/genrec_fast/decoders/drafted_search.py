@@ -18,8 +18,6 @@ from genrec_fast.ops.draft_verify import DraftBeams, draft_verify
 from genrec_fast.ops.trie_filter import CatalogTrie
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["Ahead", "DraftedSearch"]
-
 
 @dataclass(frozen=True)
 class Ahead:

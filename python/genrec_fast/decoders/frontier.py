@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Prefixes"]
-
 
 @dataclass(frozen=True)
 class Prefixes:

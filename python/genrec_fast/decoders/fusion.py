@@ -20,8 +20,6 @@ from genrec_fast.decoders.candidates import scores_of_pairs
 from genrec_fast.decoders.search_pass import SearchDecoder, unanswered
 from genrec_fast.decoders.trie_search import TrieSearch
 
-__all__ = ["BeamFusion", "BeamFusionConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BeamFusionConfig:

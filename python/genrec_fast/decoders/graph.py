@@ -23,8 +23,6 @@ from genrec_fast.decoders.neighbours import code_neighbours
 from genrec_fast.decoders.scan_codes import CodesOf, PackedCodes, ask_parallel, code_logprobs, ranked, scan
 from genrec_fast.ops import fingerprint, graph_step
 
-__all__ = ["Graph", "GraphConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:

@@ -12,8 +12,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.decoders.arguments import check_k
 from genrec_fast.decoders.search_pass import SearchDecoder
 
-__all__ = ["Greedy", "GreedyConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyConfig:

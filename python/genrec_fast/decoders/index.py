@@ -11,8 +11,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders.candidates import scores_of_pairs
 
-__all__ = ["is_flat", "search_index"]
-
 _INNER_PRODUCT = 0  # faiss.METRIC_INNER_PRODUCT; faiss itself need not be imported here
 
 

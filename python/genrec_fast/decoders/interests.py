@@ -19,8 +19,6 @@ from genrec_fast.decoders.arguments import check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import nearest
 
-__all__ = ["RetrieveInterests", "RetrieveInterestsConfig", "nearest_interests"]
-
 
 def nearest_interests(
     interests: Tensor,

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged, offsets_of
 
-__all__ = ["ItemsByCodes"]
-
 
 class ItemsByCodes:
     """A look-up of whole semantic IDs.

@@ -13,8 +13,6 @@ from genrec_fast.base.checks import check_dense, check_integers, sequence, whole
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops import topk_code_sums
 
-__all__ = ["code_neighbours"]
-
 _BLOCK_BYTES = 1 << 25  # of the scores of codes that are held at once
 _MOST_PAIRS = 1 << 20  # of codes of a level: with more, cosines are made for the codes of a block
 

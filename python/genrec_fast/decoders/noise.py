@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["gumbel", "prefixes", "seeds_of_rows", "uniform"]
-
 _LEVELS = 1 << 40  # nodes of a level are far fewer: node + level * this is another number for every prefix
 _PURPOSES = 1 << 48
 

@@ -24,8 +24,6 @@ from genrec_fast.decoders.candidates import scores_of_pairs
 from genrec_fast.decoders.retrieve import nearest
 from genrec_fast.decoders.search_pass import as_built
 
-__all__ = ["Proposals", "ProposalsConfig"]
-
 _ROUNDING = 1e-5  # of a bound: a hundred times what float32 sums of unit vectors lose
 
 

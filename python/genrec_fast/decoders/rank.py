@@ -21,8 +21,6 @@ from genrec_fast.decoders.arguments import check_excluded, check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
 
-__all__ = ["Rank", "RankConfig", "with_candidates"]
-
 
 def with_candidates(batch: Batch, candidates: Tensor | Jagged, features: Tensor | None = None) -> Batch:
     """The batch with candidates behind every history, asked in their order.

@@ -15,8 +15,6 @@ from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.draft_tree import draft_tree
 from genrec_fast.ops.draft_verify import DraftRows
 
-__all__ = ["ReadRows", "Slots", "scores_at", "written"]
-
 
 def scores_at(session: Session, plan: Plan, level: int, size: int) -> tuple[Tensor, Tensor | None]:
     """Logits ``[B, W, K]`` of a level's codes behind the rows of the last call, and what is to be subtracted.

@@ -24,8 +24,6 @@ from genrec_fast.decoders.beam import Beam, BeamConfig
 from genrec_fast.decoders.candidates import scores_of_pairs
 from genrec_fast.decoders.search_pass import SearchPass
 
-__all__ = ["Rerank", "RerankConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RerankConfig:

@@ -20,8 +20,6 @@ from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.index import is_flat, search_index
 from genrec_fast.ops import topk_inner_product
 
-__all__ = ["Retrieve", "RetrieveConfig", "keep_best", "nearest"]
-
 
 def nearest(
     users: Tensor,

@@ -17,8 +17,6 @@ from genrec_fast.nn.engine.plan import Found
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_step import TrieStep
 
-__all__ = ["SampledBeams", "Weighed", "kept"]
-
 
 @dataclass(frozen=True)
 class Weighed:

@@ -19,8 +19,6 @@ from genrec_fast.ops.draft_tree import draft_tree
 from genrec_fast.ops.draft_verify import DraftBeams
 from genrec_fast.ops.trie_step import TrieStep
 
-__all__ = ["SampledSearch"]
-
 _OWN, _DRAFT, _ACCEPT, _KEEP, _REST = range(5)  # what a prefix is drawn for
 
 

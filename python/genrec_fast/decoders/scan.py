@@ -17,8 +17,6 @@ from genrec_fast.decoders.arguments import check_excluded, check_filter, check_k
 from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.retrieve import keep_best
 
-__all__ = ["Scan", "ScanConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:

@@ -22,8 +22,6 @@ from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.items_by_codes import ItemsByCodes
 from genrec_fast.ops import topk_code_sums
 
-__all__ = ["PackedCodes", "ScanCodes", "ScanCodesConfig", "ask_parallel", "code_logprobs", "scan"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScanCodesConfig:

@@ -21,8 +21,6 @@ from genrec_fast.decoders.trie_search import BEST, Rule, TrieSearch
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.ops.trie_filter import CatalogTrie, trie_filter
 
-__all__ = ["SearchDecoder", "SearchPass", "as_built", "check_parts", "check_tree", "unanswered"]
-
 # Logits of one widened search: 2^26 float32 are 256 MiB, and a user whose certificate fails needs many beams.
 _WIDENED_LOGITS = 1 << 26
 # Beams of all users that a pass searches in one call where the engine can. That saves 0.2 ms of Python, which is lost

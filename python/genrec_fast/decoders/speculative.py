@@ -23,8 +23,6 @@ from genrec_fast.decoders.drafted_search import Ahead, DraftedSearch
 from genrec_fast.decoders.search_pass import SearchPass, check_parts, check_tree
 from genrec_fast.decoders.trie_search import TrieSearch
 
-__all__ = ["Speculative", "SpeculativeConfig", "check_draft"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculativeConfig(BeamConfig):

@@ -18,8 +18,6 @@ from genrec_fast.decoders.sampled_search import SampledSearch
 from genrec_fast.decoders.speculative import Speculative, SpeculativeConfig, check_draft
 from genrec_fast.decoders.trie_search import TrieSearch
 
-__all__ = ["SpeculativeSampling", "SpeculativeSamplingConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculativeSamplingConfig(SpeculativeConfig):

@@ -15,8 +15,6 @@ from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_offsets import unpack_offsets
 from genrec_fast.ops.trie_step import TrieStep, trie_step
 
-__all__ = ["BEST", "Best", "Rule", "TrieSearch", "cut", "ordered"]
-
 
 class Rule(Protocol):
     """Which children of a level's beams survive, and in what order the beams stand in the end; for one search."""

@@ -22,8 +22,6 @@ from genrec_fast.decoders.base import Decoder, OneStep
 from genrec_fast.decoders.scan_codes import CodesOf, PackedCodes, ranked
 from genrec_fast.decoders.unmask_search import Beams, Unmasking, unmasked
 
-__all__ = ["Unmask", "UnmaskConfig"]
-
 _SCORES = 1 << 24  # of codes, of all users and beams, that are held at once: 64 MiB
 
 

@@ -14,8 +14,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders.scan_codes import CodesOf
 from genrec_fast.ops import completable_codes
 
-__all__ = ["Beams", "Unmasking", "unmasked"]
-
 _ROWS = 1 << 12  # partly written semantic IDs that the network reads in one call
 
 

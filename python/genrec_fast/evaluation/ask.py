@@ -29,8 +29,6 @@ from genrec_fast.evaluation.tally import Tally
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.recipe.system import System
 
-__all__ = ["evaluate", "figure_names", "predicts_actions"]
-
 _VIEWS = {"kept": ("kept",), "removed": ("removed",), "both": ("kept", "removed")}
 _SCORES = 1 << 24  # of a baseline at once, users x items
 

@@ -13,8 +13,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import ItemScores
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["Popularity", "baselines"]
-
 
 class Popularity:
     """Scores every item by its number of training events, for everybody.

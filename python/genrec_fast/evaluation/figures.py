@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Evaluated", "Line", "Seen"]
-
 Seen = Literal["kept", "removed"]
 WIDTH = 100  # columns of a terminal that a table may take
 _CELL = 8

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.batch import Ranked
 
-__all__ = ["Places", "first_items", "places_among", "places_in"]
-
 
 @dataclass(frozen=True)
 class Places:

@@ -8,8 +8,6 @@ from typing import Any
 from genrec_fast.data import Dataset, Evaluation
 from genrec_fast.recipe.recommender import Recommender
 
-__all__ = ["KS", "PROTOCOL", "protocol_facts"]
-
 KS = (5, 10)
 """where published tables cut their lists"""
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.evaluation.figures import Line, Seen
 from genrec_fast.evaluation.places import Places
 
-__all__ = ["Tally"]
-
 
 class Tally:
     """The places of the targets, and which items were recommended how often.

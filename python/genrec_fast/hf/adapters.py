@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import change_of_model
 
-__all__ = ["has_adapters", "learned_prompt", "merged", "underlying"]
-
 # Logits of a merged copy may differ from the model's by this share of the largest: sums in another order.
 _ROUNDING = 1e-4
 # Whose code a model with adapters may run.

@@ -11,8 +11,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.nn.engine.native import NativeEngine
 
-__all__ = ["disagreement"]
-
 # Tokens of the text: more than a search writes, and beyond the exact buckets of T5's distances.
 _LENGTH = 24
 # How far logits may lie apart, as a share of how far they lie from their mean: sums in another order, or rounding.

@@ -15,8 +15,6 @@ from genrec_fast.hf.padding import left_padded
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.nn.engine.rows import Rows
 
-__all__ = ["Branched", "shortest_window", "whole"]
-
 _WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size", "local_attention")
 
 

@@ -14,8 +14,6 @@ from genrec_fast.hf.adapters import learned_prompt
 from genrec_fast.hf.places import Places
 from genrec_fast.hf.prompted import Prompted
 
-__all__ = ["CACHE_NAMES", "CalledModel"]
-
 # What transformers has called a model's state: since 5.24, before, and of state-space models before.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 # Models whose next token is not that of one plain call on the text.

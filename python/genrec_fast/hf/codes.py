@@ -14,8 +14,6 @@ from genrec_fast.base.checks import INT64, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.catalog.trie import Trie
 
-__all__ = ["CodeTokens", "code_tokens", "token_ids", "tokens_from_tokenizer"]
-
 # Tables by token are made up to the largest one; no vocabulary is near this.
 MOST_TOKENS = 1 << 26
 

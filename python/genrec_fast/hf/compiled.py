@@ -32,8 +32,6 @@ from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.recipe.recommender import Recommender
 
-__all__ = ["CompiledRecommender", "compile"]
-
 
 def compile(
     model: nn.Module,

@@ -23,8 +23,6 @@ from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
 from genrec_fast.nn.engine.native import NativeEngine
 
-__all__ = ["Engine", "TorchEngine", "places_of"]
-
 
 class Engine(Protocol):
     """A model that reads prompts; what it begins is extended by tokens."""

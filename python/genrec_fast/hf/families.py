@@ -17,8 +17,6 @@ from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
 from genrec_fast.ops.transformer_pack import pack_stacks
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-__all__ = ["FAMILIES", "not_the_model", "pack_unchecked", "pack_weights"]
-
 _ACTIVATIONS = {  # by class and, of torch's GELU, its form
     "ReLU": "relu",
     "GELUActivation": "gelu",

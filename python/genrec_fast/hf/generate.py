@@ -26,8 +26,6 @@ from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
 
-__all__ = ["trie_beam_search"]
-
 
 def trie_beam_search(
     trie: Trie,

@@ -11,8 +11,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.hf.called import CACHE_NAMES
 
-__all__ = ["check_given", "check_settings"]
-
 _OP = "trie_beam_search"
 _STATES = (*CACHE_NAMES, "state", "mems", "past_buckets_states", "past")  # the last four of older models
 # What changes no result, or is looked at elsewhere.

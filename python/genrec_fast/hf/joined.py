@@ -14,8 +14,6 @@ from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.padding import left_padded
 from genrec_fast.hf.stepped import Stepped, forked
 
-__all__ = ["join", "read_on"]
-
 
 def join(model: CalledModel, users: Sequence[Stepped]) -> Stepped:
     """One session of sessions of a user each, which stay as they are."""

@@ -19,8 +19,6 @@ from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.nn.snapshot import Snapshot
 
-__all__ = ["LanguageModel", "Reader"]
-
 
 class LanguageModel:
     """A model of transformers as a backbone: prompts are its histories (``Continuable`` where there is no encoder).

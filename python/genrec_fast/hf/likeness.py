@@ -14,8 +14,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["NOT_MADE_FOR_IT", "difference", "likely_tokens", "tolerance_of", "trial"]
-
 # Largest difference of logits in standard deviations. Over some ninety model types a right state came within 1e-4 in
 # float32 and 0.05 in bfloat16, a wrong one not within 0.3.
 _TOLERANCE, _TOLERANCE_OF_HALF = 0.02, 0.2

@@ -15,8 +15,6 @@ from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.native import packed_once
 from genrec_fast.nn.stock import changing_mode
 
-__all__ = ["native_engine"]
-
 # Of each packed form: why it is not the model.
 _agreements: dict[str, Tried[str | None]] = {name: Tried() for name in ("float32", "bfloat16", "int8")}
 

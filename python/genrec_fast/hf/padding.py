@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["left_padded", "length_mask"]
-
 
 def length_mask(lengths: Tensor) -> Tensor:
     """int64 ``[B, S]``: 1 for as many places as a row is long."""

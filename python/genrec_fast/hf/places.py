@@ -12,8 +12,6 @@ from genrec_fast.base.checks import check_integers
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["Places", "check_prompts", "check_room"]
-
 _TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings|positions_embed)$")
 _OF_ENCODER = re.compile(r"(^|\.)encoder\.")
 _OF_OTHERS = re.compile("vision|visual|image|audio")

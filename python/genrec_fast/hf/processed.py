@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 
-__all__ = ["Processed"]
-
 # The setting behind each of transformers' processors that may forbid tokens, and what to do about it.
 _SHORTEST = ("min_length (or min_new_tokens)", "set it to 0, as an item ends where it ends")
 _SETTINGS = {

@@ -15,8 +15,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.catalog.trie import Trie
 from genrec_fast.hf.codes import code_tokens, token_ids
 
-__all__ = ["TrieLogitsProcessor"]
-
 
 class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
     """Masks every token that no item of the catalog continues with.

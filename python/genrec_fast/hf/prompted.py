@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
 
-__all__ = ["Prompted"]
-
 _AS_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
 
 

@@ -11,8 +11,6 @@ from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.adapters import learned_prompt
 
-__all__ = ["Prompts", "has_holes", "packed", "prompts_of"]
-
 _OP = "trie_beam_search"
 
 

@@ -15,8 +15,6 @@ from genrec_fast.decoders.noise import seeds_of_rows
 from genrec_fast.decoders.stochastic import Sampled
 from genrec_fast.decoders.trie_search import BEST, Rule
 
-__all__ = ["RuleSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSettings:

@@ -10,8 +10,6 @@ from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.protocols import TreeSession
 from genrec_fast.hf.called import CalledModel
 
-__all__ = ["TransformersSession"]
-
 
 class TransformersSession(TreeSession):
     """See ``TreeSession``, extended by tokens; scores are on the CPU, as the trie is.

@@ -12,8 +12,6 @@ from genrec_fast.hf.joined import join
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped
 
-__all__ = ["Several"]
-
 
 class Several(TransformersSession):
     """One session of sessions of one user each, behind prompts.

@@ -16,8 +16,6 @@ from genrec_fast.hf.padding import left_padded, length_mask
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.tree_trial import check_trees
 
-__all__ = ["Stepped", "forked", "rolls_back"]
-
 
 class Stepped(TransformersSession):
     """Prompts of a decoder are padded on the left, those of an encoder on the right; steps read one token a beam.

@@ -11,8 +11,6 @@ from torch import nn
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import change_of_model, foreign_home
 
-__all__ = ["attention_functions", "check_stock"]
-
 # The class of each family that has a language model's head.
 _HEADED = {
     "t5": "T5ForConditionalGeneration",

@@ -13,8 +13,6 @@ from genrec_fast.hf.likeness import difference, likely_tokens, tolerance_of, tri
 from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["check_trees"]
-
 _SHORTEST, _LONGEST = 8, 24  # tokens of the trial's longer prompt
 # Two calls of three rows: what each writes is its number; behind which row (0 is the prompt), some of the same call.
 _PARENTS = ((0, 0, 1), (2, 3, 0))

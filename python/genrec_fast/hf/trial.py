@@ -17,8 +17,6 @@ from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
 
-__all__ = ["Way", "can_be_continued", "can_be_joined", "way_to_search"]
-
 # How a search over a model begins: of the model, prompts, a decoder's prompts, whether rows are encoded, what is kept.
 Way = Callable[[CalledModel, Jagged, Jagged | None, bool, Jagged | None], TransformersSession]
 

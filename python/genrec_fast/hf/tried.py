@@ -10,8 +10,6 @@ from torch import nn
 
 from genrec_fast.nn.snapshot import Snapshot
 
-__all__ = ["Tried"]
-
 T = TypeVar("T")
 
 

@@ -11,8 +11,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.session import TransformersSession
 
-__all__ = ["WholeTexts"]
-
 _LOGITS_AT_ONCE = 1 << 26  # of a call, where a model gives those of every token
 
 

@@ -18,8 +18,6 @@ from genrec_fast.hf.engine import Engine, TorchEngine
 from genrec_fast.hf.native import native_engine
 from genrec_fast.nn.native import warn_once
 
-__all__ = ["Writing", "WritingOptions", "choose_engine"]
-
 
 class WritingOptions(TypedDict, total=False):
     """What may be said of a model that writes items, beside the tokens of their codes.

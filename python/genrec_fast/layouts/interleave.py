@@ -15,8 +15,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["Interleave", "InterleaveConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class InterleaveConfig:

@@ -17,8 +17,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.catalog.trie import Trie
 
-__all__ = ["Plain", "PlainConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlainConfig:

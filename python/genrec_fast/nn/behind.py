@@ -10,8 +10,6 @@ from genrec_fast.nn.branches import Seen
 from genrec_fast.nn.packed import Packing
 from genrec_fast.ops import T5Bias
 
-__all__ = ["BehindPrompts", "Recorded"]
-
 KeysValues = tuple[Tensor, Tensor]
 
 

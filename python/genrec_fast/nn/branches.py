@@ -16,8 +16,6 @@ from torch import Tensor
 from genrec_fast.nn.packed import Packing, Past
 from genrec_fast.ops import T5Bias, beam_attention, jagged_attention
 
-__all__ = ["Attends", "Seen", "attended", "over_prompts"]
-
 KeysValues = tuple[Tensor, Tensor]
 
 _DTYPES, _MOST_WIDTH = (torch.float32, torch.bfloat16, torch.float16), 256  # what `beam_attention` takes

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["Dropout"]
-
 
 class Dropout(nn.Module):
     """Zeroes elements at random while training, and scales the others so that the mean stays.

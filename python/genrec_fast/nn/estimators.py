@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["SINKHORN_FLOOR", "Estimator", "past", "rotate_to", "sinkhorn_codes"]
-
 Estimator = Literal["straight_through", "rotation", "gumbel"]
 
 SINKHORN_FLOOR = 0.003  # exp(-2 / 0.003) is still a normal float64

@@ -11,8 +11,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.item_inputs import ProjectedFeatures
 
-__all__ = ["FusedItems"]
-
 _BLOCK = 4096  # items of a whole table at once
 
 

@@ -10,8 +10,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.packed import Packing, Past, row_positions
 
-__all__ = ["at_last", "at_targets", "check_length", "codes_of_targets", "with_start"]
-
 
 def check_length(op: str, batch: Batch, max_items: int) -> None:
     """Raises InvalidValueError where a history is longer than ``max_items``."""

@@ -15,9 +15,6 @@ from genrec_fast.nn.packed import Packing
 from genrec_fast.nn.rotary import rotate
 from genrec_fast.ops import RelativeTimeBias, jagged_attention
 
-__all__ = ["HSTULayer", "HSTULayerConfig", "NormByKind", "RelativeBias"]
-
-
 _KINDS, _ITEM = 4, 1  # kinds of tokens, and the one that an item is
 
 

@@ -14,17 +14,6 @@ from genrec_fast.base.config import check_fields, register_config
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = [
-    "ITEMS",
-    "CodeEmbeddings",
-    "ItemIds",
-    "ItemInputs",
-    "ItemInputsConfig",
-    "ProjectedFeatures",
-    "item_inputs",
-    "whitened",
-]
-
 _SPREAD = 0.02  # standard deviation of embeddings at the start, as ``nn.transformer.init_weights`` draws them
 
 

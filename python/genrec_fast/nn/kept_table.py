@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.snapshot import Snapshot
 
-__all__ = ["KeptTable"]
-
 
 class KeptTable:
     """The table that was made last, given again while nothing that it was made of has changed (``Snapshot``).

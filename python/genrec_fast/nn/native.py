@@ -16,8 +16,6 @@ from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.snapshot import Snapshot
 from genrec_fast.nn.stock import change_of_model, changing_mode
 
-__all__ = ["native_backbone", "packed_once", "runs_natively", "warn_once"]
-
 _said: set[str] = set()
 _packed: weakref.WeakKeyDictionary[nn.Module, dict[str, _Packed]] = weakref.WeakKeyDictionary()
 

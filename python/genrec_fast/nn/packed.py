@@ -8,8 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Packing", "Past", "equal_rows", "last_of_rows", "row_positions", "successors"]
-
 
 class Past(Protocol):
     """Keys and values of events that were read before, for rows that go on."""

@@ -15,8 +15,6 @@ from genrec_fast.base.jagged import Jagged, offsets_of
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.packed import row_positions
 
-__all__ = ["PackedBlock", "appended", "before_targets", "codes_before_targets"]
-
 
 class PackedBlock(nn.Module):
     """Softmax attention within each row, then an MLP; dropout on what both add.

@@ -11,8 +11,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import offsets_of
 from genrec_fast.nn.packed import row_positions
 
-__all__ = ["PagePool", "PagedPast", "Pages"]
-
 
 class Pages:
     """Which of ``num_pages`` pages, of ``page_size`` tokens each, are taken.

@@ -12,14 +12,6 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.estimators import Estimator, past, sinkhorn_codes
 
-__all__ = [
-    "Distance",
-    "Quantized",
-    "ResidualQuantizer",
-    "VectorQuantizer",
-    "check_quantizer",
-]
-
 Distance = Literal["l2", "cosine"]
 
 _TINY = 1e-12

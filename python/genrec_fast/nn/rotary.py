@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["rotate"]
-
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     """Turns each pair ``(x[c], x[c + D/2])`` by ``position * base^(-2c/D)``, so that products see distances alone.

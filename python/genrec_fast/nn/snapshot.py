@@ -15,8 +15,6 @@ from genrec_fast.nn.reached import reached_code
 from genrec_fast.nn.stock import called_modules
 from genrec_fast.ops.fingerprint import LiveFingerprint, same_values
 
-__all__ = ["Snapshot"]
-
 _GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 # Hooks that a forward pass does not run.
 _HARMLESS = (

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import unread_parameter
 
-__all__ = ["StackWeights", "check_all_read", "one_value"]
-
 
 class StackWeights(dict[str, Tensor]):
     """What ``pack_stacks`` takes of one stack.

@@ -17,8 +17,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dis
 
 from genrec_fast.nn.reached import functions_in, reached_code
 
-__all__ = ["PLAIN_LAYERS", "called_modules", "change_of_model", "changing_mode", "foreign_home", "unread_parameter"]
-
 # torch's own layers that the native engine's packing knows how to read, or that do nothing outside training.
 PLAIN_LAYERS: frozenset[type] = frozenset(
     {

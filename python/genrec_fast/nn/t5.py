@@ -13,8 +13,6 @@ from genrec_fast.ops import T5Bias, residual_norm
 from genrec_fast.ops.beam_attention import runs_on_card
 from genrec_fast.ops.residual_norm import MOST_ON_CARD
 
-__all__ = ["Attention", "FeedForward", "RMSNorm", "RelativePositionBias"]
-
 
 class RMSNorm(nn.Module):
     """``x / sqrt(mean(x^2) + eps) * weight``, in float32 (T5's layer norm: no mean, no bias).

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TextVectors"]
-
 
 class TextVectors(nn.Module):
     """``LayerNorm``, then linear layers with ``LayerNorm`` and ReLU between them.

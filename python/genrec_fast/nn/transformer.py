@@ -11,8 +11,6 @@ from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.item_inputs import ItemIds
 from genrec_fast.nn.packed import Packing
 
-__all__ = ["Block", "init_weights"]
-
 
 class Block(nn.Module):
     """Pre-norm transformer block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))``; dropout on both branches.

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BLOCK_FLOATS", "BLOCK_ROWS", "contrast"]
-
 BLOCK_ROWS = 256  # targets scored at once, as in full_softmax.py, or more with few negatives:
 CACHED_FLOATS = 1 << 18  # logits or gathered negatives that stay in a second-level cache
 BLOCK_FLOATS = 1 << 22  # and no more logits or gathered negatives than this: 16 MiB

@@ -12,8 +12,6 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_integers
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["Draw", "check_counts", "check_targets", "hits_of", "targets_of"]
-
 
 def targets_of(op: str, batch: Batch) -> tuple[Tensor, Tensor]:
     """int64 ``[M]``: where a batch's targets stand, and which items they are.

@@ -17,8 +17,6 @@ from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import Parallel
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["AllCodes", "AllCodesConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AllCodesConfig:

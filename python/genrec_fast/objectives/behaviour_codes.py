@@ -15,8 +15,6 @@ from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import BehaviourThenCodes
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["BehaviourCodes", "BehaviourCodesConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourCodesConfig:

@@ -17,8 +17,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives import full_softmax, next_code
 from genrec_fast.objectives._negatives import check_targets, targets_of
 
-__all__ = ["CodesAndItems", "CodesAndItemsConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodesAndItemsConfig:

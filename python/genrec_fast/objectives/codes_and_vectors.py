@@ -18,8 +18,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._negatives import check_counts, check_targets, targets_of
 from genrec_fast.objectives.next_code import cross_entropy
 
-__all__ = ["CodesAndVectors", "CodesAndVectorsConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodesAndVectorsConfig:

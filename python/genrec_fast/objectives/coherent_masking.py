@@ -16,8 +16,6 @@ from genrec_fast.base.protocols import MaskedCodes
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.uniform_masking import target_codes_of
 
-__all__ = ["CoherentMasking", "CoherentMaskingConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CoherentMaskingConfig:

@@ -16,8 +16,6 @@ from genrec_fast.base.protocols import TeacherForced
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.next_code import cross_entropy
 
-__all__ = ["ConsistentCode", "ConsistentCodeConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistentCodeConfig:

@@ -12,8 +12,6 @@ from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import Counted
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["Counting", "CountingConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CountingConfig:

@@ -20,8 +20,6 @@ from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.next_code import NextCodeConfig
 
-__all__ = ["Aligned", "DraftAlignment", "DraftAlignmentConfig", "reverse_kl_of_top", "total_variation"]
-
 
 @dataclass(frozen=True)
 class Aligned(Batch):

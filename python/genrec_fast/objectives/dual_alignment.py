@@ -16,8 +16,6 @@ from genrec_fast.objectives._negatives import check_targets, targets_of
 from genrec_fast.objectives.full_softmax import cross_entropy
 from genrec_fast.objectives.masked_fusion import alignment
 
-__all__ = ["DualAlignment", "DualAlignmentConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DualAlignmentConfig:

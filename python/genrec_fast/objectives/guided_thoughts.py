@@ -17,8 +17,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["GuidedThoughts", "GuidedThoughtsConfig"]
-
 _ROUNDS = 25  # of k-means over a level's codes, which mostly stands still earlier
 
 

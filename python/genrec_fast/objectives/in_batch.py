@@ -17,8 +17,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import check_counts, check_targets, hits_of, targets_of
 
-__all__ = ["InBatch", "InBatchConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class InBatchConfig:

@@ -17,8 +17,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["ItemIndexing", "ItemIndexingConfig"]
-
 _DRAWS = 8  # of a negative, until it is one
 
 

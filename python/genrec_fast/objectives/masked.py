@@ -17,8 +17,6 @@ from genrec_fast.base.protocols import MaskedEmbedding
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.full_softmax import cross_entropy
 
-__all__ = ["MaskedItems", "MaskedItemsConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedItemsConfig:

@@ -16,8 +16,6 @@ from genrec_fast.base.protocols import FusedCodes
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._negatives import check_targets, targets_of
 
-__all__ = ["MaskedFusion", "MaskedFusionConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedFusionConfig:

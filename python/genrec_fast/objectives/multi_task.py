@@ -16,8 +16,6 @@ from genrec_fast.base.objective import Objective
 from genrec_fast.base.protocols import ActionScoring
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["MultiTask", "MultiTaskConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTaskConfig:

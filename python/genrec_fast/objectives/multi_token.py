@@ -16,8 +16,6 @@ from genrec_fast.base.objective import Objective
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives.sampled_softmax import SampledSoftmaxConfig
 
-__all__ = ["MultiEmbedding", "MultiToken", "MultiTokenConfig", "window_of"]
-
 
 class MultiEmbedding(Protocol):
     """A backbone whose states predict several items to come, each by a token of its own."""

@@ -15,8 +15,6 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.objectives._contrast import contrast
 from genrec_fast.objectives._negatives import Draw, check_targets, hits_of, targets_of
 
-__all__ = ["SampledBCE", "SampledBCEConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SampledBCEConfig:

@@ -15,8 +15,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.objective import Objective
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["TreeRanking", "TreeRankingConfig"]
-
 
 class TreeWriting(Protocol):
     """A backbone with a vector for every node of a tree, such as ``backbones.Seater``."""

@@ -17,8 +17,6 @@ from genrec_fast.base.protocols import MaskedCodes, MaskedRows
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.packed_block import appended, codes_before_targets
 
-__all__ = ["UniformMasking", "UniformMaskingConfig", "target_codes_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class UniformMaskingConfig:

@@ -9,8 +9,6 @@ from genrec_fast.ops import _cuda_jagged as cuda
 from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import check_offsets
 
-__all__ = ["checked_ids", "checked_offsets"]
-
 
 def _checked_offsets(offsets: Tensor, op: str, name: str, total: int) -> Tensor:
     check_offsets(op, name, offsets, total)

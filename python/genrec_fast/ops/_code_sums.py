@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.base.checks import numbers, require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["check_codes", "check_logprobs", "require_code_sums", "require_item_codes"]
-
 _MOST_ITEMS = (1 << 31) - 1
 CODE_DTYPES = (torch.uint8, torch.int32)
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.ops._cuda import launch
 
-__all__ = ["CHUNK", "beam_attention"]
-
 CHUNK = 512  # keys of a prompt that a block takes: `chunk` of csrc/cuda/beam_chain.cuh
 _ROWS = 64  # queries of a block, and keys of a tile
 _THREADS = 128

@@ -12,8 +12,6 @@ from torch import Tensor
 from genrec_fast.ops import _cuda
 from genrec_fast.ops._filters import lengthened
 
-__all__ = ["fill_bases", "graph_step", "topk_code_sums"]
-
 _THREADS = 256
 _BASES = 512  # of a launch that writes where levels begin
 _STAGED_BYTES = 64 << 10  # of users' scores in a block's shared memory at most

@@ -13,8 +13,6 @@ from genrec_fast.ops._cuda_trie import PackedOffsets
 from genrec_fast.ops._filters import ascending
 from genrec_fast.ops.trie_offsets import require_packed
 
-__all__ = ["expand_rows"]
-
 _THREADS, _TILE = 256, 1024  # expand_threads and expand_tile of the source
 _BLOCKS, _PART_ITEMS = 512, 8192  # that share a card, and that a user's blocks should have at least
 _MANY_KEYS, _MANY_THREADS = 4096, 1024  # from so many on, so many threads look for a user's best

@@ -13,20 +13,6 @@ from torch import Tensor
 
 from genrec_fast.ops._cuda import emulates, int32, int64, launch
 
-__all__ = [
-    "checked_ids",
-    "checked_offsets",
-    "dense_product",
-    "gather",
-    "move",
-    "only_where",
-    "outer_product",
-    "pad",
-    "runs_here",
-    "sum_rows",
-    "valid_offsets",
-]
-
 _ROWS, _PRODUCT = "jagged_rows", "jagged_product"
 _THREADS = 256
 _NO_LIMIT = 1 << 62

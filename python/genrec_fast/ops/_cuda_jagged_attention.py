@@ -18,8 +18,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops._cuda import int32, int64, launch
 
-__all__ = ["backward", "forward"]
-
 _FORWARD, _BACKWARD = "jagged_attention", "jagged_attention_backward"
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _TILE_BYTES = 32

@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.ops import _cuda, _rq_levels
 from genrec_fast.ops._filters import lengthened
 
-__all__ = ["search"]
-
 _GROUP, _ROWS = 32, 128  # items of a group, and of a block
 _SLOT_BYTES = _ROWS * (3 * 4 + 1)  # Slots of topk_products.cuh
 _MANY_GROUPS = 4096  # from here on a block of 1,024 threads looks for a bar

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["CardFilter", "CardTrie", "PackedOffsets", "card_filter", "card_trie"]
-
 _TOKENS = (torch.uint8, torch.uint16)
 _DELTAS = (torch.uint8, torch.uint16, torch.int32)
 _BLOCK = 16  # offsets per base

@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.ops._cuda import int32, int64, launch
 from genrec_fast.ops._cuda_trie import PackedOffsets
 
-__all__ = ["allow_on_card", "exclude_on_card"]
-
 _SOURCE = "trie_filter"
 _THREADS = 256
 _OFFSET_THREADS = 1024

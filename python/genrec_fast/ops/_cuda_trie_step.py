@@ -16,8 +16,6 @@ from genrec_fast.base.errors import InvalidTypeError
 from genrec_fast.ops._cuda import launch
 from genrec_fast.ops._cuda_trie import CardFilter, CardTrie, card_filter, card_trie
 
-__all__ = ["trie_step_on_card"]
-
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _BATCH = 8  # logits of a thread before a block adds up what it made: sum_batch of csrc/cuda/log_sum_exp.cuh
 _BEAM_THREADS = (32, 256)  # of a block that reads a beam's logits: the fewest and the most

@@ -11,8 +11,6 @@ from genrec_fast.base.checks import require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops._search_call import described
 
-__all__ = ["check_numbers", "check_row_parents", "require_shapes"]
-
 _KINDS = {torch.int32: "int32", torch.int64: "int64", torch.float32: "float32"}
 
 

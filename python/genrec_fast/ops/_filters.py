@@ -12,8 +12,6 @@ from genrec_fast.ops import _cuda
 from genrec_fast.ops._cuda_jagged import checked_offsets
 from genrec_fast.ops._tensors import check_offsets, require_offsets
 
-__all__ = ["ascending", "hide", "lengthened", "lists", "require_allowed", "require_exclude"]
-
 _MANY = 1 << 20  # numbers: no machine lacks the room for fewer, and the question costs 0.4 us
 
 

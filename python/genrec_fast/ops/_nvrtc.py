@@ -15,8 +15,6 @@ from genrec_fast.base.card import sources
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.files import atomic_path, make_folder, storing
 
-__all__ = ["OPTIONS", "compiled", "image"]
-
 # Nothing is fused behind our back: bits are those of the CPU. What is not said is NVRTC's default: no flush to 0.
 OPTIONS = ("--std=c++17", "--fmad=false")
 

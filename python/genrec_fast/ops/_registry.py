@@ -18,8 +18,6 @@ import genrec_fast._core as _core
 from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 from genrec_fast.ops import _cuda
 
-__all__ = ["core", "define", "differentiable", "on_cards", "twins", "warn_slow_path"]
-
 core: Any = _core
 
 _LIBRARY: Any = torch.library.Library("genrec_fast", "DEF")

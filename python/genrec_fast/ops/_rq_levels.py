@@ -13,18 +13,6 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.ops import _cuda
 
-__all__ = [
-    "ELEMENTS",
-    "MOST_BLOCKS",
-    "MOST_LEVELS",
-    "CardLevels",
-    "as_read",
-    "encode",
-    "encode_beams",
-    "staged_rows",
-    "tile_bytes",
-]
-
 MOST_LEVELS = 256
 _BLOCK_ROWS, _BLOCK_THREADS = 128, 128
 _MOST_RESIDENT = 128  # columns of rows that shared memory holds as a whole

@@ -15,8 +15,6 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops.transformer_pack import PackedStack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["CATALOG", "PROMPTS", "check_search", "described", "kernel", "masks_of"]
-
 PROMPTS = "Tensor weights, Tensor hidden, Tensor scores, Tensor offsets, Tensor cache"
 CATALOG = (
     "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table,"

@@ -12,19 +12,6 @@ from genrec_fast.base.checks import MOST_BYTES, is_freed, require_room, require_
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.ops._registry import core
 
-__all__ = [
-    "FLOATS",
-    "MAX_INT8_DEPTH",
-    "allocate",
-    "check_offsets",
-    "readable",
-    "require_codebooks",
-    "require_finite",
-    "require_matrix",
-    "require_offsets",
-    "require_values",
-]
-
 MAX_INT8_DEPTH = 65536  # sums of products of bytes stay below 2^31
 
 _CPU = torch.device("cpu")

@@ -12,8 +12,6 @@ from genrec_fast.base.checks import require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 
-__all__ = ["TABLES", "check_call", "direct"]
-
 TABLES = "Tensor? rotary, Tensor? distance, Tensor? cross, Tensor? cross_offsets, Tensor? first_table, Tensor? tokens"
 
 

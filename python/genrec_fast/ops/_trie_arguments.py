@@ -14,8 +14,6 @@ from torch import Tensor
 from genrec_fast.base.checks import numbers, require_tensors, shown
 from genrec_fast.base.errors import GenrecError, InvalidTypeError, InvalidValueError
 
-__all__ = ["MAX_CODES", "MAX_LEVELS", "num_levels", "require_levels"]
-
 MAX_LEVELS = 8
 MAX_CODES = 65536  # per level: a token has at most 16 bits
 

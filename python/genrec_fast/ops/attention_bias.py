@@ -13,8 +13,6 @@ from torch import Tensor
 from genrec_fast.base.checks import check_flag, real_number, require_tensors, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["ALiBi", "AttentionBias", "BiasTables", "RelativeTimeBias", "T5Bias", "log_time_thresholds", "t5_buckets"]
-
 MOST_THRESHOLDS = 65535  # the kernel keeps a bucket in 16 bits
 
 

@@ -14,8 +14,6 @@ from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import FLOATS, check_offsets, require_offsets
 from genrec_fast.ops.reference.beam_attention import beam_attention as _twin
 
-__all__ = ["beam_attention", "runs_on_card"]
-
 _OP = "beam_attention"
 _MOST_WIDTH = 256
 

@@ -16,8 +16,6 @@ from genrec_fast.ops._filters import require_allowed, require_exclude
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.completable_codes import completable_codes as _twin
 
-__all__ = ["completable_codes"]
-
 
 @door
 def completable_codes(

@@ -14,8 +14,6 @@ from genrec_fast.ops._drafts import check_row_parents, require_shapes
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.draft_tree import draft_tree as _twin
 
-__all__ = ["DraftTree", "draft_tree"]
-
 
 class DraftTree(NamedTuple):
     """The prefixes that each user's network is to read, in one pass of ``TreeSession.extend_tree``.

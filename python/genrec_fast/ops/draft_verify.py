@@ -18,8 +18,6 @@ from genrec_fast.ops.reference.draft_verify import draft_verify as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 from genrec_fast.ops.trie_step import trie_step
 
-__all__ = ["DraftBeams", "DraftRows", "draft_verify"]
-
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -15,8 +15,6 @@ from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.expand_rows import expand_rows as _twin
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["expand_rows"]
-
 
 def expand_rows(
     trie: CatalogTrie,

@@ -15,8 +15,6 @@ from genrec_fast.base.checks import sequence
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError, door
 from genrec_fast.ops._registry import core
 
-__all__ = ["LiveFingerprint", "fingerprint", "same_values", "watches_memory"]
-
 _PLAIN = {Tensor, Parameter}
 
 

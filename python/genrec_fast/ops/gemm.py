@@ -12,8 +12,6 @@ from genrec_fast.ops._tensors import MAX_INT8_DEPTH, allocate, require_matrix
 from genrec_fast.ops.reference.gemm import gemm as _twin
 from genrec_fast.ops.reference.gemm import gemm_pack as _pack_twin
 
-__all__ = ["gemm", "gemm_pack"]
-
 ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 

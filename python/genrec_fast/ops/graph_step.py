@@ -16,8 +16,6 @@ from genrec_fast.ops._filters import lengthened
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.graph_step import graph_step as _twin
 
-__all__ = ["GraphStep", "graph_step"]
-
 
 class GraphStep(NamedTuple):
     """Where each user stands after a step, best first.

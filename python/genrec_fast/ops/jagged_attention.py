@@ -27,8 +27,6 @@ from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets
 from genrec_fast.ops.attention_bias import ALiBi, AttentionBias, BiasTables, RelativeTimeBias, T5Bias
 from genrec_fast.ops.reference import jagged_attention as reference
 
-__all__ = ["jagged_attention"]
-
 _OP = "jagged_attention"
 
 

@@ -19,8 +19,6 @@ from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import check_offsets, require_offsets, require_values
 from genrec_fast.ops.reference import jagged_join as reference
 
-__all__ = ["deinterleave", "interleave", "jagged_concat", "jagged_split"]
-
 
 def _dense_offsets(num_rows: int, length: int, device: torch.device) -> Tensor:
     return torch.arange(num_rows + 1, device=device) * length

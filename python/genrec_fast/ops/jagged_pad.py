@@ -20,8 +20,6 @@ from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import allocate, check_offsets, require_offsets, require_values
 from genrec_fast.ops.reference import jagged_pad as reference
 
-__all__ = ["from_padded", "to_padded"]
-
 
 def _has(dtype: torch.dtype, infinity: float) -> bool:
     return math.isinf(infinity) and not str(dtype).endswith(("fn", "fnuz", "fnu"))  # float8 without infinities

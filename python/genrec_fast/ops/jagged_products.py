@@ -19,8 +19,6 @@ from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_of
 from genrec_fast.ops.reference import jagged_products as reference
 from genrec_fast.ops.segment_sum import add_rows, spread, summed_rows
 
-__all__ = ["embedding", "jagged_dense_matmul", "jagged_gather", "jagged_jagged_matmul"]
-
 _MATMUL, _OUTER = "jagged_dense_matmul", "jagged_jagged_matmul"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -15,8 +15,6 @@ from genrec_fast.ops._tensors import allocate, require_finite, require_matrix
 from genrec_fast.ops.reference.kmeans_step import kmeans_step as _twin
 from genrec_fast.ops.rq_encode import PRECISIONS
 
-__all__ = ["KMeansStep", "kmeans_step"]
-
 _MOST_CENTROIDS = 65536
 _THREADS = 256  # of a block on a card
 _SUMMED_ROWS = 1024  # that a block of the card adds the distances of, as in the twin

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LANES", "lane_sum"]
-
 LANES = 16  # running sums: element d goes to lane d mod 16, then lane j + lane j + 8, + 4, + 2, + 1
 
 

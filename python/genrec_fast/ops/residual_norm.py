@@ -14,8 +14,6 @@ from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import FLOATS, readable
 from genrec_fast.ops.reference.residual_norm import residual_norm as _twin
 
-__all__ = ["MOST_ON_CARD", "residual_norm"]
-
 _OP = "residual_norm"
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _OWN = 32  # columns of a thread: `own` of csrc/cuda/residual_norm.cuh

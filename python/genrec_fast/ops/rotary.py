@@ -14,8 +14,6 @@ from genrec_fast.ops._registry import define
 from genrec_fast.ops._tensors import FLOATS, readable
 from genrec_fast.ops.reference.rotary import rotary as _twin
 
-__all__ = ["rotary"]
-
 _OP = "rotary"
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _MOST_WIDTH, _WARPS = 256, 4  # of a head; of a block

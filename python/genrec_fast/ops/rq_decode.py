@@ -16,8 +16,6 @@ from genrec_fast.ops._registry import core, define, differentiable
 from genrec_fast.ops._tensors import allocate, require_codebooks
 from genrec_fast.ops.reference.rq_decode import rq_decode as _twin
 
-__all__ = ["rq_decode"]
-
 _THREADS = 256  # of a block on a card
 _AT_ONCE = 8  # codebooks of a launch
 

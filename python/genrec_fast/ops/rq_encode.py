@@ -14,8 +14,6 @@ from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import allocate, require_codebooks, require_finite, require_matrix
 from genrec_fast.ops.reference.rq_encode import rq_encode as _twin
 
-__all__ = ["rq_encode"]
-
 MAX_CODES = 65536  # per level: the trie's limit
 PRECISIONS = ("float32", "bfloat16")
 

@@ -17,8 +17,6 @@ from genrec_fast.ops._registry import core, define, differentiable, twins
 from genrec_fast.ops._tensors import FLOATS, allocate, check_offsets, require_offsets, require_values
 from genrec_fast.ops.reference import segment_sum as reference
 
-__all__ = ["add_rows", "segment_mean", "segment_sum", "spread", "summed_rows"]
-
 _SUMMED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

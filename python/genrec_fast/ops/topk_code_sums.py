@@ -16,8 +16,6 @@ from genrec_fast.ops._filters import lengthened, lists, require_allowed, require
 from genrec_fast.ops._registry import core, define
 from genrec_fast.ops.reference.topk_code_sums import topk_code_sums as _twin
 
-__all__ = ["topk_code_sums"]
-
 
 @door
 def topk_code_sums(

@@ -14,8 +14,6 @@ from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._tensors import require_finite, require_matrix
 from genrec_fast.ops.reference.topk_inner_product import topk_inner_product as _twin
 
-__all__ = ["topk_inner_product"]
-
 _MOST_ITEMS = (1 << 31) - 1
 
 

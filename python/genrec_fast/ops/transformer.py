@@ -17,13 +17,6 @@ from genrec_fast.ops._transformer_call import TABLES, check_call, direct
 from genrec_fast.ops.reference import transformer as reference
 from genrec_fast.ops.transformer_pack import PackedStack
 
-__all__ = [
-    "transformer_cross",
-    "transformer_first",
-    "transformer_prefill",
-    "transformer_select",
-]
-
 
 @door
 def transformer_prefill(

@@ -27,8 +27,6 @@ from genrec_fast.ops.reference.transformer_best_first import transformer_best_fi
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["BestFound", "transformer_best_first"]
-
 
 class BestFound(NamedTuple):
     """The best semantic IDs of each of n users, best first; equal scores in no order that is promised.

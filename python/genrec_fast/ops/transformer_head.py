@@ -13,8 +13,6 @@ from genrec_fast.ops._transformer_call import check_call, direct
 from genrec_fast.ops.reference import transformer_head as reference
 from genrec_fast.ops.transformer_pack import PackedStack
 
-__all__ = ["transformer_head"]
-
 
 @door
 def transformer_head(

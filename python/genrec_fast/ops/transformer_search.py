@@ -18,8 +18,6 @@ from genrec_fast.ops.reference.transformer_search import transformer_search as _
 from genrec_fast.ops.transformer_pack import PackedStack, require_stack
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter
 
-__all__ = ["TransformerFound", "transformer_search"]
-
 
 class TransformerFound(NamedTuple):
     """Beams behind the last level, best first but for what ``end_token`` changed.

@@ -15,8 +15,6 @@ from genrec_fast.ops._transformer_call import TABLES, check_call, direct
 from genrec_fast.ops.reference import transformer_step as reference
 from genrec_fast.ops.transformer_pack import PackedStack
 
-__all__ = ["transformer_step"]
-
 
 @door
 def transformer_step(

@@ -19,8 +19,6 @@ from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference import trie_filter as reference
 from genrec_fast.ops.trie_offsets import DELTA_BYTES
 
-__all__ = ["CatalogTrie", "TrieFilter", "excluding", "filter_arguments", "trie_filter"]
-
 _WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 

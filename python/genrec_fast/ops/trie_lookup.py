@@ -17,8 +17,6 @@ from genrec_fast.ops._tensors import allocate
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.trie_lookup import trie_lookup as _twin
 
-__all__ = ["trie_lookup"]
-
 _THREADS = 128  # of a block
 
 

@@ -15,19 +15,6 @@ from genrec_fast.base.checks import require_tensors
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.protocols import TrieTensors
 
-__all__ = [
-    "BLOCK_BITS",
-    "DELTA_BYTES",
-    "children_of",
-    "fan_out",
-    "fan_outs",
-    "require_packed",
-    "require_whole",
-    "row_range",
-    "unpack_offsets",
-    "widen",
-]
-
 BLOCK_BITS = 4  # one base per 16 offsets
 DELTA_BYTES = {torch.uint8: 1, torch.uint16: 2, torch.int32: 4}
 

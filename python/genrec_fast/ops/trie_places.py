@@ -15,8 +15,6 @@ from genrec_fast.ops._registry import core, define
 from genrec_fast.ops._trie_arguments import require_levels
 from genrec_fast.ops.reference.trie_places import trie_places as _twin
 
-__all__ = ["TriePlaces", "trie_places"]
-
 _THREADS = 256  # of a block on a card
 _MOST_LANES = 10  # log2 of the threads that share a node there
 

@@ -19,8 +19,6 @@ from genrec_fast.ops.reference.trie_step import log_sum_exp
 from genrec_fast.ops.reference.trie_step import trie_step as _reference
 from genrec_fast.ops.trie_filter import CatalogTrie, TrieFilter, trie_filter
 
-__all__ = ["TrieStep", "refuse_beams", "trie_step", "valid_log_sums"]
-
 _NORMALIZE = ("all", "valid")
 _MANY = 1 << 20  # beams: below, no result is too large for a machine
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # dtype -> LogitType of csrc/ops/trie/trie_step.h

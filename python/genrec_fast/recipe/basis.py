@@ -10,8 +10,6 @@ from genrec_fast.base.batch import BASES, Question, Ranked
 from genrec_fast.base.query import Query
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["based", "popular"]
-
 
 def based(found: Ranked, question: Question, learned_start: bool) -> Ranked:
     """The answer, saying what each user's items are based on, and how many items of the history were left out."""

@@ -32,8 +32,6 @@ from genrec_fast.recipe.basis import based
 from genrec_fast.recipe.requests import Group, Request, Row
 from genrec_fast.recipe.system import System
 
-__all__ = ["Batcher", "Counts"]
-
 # Logits of one group at its widest: 2^26 float32 are 256 MiB.
 _GROUP_LOGITS = 1 << 26
 # What parts raise when a question does not suit them; anything else ends the worker, and with it every question.

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
 
-__all__ = ["grown"]
-
 
 def grown(name: str, old: nn.Module, fresh: nn.Module) -> nn.Module:
     """The network for the larger catalog, with the weights that it has.

@@ -25,8 +25,6 @@ from genrec_fast.base.protocols import (
 )
 from genrec_fast.catalog.catalog import Catalog
 
-__all__ = ["BatchingConfig", "Config", "Recipe", "TrainConfig"]
-
 
 class Config(Protocol):
     """Settings from which a part is built: a tokenizer, a layout, a backbone, an objective or a decoder."""

@@ -24,8 +24,6 @@ from genrec_fast.recipe.batcher import Batcher
 from genrec_fast.recipe.saved import CARD, Files, card_bytes, read_files, write_model
 from genrec_fast.recipe.system import System
 
-__all__ = ["NamedItem", "Recommender", "load", "usable_device"]
-
 SAVE_SECONDS = 60.0  # to wait for another model that is being saved in the same folder
 
 

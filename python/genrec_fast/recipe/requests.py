@@ -14,8 +14,6 @@ from genrec_fast.base.errors import TimedOutError
 from genrec_fast.base.query import Query
 from genrec_fast.decoders.base import Decoder, Pass
 
-__all__ = ["Group", "Request", "Row"]
-
 
 @dataclass
 class Request:

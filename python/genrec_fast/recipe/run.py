@@ -10,8 +10,6 @@ from pathlib import Path
 from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.base.files import write_text
 
-__all__ = ["Run", "read_run", "write_run"]
-
 NAME = "run.json"
 FORMAT = "genrec_fast.run"
 _STATES = ("begun", "clearing")

@@ -37,8 +37,6 @@ from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipe.run import read_run
 from genrec_fast.recipe.system import System
 
-__all__ = ["Files", "card_bytes", "holds_model_of", "read_files", "remove_model", "write_model"]
-
 FORMAT = "genrec_fast.recommender"
 VERSION = 2
 CARD = "recipe.json"

@@ -27,8 +27,6 @@ from genrec_fast.recipe.basis import based, popular
 from genrec_fast.recipe.growing import grown
 from genrec_fast.recipe.recipe import Recipe
 
-__all__ = ["System"]
-
 
 def _short(config: object) -> str:
     """A config's name and settings, as many as a line holds."""

@@ -10,8 +10,6 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.recipe.system import System
 
-__all__ = ["marked"]
-
 _DIGITS: dict[object, bool] = {"0": False, "1": True, 0: False, 1: True}  # false and true are 0 and 1 as keys
 
 

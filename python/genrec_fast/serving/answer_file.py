@@ -18,8 +18,6 @@ from genrec_fast.base.files import storing
 from genrec_fast.serving.question_file import Place, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 
-__all__ = ["AnswerFile", "Tally", "packed_lines", "table_schema", "write_all"]
-
 _GROUP_BYTES = 1 << 26  # of JSON lines that become a group of rows of a table
 _NUMBER = re.compile(rb'"(id|user)": -?\d')
 _HALF = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)  # of a character as JSON has it; it may lack the other half

@@ -17,8 +17,6 @@ from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.http_body import answer_of, question_of
 from genrec_fast.serving.lines import checked_line, joined_lines, kind_of_line, marks_of_line, plain_field
 
-__all__ = ["WINDOW_BATCHES", "Window", "recommend_many"]
-
 # Histories are sorted by length within a window of so many batches. tiger on beauty, one thread, 256 users a batch: 265
 # users a second sorted, 140 unsorted; marius and sasrec gain a few percent.
 WINDOW_BATCHES = 8

@@ -25,8 +25,6 @@ from genrec_fast.serving.question_file import Kept, Place, Table, is_table, open
 from genrec_fast.serving.unfinished import Unfinished
 from genrec_fast.training.log import StageBar
 
-__all__ = ["BulkConfig", "Outcome", "identity_of", "mark_types", "recommend_file"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BulkConfig:

@@ -10,8 +10,6 @@ from genrec_fast.base.checks import check_number, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.query import Limits
 
-__all__ = ["ServeConfig", "ServeLimits"]
-
 _COUNTS = ("max_waiting", "max_running", "max_body", "max_users", "max_k", "max_num_beams", "max_connections")
 _SECONDS = ("timeout", "drain", "header_timeout", "body_timeout", "idle_timeout", "write_timeout")
 

@@ -14,8 +14,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from genrec_fast.serving.config import ServeConfig
 
-__all__ = ["guarded"]
-
 _LOG = logging.getLogger(__name__)
 # Bytes that must leave in write_timeout where a client takes its answer slowly.
 _PROGRESS = 1 << 16

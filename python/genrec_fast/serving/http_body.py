@@ -14,8 +14,6 @@ from genrec_fast.base.query import Options, skips
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.action_marks import marked
 
-__all__ = ["FIELDS", "PLAIN", "Limits", "answer_of", "question_of"]
-
 _IDS = {
     "histories": "history_ids",
     "allowed": "allowed_ids",

@@ -20,8 +20,6 @@ from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
 from genrec_fast.serving.new_events import NewEvents
 
-__all__ = ["KeptEvents"]
-
 
 class KeptEvents(KeptUsers):
     """What ``UserCache`` keeps for a ``Resumable``; see there.

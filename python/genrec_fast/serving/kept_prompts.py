@@ -17,8 +17,6 @@ from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.kept_users import Entry, KeptUsers, Reading
 from genrec_fast.serving.new_events import NewEvents
 
-__all__ = ["KeptPrompts", "ReadPrompts"]
-
 
 class KeptPrompts(KeptUsers):
     """What ``UserCache`` keeps for a ``Continuable``; see there. Pages are counted; sessions hold what is on them.

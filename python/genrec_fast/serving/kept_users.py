@@ -12,8 +12,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.pages import Pages
 
-__all__ = ["Entry", "KeptUsers", "Reading"]
-
 
 @dataclass
 class Entry:

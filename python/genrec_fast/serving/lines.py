@@ -13,8 +13,6 @@ from genrec_fast.base.checks import as_whole, check_dense, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.serving.http_body import FIELDS
 
-__all__ = ["checked_line", "joined_lines", "kind_of_line", "marks_of_line", "plain_field"]
-
 # A field of a line -> the field of a body that has one entry for each history.
 _OF_ONE = {
     "history": "histories",

@@ -20,8 +20,6 @@ from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.serving.config import ServeConfig
 from genrec_fast.serving.http_body import answer_of, question_of
 
-__all__ = ["ClientGone", "Live", "Server"]
-
 # Seconds in which a batcher, which fails late questions itself, may be late: a level of a wide search takes long.
 _LATE = 0.25
 # Results of one answer beyond which writing it would hold up the others.

@@ -15,8 +15,6 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.query import times_of_events
 from genrec_fast.recipe.recommender import Recommender
 
-__all__ = ["NewEvents"]
-
 
 @dataclass(frozen=True)
 class NewEvents:

@@ -17,8 +17,6 @@ from genrec_fast.base.query import Options, Query
 from genrec_fast.serving.config import ServeConfig
 from genrec_fast.serving.http_body import FIELDS
 
-__all__ = ["description", "page"]
-
 _PLAIN: dict[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _NAME = {"anyOf": [{"type": "string"}, {"type": "integer"}], "description": "an item's name; a number is its digits"}
 _ID = {"type": "integer", "minimum": 0, "description": "an item id: `id` in the answers"}

@@ -21,8 +21,6 @@ from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.serving.connections import guarded
 from genrec_fast.serving.live import Server
 
-__all__ = ["connection_room", "serve"]
-
 _LOG = logging.getLogger(__name__)
 # Descriptors for files and for what the process has open anyway.
 _SPARE = 64

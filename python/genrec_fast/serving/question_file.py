@@ -16,8 +16,6 @@ from typing import IO, Any, Protocol, cast
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.files import file_checksum
 
-__all__ = ["JsonLines", "Kept", "Place", "Source", "Survey", "Table", "is_table", "open_questions"]
-
 _MAX_LINE = 1 << 24  # bytes of a line; a longer one is an error of its own, not a failure of the machine
 _CHUNK = 1 << 20
 _TABLE_ROWS = 1 << 14  # read at once: a slice of a table reads whole pages, and the fewer slices the better

@@ -23,8 +23,6 @@ from genrec_fast.serving.question_file import Kept, Table, is_table
 from genrec_fast.serving.unfinished import START_OVER, Unfinished
 from genrec_fast.training.log import StageBar
 
-__all__ = ["ClusterConfig", "recommend_on_cluster"]
-
 _MOST_PARTS = 4096  # files of answers; with more windows each file has several
 
 

@@ -19,8 +19,6 @@ from genrec_fast.base.files import is_temporary, mode_of, storing, sweep, sync_f
 from genrec_fast.base.lock import NAME as LOCK_NAME
 from genrec_fast.base.lock import FolderLock
 
-__all__ = ["START_OVER", "Unfinished"]
-
 _FORMAT = "genrec_fast.recommend"
 _STATE = "state.json"
 _GOING = "going"  # what a folder is called while it is removed

@@ -24,8 +24,6 @@ from genrec_fast.serving.kept_prompts import KeptPrompts
 from genrec_fast.serving.kept_users import Reading
 from genrec_fast.serving.new_events import NewEvents
 
-__all__ = ["UserCache"]
-
 T = TypeVar("T")
 
 

@@ -10,8 +10,6 @@ import torch
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.tokenizers.base import Fit, Tokenizer
 
-__all__ = ["Atomic", "AtomicConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AtomicConfig:

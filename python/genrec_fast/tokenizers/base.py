@@ -30,8 +30,6 @@ from genrec_fast.tokenizers.stored import check_codes, check_sizes
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-__all__ = ["Fit", "Tokenizer", "load", "width_of"]
-
 FILE_VERSION = 1
 _PREFIX = "genrec_fast.tokenizer."
 _kinds: dict[str, type[Tokenizer]] = {}  # every class that names a kind, for ``load``

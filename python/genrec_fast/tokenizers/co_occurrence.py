@@ -11,8 +11,6 @@ from genrec_fast.base.checks import INTEGERS, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = ["check_histories", "co_occurrence", "collaborative_vectors", "spectral_vectors"]
-
 _ROUNDS = 12  # of the subspace iteration: singular values that differ by a fifth are told apart to 1e-2
 _SPARE = 8  # further columns, which make the wanted ones converge
 

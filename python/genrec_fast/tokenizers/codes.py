@@ -9,8 +9,6 @@ from torch import Tensor
 from genrec_fast.base.checks import check_integers, numbers, require_tensors, shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["check_codebook_sizes", "check_codebooks", "check_item_codes"]
-
 MAX_CODES = 65536  # per level: the trie's limit
 
 

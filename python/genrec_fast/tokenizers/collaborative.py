@@ -16,8 +16,6 @@ from genrec_fast.tokenizers.co_occurrence import spectral_vectors
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 
-__all__ = ["Collaborative", "CollaborativeConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CollaborativeConfig:

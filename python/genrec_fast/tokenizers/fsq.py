@@ -18,8 +18,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 from genrec_fast.tokenizers.stored import numbers, take
 
-__all__ = ["FSQ", "FSQConfig"]
-
 _BLOCK = 16384  # vectors coded at once
 _WARM = 50  # steps of linear warm-up
 _REPORT_EVERY = 50  # steps between two calls of progress

@@ -18,8 +18,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 from genrec_fast.tokenizers.stored import numbers, take
 
-__all__ = ["Hierarchical", "HierarchicalConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalConfig:

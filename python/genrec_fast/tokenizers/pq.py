@@ -18,8 +18,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.stored import numbers, take
 
-__all__ = ["OPQ", "PQ", "OPQConfig", "PQConfig"]
-
 _BLOCK = 16384  # vectors turned at once
 _INNER = 4  # Lloyd iterations between two rotations (faiss' OPQMatrix: 4)
 

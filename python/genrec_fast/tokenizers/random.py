@@ -13,8 +13,6 @@ from genrec_fast.tokenizers.base import Fit, Tokenizer
 from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 
-__all__ = ["Random", "RandomConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig:

@@ -21,8 +21,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.stored import numbers, take
 
-__all__ = ["RQKMeans", "RQKMeansConfig"]
-
 Init = Literal["auto", "kmeans++", "random", "progressive"]
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["check_codes", "check_sizes", "numbers", "take"]
-
 
 def take(
     tensors: dict[str, Tensor],

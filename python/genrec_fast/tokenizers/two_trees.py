@@ -16,8 +16,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collaborative import Collaborative, CollaborativeConfig
 from genrec_fast.tokenizers.collisions.dedup import Dedup
 
-__all__ = ["TwoTrees", "TwoTreesConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TwoTreesConfig(CollaborativeConfig):

@@ -16,8 +16,6 @@ from genrec_fast.training.folder import RunFolder
 from genrec_fast.training.processes import Processes
 from genrec_fast.training.setup import begin_with, coded_catalog
 
-__all__ = ["train_at_once"]
-
 
 def train_at_once(
     recipe: Recipe,

@@ -15,8 +15,6 @@ from torch import Tensor
 from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.base.files import checksum, read_tensors, save_tensors
 
-__all__ = ["Checkpoint", "Progress", "load_checkpoint", "save_checkpoint"]
-
 FORMAT = "genrec_fast.checkpoint"
 VERSION = 2
 

@@ -9,8 +9,6 @@ from typing import Any
 from genrec_fast.base.files import atomic_path
 from genrec_fast.training.log import read_log
 
-__all__ = ["draw_curves"]
-
 _COLOURS = ("#0b62a4", "#d95f02", "#1b9e77", "#7a4fa3", "#b8860b", "#666666")
 _LAST = 200  # points up to which each is marked
 Line = tuple[list[int], list[float]]

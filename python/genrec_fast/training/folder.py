@@ -18,8 +18,6 @@ from genrec_fast.recipe.run import Run, read_run, write_run
 from genrec_fast.recipe.saved import remove_model
 from genrec_fast.training.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["RunFolder", "load_item_codes"]
-
 # What a training writes beside its model; nothing else in the folder is ever removed.
 _FILES = ("checkpoint.safetensors", "item_codes.safetensors", "log.jsonl", "curves.png", "test.json")
 

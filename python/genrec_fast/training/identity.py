@@ -13,8 +13,6 @@ from genrec_fast.recipe.card import from_json, to_json
 from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
 
-__all__ = ["check_identity", "identity"]
-
 # These say when to stop and what is written down, not what is learned: they may change from one run to the next.
 _TEXTS = ("name", "source", "deviations", "measured")
 _FREE = ("max_minutes", "checkpoint_minutes", "patience", "log_every")

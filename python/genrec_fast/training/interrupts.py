@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupts"]
-
 
 class Interrupts:
     """Within ``with Interrupts() as stop``, the first SIGINT or SIGTERM sets ``stop.asked``; a second one raises.

@@ -8,8 +8,6 @@ from torch import Tensor
 from genrec_fast.base.weights import module_tensors, restore_module
 from genrec_fast.recipe.recommender import Recommender
 
-__all__ = ["learned_tensors", "restore_learned"]
-
 _CODES = "catalog.item_codes"
 
 

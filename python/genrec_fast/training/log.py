@@ -17,8 +17,6 @@ from typing_extensions import Self
 from genrec_fast.base.errors import CorruptFileError
 from genrec_fast.base.files import atomic_path, storing
 
-__all__ = ["Log", "ProgressBar", "StageBar", "read_log"]
-
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
 

@@ -43,8 +43,6 @@ from genrec_fast.training.setup import (
 from genrec_fast.training.still import say_if_still
 from genrec_fast.training.validation import validation_figures
 
-__all__ = ["train"]
-
 SYNC_STEPS = 10  # processes agree that often whether to stop: every step would make a GPU wait
 PICTURE_SECONDS = 60.0  # between two drawings of the curves
 

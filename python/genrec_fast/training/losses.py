@@ -13,8 +13,6 @@ from torch import Tensor
 from genrec_fast.base.errors import DivergedError, InvalidValueError
 from genrec_fast.training.checkpoint import Progress
 
-__all__ = ["Losses"]
-
 
 class Losses:
     """The losses of steps that are not yet in the sums of ``progress``.

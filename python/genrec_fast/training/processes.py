@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
 
-__all__ = ["Processes"]
-
 # What torchrun and "accelerate launch" set, and what MPI's launchers set.
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 

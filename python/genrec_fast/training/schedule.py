@@ -6,8 +6,6 @@ import math
 
 from genrec_fast.recipe.recipe import TrainConfig
 
-__all__ = ["learning_rate"]
-
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
     """The learning rate of optimizer step ``step`` (from 0) of a training planned for ``total_steps``.

@@ -20,8 +20,6 @@ from genrec_fast.recipe.recipe import Recipe, TrainConfig
 from genrec_fast.recipe.system import System
 from genrec_fast.training.folder import load_item_codes
 
-__all__ = ["Step", "begin_with", "bf16_pays", "coded_catalog", "make_optimizer", "mix_seed", "sample_users"]
-
 
 class Step(nn.Module):
     """System and objective as one module, so that a distributed wrapper sees every use of the weights."""

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from genrec_fast.base.errors import StillValidationWarning
 from genrec_fast.training.checkpoint import Progress
 
-__all__ = ["say_if_still"]
-
 IN_A_ROW = 3  # validations of equal figures: two happen by chance where few users are asked
 
 

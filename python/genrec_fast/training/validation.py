@@ -9,8 +9,6 @@ from genrec_fast.evaluation import evaluate, figure_names
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.training.processes import Processes
 
-__all__ = ["validation_figures"]
-
 
 def validation_figures(
     model: Recommender, users: Evaluation, processes: Processes, num_beams: int | None

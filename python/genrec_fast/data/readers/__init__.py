@@ -16,8 +16,6 @@ from genrec_fast.data.readers.known import is_table
 from genrec_fast.data.readers.options import Options, Reading
 from genrec_fast.data.splits import k_core
 
-__all__ = ["FORMATS", "is_dataset_file", "load"]
-
 # In the order they are tried: the more telling file name first.
 FORMATS = {"recbole": recbole, "lcrec": lcrec, "table": tables, "s3rec": s3rec}
 _ENDINGS = {".inter": "recbole", ".inter.json": "lcrec", ".txt": "s3rec"}

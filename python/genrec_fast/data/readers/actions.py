@@ -10,8 +10,6 @@ import numpy as np
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["columns_of", "read_actions"]
-
 _COMPARE = {
     ">=": operator.ge,
     "<=": operator.le,

@@ -13,8 +13,6 @@ from pathlib import Path
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.data.readers.lines import fail
 
-__all__ = ["Block", "blocks", "check_encoding", "usual_encoding"]
-
 _SIZE = 1 << 24
 _GZIP = b"\x1f\x8b"
 _OTHERS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")

@@ -6,8 +6,6 @@ import ast
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["as_cell", "as_text", "category_columns", "is_category", "path_of"]
-
 # From the general to the special.
 _KNOWN = ("main_category", "main_cat", "categories", "category", "genres", "genre", "class")
 _LEVEL = re.compile(r"(first|second|third|fourth)_level_category_name|(category|cat|level)_?l?\d+(_name)?")

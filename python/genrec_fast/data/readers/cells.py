@@ -15,8 +15,6 @@ from genrec_fast.data.readers.csv_rows import csv_rows
 from genrec_fast.data.readers.lines import fail
 from genrec_fast.data.readers.table import Part, Table
 
-__all__ = ["open_cells"]
-
 _CHUNK = 1 << 16  # rows whose cells are Python objects at a time
 _UNIT = b"\x1f"  # ASCII's separator of units, for separators of several letters
 

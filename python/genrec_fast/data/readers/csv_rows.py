@@ -9,8 +9,6 @@ from pathlib import Path
 
 from genrec_fast.data.readers.lines import fail, read_text
 
-__all__ = ["csv_rows"]
-
 _QUOTES = "a cell with a quote in it must be in quotes and have that quote twice"
 
 

@@ -21,8 +21,6 @@ from genrec_fast.data.readers.options import Reading
 from genrec_fast.data.readers.table import Part, Table
 from genrec_fast.data.readers.times import to_seconds
 
-__all__ = ["Events", "layout_of", "read_events"]
-
 _FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S%.f")
 
 

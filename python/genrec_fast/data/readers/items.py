@@ -12,8 +12,6 @@ from genrec_fast.data.readers.lines import fail
 from genrec_fast.data.readers.open import open_table
 from genrec_fast.data.readers.table import Table
 
-__all__ = ["Items", "list_items", "look_up", "told"]
-
 
 @dataclass(frozen=True)
 class Items:

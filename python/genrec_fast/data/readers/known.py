@@ -9,8 +9,6 @@ from pathlib import Path
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["DESCRIPTIONS", "EVENTS", "HEADERS", "LAYOUTS", "Description", "Layout", "fitting", "is_table", "plain_name"]
-
 _ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".json", ".ndjson", ".dat", ".data")
 
 

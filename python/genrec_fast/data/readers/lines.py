@@ -15,18 +15,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import DataError
 
-__all__ = [
-    "VECTORS",
-    "contiguous",
-    "fail",
-    "find_one",
-    "not_an_array",
-    "numbered_lines",
-    "read_json",
-    "read_text",
-    "read_vectors",
-]
-
 VECTORS = ("item_embeddings.*npy", "item_embeddings*.npy")
 """Names of files of vectors: the usual one, with a type or without, before any other."""
 
@@ -69,6 +57,7 @@ def numbered_lines(path: Path) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
+    """All of a file; ``DataError`` where the system refuses it."""
     try:
         return path.read_bytes()
     except OSError as error:

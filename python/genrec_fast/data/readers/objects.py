@@ -18,8 +18,6 @@ from genrec_fast.data.readers.categories import as_cell, is_category
 from genrec_fast.data.readers.lines import fail
 from genrec_fast.data.readers.table import Part, Table
 
-__all__ = ["open_objects"]
-
 _CHUNK = 1 << 16
 _LOOKED_AT = 1000  # objects at the beginning whose keys are the columns: a key may be missing in some
 _NESTED = ("items", "reviews", "events", "interactions")

@@ -18,8 +18,6 @@ from genrec_fast.data.readers.objects import open_objects
 from genrec_fast.data.readers.options import Reading
 from genrec_fast.data.readers.table import Part, Table
 
-__all__ = ["open_table"]
-
 _ROWS = 1 << 20  # of a Parquet file at a time
 _LATIN = ("movies.dat", "u.item")  # published in latin-1 or in UTF-8, from set to set
 _PLAIN = Reading()

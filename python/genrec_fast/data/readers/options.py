@@ -12,8 +12,6 @@ from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.data.readers.blocks import check_encoding
 from genrec_fast.data.readers.times import check_time_unit
 
-__all__ = ["Options", "Reading"]
-
 _NO_SEPARATOR = "\r\n\0\"'"
 _COLUMNS = ("user", "item", "timestamp", "rating", "title")
 

@@ -15,8 +15,6 @@ from genrec_fast.data.readers.options import Reading
 from genrec_fast.data.readers.table import Part, Table
 from genrec_fast.data.readers.tables import dataset_of
 
-__all__ = ["LOOKS_FOR", "find", "read"]
-
 LOOKS_FOR = "*.inter (tab separated, header `user_id:token item_id:token ...`; beside it *.item)"
 TYPES = ("token", "token_seq", "float", "float_seq")
 

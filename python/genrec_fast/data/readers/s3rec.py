@@ -23,8 +23,6 @@ from genrec_fast.data.readers.lines import (
 )
 from genrec_fast.data.readers.semantic_ids import codes_by_number, find_published
 
-__all__ = ["LOOKS_FOR", "find", "read"]
-
 LOOKS_FOR = "interactions.txt, or a single *.txt (lines `user item item ...`)"
 
 

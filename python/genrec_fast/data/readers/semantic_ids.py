@@ -15,8 +15,6 @@ from genrec_fast.base.errors import CorruptFileError, DataError
 from genrec_fast.base.files import file_checksum
 from genrec_fast.data.readers.lines import contiguous, fail, find_one, integer, numbered_lines, read_json
 
-__all__ = ["PUBLISHED", "codes_by_number", "find_published", "keys_of_items", "published_codes", "read_item_codes"]
-
 PUBLISHED = ("semantic_ids*.json", "*.index.json")
 """Names of files of semantic IDs: this library's, and LC-Rec's and LETTER's."""
 

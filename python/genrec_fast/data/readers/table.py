@@ -18,8 +18,6 @@ from genrec_fast.data.readers.lines import fail
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Part", "Table"]
-
 
 @dataclass(frozen=True)
 class Part:

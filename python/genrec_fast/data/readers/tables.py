@@ -19,8 +19,6 @@ from genrec_fast.data.readers.options import Reading
 from genrec_fast.data.readers.semantic_ids import PUBLISHED, find_published, keys_of_items, published_codes
 from genrec_fast.data.readers.table import Table
 
-__all__ = ["LOOKS_FOR", "dataset_of", "find", "read"]
-
 LOOKS_FOR = (
     "interactions.csv, .tsv, .parquet or .jsonl, packed by gzip or not, a published set by the names of its files "
     "(ratings.csv, ratings.dat, u.data, ...), or a single such file beside items.* (columns user, item, timestamp)"

@@ -11,8 +11,6 @@ import numpy as np
 from genrec_fast.base.errors import DataError, InvalidValueError
 from genrec_fast.base.times import looks_like_seconds
 
-__all__ = ["TIME_UNITS", "check_time_unit", "to_seconds"]
-
 TIME_UNITS: dict[str, float] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 """How many of each are a second."""
 

@@ -14,8 +14,6 @@ from genrec_fast.ops.transformer import transformer_first
 from genrec_fast.ops.transformer_head import transformer_head
 from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks
 
-__all__ = ["Block"]
-
 # A table of the first layer's queries, keys and values by token is kept up to this size: past it the memory is worth
 # more than a share of one layer.
 _FIRST_TABLE_BYTES = 1 << 26

@@ -16,8 +16,6 @@ from genrec_fast.nn.engine.rows import Rows, level_scores
 from genrec_fast.nn.packed import Packing
 from genrec_fast.ops.beam_attention import runs_on_card
 
-__all__ = ["Decodes", "ModuleSession"]
-
 KeysValues = tuple[Tensor, Tensor]
 
 

@@ -20,8 +20,6 @@ from genrec_fast.ops.transformer_search import transformer_search
 from genrec_fast.ops.transformer_step import transformer_step
 from genrec_fast.ops.trie_filter import CatalogTrie
 
-__all__ = ["NativeSession", "Prompts"]
-
 
 @dataclass(frozen=True)
 class Prompts:

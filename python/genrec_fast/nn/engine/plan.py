@@ -11,8 +11,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.ops.trie_filter import TrieFilter
 
-__all__ = ["BestFirstPlan", "CodeTokens", "Found", "Plan", "Processor"]
-
 # (tokens int64 [B * W, t] behind the prompt, log-probabilities [B * W, V]) -> log-probabilities
 Processor = Callable[[Tensor, Tensor], Tensor]
 

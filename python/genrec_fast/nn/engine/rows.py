@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["Rows", "level_scores"]
-
 
 @dataclass(frozen=True)
 class Rows:

@@ -16,8 +16,6 @@ from genrec_fast.ops._registry import core
 from genrec_fast.ops.transformer_pack import PackedStack, unpack_stacks, unpack_weights
 from genrec_fast.ops.transformer_spec import TransformerSpec
 
-__all__ = ["Layers", "bias_of", "looked_up"]
-
 
 class Layers:
     """The weights of a stack, and its layers' parts by name."""

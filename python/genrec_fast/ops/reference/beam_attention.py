@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["ancestors", "beam_attention"]
-
 
 def ancestors(parents: Tensor, num_beams: int) -> Tensor:
     """int64 ``[W, t]``: the last W rows of ``parents [N]``, each followed by its parent, and so on; then -1."""

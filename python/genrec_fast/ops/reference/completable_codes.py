@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.ops._filters import hide
 
-__all__ = ["completable_codes"]
-
 
 def completable_codes(
     written: Tensor,

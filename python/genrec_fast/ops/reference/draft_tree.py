@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 
-__all__ = ["draft_tree", "row_of"]
-
 
 def row_of(row_parents: Tensor, row_codes: Tensor, above: Tensor, codes: Tensor) -> Tensor:
     """Int64 ``[B, n]``: the first row that wrote codes ``[B, n]`` behind rows ``[B, n]``; -1: none."""

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from genrec_fast.ops.reference.draft_tree import row_of
 
-__all__ = ["Step", "draft_verify"]
-
 Step = Callable[[int, Tensor, Tensor, Tensor, int, Tensor | None], tuple[Tensor, ...]]
 """``(level, logits, nodes, scores, num_beams, log_sums)`` to the five of ``trie_step``"""
 

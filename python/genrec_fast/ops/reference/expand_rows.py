@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.ops.trie_offsets import unpack_offsets
 
-__all__ = ["expand_rows"]
-
 
 def expand_rows(
     rows: Tensor,

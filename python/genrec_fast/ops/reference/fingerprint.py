@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fingerprint"]
-
 _BLOCK = 1024  # bytes
 _GOLDEN = 0x9E3779B97F4A7C15
 

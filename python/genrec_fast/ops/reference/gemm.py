@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gemm", "gemm_pack"]
-
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     """float32 ``[M, D]`` -> whole numbers of -127 to 127 and scales ``[M]``: x is about number * scale.

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.ops.reference.topk_code_sums import code_sums
 
-__all__ = ["graph_step"]
-
 
 def graph_step(
     logprobs: Tensor,

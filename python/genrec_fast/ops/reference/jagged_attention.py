@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dropout_mask", "jagged_attention", "time_buckets", "visible"]
-
 
 def visible(
     num_queries: int,

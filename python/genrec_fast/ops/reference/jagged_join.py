@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["join", "part"]
-
 
 def join(values: Sequence[Tensor], offsets: Sequence[Tensor]) -> Tensor:
     """Row r of every part, then row r + 1 of every part."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["from_padded", "to_padded"]
-
 
 def _places(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """int64 ``[E]`` twice: the row of every element, and its place there."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.ops.reference.segment_sum import spread
 
-__all__ = ["dense_matmul", "embedding", "embedding_gradient", "embedding_rows", "jagged_matmul"]
-
 
 def dense_matmul(values: Tensor, dense: Tensor, offsets: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     """``[E, M]``: every row's ``[n, D]`` times its matrix, plus its bias."""

@@ -8,8 +8,6 @@ from torch import Tensor
 from genrec_fast.ops.lanes import lane_sum
 from genrec_fast.ops.reference.rq_encode import scores
 
-__all__ = ["ROWS", "kmeans_step"]
-
 ROWS = 1024  # distances of this many rows are summed in lanes, then block after block
 
 

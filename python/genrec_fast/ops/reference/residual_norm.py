@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["residual_norm"]
-
 
 def residual_norm(
     x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, centred: bool, epsilon: float

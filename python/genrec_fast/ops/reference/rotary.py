@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["rotary"]
-
 
 def rotary(x: Tensor, positions: Tensor, table: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """See ``ops.rotary``: in float32, or in float64 where x is that."""

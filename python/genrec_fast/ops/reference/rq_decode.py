@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["rq_decode"]
-
 
 def rq_decode(codes: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
     """Sum of a row per level, float32, in the order of the levels; ``codes`` has a column per codebook."""

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from genrec_fast.ops.lanes import lane_sum
 
-__all__ = ["half_norms", "rq_encode", "scores"]
-
 _BLOCK = 1 << 22  # float64 products held at once
 
 

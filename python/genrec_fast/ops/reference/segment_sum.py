@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["segment_sum", "spread"]
-
 
 def spread(rows: Tensor, offsets: Tensor) -> Tensor:
     """``[E, ...]``: ``rows[r]`` for every element of row r."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.ops._filters import hide
 
-__all__ = ["code_sums", "topk_code_sums"]
-
 
 def code_sums(logprobs: Tensor, item_codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
     """float32 ``[B, n]``: the scores of each item's codes, added level by level, from 0 on."""

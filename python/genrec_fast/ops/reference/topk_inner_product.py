@@ -8,8 +8,6 @@ from torch import Tensor
 from genrec_fast.ops._filters import hide
 from genrec_fast.ops.lanes import lane_sum
 
-__all__ = ["inner_products", "topk_inner_product"]
-
 _BLOCK = 1 << 22  # float64 products held at once
 
 

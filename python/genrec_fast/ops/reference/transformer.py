@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genrec_fast.ops.reference._transformer_layers import Layers, bias_of, looked_up
 
-__all__ = ["transformer_cross", "transformer_first", "transformer_prefill"]
-
 
 def transformer_prefill(
     weights: Tensor,

@@ -14,8 +14,6 @@ from genrec_fast.ops.reference.transformer_step import transformer_step
 from genrec_fast.ops.reference.trie_step import trie_step
 from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 
-__all__ = ["transformer_best_first"]
-
 
 class _Levels(NamedTuple):
     codebook_sizes: tuple[int, ...]

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from genrec_fast.ops.reference._transformer_layers import Layers
 
-__all__ = ["transformer_head"]
-
 
 def transformer_head(
     weights: Tensor, hidden: Tensor, stack: int, first: int, last: int, log_sums: bool

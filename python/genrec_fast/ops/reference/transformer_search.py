@@ -12,8 +12,6 @@ from genrec_fast.ops.reference.transformer_step import transformer_step
 from genrec_fast.ops.reference.trie_step import trie_step
 from genrec_fast.ops.transformer_pack import unpack_stacks
 
-__all__ = ["transformer_search"]
-
 
 class _Levels(NamedTuple):
     codebook_sizes: tuple[int, ...]

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.ops.reference._transformer_layers import Layers, bias_of, looked_up
 
-__all__ = ["transformer_step"]
-
 
 def transformer_step(
     weights: Tensor,

@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.ops.trie_build import TrieParts, token_dtype
 from genrec_fast.ops.trie_offsets import BLOCK_BITS
 
-__all__ = ["pack_offsets", "trie_build"]
-
 
 def trie_build(item_codes: Tensor, codebook_sizes: Sequence[int] | None = None) -> TrieParts:
     """``trie_build`` for int64 ``item_codes [N, L]`` that are known to be valid."""

@@ -8,8 +8,6 @@ from torch import Tensor
 from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops.trie_offsets import row_range
 
-__all__ = ["alive_edges", "allowed_rows", "excluded_rows", "pack_rows"]
-
 
 def allowed_rows(item_rows: Tensor, num_rows: int, allowed: Tensor) -> Tensor:
     """Maps bool ``[U, N]`` over items to bool ``[U, num_rows]``: a row is allowed if any of its items is."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genrec_fast.ops.trie_offsets import unpack_offsets, widen
 
-__all__ = ["trie_lookup"]
-
 
 def trie_lookup(
     codes: Tensor,

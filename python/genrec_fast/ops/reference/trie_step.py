@@ -13,8 +13,6 @@ from genrec_fast.base.protocols import TrieTensors
 from genrec_fast.ops.reference.trie_filter import alive_edges
 from genrec_fast.ops.trie_offsets import unpack_offsets
 
-__all__ = ["exp", "fused", "log", "log_sum_exp", "trie_step"]
-
 LANES = 16  # running sums of a reduction: element i goes to lane i mod 16
 LOG2_E, LN2_SINGLE = 1.44269502162933349609375, 0.693147182464599609375  # rounded to float32
 EXP_SMALLEST = -86.0  # e^-86 is the last that stays clear of subnormal numbers; below it, exp gives no less

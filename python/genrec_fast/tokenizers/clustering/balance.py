@@ -12,8 +12,6 @@ from torch import Tensor
 from genrec_fast.base.checks import FLOAT32, check_dense, real_number, shown, whole_number
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["Balance", "balanced_assignment", "check_balance", "check_epsilon"]
-
 Balance = Literal["sinkhorn", "capacity"]
 
 _ELEMENTS = 1 << 22  # of a block's table of costs: 16 MiB of float32

@@ -15,8 +15,6 @@ from genrec_fast.base.progress import Progress
 from genrec_fast.tokenizers.clustering.balance import Balance, balanced_assignment, check_balance
 from genrec_fast.tokenizers.clustering.seeding import plus_plus, random_rows, restart_empty_codes
 
-__all__ = ["KMeans", "kmeans", "squared_length"]
-
 _BLOCK = 65536  # rows per call: a multiple of 1024, for the inertia's bits
 _MOST_CODES = 65536
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)

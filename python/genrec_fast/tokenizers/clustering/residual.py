@@ -13,8 +13,6 @@ from genrec_fast.tokenizers.clustering.balance import Balance
 from genrec_fast.tokenizers.clustering.kmeans import kmeans, squared_length
 from genrec_fast.tokenizers.clustering.seeding import drawn_in, plus_plus, random_rows
 
-__all__ = ["BLOCK", "Settings", "Trained", "next_residual", "train_codebooks"]
-
 BLOCK = 65536  # rows coded at once: 256 MiB of float32 at F = 1024
 _STEPS = 10  # of the progressive start: the first F^(1/10), F^(2/10), .. principal directions (faiss)
 _PASSES = 5  # of k-means in each but the last

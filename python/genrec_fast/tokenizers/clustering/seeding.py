@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["drawn_in", "plus_plus", "random_rows", "restart_empty_codes"]
-
 _ROWS_PER_CODE = 64  # that k-means++ looks at, never fewer than _FEWEST in all: enough to see every cluster
 _FEWEST = 16384
 _MOST_ELEMENTS = 1 << 26  # of the rows looked at, which are held in float64: 512 MiB (more only where k rows need it)

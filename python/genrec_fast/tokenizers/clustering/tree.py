@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Level", "Stage", "descend", "grow"]
-
 _BLOCK = 65536  # rows whose normals are gathered at once
 _STILL = 1e-3  # part of the rows that may still change sides: the last rounds move few and cost as much as the first
 _POWER_ROUNDS = 3  # towards the principal direction, where two-means begins

@@ -12,8 +12,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes, check_item_codes
 from genrec_fast.tokenizers.collisions.groups import group_items
 from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved
 
-__all__ = ["CodebookDedup", "Dedup", "add_dedup_level", "check_dedup", "resolve_by_level"]
-
 Dedup = Literal["rank", "rank_if_shared", "colliding_only", "none"]
 CodebookDedup = Literal["rank", "rank_if_shared", "colliding_only", "none", "nearest_free", "sinkhorn"]
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Groups", "group_items"]
-
 _MOST = (1 << 63) - 1
 
 

@@ -20,8 +20,6 @@ from genrec_fast.tokenizers.collisions.resolution import Resolution, Resolved
 from genrec_fast.tokenizers.collisions.room import children, room
 from genrec_fast.tokenizers.collisions.sinkhorn import potentials
 
-__all__ = ["Reassign", "WhenFull", "reassign"]
-
 Reassign = Literal["nearest_free", "sinkhorn"]
 WhenFull = Literal["other_prefix", "level", "share"]
 

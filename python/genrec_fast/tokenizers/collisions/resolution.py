@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Resolution", "Resolved"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:

@@ -13,8 +13,6 @@ from genrec_fast.tokenizers.collisions.dedup import CodebookDedup, check_dedup, 
 from genrec_fast.tokenizers.collisions.reassign import Reassign, WhenFull, reassign
 from genrec_fast.tokenizers.collisions.resolution import Resolved
 
-__all__ = ["resolve"]
-
 
 def resolve(
     item_codes: Tensor,

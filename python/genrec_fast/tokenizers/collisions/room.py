@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.tokenizers.collisions.groups import group_items
 
-__all__ = ["children", "room"]
-
 
 def children(codes: Tensor, placed: Tensor, moving: Tensor, level: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes (prefixes of ``level`` codes) of the moving items, and the items placed below them.

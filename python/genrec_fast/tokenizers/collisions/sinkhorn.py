@@ -8,8 +8,6 @@ from torch import Tensor
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.tokenizers.collisions.room import children, room
 
-__all__ = ["potentials"]
-
 _CELLS = 1 << 21  # prefixes x items x codes at a time
 _MOST_CELLS = 1 << 26  # of one prefix: 512 MiB a table
 _CONVERGED = 1e-4  # change of log prices in a round, below which the order of codes no longer changes

@@ -14,8 +14,6 @@ from genrec_fast.base.checks import check_integers
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError, install_hint
 from genrec_fast.tokenizers.codes import check_codebook_sizes, check_codebooks, check_item_codes
 
-__all__ = ["from_faiss", "pack_codes", "to_faiss", "unpack_codes"]
-
 _MOST_BITS = 16  # of a level: 65,536 codes
 _ROWS = 1 << 18  # packed at a time
 

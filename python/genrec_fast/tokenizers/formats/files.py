@@ -32,8 +32,6 @@ from genrec_fast.ops.kmeans_step import KMeansStep, kmeans_step
 from genrec_fast.ops.rq_encode import rq_encode
 from genrec_fast.tokenizers.base import Tokenizer
 
-__all__ = ["encode_file", "kmeans_step_file", "residuals"]
-
 _RECORD_SECONDS = 2.0  # between two notes of how far a run is: each waits for the disk
 _READ_BYTES = 1 << 20
 

@@ -14,8 +14,6 @@ from genrec_fast.base.files import write_text
 from genrec_fast.data.readers.semantic_ids import codes_by_number
 from genrec_fast.tokenizers.codes import check_item_codes
 
-__all__ = ["read_index_json", "write_index_json"]
-
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from genrec_fast.base.checks import check_integers
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["Style", "from_text", "to_text"]
-
 Style = Literal["lcrec", "openonerec"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CODES = {"lcrec": re.compile(r"<([a-z])_([0-9]{1,9})>"), "openonerec": re.compile(r"<s_([a-z])_([0-9]{1,9})>")}

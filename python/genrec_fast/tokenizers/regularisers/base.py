@@ -17,17 +17,6 @@ from genrec_fast.base.checks import shown
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 
-__all__ = [
-    "CodedBatch",
-    "FitContext",
-    "Regulariser",
-    "RegulariserConfig",
-    "Similarity",
-    "check_regularisers",
-    "contrast",
-]
-
-
 Similarity = Literal["cosine", "product"]
 
 

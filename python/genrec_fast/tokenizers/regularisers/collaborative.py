@@ -20,8 +20,6 @@ from genrec_fast.tokenizers.regularisers.base import (
     contrast,
 )
 
-__all__ = ["Alignment", "AlignmentConfig", "CoOccurrence", "CoOccurrenceConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:

@@ -18,8 +18,6 @@ from genrec_fast.tokenizers.regularisers.base import (
     contrast,
 )
 
-__all__ = ["Contrastive", "ContrastiveConfig", "TagSupervision", "TagSupervisionConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:

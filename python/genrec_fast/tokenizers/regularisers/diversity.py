@@ -12,8 +12,6 @@ from genrec_fast.base.config import check_fields
 from genrec_fast.tokenizers.clustering.kmeans import kmeans
 from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser, Similarity
 
-__all__ = ["Diversity", "DiversityConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiversityConfig:

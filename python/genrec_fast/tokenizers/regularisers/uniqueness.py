@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from genrec_fast.base.config import check_fields
 from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Regulariser
 
-__all__ = ["Uniqueness", "UniquenessConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class UniquenessConfig:

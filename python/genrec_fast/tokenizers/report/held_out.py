@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genrec_fast.tokenizers.collisions.groups import Groups
 
-__all__ = ["chance_held_out_errors", "held_out_errors", "prefixes_of", "shuffled"]
-
 _COLUMNS = 16  # features at a time
 _SHUFFLES, _VALUES = 20, 4_000_000  # at most, and values that all shuffles read
 

@@ -27,8 +27,6 @@ from genrec_fast.tokenizers.report.sums import (
 )
 from genrec_fast.tokenizers.report.verdict import Evidence, judge
 
-__all__ = ["report"]
-
 _LARGEST = 10  # groups whose sizes are listed
 
 

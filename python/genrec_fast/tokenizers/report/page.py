@@ -17,8 +17,6 @@ from genrec_fast.base.files import atomic_path
 from genrec_fast.tokenizers.report.structure import Structure
 from genrec_fast.tokenizers.report.verdict import Verdict
 
-__all__ = ["LevelReport", "Report"]
-
 _ENDINGS = (".png", ".svg", ".pdf")
 _POINTS = 400  # of a curve: a codebook of 65,536 codes would make a picture of megabytes
 

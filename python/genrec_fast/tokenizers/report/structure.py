@@ -12,8 +12,6 @@ from torch import Tensor
 from genrec_fast.tokenizers.clustering.kmeans import kmeans
 from genrec_fast.tokenizers.report.held_out import held_out_errors
 
-__all__ = ["Structure", "structure"]
-
 _SAMPLE = 500  # items: on real features the figures are then eight or more deviations from noise
 _FEWEST = 20
 _NEAREST = 3

@@ -11,17 +11,6 @@ from torch import Tensor
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.tokenizers.collisions.groups import Groups
 
-__all__ = [
-    "Decodes",
-    "decoded_errors",
-    "entropy",
-    "gini",
-    "group_errors",
-    "prefix_purity",
-    "scatter",
-    "summed_errors",
-]
-
 _BLOCK = 1 << 21  # values at a time: 16 MiB of float64
 _COLUMNS = 16  # features at a time where rows are gathered: one line of the cache in float32
 

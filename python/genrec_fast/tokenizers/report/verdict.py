@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Evidence", "Verdict", "judge"]
-
 Verdict = Literal["usable", "weak", "useless", "unknown"]
 
 # Shares of the features' variance that codes explain of items held out, above chance. Random IDs explain none; on

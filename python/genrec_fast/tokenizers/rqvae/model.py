@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from genrec_fast.nn.quantize import ResidualQuantizer
 from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 
-__all__ = ["RQVAEModel"]
-
 _BLOCK = 65536  # rows held in float64 at once
 
 

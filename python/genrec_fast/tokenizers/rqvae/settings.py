@@ -13,8 +13,6 @@ from genrec_fast.tokenizers.codes import check_codebook_sizes
 from genrec_fast.tokenizers.collisions.dedup import CodebookDedup
 from genrec_fast.tokenizers.regularisers.base import RegulariserConfig, check_regularisers
 
-__all__ = ["RQVAESettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RQVAESettings:

@@ -19,8 +19,6 @@ from genrec_fast.tokenizers.rqvae.training import columns as history_columns
 from genrec_fast.tokenizers.rqvae.training import train_rqvae
 from genrec_fast.tokenizers.stored import numbers, take
 
-__all__ = ["RQVAE", "RQVAEConfig"]
-
 _BLOCK = 8192  # vectors encoded at once
 
 

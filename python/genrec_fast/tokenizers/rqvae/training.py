@@ -19,8 +19,6 @@ from genrec_fast.tokenizers.regularisers.base import CodedBatch, FitContext, Reg
 from genrec_fast.tokenizers.rqvae.model import RQVAEModel
 from genrec_fast.tokenizers.rqvae.settings import RQVAESettings
 
-__all__ = ["columns", "joined_levels", "train_rqvae"]
-
 _WARMUP = 50  # steps of rising learning rate
 _SETTLE = 0.9  # no code is moved after this part of the training: one moved late has no time to fit
 _SAMPLE = 1 << 17  # vectors that start the codebooks: 128 for each of 1,024 codes
