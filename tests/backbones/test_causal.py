@@ -6,8 +6,7 @@ import torch
 from genrec_fast.backbones import CausalConfig
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.nn.item_inputs import ItemInputsConfig
-from shared.backbone_suite import SIZES, EmbeddingSuite, batch_of, catalog_layout
-from shared.catalogs import coded
+from shared.backbone_suite import EmbeddingSuite, batch_of
 
 
 class TestCausal(EmbeddingSuite):
@@ -43,15 +42,12 @@ class TestOfCodesAndFeatures(EmbeddingSuite):
         max_items=6,
         items=ItemInputsConfig(ids=False, codes="mean", features=True),
     )
-
-    def parts(self):
-        torch.manual_seed(0)
-        layout = catalog_layout(features=True)
-        return layout, self.config.build(coded(layout.item_codes, SIZES, layout.features)).eval()
+    features = True
+    whole_catalog = True
 
     def test_state_dict_round_trip(self):
         layout, backbone = self.parts()
         torch.manual_seed(1)
-        other = self.config.build(coded(layout.item_codes, SIZES, layout.features)).eval()
+        other = self.built(layout)
         other.load_state_dict(backbone.state_dict())
         assert torch.equal(other.item_table(), backbone.item_table())

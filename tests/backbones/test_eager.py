@@ -12,34 +12,16 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
 from genrec_fast.layouts import PlainConfig
-from shared.backbone_suite import SIZES, SearchedSuite, batch_of, catalog_layout
+from shared.backbone_suite import SIZES, LastTarget, SearchedSuite
 from shared.catalogs import coded, sized
 
 CONFIG = EagerConfig(width=16, num_heads=2, encoder_layers=2, decoder_layers=1, hidden=24, dropout=0.0, max_items=6)
 
 
-class TestEager(SearchedSuite):
+class TestEager(LastTarget, SearchedSuite):
     config = CONFIG
-    targets = "last"
-
-    def parts(self):
-        torch.manual_seed(0)
-        layout = catalog_layout()
-        return layout, self.config.build(coded(layout.item_codes, SIZES)).eval()
-
-    def test_state_dict_round_trip(self):
-        layout, backbone = self.parts()
-        torch.manual_seed(1)
-        other = self.config.build(coded(layout.item_codes, SIZES)).eval()
-        other.load_state_dict(backbone.state_dict())
-        batch = layout(batch_of([3, 1]))
-        for ours, theirs in zip(self.outputs(backbone, batch), self.outputs(other, batch), strict=True):
-            assert torch.equal(ours, theirs)
-
-    def test_targets_must_stand_last(self):
-        layout, backbone = self.parts()
-        with pytest.raises(InvalidValueError, match="one target, at its last position"):
-            backbone.level_logits(layout(batch_of([3, 2], targets="every")))
+    op = "eager"
+    whole_catalog = True
 
 
 def four_levels():

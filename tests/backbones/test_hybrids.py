@@ -10,19 +10,14 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import CodesAndVectors, CodesThenUsers, CodesThenVectors
-from shared.backbone_suite import FEATURES, ITEMS, SIZES, SearchedSuite, batch_of, catalog_layout
-from shared.catalogs import coded, sized
+from shared.backbone_suite import FEATURES, ITEMS, SIZES, SearchedSuite, batch_of
+from shared.catalogs import sized
 
 
 class HybridSuite(SearchedSuite):
     targets = "last"
     features = True
-
-    def parts(self):
-        torch.manual_seed(0)
-        layout = catalog_layout(True)
-        catalog = coded(layout.item_codes, SIZES, layout.features)
-        return layout, self.config.build(catalog).eval()
+    whole_catalog = True
 
     def training_value(self, backbone, batch: Batch) -> torch.Tensor:
         logits, vectors = backbone.predictions(batch)

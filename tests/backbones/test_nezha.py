@@ -3,36 +3,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-import pytest
 import torch
 
 from genrec_fast.backbones import NezhaConfig
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
-from shared.backbone_suite import SearchedSuite, batch_of
+from shared.backbone_suite import LastTarget, ReadsCodes, SearchedSuite, batch_of
 from shared.catalogs import sized
 
 CONFIG = NezhaConfig(width=16, num_heads=2, num_layers=2, hidden=24, dropout=0.0, max_items=6)
 
 
-class TestNezha(SearchedSuite):
+class TestNezha(LastTarget, ReadsCodes, SearchedSuite):
     config = CONFIG
-    targets = "last"
-
-    def test_a_batch_passes_a_layout_first(self):
-        _, backbone = self.parts()
-        with pytest.raises(InvalidValueError, match="nezha: batch must have codes"):
-            backbone.prefill(batch_of([2]))
-        with pytest.raises(InvalidValueError, match="nezha: batch must have target_codes"):
-            backbone.level_logits(batch_of([2]))
-
-    def test_one_target_at_the_end(self):
-        layout, backbone = self.parts()
-        with pytest.raises(
-            InvalidValueError, match=r"nezha: every history must have one target, .* got 3 targets for 1"
-        ):
-            backbone.level_logits(layout(batch_of([3], targets="every")))
+    op = "nezha"
 
 
 def test_the_head_is_the_formula():

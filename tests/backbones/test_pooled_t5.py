@@ -44,16 +44,12 @@ class TestPooledT5(SearchedSuite):
         max_items=6,
         vector_width=5,
     )
-
-    def parts(self):
-        torch.manual_seed(0)
-        layout = catalog_layout()
-        return layout, self.config.build(coded(layout.item_codes, SIZES)).eval()
+    whole_catalog = True
 
     def test_state_dict_round_trip(self):
         layout, backbone = self.parts()
         torch.manual_seed(1)
-        other = self.config.build(coded(layout.item_codes, SIZES)).eval()
+        other = self.built(layout)
         batch = layout(batch_of([3, 1]))
         assert not torch.equal(backbone.embed_users(batch), other.embed_users(batch))
         other.load_state_dict(backbone.state_dict())

@@ -11,18 +11,14 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.decoders import BeamConfig
-from shared.backbone_suite import SIZES, SearchedSuite, batch_of
+from shared.backbone_suite import SIZES, ReadsCodes, SearchedSuite, batch_of
 
 CONFIG = RecGPTConfig(width=16, num_heads=2, num_layers=2, hidden=24, dropout=0.0, max_items=6)
 
 
-class TestRecGPT(SearchedSuite):
+class TestRecGPT(ReadsCodes, SearchedSuite):
     config = CONFIG
-
-    def test_a_batch_passes_a_layout_first(self):
-        _, backbone = self.parts()
-        with pytest.raises(InvalidValueError, match="recgpt: batch must have codes"):
-            backbone.prefill(batch_of([2]))
+    op = "recgpt"
 
 
 class TestFeatures(SearchedSuite):

@@ -11,21 +11,17 @@ from genrec_fast.base.batch import Batch
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.layouts import PlainConfig
-from shared.backbone_suite import SIZES, SearchedSuite, batch_of, catalog_layout
+from shared.backbone_suite import LastTarget, SearchedSuite, batch_of
 from shared.catalogs import coded, sized
 
 CONFIG = SeaterConfig(width=16, num_heads=2, num_layers=2, hidden=24, dropout=0.0, max_items=6)
 EIGHT = torch.cartesian_prod(*[torch.arange(2)] * 3)  # the leaves of a binary tree
 
 
-class TestSeater(SearchedSuite):
+class TestSeater(LastTarget, SearchedSuite):
     config = CONFIG
-    targets = "last"
-
-    def parts(self):
-        torch.manual_seed(0)
-        layout = catalog_layout()
-        return layout, self.config.build(coded(layout.item_codes, SIZES)).eval()
+    op = "seater"
+    whole_catalog = True
 
     def training_value(self, backbone, batch):
         memory, offsets = backbone.read(batch)
@@ -33,20 +29,6 @@ class TestSeater(SearchedSuite):
         return (
             super().training_value(backbone, batch) - backbone.affinity(memory, offsets, states[:, None]).log().mean()
         )
-
-    def test_state_dict_round_trip(self):
-        layout, backbone = self.parts()
-        torch.manual_seed(1)
-        other = self.config.build(coded(layout.item_codes, SIZES)).eval()
-        other.load_state_dict(backbone.state_dict())
-        batch = layout(batch_of([3, 1]))
-        for ours, theirs in zip(self.outputs(backbone, batch), self.outputs(other, batch), strict=True):
-            assert torch.equal(ours, theirs)
-
-    def test_targets_must_stand_last(self):
-        layout, backbone = self.parts()
-        with pytest.raises(InvalidValueError, match="one target, at its last position"):
-            backbone.level_logits(layout(batch_of([3, 2], targets="every")))
 
     def test_codes_that_are_no_item_are_never_written(self):
         """Whatever a search asks for, children that the tree does not have are at -inf."""

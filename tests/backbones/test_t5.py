@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from baselines import hf_t5
 from genrec_fast.backbones import T5Config
-from genrec_fast.base.errors import InvalidValueError
-from shared.backbone_suite import SIZES, AutoregressiveSuite, batch_of
+from shared.backbone_suite import SIZES, AutoregressiveSuite, LastTarget, batch_of
 
 
-class TestT5(AutoregressiveSuite):
-    targets = "last"
+class TestT5(LastTarget, AutoregressiveSuite):
+    op = "t5"
     config = T5Config(
         width=16, num_heads=2, head_width=8, num_layers=2, hidden=32, dropout=0.0, num_user_tokens=3, max_items=6
     )
-
-    def test_targets_must_stand_last(self):
-        layout, backbone = self.parts()
-        with pytest.raises(InvalidValueError, match="one target, at its last position"):
-            backbone.level_logits(layout(batch_of([3, 2], targets="every")))
 
 
 def test_network_equals_transformers():

@@ -44,15 +44,23 @@ def batch_of(lengths: list[int], seed: int = 0, targets: str = "last") -> Batch:
 
 
 class BackboneSuite:
-    """Set ``config``; ``targets`` is what the backbone trains on, ``features`` whether it reads them."""
+    """Set ``config``; ``targets`` is what the backbone trains on, ``features`` whether it reads them.
+
+    ``whole_catalog``: whether it is built of the items themselves, not of their number and sizes alone.
+    """
 
     targets = "every"
     features = False
+    whole_catalog = False
 
     def parts(self):
         torch.manual_seed(0)
         layout = catalog_layout(self.features)
-        return layout, self.config.build(sized(SIZES, ITEMS, layout.feature_dim)).eval()
+        return layout, self.built(layout)
+
+    def built(self, layout):
+        catalog = layout.catalog if self.whole_catalog else sized(SIZES, ITEMS, layout.feature_dim)
+        return self.config.build(catalog).eval()
 
     def outputs(self, backbone, batch: Batch) -> list[torch.Tensor]:
         """What the backbone says of the users, one row each."""
@@ -125,7 +133,7 @@ class BackboneSuite:
     def test_state_dict_round_trip(self):
         layout, backbone = self.parts()
         torch.manual_seed(1)
-        other = self.config.build(sized(SIZES, ITEMS, layout.feature_dim)).eval()
+        other = self.built(layout)
         other.load_state_dict(backbone.state_dict())
         batch = layout(batch_of([3, 1]))
         for ours, theirs in zip(self.outputs(backbone, batch), self.outputs(other, batch), strict=True):
@@ -218,6 +226,33 @@ class SearchedSuite(BackboneSuite):
         together, some = session.extend(codes, parents).scores()[0], session.select(users)
         alone = some.extend(codes[users], parents[users]).scores()[0]
         torch.testing.assert_close(alone, together[users], rtol=0, atol=1e-5)
+
+
+class LastTarget:
+    """Beside a suite: of a backbone that learns from the last position of each history alone; set ``op``."""
+
+    targets = "last"
+
+    def test_targets_have_codes_and_stand_last(self):
+        layout, backbone = self.parts()
+        with pytest.raises(
+            InvalidValueError,
+            match=rf"^{self.op}: every history must have one target, at its last position .* got 3 targets for 1",
+        ):
+            backbone.level_logits(layout(batch_of([3], targets="every")))
+        with pytest.raises(InvalidValueError, match=f"^{self.op}: batch must have target_codes"):
+            backbone.level_logits(dataclasses.replace(layout(batch_of([2])), target_codes=None))
+
+
+class ReadsCodes:
+    """Beside a suite: of a backbone that reads histories by their codes; set ``op``."""
+
+    def test_a_batch_passes_a_layout_first(self):
+        _, backbone = self.parts()
+        with pytest.raises(
+            InvalidValueError, match=rf"^{self.op}: batch must have codes \(let it pass a layout first\), got None"
+        ):
+            backbone.prefill(batch_of([2]))
 
 
 class AutoregressiveSuite(SearchedSuite):
