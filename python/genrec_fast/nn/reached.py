@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Reached", "functions_in", "reached_code"]
-
 # Through what a function may be reached, and under which name.
 _WRAPPERS: tuple[type, ...] = (
     *(staticmethod, classmethod, property, MethodType, type(functools.lru_cache(len))),
