@@ -9,9 +9,8 @@ import torch
 
 from genrec_fast.backbones import EarnConfig
 from genrec_fast.base.errors import InvalidValueError
-from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig, BestFirstConfig, SpeculativeConfig
-from shared.backbone_suite import LastTarget, ReadsCodes, SearchedSuite, batch_of
+from shared.backbone_suite import LastTarget, ReadsCodes, SearchedSuite, batch_of, likeliest_of_all
 from shared.catalogs import sized
 
 CONFIG = EarnConfig(width=16, num_heads=2, num_layers=3, num_history_layers=2, hidden=24, dropout=0.0, max_items=6)
@@ -89,18 +88,7 @@ def test_what_a_search_keeps_of_the_histories(layers):
 
 def test_every_search_finds_the_best_of_all():
     """Trees of rows, behind a draft, and level by level: the ten likeliest of 20 items by the whole passes of each."""
-    torch.manual_seed(0)
-    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
-    codes = every[torch.randperm(64)[:20]]
-    trie, backbone = build_trie(codes, codebook_sizes=(4, 4, 4)), CONFIG.build(sized((4, 4, 4), 20)).eval()
-    batch = batch_of([4, 2, 6])
-    batch = dataclasses.replace(batch, codes=codes[batch.items.values % 20])
-    with torch.no_grad():
-        scores = []
-        for item in codes:
-            logits = backbone.level_logits(dataclasses.replace(batch, target_codes=item.expand(3, -1)))
-            scores.append(sum(x.log_softmax(1)[:, int(code)] for x, code in zip(logits, item, strict=True)))
-        wanted = torch.stack(scores, 1).topk(10)
+    backbone, batch, trie, wanted = likeliest_of_all(CONFIG)
     draft = SimpleNamespace(backbone=CONFIG.build(sized((4, 4, 4), 20)).eval(), batch=lambda asked: asked)
     drafted = SpeculativeConfig(num_beams=20).build().drafted_by(draft)
     for decoder in (BeamConfig(num_beams=20).build(), BestFirstConfig().build(), drafted):

@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
-import itertools
-
 import torch
 
 from genrec_fast.backbones import NezhaConfig
-from genrec_fast.catalog.trie import build_trie
 from genrec_fast.decoders import BeamConfig
-from shared.backbone_suite import LastTarget, ReadsCodes, SearchedSuite, batch_of
-from shared.catalogs import sized
+from shared.backbone_suite import LastTarget, ReadsCodes, SearchedSuite, batch_of, likeliest_of_all
 
 CONFIG = NezhaConfig(width=16, num_heads=2, num_layers=2, hidden=24, dropout=0.0, max_items=6)
 
@@ -47,18 +42,7 @@ def test_placeholders_see_the_history_and_those_before_them():
 
 def test_a_wide_beam_is_the_enumeration_of_valid_tuples():
     """3 levels of 4 codes, of which 20 tuples are items; the network is asked once."""
-    torch.manual_seed(0)
-    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
-    codes = every[torch.randperm(64)[:20]]
-    trie, backbone = build_trie(codes, codebook_sizes=(4, 4, 4)), CONFIG.build(sized((4, 4, 4), 20)).eval()
-    batch = batch_of([4, 2, 6])
-    batch = dataclasses.replace(batch, codes=codes[batch.items.values % 20])
-    with torch.no_grad():
-        scores = []
-        for item in codes:
-            logits = backbone.level_logits(dataclasses.replace(batch, target_codes=item.expand(3, -1)))
-            scores.append(sum(x.log_softmax(1)[:, int(code)] for x, code in zip(logits, item, strict=True)))
-        wanted = torch.stack(scores, 1).topk(10)
+    backbone, batch, trie, wanted = likeliest_of_all(CONFIG)
     found = BeamConfig(num_beams=20).build().search(backbone, batch, trie, 10)
     assert bool(found.exact.all())
     assert torch.equal(found.items, wanted.indices)

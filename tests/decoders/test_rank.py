@@ -54,23 +54,14 @@ def test_equals_scoring_each_candidate_alone(chunk, weights):
     assert bool(found.exact.all())
 
 
-def test_equals_the_layouts_own_candidates():
+@pytest.mark.parametrize("each", [None, [[4, 0], [], [12]]])
+def test_equals_the_layouts_own_candidates(each):
+    """The same for everybody, or each user's own."""
     backbone, layout, batch = example()
     ids = torch.tensor([4, 0, 12])
-    asked = layout(dataclasses.replace(batch, candidates=Jagged.from_rows([ids] * 3)))
-    made = with_candidates(layout(batch), ids)
-    for field in dataclasses.fields(made.tokens):
-        mine, theirs = getattr(made.tokens, field.name), getattr(asked.tokens, field.name)
-        assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine == theirs, field.name
-    with torch.inference_mode():
-        assert torch.equal(backbone.action_logits(made), backbone.action_logits(asked))
-
-
-def test_candidates_of_each_user_equal_the_layouts_own():
-    backbone, layout, batch = example()
-    rows = Jagged.from_rows([[4, 0], [], [12]])
+    rows = Jagged.from_rows([ids] * 3 if each is None else each)
     asked = layout(dataclasses.replace(batch, candidates=rows))
-    made = with_candidates(layout(batch), rows)
+    made = with_candidates(layout(batch), ids if each is None else rows)
     for field in dataclasses.fields(made.tokens):
         mine, theirs = getattr(made.tokens, field.name), getattr(asked.tokens, field.name)
         assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine == theirs, field.name

@@ -113,6 +113,21 @@ def test_of_equal_codes_the_lowest_wins(isa):
     assert rq_encode(torch.zeros(30, 1), [torch.tensor([[1.0], [-1.0]] * 40)]).eq(0).all()  # equally far, not equal
 
 
+def drawn(rows, width, sizes, seed, kind):
+    """Vectors and codebooks; all but "normal" ones have distances that are equal, or nearly so."""
+    books = [vectors(size, width, seed=seed + level) for level, size in enumerate(sizes)]
+    x = vectors(rows, width, seed=seed + 99)
+    if kind == "grid":
+        x, books = (2 * x).round(), [(2 * book).round() for book in books]
+    elif kind == "copies":
+        x = books[0][torch.arange(rows) % len(books[0])]
+    elif kind == "zeros":
+        books = [torch.zeros_like(book) for book in books]
+    elif kind == "near":
+        books = [book[:1] + 1e-7 * book for book in books]
+    return x, books
+
+
 @given(
     st.integers(0, 40),
     st.integers(1, 40),
@@ -123,14 +138,7 @@ def test_of_equal_codes_the_lowest_wins(isa):
 )
 @settings(max_examples=40)
 def test_any_shape_and_data(rows, width, sizes, seed, kind, dtype):
-    books = [vectors(size, width, seed=seed + level) for level, size in enumerate(sizes)]
-    x = vectors(rows, width, seed=seed + 99)
-    if kind == "grid":
-        x, books = (2 * x).round(), [(2 * book).round() for book in books]
-    elif kind == "copies":
-        x = books[0][torch.arange(rows) % len(books[0])]
-    elif kind == "zeros":
-        books = [torch.zeros_like(book) for book in books]
+    x, books = drawn(rows, width, sizes, seed, kind)
     for _ in every_isa():
         assert_like_twin(x.to(dtype), books)
 
@@ -353,16 +361,7 @@ def test_of_equal_codes_the_lowest_wins_on_a_card(card):
     num_beams=st.sampled_from([1, 1, 2, 7, 200]),
 )
 def test_any_shape_and_data_on_a_card(card, rows, width, sizes, seed, kind, dtype, num_beams):
-    books = [vectors(size, width, seed=seed + level) for level, size in enumerate(sizes)]
-    x = vectors(rows, width, seed=seed + 99)
-    if kind == "grid":
-        x, books = (2 * x).round(), [(2 * book).round() for book in books]
-    elif kind == "copies":
-        x = books[0][torch.arange(rows) % len(books[0])]
-    elif kind == "zeros":
-        books = [torch.zeros_like(book) for book in books]
-    elif kind == "near":
-        books = [book[:1] + 1e-7 * book for book in books]
+    x, books = drawn(rows, width, sizes, seed, kind)
     assert_card_like_twin(card, x.to(dtype), books, num_beams)
 
 

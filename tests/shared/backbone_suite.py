@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,25 @@ def batch_of(lengths: list[int], seed: int = 0, targets: str = "last") -> Batch:
         last[(items.offsets[1:] - 1)[items.lengths > 0]] = True
         wanted = torch.where(last, wanted, -1)
     return Batch(items, wanted, users=torch.arange(len(lengths)))
+
+
+def likeliest_of_all(config):
+    """A backbone over 3 levels of 4 codes, of which 20 tuples are items, three users, and their ten likeliest items.
+
+    Found by a whole pass for each item: what a search of any kind is held to.
+    """
+    torch.manual_seed(0)
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    codes = every[torch.randperm(64)[:20]]
+    trie, backbone = build_trie(codes, codebook_sizes=(4, 4, 4)), config.build(sized((4, 4, 4), 20)).eval()
+    batch = batch_of([4, 2, 6])
+    batch = dataclasses.replace(batch, codes=codes[batch.items.values % 20])
+    with torch.no_grad():
+        scores = []
+        for item in codes:
+            logits = backbone.level_logits(dataclasses.replace(batch, target_codes=item.expand(3, -1)))
+            scores.append(sum(x.log_softmax(1)[:, int(code)] for x, code in zip(logits, item, strict=True)))
+    return backbone, batch, trie, torch.stack(scores, 1).topk(10)
 
 
 class BackboneSuite:

@@ -18,7 +18,7 @@ from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.behind import BehindPrompts, Recorded
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
-from genrec_fast.nn.histories import check_length, codes_of_targets, with_start
+from genrec_fast.nn.histories import codes_of, codes_of_targets, with_start
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.packed_block import appended
 from genrec_fast.nn.transformer import Block, init_weights
@@ -142,10 +142,8 @@ class Earn(nn.Module):
 
     def _prompt(self, batch: Batch) -> tuple[Tensor, Packing]:
         """``[E L + B, D]``: each row's first register and the codes of its history."""
-        check_length("earn", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("earn: batch must have codes (let it pass a layout first), got None")
-        codes = Jagged((batch.codes + self.level_offsets).flatten(), batch.items.offsets * len(self.codebook_sizes))
+        read = (codes_of("earn", batch, self.config.max_items) + self.level_offsets).flatten()
+        codes = Jagged(read, batch.items.offsets * len(self.codebook_sizes))
         from_newest = codes.lengths[codes.row_index()] - 1 - row_positions(codes.offsets)
         embedded = self.codes(codes.values) + self.positions(from_newest)
         return with_start(embedded, codes, self.first, self._longest)

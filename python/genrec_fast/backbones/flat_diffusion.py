@@ -15,7 +15,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended, codes_before_targets
 from genrec_fast.nn.transformer import init_weights
@@ -86,10 +86,7 @@ class FlatDiffusion(nn.Module):
 
     def read(self, batch: Batch) -> Jagged:
         """Embedded items ``[E, L, D]`` of B rows."""
-        check_length("flat_diffusion", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("flat_diffusion: batch must have codes (let it pass a layout first), got None")
-        return self._embedded(Jagged(batch.codes, batch.items.offsets))
+        return self._embedded(Jagged(codes_of("flat_diffusion", batch, self.config.max_items), batch.items.offsets))
 
     def read_targets(self, batch: Batch) -> Jagged:
         """Embedded items of M rows: what came before each target."""

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length, codes_of_targets
+from genrec_fast.nn.histories import codes_of, codes_of_targets
 from genrec_fast.nn.packed import row_positions
 from genrec_fast.nn.packed_block import PackedBlock, appended
 from genrec_fast.nn.transformer import init_weights
@@ -86,11 +85,8 @@ class Nezha(nn.Module):
         Raises:
             InvalidValueError: too long a history, or a batch that passed no layout.
         """
-        check_length("nezha", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("nezha: batch must have codes (let it pass a layout first), got None")
         levels = len(self.codebook_sizes)
-        read = self.codes((batch.codes + self.level_offsets).flatten())
+        read = self.codes((codes_of("nezha", batch, self.config.max_items) + self.level_offsets).flatten())
         x, offsets = appended(read, batch.items.offsets * levels, self.behind.weight)
         x = self.dropout(x + self.positions(row_positions(offsets)))
         for block in self.blocks:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.histories import at_last, at_targets, codes_of, with_start
 from genrec_fast.nn.transformer import Block, init_weights
 
 
@@ -77,10 +76,7 @@ class ParallelHeads(nn.Module):
 
     def _states(self, batch: Batch) -> Tensor:
         """``[E + B, D]``: each row's start, then its state after each item."""
-        check_length("parallel_heads", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("parallel_heads: batch must have codes (let it pass a layout first), got None")
-        codes = batch.codes
+        codes = codes_of("parallel_heads", batch, self.config.max_items)
         if self.config.predict_items:
             codes = torch.cat([codes, batch.items.values.long().unsqueeze(1)], 1)
         embedded = F.embedding_bag(codes + self.bases, self.code_embeddings.weight, mode="mean")

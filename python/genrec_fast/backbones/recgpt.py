@@ -17,7 +17,7 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import codes_of
 from genrec_fast.nn.transformer import init_weights
 
 
@@ -77,10 +77,7 @@ class RecGPT(nn.Module):
 
     def _tokens(self, batch: Batch) -> Tensor:
         """``[E, L, D]``: what is read of each code."""
-        check_length("recgpt", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("recgpt: batch must have codes (let it pass a layout first), got None")
-        x: Tensor = self.code_norm(self.codes(batch.codes))
+        x: Tensor = self.code_norm(self.codes(codes_of("recgpt", batch, self.config.max_items)))
         if self.features is not None and self.feature_norm is not None:
             if batch.features is None:
                 raise InvalidValueError("recgpt: batch must have features, as in training, got None")

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.checks import check_heads
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
-from genrec_fast.nn.histories import check_length
+from genrec_fast.nn.histories import check_length, codes_of
 from genrec_fast.nn.packed import Packing, row_positions
 from genrec_fast.nn.packed_block import codes_before_targets
 from genrec_fast.nn.transformer import Block, init_weights
@@ -93,10 +92,7 @@ class SlotDiffusion(nn.Module):
 
     def read(self, batch: Batch) -> SlotHistories:
         """What the slots see of B histories."""
-        check_length("slot_diffusion", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("slot_diffusion: batch must have codes (let it pass a layout first), got None")
-        return self._read(Jagged(batch.codes, batch.items.offsets))
+        return self._read(Jagged(codes_of("slot_diffusion", batch, self.config.max_items), batch.items.offsets))
 
     def read_targets(self, batch: Batch) -> SlotHistories:
         """What the slots see of M histories: what came before each target."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from genrec_fast.backbones._t5_native import native_t5
 from genrec_fast.base.batch import Batch
 from genrec_fast.base.config import check_fields
-from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
@@ -20,7 +19,7 @@ from genrec_fast.nn.branches import over_prompts
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
 from genrec_fast.nn.engine.native import NativeEngine
-from genrec_fast.nn.histories import check_length, codes_of_targets
+from genrec_fast.nn.histories import codes_of, codes_of_targets
 from genrec_fast.nn.packed import Packing, equal_rows, row_positions
 from genrec_fast.nn.t5 import Attention, FeedForward, RelativePositionBias, RMSNorm
 from genrec_fast.ops import T5Bias
@@ -165,10 +164,8 @@ class T5(nn.Module):
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens ``[T]`` of the histories, and their offsets ``[B + 1]``."""
-        check_length("t5", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("t5: batch must have codes (let it pass a layout first), got None")
-        device, tokens = batch.codes.device, self._item_tokens(batch, batch.codes)
+        codes = codes_of("t5", batch, self.config.max_items)
+        device, tokens = codes.device, self._item_tokens(batch, codes)
         each, flat = tokens.shape[1], tokens.flatten()
         before = int(self.config.num_user_tokens > 0 or self.encoder_is_causal)
         more = before + (not self.encoder_is_causal)  # with the end token

@@ -19,7 +19,7 @@ from genrec_fast.base.protocols import Session
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.dropout import Dropout
 from genrec_fast.nn.engine.modules import ModuleSession
-from genrec_fast.nn.histories import at_last, at_targets, check_length, with_start
+from genrec_fast.nn.histories import at_last, at_targets, codes_of, with_start
 from genrec_fast.nn.item_inputs import (
     CodeEmbeddings,
     ItemIds,
@@ -117,10 +117,7 @@ class Timeline(nn.Module):
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Packing]:
         """``[E + B, D]``: what the blocks read of each row's start and items."""
-        check_length("timeline", batch, self.config.max_items)
-        if batch.codes is None:
-            raise InvalidValueError("timeline: batch must have codes (let it pass a layout first), got None")
-        embedded: Tensor = self.code_embeddings(batch.codes)
+        embedded: Tensor = self.code_embeddings(codes_of("timeline", batch, self.config.max_items))
         if self.features is not None:
             if batch.features is None:
                 raise InvalidValueError("timeline: batch must have features, as in training, got None")

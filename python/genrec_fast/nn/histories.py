@@ -18,6 +18,18 @@ def check_length(op: str, batch: Batch, max_items: int) -> None:
         raise InvalidValueError(f"{op}: histories must have at most max_items = {max_items} items, got {lengths.max()}")
 
 
+def codes_of(op: str, batch: Batch, max_items: int) -> Tensor:
+    """``codes [E, L]`` of a batch.
+
+    Raises:
+        InvalidValueError: a history longer than ``max_items``, or a batch that passed no layout.
+    """
+    check_length(op, batch, max_items)
+    if batch.codes is None:
+        raise InvalidValueError(f"{op}: batch must have codes (let it pass a layout first), got None")
+    return batch.codes
+
+
 def codes_of_targets(op: str, batch: Batch, *, last: bool) -> Tensor:
     """``target_codes [M, L]`` of a batch.
 
