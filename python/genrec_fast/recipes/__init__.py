@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.recipe.recipe import Recipe
 from genrec_fast.recipes.apex import apex
@@ -112,7 +114,7 @@ __all__ = [
     "vq_vae",
 ]
 
-_RECIPES = {name: globals()[name] for name in __all__ if name not in ("get", "names")}
+_RECIPES: dict[str, Callable[[], Recipe]] = {name: globals()[name] for name in __all__ if name not in ("get", "names")}
 
 
 def names() -> list[str]:
