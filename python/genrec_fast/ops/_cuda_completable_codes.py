@@ -10,8 +10,6 @@ from torch import Tensor
 from genrec_fast.ops import _cuda
 from genrec_fast.ops._cuda_code_sums import fill_bases
 
-__all__ = ["completable_codes"]
-
 _THREADS = 256  # of a block
 _STAGED_WORDS = 8192  # of 32 bits, in a block's shared memory at most
 _MOST_ROWS = 64  # of a block
