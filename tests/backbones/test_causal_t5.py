@@ -12,7 +12,8 @@ from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.recipe.recommender import Recommender
 from genrec_fast.training.setup import begin_with
-from shared.backbone_suite import AutoregressiveSuite, batch_of
+from shared.autoregressive_suite import AutoregressiveSuite
+from shared.backbone_suite import batch_of
 from shared.catalogs import coded
 
 SMALL = {"width": 16, "num_heads": 2, "head_width": 8, "num_layers": 2, "hidden": 32, "dropout": 0.0, "max_items": 6}

@@ -4,7 +4,8 @@ import torch
 
 from baselines import hf_t5
 from genrec_fast.backbones import T5Config
-from shared.backbone_suite import SIZES, AutoregressiveSuite, LastTarget, batch_of
+from shared.autoregressive_suite import AutoregressiveSuite
+from shared.backbone_suite import SIZES, LastTarget, batch_of
 
 
 class TestT5(LastTarget, AutoregressiveSuite):

@@ -10,7 +10,8 @@ from genrec_fast.backbones import TimelineConfig
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.catalog.catalog import Catalog
 from genrec_fast.nn.item_inputs import ItemInputsConfig
-from shared.backbone_suite import SIZES, AutoregressiveSuite, batch_of, catalog_layout
+from shared.autoregressive_suite import AutoregressiveSuite
+from shared.backbone_suite import SIZES, batch_of, catalog_layout
 
 
 class TestTimeline(AutoregressiveSuite):
