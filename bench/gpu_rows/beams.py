@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,49 @@ def searches() -> Iterator[Line]:
         finally:
             modules.runs_on_card = chosen
         yield Line("searches", f"T5, {users} x 50 beams, float32, {same:.0%} of items", took, rival, "keys gathered")
+
+
+@row("beam_attention")
+def language_models() -> Iterator[Line]:
+    """Decoders of transformers in the shapes of Qwen3-1.7B and Llama-3.2-1B, random: torch's modules are the rival.
+
+    First in float32, two layers: items and scores of the CPU's native engine.
+    """
+    import genrec_fast as gf
+    from genrec_fast.nn.engine.card import CardEngine
+
+    if importlib.util.find_spec("transformers") is None:
+        yield Line("language_models", "", verdict="not run: transformers not installed")
+        return
+    sizes, items, offset = (1024,) * 3, 100_000, 1000
+    generator = torch.Generator().manual_seed(0)
+    trie = gf.build_trie(torch.randint(0, 1024, (items, 3), generator=generator), codebook_sizes=sizes)
+    prompts = torch.randint(0, offset, (1, 1000), generator=generator)
+    for name in ("Qwen3", "Llama"):
+        small = _language_model(name, "cpu", num_hidden_layers=2)
+        expected = gf.hf.compile(small, trie, offset, engine="native").recommend(prompts[:, :100], 10)
+        compiled = gf.hf.compile(small.cuda(), trie, offset, engine="native")
+        assert isinstance(compiled.engine, CardEngine)
+        found = compiled.recommend(prompts[:, :100], 10).to("cpu")
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
+        same = (found.items == expected.items).float().mean().item()
+        assert same > 0.9, f"{same:.1%} of the items are the CPU's"
+        model, times = _language_model(name, "cuda").bfloat16(), []
+        for engine in ("native", "torch"):
+            ours = gf.hf.compile(model, trie, offset, engine=engine, frozen=True)
+            times.append(microseconds(lambda ours=ours: ours.recommend(prompts, 10, num_beams=256), calls=5))
+        yield Line("language_models", f"{name}, 1 x 256 beams, prompt of 1,000, bfloat16", *times, "torch's modules")
+
+
+def _language_model(name: str, device: str, **changed: int) -> Any:
+    import transformers
+
+    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim", "num_attention_heads", "vocab_size")
+    numbers = {"Qwen3": (2048, 6144, 28, 128, 16, 151_936), "Llama": (2048, 8192, 16, 64, 32, 128_256)}[name]
+    shape = dict(zip(fields, numbers, strict=True)) | {"num_key_value_heads": 8, "tie_word_embeddings": True} | changed
+    torch.manual_seed(0)
+    with torch.device(device):
+        return getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**shape)).eval()
 
 
 @row("residual_norm")

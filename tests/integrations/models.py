@@ -90,7 +90,7 @@ def make_inputs(model, lengths, seed=0):
         place = slice(0, length) if model.config.is_encoder_decoder else slice(longest - length, longest)
         tokens[row, place] = torch.randint(2, VOCAB, (length,), generator=generator)
         mask[row, place] = 1
-    return {"input_ids": tokens, "attention_mask": mask}
+    return {"input_ids": tokens.to(model.device), "attention_mask": mask.to(model.device)}
 
 
 def prefix_function(item_codes, tables, end, begin):

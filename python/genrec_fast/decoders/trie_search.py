@@ -191,7 +191,8 @@ class TrieSearch:
             if plan.normalize == "all":
                 self._pay(token)
             users, beams = self.scores.shape
-            forced = (torch.full((users, beams), token), torch.arange(beams).expand(users, -1))
+            numbers = torch.arange(beams, device=self.scores.device).expand(users, -1)
+            forced = torch.full_like(numbers, token), numbers
             self.session, self.written = self._extended_session().extend(*forced), _extended(self.written, *forced)
         self.nodes = torch.where(self.scores > -torch.inf, 0, -1).int()
         self.codes = self.codes.new_empty(*self.scores.shape, 0)
@@ -249,8 +250,9 @@ class TrieSearch:
             return logits, sums
         wide = logits - sums.unsqueeze(-1)
         index = torch.arange(tokens.start, tokens.stop) if isinstance(tokens, slice) else tokens
-        open_to = torch.ones(1, dtype=torch.int8) if allowed is None else allowed.to(torch.int8)
-        seen = torch.zeros(wide.shape, dtype=torch.int8)  # added up: a code without a token has another code's
+        index = index.to(wide.device)
+        open_to = wide.new_ones(1, dtype=torch.int8) if allowed is None else allowed.to(torch.int8)
+        seen = torch.zeros_like(wide, dtype=torch.int8)  # added up: a code without a token has another code's
         seen.index_add_(2, index, open_to.expand(*wide.shape[:2], index.numel()))
         masked = wide.where(seen > 0, -torch.inf)
         processed = processor(self.written.flatten(0, 1), masked.flatten(0, 1)).view(logits.shape).float()
@@ -295,10 +297,10 @@ def cut(step: TrieStep, widths: Tensor) -> TrieStep:
 
 def _rows_below(trie: CatalogTrie) -> list[Tensor]:
     """Per level int64 ``[edges]``: semantic IDs that begin with the path to each edge."""
-    out = [torch.ones(trie.num_rows, dtype=torch.int64)]
+    out = [torch.ones(trie.num_rows, dtype=torch.int64, device=trie.device)]
     for level in range(len(trie.codebook_sizes) - 1, 0, -1):
-        nodes = torch.arange(trie.tokens[level - 1].numel() + 1)
+        nodes = torch.arange(trie.tokens[level - 1].numel() + 1, device=trie.device)
         ends = unpack_offsets(trie.child_bases[level], trie.child_deltas[level], nodes).long()
-        sums = torch.cat([torch.zeros(1, dtype=torch.int64), out[0].cumsum(0)])
+        sums = torch.nn.functional.pad(out[0].cumsum(0), (1, 0))
         out.insert(0, sums[ends[1:]] - sums[ends[:-1]])
     return out

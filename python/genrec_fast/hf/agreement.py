@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.nn.engine.card import CardEngine
 from genrec_fast.nn.engine.native import NativeEngine
 
 # Tokens of the text: more than a search writes, and beyond the exact buckets of T5's distances.
@@ -17,14 +18,14 @@ _LENGTH = 24
 _ROUNDING = {"float32": 2e-4, "bfloat16": 0.3, "int8": 0.6}
 
 
-def disagreement(model: Any, engine: NativeEngine, dtype: str) -> str | None:
+def disagreement(model: Any, engine: NativeEngine | CardEngine, dtype: str) -> str | None:
     """Why the packed form is not the model; ``None``: it gives the model's logits behind a text.
 
     What no look at a model's parts can find shows here: an attribute that a layer reads in the configuration's place, a
     function replaced deep inside torch.
 
     Args:
-        model: on the CPU; in training mode it has no dropout.
+        model: where the engine runs; in training mode it has no dropout.
         engine: of its packed weights.
         dtype: of these: the coarser, the more may differ.
     """
@@ -32,9 +33,10 @@ def disagreement(model: Any, engine: NativeEngine, dtype: str) -> str | None:
     places = engine.tensors.get("positions")
     length = _LENGTH if places is None else min(_LENGTH, places.shape[0])
     tokens = torch.linspace(0, size - 1, length).long().roll(length // 3)
-    given = {"input_ids": tokens[None], "attention_mask": torch.ones(1, length, dtype=torch.int64)}
+    there = tokens.to(model.device)
+    given = {"input_ids": there[None], "attention_mask": torch.ones_like(there)[None]}
     starts = None
-    if engine.encoder is not None:
+    if isinstance(engine, NativeEngine) and engine.encoder is not None:
         starts = Jagged.from_rows([tokens[: length // 2].flip(0)], torch.int64)
         given["decoder_input_ids"] = starts.values[None]
     with torch.no_grad():
@@ -43,7 +45,8 @@ def disagreement(model: Any, engine: NativeEngine, dtype: str) -> str | None:
             ours = engine.prefill(Jagged.from_rows([tokens], torch.int64), starts).scores(slice(None))[0].flatten()
         except InvalidValueError as error:  # sizes that do not fit each other
             return f"cannot read a text ({error})"
-    if model.dtype in (torch.bfloat16, torch.float16) and dtype == "float32":
+    rounds = there.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    if (rounds or model.dtype in (torch.bfloat16, torch.float16)) and dtype == "float32":
         dtype = "bfloat16"  # the model rounds
     if ours.shape != theirs.shape:
         return f"gives {len(ours)} logits and not {len(theirs)}"

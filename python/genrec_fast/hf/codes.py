@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class CodeTokens:
         object.__setattr__(self, "_codes", tuple(_inverse(table) for table in self.of))
         object.__setattr__(self, "_known", tuple(_filled(table) for table in self.of))
         object.__setattr__(self, "_spans", tuple(_span(table) for table in self.of))
+
+    def to(self, device: torch.device) -> CodeTokens:
+        """The tables that a search reads, on a device."""
+        moved = copy.copy(self)
+        for name in ("of", "_known", "_spans"):
+            parts = (part.to(device) if isinstance(part, Tensor) else part for part in getattr(self, name))
+            object.__setattr__(moved, name, tuple(parts))
+        return moved
 
     @property
     def largest(self) -> int:

@@ -28,6 +28,7 @@ from genrec_fast.hf.engine import Engine
 from genrec_fast.hf.language_model import LanguageModel
 from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
+from genrec_fast.hf.session import searched_on
 from genrec_fast.hf.writing import Writing, WritingOptions
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.recipe.recommender import Recommender
@@ -81,7 +82,8 @@ def compile(
         raise InvalidTypeError(f"compile: model must be a torch module, got {type(model).__name__}")
     model = underlying(model)
     chosen, tokens = writing.engine_of(model), writing.tokens
-    catalog = catalog.to("cpu")  # where the search runs, whatever runs the model
+    there = searched_on(model)
+    catalog = catalog.to(there)
     tokens.require("compile", built, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
@@ -98,7 +100,7 @@ def compile(
     histories = None
     if reads == "items":
         around = (torch.tensor(token_ids("compile", n, v)).long() for n, v in (("before", before), ("after", after)))
-        histories = _Histories(tokens.encode(catalog.trie.item_codes().long()), *around)
+        histories = _Histories(tokens.encode(catalog.to("cpu").trie.item_codes().long()), *around)
     elif len(before) or len(after):
         raise InvalidValueError("compile: before and after must be empty but for reads='items'")
     for name, ids in (("prefix_tokens", writing.prefix), ("decoder_start_tokens", start or [])):
@@ -110,7 +112,7 @@ def compile(
     def now() -> Engine:
         return chosen if frozen else writing.engine_of(model)
 
-    plan = Plan((), writing.normalize, tokens=tokens, prefix=writing.prefix)
+    plan = Plan((), writing.normalize, tokens=tokens.to(there), prefix=writing.prefix)
     language = LanguageModel(now, chosen.vocab_size, built.codebook_sizes, plan, start, model, frozen)
     return CompiledRecommender(catalog, language, histories)
 
@@ -130,9 +132,10 @@ class _Histories(NamedTuple):
                 f"recommend: histories must hold item ids in [0, {size}), got {int(items.min())} to {int(items.max())}"
             )
         rows = [
-            torch.cat([self.before, self.item_tokens[row.long()].flatten(), self.after]) for row in histories.rows()
+            torch.cat([self.before, self.item_tokens[row.long()].flatten(), self.after])
+            for row in histories.to("cpu").rows()
         ]
-        return Jagged.from_rows(rows)
+        return Jagged.from_rows(rows).to(items.device)
 
 
 class Prompts(nn.Module):
@@ -190,8 +193,8 @@ class CompiledRecommender(Recommender):
 
     @property
     def device(self) -> torch.device:
-        """Where the search runs, whatever runs the model."""
-        return torch.device("cpu")
+        """Where the search runs."""
+        return self.trie.device
 
     @property
     def reads_tokens(self) -> bool:

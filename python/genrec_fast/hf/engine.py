@@ -21,6 +21,7 @@ from genrec_fast.hf.stepped import Stepped
 from genrec_fast.hf.trial import Way, can_be_continued, can_be_joined, way_to_search
 from genrec_fast.hf.tried import Tried
 from genrec_fast.hf.whole import WholeTexts
+from genrec_fast.nn.engine.card import CardEngine
 from genrec_fast.nn.engine.native import NativeEngine
 
 
@@ -41,7 +42,7 @@ def places_of(engine: Engine) -> Places:
     """How long a text an engine reads."""
     if isinstance(engine, TorchEngine):
         return engine.model.places
-    table = engine.tensors.get("positions") if isinstance(engine, NativeEngine) else None
+    table = engine.tensors.get("positions") if isinstance(engine, NativeEngine | CardEngine) else None
     return Places(None, None if table is None else table.shape[0])
 
 

@@ -32,7 +32,9 @@ _ACTIVATIONS = {  # by class and, of torch's GELU, its form
 _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
-class _Model(NamedTuple):
+class Described(NamedTuple):
+    """A model as stacks of layers."""
+
     stacks: list[tuple[TransformerSpec, StackWeights]]
     tensors: dict[str, Tensor]
     note: dict[str, Any]
@@ -74,17 +76,27 @@ def not_the_model(model: nn.Module, reason: str) -> UnsupportedError:
 
 def pack_unchecked(model: nn.Module, dtype: str | torch.dtype) -> Tensor:
     """``pack_weights`` of a stock model, without a comparison of what both forms say."""
-    kind = str(model.config.model_type)  # type: ignore[union-attr]
+    found, name = described(model), str(dtype).removeprefix("torch.")
     with torch.no_grad():
-        try:
-            found = FAMILIES[kind](model)
-        except AttributeError as error:  # a part that is another one than the family's
-            raise UnsupportedError(
-                f"pack_weights: model must be built as transformers builds a {kind}, but {error}"
-            ) from error
-        check_all_read(model, found.read)
-        name = str(dtype).removeprefix("torch.")
-        return pack_stacks(found.stacks, name, found.tensors, {"family": kind, **found.note})
+        return pack_stacks(found.stacks, name, found.tensors, found.note)
+
+
+@torch.no_grad()
+def described(model: nn.Module) -> Described:
+    """A stock model's stacks, their weights where these are, and what belongs to them.
+
+    Raises:
+        UnsupportedError: a part or setting that is not the family's, or a parameter that no stack reads.
+    """
+    kind = str(model.config.model_type)  # type: ignore[union-attr]
+    try:
+        found = FAMILIES[kind](model)
+    except AttributeError as error:  # a part that is another one than the family's
+        raise UnsupportedError(
+            f"pack_weights: model must be built as transformers builds a {kind}, but {error}"
+        ) from error
+    check_all_read(model, found.read)
+    return found._replace(note={"family": kind, **found.note})
 
 
 def _need(holds: bool, kind: str, what: str) -> None:
@@ -130,7 +142,7 @@ def _head_scale(model: Any) -> float:
     return root if abs(ratio / root - 1) < 0.01 else 1.0
 
 
-def _t5(model: Any) -> _Model:
+def _t5(model: Any) -> Described:
     config = model.config
     stacks_of = (model.encoder, model.decoder)
     inner = [block.layer[-1].DenseReluDense for stack in stacks_of for block in stack.block]
@@ -186,7 +198,7 @@ def _t5(model: Any) -> _Model:
     for name, attention in zip(("encoder", "decoder"), biased, strict=True):
         tensors[f"relative_{name}"] = weights.table(attention.relative_attention_bias.weight)
     distance = one_value(model, "largest distance", (part.relative_attention_max_distance for part in biased))
-    return _Model(stacks, tensors, {"max_distance": distance}, read)
+    return Described(stacks, tensors, {"max_distance": distance}, read)
 
 
 def _t5_scales(model: Any) -> Iterator[float]:
@@ -196,7 +208,7 @@ def _t5_scales(model: Any) -> Iterator[float]:
             yield float(getattr(module, "scaling", 1.0))
 
 
-def _gpt2(model: Any) -> _Model:
+def _gpt2(model: Any) -> Described:
     config, body = model.config, model.transformer
     _need(not config.add_cross_attention, "GPT-2", "with cross-attention")
     _need(config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx, "GPT-2", "with other scores")
@@ -227,10 +239,10 @@ def _gpt2(model: Any) -> _Model:
         for name, module in (*parts, ("up", block.mlp.c_fc), ("down", block.mlp.c_proj)):
             weights.put_transposed(f"{place}.{name}", module)  # Conv1D keeps [in, out]
     tensors = {"embedding": weights.table(body.wte.weight), "positions": weights.table(body.wpe.weight)}
-    return _Model([(spec, weights)], tensors, {}, read)
+    return Described([(spec, weights)], tensors, {}, read)
 
 
-def _llama(model: Any) -> _Model:
+def _llama(model: Any) -> Described:
     """Llama and those that differ by a setting: Mistral, Qwen2, Qwen3, Gemma."""
     config, body = model.config, model.model
     kind = config.model_type
@@ -282,10 +294,10 @@ def _llama(model: Any) -> _Model:
     if gemma:
         note["embedding_scale"] = float(torch.tensor(config.hidden_size**0.5, dtype=embedding.dtype))
     tensors = {"embedding": embedding, "inverse_frequencies": rotary.inv_freq.float()}
-    return _Model([(spec, weights)], tensors, note, read)
+    return Described([(spec, weights)], tensors, note, read)
 
 
-FAMILIES: dict[str, Callable[[Any], _Model]] = {
+FAMILIES: dict[str, Callable[[Any], Described]] = {
     "t5": _t5,
     "mt5": _t5,
     "gpt2": _gpt2,
@@ -295,3 +307,5 @@ FAMILIES: dict[str, Callable[[Any], _Model]] = {
     "qwen3": _llama,
     "gemma": _llama,
 }
+DECODERS = tuple(name for name, describe in FAMILIES.items() if describe is not _t5)
+"""those without an encoder"""

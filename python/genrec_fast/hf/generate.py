@@ -22,7 +22,9 @@ from genrec_fast.hf.places import check_room
 from genrec_fast.hf.processed import Processed
 from genrec_fast.hf.prompts import Prompts, prompts_of
 from genrec_fast.hf.rules import RuleSettings
+from genrec_fast.hf.session import searched_on
 from genrec_fast.hf.writing import Writing, WritingOptions
+from genrec_fast.nn.engine.card import CardEngine
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
 
@@ -95,7 +97,7 @@ def trie_beam_search(
         raise InvalidValueError(
             f"{op}: items_per_sequence must be 1 with a seed or groups of beams, got {items_per_sequence}"
         )
-    trie = trie.to("cpu")  # where the search runs, whatever runs the model
+    tries = {torch.device("cpu"): trie.to("cpu")}  # and wherever a search has run
     length = items_per_sequence * (len(prefix) + trie.num_levels)
 
     # Arguments named here would be taken out of what the encoder gets: only those of generate's own loops may be.
@@ -114,13 +116,16 @@ def trie_beam_search(
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
         prompts = prompts_of(model, start, num_beams, model_kwargs)
         chosen, prompts = _engine_for(model, prompts, writing)
-        tokens.require(op, trie, chosen.vocab_size)
+        there = searched_on(model)
+        if there not in tries:
+            tries[there] = trie.to(there)
+        tokens.require(op, tries[there], chosen.vocab_size)
         processed = Processed(logits_processor, start, num_beams) if logits_processor else None
         end = _end_token(settings, start.shape[1], length)
         plan = Plan(
             (num_beams,) * trie.num_levels,
             normalize,
-            tokens=tokens,
+            tokens=tokens.to(there),
             prefix=prefix,
             end_token=end,
             num_items=items_per_sequence,
@@ -130,14 +135,14 @@ def trie_beam_search(
         read = prompts.rows if prompts.kept is None else prompts.rows.kept(prompts.kept.values)
         check_room(op, places_of(chosen), read, prompts.decoder, answer, prompts.encoded)
         session = begin(chosen, prompts)
-        found = TrieSearch(session, trie, plan, len(prompts.rows), rule.begin(num_beams, prompts.rows)).run().found()
+        chooses = rule.begin(num_beams, prompts.rows.to(there))
+        found = TrieSearch(session, tries[there], plan, len(prompts.rows), chooses).run().found()
+        assert found.tokens is not None
+        written, scores = found.tokens.cpu(), found.scores.cpu()
         if processed is not None:
-            processed.require_items(found.scores)
-        written = found.tokens
-        assert written is not None
-        scores = found.scores / (length + (end is not None)) ** (settings.length_penalty or 0.0)
-        if settings.length_penalty is None:
-            scores = found.scores
+            processed.require_items(scores)
+        if settings.length_penalty is not None:
+            scores = scores / (length + (end is not None)) ** settings.length_penalty
         sequences, scores = _sequences(start, written, scores, wanted, end, _filler(settings, end, tokens))
         if not settings.return_dict_in_generate:
             return sequences
@@ -159,9 +164,11 @@ def _engine_for(model: nn.Module, prompts: Prompts, writing: Writing) -> tuple[E
         UnsupportedError: engine="native", and it would see through a window what the model does not.
     """
     chosen = writing.engine_of(model)
-    if prompts.kept is None or not isinstance(chosen, NativeEngine):
+    if prompts.kept is None or not isinstance(chosen, NativeEngine | CardEngine):
         return chosen, prompts
-    if not chosen.decoder.spec.window:  # positions count the tokens that are kept, and nothing else depends on them
+    if not (
+        chosen.spec if isinstance(chosen, CardEngine) else chosen.decoder.spec
+    ).window:  # positions count the tokens that are kept, and nothing else depends on them
         kept = prompts.kept.values
         lengths = torch.stack([row.sum() for row in prompts.kept.rows()])
         return chosen, prompts._replace(rows=Jagged.from_lengths(prompts.rows.values[kept], lengths), kept=None)

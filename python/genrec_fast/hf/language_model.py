@@ -15,6 +15,7 @@ from genrec_fast.base.jagged import Jagged
 from genrec_fast.base.protocols import KeptPrompt, Session
 from genrec_fast.hf.engine import Engine, TorchEngine, places_of
 from genrec_fast.hf.places import check_room
+from genrec_fast.nn.engine.card import CardEngine
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.engine.plan import Plan
 from genrec_fast.nn.snapshot import Snapshot
@@ -29,7 +30,7 @@ class LanguageModel:
         codebook_sizes: of the trie.
         plan: what a search writes.
         start: an encoder-decoder's first tokens; ``None``: there is no encoder.
-        model: in messages by its class.
+        model: that the engine runs.
         frozen: nobody changes it.
     """
 
@@ -45,6 +46,7 @@ class LanguageModel:
     ) -> None:
         self.engine, self.vocab_size, self.codebook_sizes = engine, vocab_size, codebook_sizes
         self.plan, self.start, self.name, self.frozen = plan, start, type(model).__name__, frozen
+        self._model = model
         module: Any = model
         known = getattr(module.get_input_embeddings(), "num_embeddings", None)
         self.num_tokens = known if isinstance(known, int) else vocab_size
@@ -79,13 +81,14 @@ class LanguageModel:
         engine = self.engine()
         if isinstance(engine, NativeEngine):  # packed anew where anything has changed
             return Reader(engine, engine, self._check_room)
+        if isinstance(engine, CardEngine):
+            return Reader(engine, self._version(self._model, engine.device, frozen), self._check_room)
         assert isinstance(engine, TorchEngine)
         assert self.plan.tokens is not None
-        engine.check_resumes(torch.cat([table[:16] for table in self.plan.tokens.known]))
-        return Reader(engine, self._version(engine, frozen), self._check_room)
+        engine.check_resumes(torch.cat([table[:16] for table in self.plan.tokens.known]).cpu())
+        return Reader(engine, self._version(engine.model.owner, engine.model.device, frozen), self._check_room)
 
-    def _version(self, engine: TorchEngine, frozen: bool) -> object:
-        owner, device = engine.model.owner, engine.model.device
+    def _version(self, owner: nn.Module, device: torch.device, frozen: bool) -> object:
         if frozen or self.frozen:
             return owner
         if device.type != "cpu":
@@ -113,7 +116,7 @@ class Reader:
 
     def __init__(
         self,
-        engine: NativeEngine | TorchEngine,
+        engine: NativeEngine | CardEngine | TorchEngine,
         version: object,
         check_room: Callable[[Engine, Jagged, Jagged | None], None],
     ) -> None:

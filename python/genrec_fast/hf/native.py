@@ -29,13 +29,8 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
     Raises:
         UnsupportedError: the native engine does not run this model, or it is not on the CPU.
     """
-    if (mode := changing_mode()) is not None:
-        raise UnsupportedError(f"{type(model).__name__}: the native engine does what a model does, and {mode}")
     model = underlying(model)
-    if learned_prompt(model) is not None:
-        raise UnsupportedError(
-            f"{type(model).__name__}: the native engine reads tokens, and this model has a learned prompt before them"
-        )
+    check_asked(model, "cpu")
     weight = next(model.parameters(), None)
     name = "bfloat16" if weight is not None and weight.dtype == torch.bfloat16 else "float32"
     name = str(dtype or name).removeprefix("torch.")
@@ -57,6 +52,21 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
         return _tried(model, whole[0] if whole else merged(model), name)
 
     return packed_once(model, name, check, pack, attention_functions())
+
+
+def check_asked(model: nn.Module, kind: str) -> None:
+    """Raises ``UnsupportedError`` where compiled kernels would not do what the model does when it is called now.
+
+    Args:
+        model: ``underlying``.
+        kind: of device.
+    """
+    if (mode := changing_mode(kind)) is not None:
+        raise UnsupportedError(f"{type(model).__name__}: the native engine does what a model does, and {mode}")
+    if learned_prompt(model) is not None:
+        raise UnsupportedError(
+            f"{type(model).__name__}: the native engine reads tokens, and this model has a learned prompt before them"
+        )
 
 
 def _tried(model: nn.Module, whole: nn.Module, name: str) -> torch.Tensor:

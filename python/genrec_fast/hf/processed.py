@@ -75,7 +75,7 @@ class Processed:
             for user in (alive & ~left).nonzero().flatten().tolist():
                 self._closed.setdefault(user, processor)
             alive = left
-        return scores.view(users, self.num_beams, -1)[:, :beams].flatten(0, 1).cpu()
+        return scores.view(users, self.num_beams, -1)[:, :beams].flatten(0, 1).to(written.device)
 
     def require_items(self, scores: Tensor) -> None:
         """Raises where a search over what was processed left a user without any item.

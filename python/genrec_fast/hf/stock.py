@@ -6,11 +6,13 @@ import sys
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import change_of_model, foreign_home
 
+_CPU = torch.device("cpu")
 # The class of each family that has a language model's head.
 _HEADED = {
     "t5": "T5ForConditionalGeneration",
@@ -29,12 +31,13 @@ _HARMLESS = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations
 _HARMLESS |= {"__firstlineno__", "__static_attributes__", "__parameters__", "__abstractmethods__", "_abc_impl"}
 
 
-def check_stock(model: nn.Module, kinds: tuple[str, ...]) -> None:
+def check_stock(model: nn.Module, kinds: tuple[str, ...], device: torch.device = _CPU) -> None:
     """Raises ``UnsupportedError`` by name for a model that the native engine would read wrongly.
 
     Args:
         model: any module.
         kinds: ``config.model_type`` of the families that are known.
+        device: where all its weights must be.
     """
     op, name = "pack_weights", type(model).__name__
     kind = getattr(getattr(model, "config", None), "model_type", name)
@@ -45,12 +48,13 @@ def check_stock(model: nn.Module, kinds: tuple[str, ...]) -> None:
     if stock is None or stock.__name__ != _HEADED[kind]:
         raise UnsupportedError(f"{op}: model must be a {_HEADED[kind]} of transformers, got {name}")
     change = _overridden(type(model), stock) or change_of_model(
-        model, lambda part: part is type(model) or part.__module__ in (home, *_SHARED), ("transformers",)
+        model, lambda part: part is type(model) or part.__module__ in (home, *_SHARED), ("transformers",), device
     )
     change = change or _attention(model)
     if change is not None:
+        where = "the CPU" if device == _CPU else device
         raise UnsupportedError(
-            f"{op}: model must be transformers' own {stock.__name__}, weights on the CPU and nothing added, "
+            f"{op}: model must be transformers' own {stock.__name__}, weights on {where} and nothing added, "
             f"but it {change}"
         )
 

@@ -13,18 +13,21 @@ from genrec_fast.base.checks import choice
 from genrec_fast.base.errors import InvalidTypeError, UnsupportedError
 from genrec_fast.base.query import check_options
 from genrec_fast.catalog.trie import Trie
+from genrec_fast.hf.card import card_engine
 from genrec_fast.hf.codes import CodeTokens, code_tokens, token_ids
 from genrec_fast.hf.engine import Engine, TorchEngine
 from genrec_fast.hf.native import native_engine
+from genrec_fast.hf.session import on_card
 from genrec_fast.nn.native import warn_once
 
 
 class WritingOptions(TypedDict, total=False):
     """What may be said of a model that writes items, beside the tokens of their codes.
 
-    ``engine``: "native": compiled kernels; "torch": the model's own modules; "auto" (the default): native where it runs
-    the model.
-    ``dtype``: of the native engine's weights, "float32", "bfloat16" or "int8"; ``None`` (the default): the model's.
+    ``engine``: "native": compiled kernels, a card's where the model is on one; "torch": the model's own modules; "auto"
+    (the default): native where it runs the model.
+    ``dtype``: of the native engine's weights, "float32", "bfloat16" or "int8"; ``None`` (the default): the model's, as
+    always on a card.
     ``normalize``: "all" (the default): log-softmax over the vocabulary, Hugging Face's scores; "valid": over what the
     trie allows.
     ``prefix_tokens``: written before every item; default: none.
@@ -78,15 +81,15 @@ class Writing:
 
 
 def choose_engine(model: nn.Module, engine: str, dtype: str | torch.dtype | None) -> Engine:
-    """The native engine where it runs the model, else torch's modules, said once.
+    """Compiled kernels where they run the model, a card's where it is on one; else torch's modules, said once.
 
     Raises:
-        UnsupportedError: engine="native", and it does not run the model.
+        UnsupportedError: engine="native", and they do not run the model.
     """
     if engine == "torch":
         return TorchEngine(model)
     try:
-        return native_engine(model, dtype)
+        return card_engine(model, dtype) if on_card(model) else native_engine(model, dtype)
     except UnsupportedError as error:
         if engine == "native":
             raise

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from genrec_fast.nn.packed import Packing, Past
 from genrec_fast.ops import T5Bias, beam_attention, jagged_attention
+from genrec_fast.ops.beam_attention import MOST_WIDTH
 
 KeysValues = tuple[Tensor, Tensor]
 
-_DTYPES, _MOST_WIDTH = (torch.float32, torch.bfloat16, torch.float16), 256  # what `beam_attention` takes
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # what `beam_attention` takes
 
 
 @runtime_checkable
@@ -213,4 +214,4 @@ def over_prompts(over: Packing, rows: Packing) -> Packing:
 def _fits(queries: Tensor) -> bool:
     """Whether ``beam_attention`` takes them: it has no gradients."""
     graded = torch.is_grad_enabled() and queries.requires_grad
-    return queries.dtype in _DTYPES and queries.shape[2] <= _MOST_WIDTH and not graded
+    return queries.dtype in _DTYPES and queries.shape[2] <= MOST_WIDTH and not graded

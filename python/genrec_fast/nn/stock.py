@@ -25,6 +25,8 @@ PLAIN_LAYERS: frozenset[type] = frozenset(
     }
 )
 
+_CPU = torch.device("cpu")
+
 # Modules whose functions decorate, load and save.
 _BESIDE: tuple[str, ...] = (
     *("transformers.utils.", "transformers.modeling_utils", "transformers.distributed."),
@@ -35,13 +37,19 @@ _BESIDE: tuple[str, ...] = (
 _LIBRARIES = ("torch", "numpy", "safetensors", "huggingface_hub")
 
 
-def change_of_model(model: nn.Module, belongs: Callable[[type], bool], packages: tuple[str, ...]) -> str | None:
+def change_of_model(
+    model: nn.Module,
+    belongs: Callable[[type], bool],
+    packages: tuple[str, ...],
+    device: torch.device = _CPU,
+) -> str | None:
     """What about a model is not as its classes have it; ``None``: nothing.
 
     Args:
         model: looked at with all its parts.
         belongs: whether a class other than ``PLAIN_LAYERS`` may be a part.
         packages: where the code of its classes must come from, torch aside.
+        device: where its tensors must be.
     """
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "has hooks that torch runs for every module"
@@ -52,7 +60,7 @@ def change_of_model(model: nn.Module, belongs: Callable[[type], bool], packages:
         if module._forward_hooks or module._forward_pre_hooks:
             return f"has hooks at {place}"
         for key, tensor in chain(module._parameters.items(), module._buffers.items()):
-            if tensor is not None and (what := _not_plain(tensor, key in module._parameters)):
+            if tensor is not None and (what := _not_plain(tensor, key in module._parameters, device)):
                 return f"has {what} at {place}.{key}".replace("itself.", "")
         replaced = next((key for key in vars(module) if callable(getattr(kind, key, None))), None)
         if replaced is not None:
@@ -63,12 +71,12 @@ def change_of_model(model: nn.Module, belongs: Callable[[type], bool], packages:
     return _change_of_code(kinds, packages)
 
 
-def changing_mode() -> str | None:
-    """What is switched on around this call that changes what torch's operations do; ``None``: nothing.
+def changing_mode(kind: str = "cpu") -> str | None:
+    """What is switched on around this call that changes torch's operations on a kind of device; ``None``: nothing.
 
     Autocast rounds, and a mode of ``torch.overrides`` or of torch's dispatcher may do anything.
     """
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(kind):
         return "torch.autocast is on"
     for mode in (*function_modes(), *dispatch_modes()):
         if not isinstance(mode, DeviceContext):
@@ -130,11 +138,11 @@ def _drops(module: nn.Module) -> bool:
     )
 
 
-def _not_plain(tensor: Tensor, is_parameter: bool) -> str | None:
+def _not_plain(tensor: Tensor, is_parameter: bool, device: torch.device) -> str | None:
     kind = type(tensor)
     if kind not in (Tensor, nn.Parameter):
         return f"a {kind.__module__}.{kind.__qualname__}"
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+    if tensor.device != device or tensor.layout != torch.strided:
         return f"a tensor of {tensor.layout} on {tensor.device}"
     if is_parameter and not tensor.is_floating_point():
         return f"weights of {tensor.dtype}"

@@ -15,7 +15,8 @@ from genrec_fast.ops._tensors import FLOATS, check_offsets, require_offsets
 from genrec_fast.ops.reference.beam_attention import beam_attention as _twin
 
 _OP = "beam_attention"
-_MOST_WIDTH = 256
+MOST_WIDTH = 256
+"""columns of a head"""
 
 
 @door
@@ -89,8 +90,8 @@ def beam_attention(
     require_tensors(_OP, None, q=q)
     if q.dtype not in FLOATS:
         raise InvalidTypeError(f"{_OP}: q must be float32, bfloat16 or float16 [B, W, H, D], got {q.dtype}")
-    if q.dim() != 4 or q.shape[2] < 1 or not 1 <= q.shape[3] <= _MOST_WIDTH:
-        rule = f"[B, W, H, D] with H at least 1 and D in [1, {_MOST_WIDTH}]"
+    if q.dim() != 4 or q.shape[2] < 1 or not 1 <= q.shape[3] <= MOST_WIDTH:
+        rule = f"[B, W, H, D] with H at least 1 and D in [1, {MOST_WIDTH}]"
         raise InvalidValueError(f"{_OP}: q must be {rule}, got {list(q.shape)}")
     has_prompts = _is_given(prompt_keys=prompt_keys, prompt_values=prompt_values, offsets=offsets)
     has_rows = _is_given(keys=keys, values=values, parents=parents)
@@ -145,8 +146,8 @@ def _check_pair(q: Tensor, rows: str, **pair: Tensor) -> None:
     if keys.shape[-1] != width or keys.shape[-2] < 1 or heads % keys.shape[-2]:
         rule = f"[{rows}, Hk, {width}] with Hk that divides {heads}"
         raise InvalidValueError(f"{_OP}: {name} must be {rule}, got {list(keys.shape)}")
-    if values.shape[:-1] != keys.shape[:-1] or not 1 <= values.shape[-1] <= _MOST_WIDTH:
-        rule = f"[{', '.join(map(str, keys.shape[:-1]))}, Dv] with Dv in [1, {_MOST_WIDTH}]"
+    if values.shape[:-1] != keys.shape[:-1] or not 1 <= values.shape[-1] <= MOST_WIDTH:
+        rule = f"[{', '.join(map(str, keys.shape[:-1]))}, Dv] with Dv in [1, {MOST_WIDTH}]"
         raise InvalidValueError(f"{_OP}: {other} must be {rule}, got {list(values.shape)}")
 
 

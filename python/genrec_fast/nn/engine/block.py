@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,11 +95,8 @@ class Block:
         """Cosines and sines of at least ``reach`` positions."""
         if "inverse_frequencies" not in self.tensors:
             return None
-        return self._grown("rotary", reach, self._make_rotary)
-
-    def _make_rotary(self, reach: int) -> Tensor:
-        angles = torch.arange(reach).float().unsqueeze(1) * self.tensors["inverse_frequencies"]
-        return torch.cat([angles.cos(), angles.sin()], 1) * float(self.note.get("attention_scaling", 1.0))
+        frequencies, scaling = self.tensors["inverse_frequencies"], float(self.note.get("attention_scaling", 1.0))
+        return grown_table(self._tables, "rotary", reach, lambda size: rotary_table(frequencies, size, scaling))
 
     def distance(self, stack: str, reach: int) -> Tensor | None:
         """T5's bias for rows of at least ``reach``."""
@@ -113,12 +111,20 @@ class Block:
             )
             return weight[buckets].T.contiguous()
 
-        return self._grown(f"distance_{stack}", reach, make)
+        return grown_table(self._tables, f"distance_{stack}", reach, make)
 
-    def _grown(self, name: str, reach: int, make: Any) -> Tensor:
-        """A table by position, made again for twice the reach when it is too short."""
-        found = self._tables.get(name)
-        size = 0 if found is None else (found.shape[0] if name == "rotary" else found.shape[1] // 2 + 1)
-        if found is None or size < reach:
-            found = self._tables[name] = make(1 << max(5, math.ceil(math.log2(reach + 1))))
-        return found
+
+def rotary_table(inverse_frequencies: Tensor, reach: int, scaling: float) -> Tensor:
+    """float32 ``[reach, W]``: cosines and sines of each position's angles, as ``ops.rotary`` reads them."""
+    places = torch.arange(reach, device=inverse_frequencies.device)
+    angles = places.float().unsqueeze(1) * inverse_frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1) * scaling
+
+
+def grown_table(tables: dict[str, Tensor], name: str, reach: int, make: Callable[[int], Tensor]) -> Tensor:
+    """A table by position, made again for twice the reach when it is too short."""
+    found = tables.get(name)
+    size = 0 if found is None else (found.shape[0] if name == "rotary" else found.shape[1] // 2 + 1)
+    if found is None or size < reach:
+        found = tables[name] = make(1 << max(5, math.ceil(math.log2(reach + 1))))
+    return found
