@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
@@ -108,6 +109,17 @@ def test_an_argument_that_a_search_would_drop_is_refused(models, trie):
     check_settings(types.SimpleNamespace(**plain, num_beam_groups=1, diversity_penalty=0.0, constraints=None), None)
 
 
+def test_masks_and_positions_of_another_form_are_refused(models, trie):
+    model = models("llama")
+    with pytest.raises(InvalidValueError, match="attention_mask must be 0 or 1 everywhere, got 2"):
+        ours(model, trie, mask=torch.full_like(IDS, 2))
+    with pytest.raises(InvalidValueError, match=r"position_ids must be \[2, 6\] like input_ids, got \[6, 6\]"):
+        ours(model, trie, position_ids=torch.arange(6)[None])
+    for mask in (torch.ones_like(IDS).bool(), torch.ones_like(IDS).float()):
+        assert torch.equal(ours(model, trie, mask=mask).sequences, theirs(model).sequences)
+    assert torch.equal(ours(model, trie, ids=IDS.int()).sequences, theirs(model).sequences)
+
+
 def test_processors_that_remember_are_refused(models, trie):
     with pytest.raises(UnsupportedError, match="guidance_scale must be None, as a Unbatched"):
         ours(models("llama"), trie, guidance_scale=1.5)
@@ -192,6 +204,24 @@ def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
         assert next(offloaded.parameters()).is_meta
         found = gf.hf.compile(offloaded, trie, OFFSET).recommend(IDS, 5)
         assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
+
+
+def test_settings_of_generate_that_compile_leaves_out_are_said(trie):
+    model = make("qwen2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gf.hf.compile(model, trie, OFFSET)
+    model.generation_config.repetition_penalty, model.generation_config.suppress_tokens = 1.05, [70]
+    with pytest.warns(UserWarning, match=r"in generate, got repetition_penalty=1\.05, suppress_tokens=\[70\]: set it"):
+        gf.hf.compile(model, trie, OFFSET)
+    starts = make("bart")
+    starts.generation_config.forced_bos_token_id = 0
+    with pytest.warns(UserWarning, match="in generate, got forced_bos_token_id=0: set it"):
+        gf.hf.compile(starts, trie, OFFSET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", SlowPathWarning)
+        gf.hf.compile(starts, trie, OFFSET, decoder_start_tokens=[2, 0])
 
 
 def test_adapters_run_on_torch_as_the_model_has_them(trie):

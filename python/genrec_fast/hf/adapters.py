@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.nn.stock import change_of_model
 
-__all__ = ["has_adapters", "learned_prompt", "merged", "underlying"]
+__all__ = ["has_adapters", "learned_prompt", "merged", "mixed_adapters", "underlying"]
 
 # Logits of a merged copy may differ from the model's by this share of the largest: sums in another order.
 _ROUNDING = 1e-4
@@ -54,6 +54,17 @@ def has_adapters(model: nn.Module) -> bool:
     """Whether layers of peft stand in the model, active or not."""
     kinds = _adapter_kinds()
     return bool(kinds) and any(isinstance(module, kinds) for module in model.modules())
+
+
+def mixed_adapters(model: nn.Module) -> bool:
+    """Whether peft was given an adapter for each row of this call (``adapter_names``): it hangs them on its layers."""
+    kinds = _adapter_kinds()
+    return bool(kinds) and any(
+        "adapter_names" in getattr(hook, "keywords", ())
+        for module in model.modules()
+        if isinstance(module, kinds)
+        for hook in module._forward_pre_hooks.values()
+    )
 
 
 def merged(model: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from genrec_fast.decoders.trie_search import Rule
 from genrec_fast.hf.adapters import underlying
 from genrec_fast.hf.codes import CodeTokens, token_ids
 from genrec_fast.hf.engine import Engine
+from genrec_fast.hf.given import scoring_settings
 from genrec_fast.hf.language_model import LanguageModel
 from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
@@ -95,6 +97,16 @@ def compile(
         )
         if not start:
             raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
+    scoring = scoring_settings(getattr(model, "generation_config", None))
+    if decoder_start_tokens is not None:  # the forced one among them
+        scoring.pop("forced_bos_token_id", None)
+    if scoring:
+        warnings.warn(
+            "compile: scores are those of the model itself, without what its generation_config makes of them in "
+            f"generate, got {', '.join(f'{name}={value!r:.40}' for name, value in scoring.items())}: set it to None, "
+            "or give trie_beam_search(trie) to generate, which applies it",
+            stacklevel=2,
+        )
     if reads not in ("tokens", "items"):
         raise InvalidValueError(f"compile: reads must be 'tokens' or 'items', got {reads!r}")
     histories = None
