@@ -206,6 +206,15 @@ def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
         assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
 
 
+def test_compile_starts_a_decoder_as_generate_does(trie):
+    model = make("t5")
+    before = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6).scores
+    model.generation_config.decoder_start_token_id = 5
+    found = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6).scores
+    torch.testing.assert_close(found.flatten(), theirs(model).sequences_scores, rtol=0, atol=1e-3)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
 def test_settings_of_generate_that_compile_leaves_out_are_said(trie):
     model = make("qwen2")
     with warnings.catch_warnings():

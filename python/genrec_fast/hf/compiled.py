@@ -58,7 +58,8 @@ def compile(
             appended to it are merged (``Catalog.merge``).
         token_offset: see ``trie_beam_search``.
         code_to_token: see ``trie_beam_search``.
-        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
+        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: the ``decoder_start_token_id`` of its
+            generation config, or its config.
         reads: what ``recommend`` is given: "tokens", whole prompts, or "items", histories of item ids; then a prompt is
             ``before``, the tokens of each item's codes, oldest item first, and ``after``.
         before: tokens in front of a history.
@@ -89,7 +90,9 @@ def compile(
     tokens.require("compile", built, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
-        known = getattr(model.config, "decoder_start_token_id", None)
+        settings = (getattr(model, "generation_config", None), model.config)  # in the order in which generate asks
+        starts = (getattr(one, "decoder_start_token_id", None) for one in settings)
+        known = next((token for token in starts if token is not None), None)
         if decoder_start_tokens is None and known is None:
             raise InvalidValueError("compile: decoder_start_tokens must be given: the model's config names none")
         start = token_ids(

@@ -100,8 +100,8 @@ class TorchEngine:
             _said.add(self.model.owner)
             warnings.warn(
                 f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
-                "gives the scores of whole texts; so every beam's text is read whole at every token (as by generate "
-                "with use_cache=False and prompts of one length)",
+                "gives the scores of whole texts; so every beam's text is read whole at every token (by such a cache, "
+                "or with padding, generate itself may answer otherwise)",
                 SlowPathWarning,
                 stacklevel=3,
             )
