@@ -115,6 +115,11 @@ def test_masks_and_positions_of_another_form_are_refused(models, trie):
         ours(model, trie, mask=torch.full_like(IDS, 2))
     with pytest.raises(InvalidValueError, match=r"position_ids must be \[2, 6\] like input_ids, got \[6, 6\]"):
         ours(model, trie, position_ids=torch.arange(6)[None])
+    planes = torch.arange(6).expand(4, 2, 6).clone()  # as of Qwen2-VL, which reads a text here
+    assert prompts_of(model, IDS, 1, {"position_ids": planes}).rows.lengths.tolist() == [6, 6]
+    planes[2, 1, 3] = 7
+    with pytest.raises(UnsupportedError, match="position_ids must count the tokens of each prompt from 0"):
+        prompts_of(model, IDS, 1, {"position_ids": planes})
     for mask in (torch.ones_like(IDS).bool(), torch.ones_like(IDS).float()):
         assert torch.equal(ours(model, trie, mask=mask).sequences, theirs(model).sequences)
     assert torch.equal(ours(model, trie, ids=IDS.int()).sequences, theirs(model).sequences)
@@ -204,6 +209,42 @@ def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
         assert next(offloaded.parameters()).is_meta
         found = gf.hf.compile(offloaded, trie, OFFSET).recommend(IDS, 5)
         assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
+
+
+def test_a_model_that_could_read_images_reads_texts(trie):
+    text = transformers.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
+    )
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen = transformers.CLIPVisionConfig(**vision, image_size=8, patch_size=4)
+    torch.manual_seed(0)
+    config = transformers.LlavaConfig(vision_config=seen, text_config=text, image_token_index=95)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    found, wanted = ours(model, trie), theirs(model)
+    assert torch.equal(found.sequences, wanted.sequences)
+    torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores, rtol=0, atol=1e-3)
+    check_given(model, {"mm_encoder_outputs": {"image": None}})
+    with pytest.raises(UnsupportedError, match=r"mm_encoder_outputs must be None: .* got dict"):
+        check_given(model, {"mm_encoder_outputs": {"image": torch.ones(1)}})
+    with pytest.raises(UnsupportedError, match=r"pixel_values must be None: .* got Tensor"):
+        check_given(model, {"pixel_values": torch.ones(1, 3, 8, 8)})
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_another_default_dtype_runs_on_torch(models, trie, name):
+    model = models(name)
+    wanted = theirs(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = ours(model, trie)
+        recommended = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6)
+        with pytest.raises(UnsupportedError, match=r"computes in float32, and torch's default is torch\.float64"):
+            ours(model, trie, "native")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.sequences, wanted.sequences)
+    for scores in (found.sequences_scores, recommended.scores.flatten()):
+        torch.testing.assert_close(scores, wanted.sequences_scores, rtol=0, atol=1e-3)
 
 
 def test_compile_starts_a_decoder_as_generate_does(trie):

@@ -204,7 +204,7 @@ def _sequences(
     """int64 ``[B * k, T]`` and float32 ``[B * k]``; users with fewer sequences have padding behind them."""
     users, beams, length = written.shape
     tail = torch.full((users, wanted, length + (end is not None)), pad)
-    ranked = torch.full((users, wanted), -torch.inf)
+    ranked = torch.full((users, wanted), -torch.inf, dtype=torch.float32)
     kept = min(wanted, beams)
     alive = scores[:, :kept] > -torch.inf
     ranked[:, :kept] = scores[:, :kept]

@@ -128,7 +128,7 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
     for name in _STATES:
         if given.get(name) is not None and (filled := _filled(given[name])):
             raise UnsupportedError(f"{_OP}: {name} must be empty: give whole prompts, got {filled}")
-    others = [name for name, value in given.items() if value is not None and name not in _KNOWN | set(_STATES)]
+    others = [name for name, value in given.items() if not _nothing(value) and name not in _KNOWN | set(_STATES)]
     if others and model.config.is_encoder_decoder:
         encoder = inspect.signature(model.get_encoder().forward).parameters
         others = [name for name in others if name not in encoder]
@@ -137,6 +137,11 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
             f"{_OP}: {name} must be None: a search passes tokens and masks alone to the model, "
             f"got {type(given[name]).__name__}"
         )
+
+
+def _nothing(value: Any) -> bool:
+    """``None``, or a table of nothing, which generate makes for models that could read images of a text alone."""
+    return value is None or (isinstance(value, dict) and all(part is None for part in value.values()))
 
 
 def _filled(state: Any) -> str | int:

@@ -33,6 +33,11 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
     """
     if (mode := changing_mode()) is not None:
         raise UnsupportedError(f"{type(model).__name__}: the native engine does what a model does, and {mode}")
+    if torch.get_default_dtype() != torch.float32:
+        raise UnsupportedError(
+            f"{type(model).__name__}: the native engine computes in float32, and torch's default is "
+            f"{torch.get_default_dtype()}"
+        )
     model = underlying(model)
     if learned_prompt(model) is not None:
         raise UnsupportedError(

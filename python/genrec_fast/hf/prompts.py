@@ -97,12 +97,13 @@ def _check_positions(positions: Tensor | None, mask: Tensor, num_beams: int) -> 
     if positions is None:
         return
     kept = mask.bool()
-    if positions.shape not in (mask.shape, (len(mask) * num_beams, mask.shape[1])):
-        raise InvalidValueError(
-            f"{_OP}: position_ids must be {list(mask.shape)} like input_ids, got {list(positions.shape)}"
-        )
-    if not torch.equal(_once(positions, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
-        raise UnsupportedError(f"{_OP}: position_ids must count the tokens of each prompt from 0")
+    for plane in positions if positions.dim() == 3 else positions[None]:  # three or four of models that read images
+        if plane.shape not in (mask.shape, (len(mask) * num_beams, mask.shape[1])):
+            raise InvalidValueError(
+                f"{_OP}: position_ids must be {list(mask.shape)} like input_ids, got {list(positions.shape)}"
+            )
+        if not torch.equal(_once(plane, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
+            raise UnsupportedError(f"{_OP}: position_ids must count the tokens of each prompt from 0")
 
 
 def _once(rows: Tensor, users: int, num_beams: int) -> Tensor:
