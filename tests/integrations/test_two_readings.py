@@ -139,6 +139,16 @@ def test_a_window_of_the_layers_is_run_natively():
                 gf.hf.pack_weights(model)
 
 
+def test_sizes_are_those_of_the_weights():
+    """A config that is changed behind a model does not change it."""
+    model = make_model("llama")
+    inputs = make_inputs(model, [3, 7, 5])
+    wanted = theirs(model, inputs)
+    for name, value in {"num_key_value_heads": 4, "num_attention_heads": 2, "intermediate_size": 8}.items():
+        setattr(model.config, name, value)
+        assert near(ours(model, inputs, "native"), wanted) and near(theirs(model, inputs), wanted)
+
+
 @pytest.mark.parametrize("length", [4, 11, 12, 20])
 def test_rotary_positions_that_turn_while_an_item_is_written(length):
     """Phi-3 reads a text anew when it grows beyond its first positions; an answer that stays on one side is stepped."""

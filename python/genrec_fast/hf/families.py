@@ -250,14 +250,15 @@ def _llama(model: Any) -> _Model:
     gemma = kind == "gemma"
     shift = 1.0 if gemma else 0.0  # Gemma's norms multiply by 1 + weight
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+    head_width = one_value(model, "width of a head", (part.head_dim for part in attentions))
     epsilons = (norm.eps if hasattr(norm, "eps") else norm.variance_epsilon for norm in norms)
     spec = TransformerSpec(
-        width=config.hidden_size,
+        width=body.embed_tokens.weight.shape[1],  # sizes are those of the weights: a config may be changed afterwards
         num_layers=len(layers),
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_width=one_value(model, "width of a head", (part.head_dim for part in attentions)),
-        ff_width=config.intermediate_size,
+        num_heads=layers[0].self_attn.q_proj.weight.shape[0] // head_width,
+        num_kv_heads=layers[0].self_attn.k_proj.weight.shape[0] // head_width,
+        head_width=head_width,
+        ff_width=layers[0].mlp.gate_proj.weight.shape[0],
         head_size=model.lm_head.weight.shape[0],
         rotary_width=2 * rotary.inv_freq.numel(),
         window=window or 0,
