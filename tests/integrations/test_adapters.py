@@ -211,3 +211,30 @@ def test_what_is_added_to_an_adapters_layer_counts(change):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowPathWarning)
         agree(model)
+
+
+@pytest.mark.filterwarnings("ignore::genrec_fast.base.errors.SlowPathWarning")
+@pytest.mark.parametrize("training", [False, True])
+def test_a_search_leaves_every_module_in_its_mode(training):
+    """GPT-2 has dropout: one call that switched it on would change all that come after."""
+    kind = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    for model in (adapted(kind, "gpt2"), make_model("gpt2")):
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner.transformer.h[0].train(training)
+        modes = {name: module.training for name, module in model.named_modules()}
+        compiled = gf.hf.compile(model, TRIE, code_to_token=tables_of(), engine="torch")
+        compiled.recommend([[3, 4, 5]], 3)
+        assert {name: module.training for name, module in model.named_modules()} == modes
+        assert not training or any(modes.values())
+
+
+def test_an_adapter_for_each_row_is_refused():
+    model = adapted(KINDS["lora"])
+    model.add_adapter("other", KINDS["lora"])
+    names = {"adapter_names": ["default", "other"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowPathWarning)
+        with pytest.raises(UnsupportedError, match=r"adapter_names must be None .* set_adapter, and a call"):
+            generate(
+                model, make_inputs(model, LENGTHS), WIDTH, 5, len(SIZES), None, custom_generate=search("auto"), **names
+            )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import pytest
 import torch
 
 import genrec_fast as gf
-from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, SlowPathWarning, UnsupportedError
 
 pytest.importorskip("transformers")
 
@@ -108,6 +109,22 @@ def test_an_argument_that_a_search_would_drop_is_refused(models, trie):
     check_settings(types.SimpleNamespace(**plain, num_beam_groups=1, diversity_penalty=0.0, constraints=None), None)
 
 
+def test_masks_and_positions_of_another_form_are_refused(models, trie):
+    model = models("llama")
+    with pytest.raises(InvalidValueError, match="attention_mask must be 0 or 1 everywhere, got 2"):
+        ours(model, trie, mask=torch.full_like(IDS, 2))
+    with pytest.raises(InvalidValueError, match=r"position_ids must be \[2, 6\] like input_ids, got \[6, 6\]"):
+        ours(model, trie, position_ids=torch.arange(6)[None])
+    planes = torch.arange(6).expand(4, 2, 6).clone()  # as of Qwen2-VL, which reads a text here
+    assert prompts_of(model, IDS, 1, {"position_ids": planes}).rows.lengths.tolist() == [6, 6]
+    planes[2, 1, 3] = 7
+    with pytest.raises(UnsupportedError, match="position_ids must count the tokens of each prompt from 0"):
+        prompts_of(model, IDS, 1, {"position_ids": planes})
+    for mask in (torch.ones_like(IDS).bool(), torch.ones_like(IDS).float()):
+        assert torch.equal(ours(model, trie, mask=mask).sequences, theirs(model).sequences)
+    assert torch.equal(ours(model, trie, ids=IDS.int()).sequences, theirs(model).sequences)
+
+
 def test_processors_that_remember_are_refused(models, trie):
     with pytest.raises(UnsupportedError, match="guidance_scale must be None, as a Unbatched"):
         ours(models("llama"), trie, guidance_scale=1.5)
@@ -192,6 +209,69 @@ def test_an_offloaded_model_runs_where_accelerate_puts_it(models, trie):
         assert next(offloaded.parameters()).is_meta
         found = gf.hf.compile(offloaded, trie, OFFSET).recommend(IDS, 5)
         assert torch.equal(found.items, wanted.items) and torch.equal(found.scores, wanted.scores)
+
+
+def test_a_model_that_could_read_images_reads_texts(trie):
+    text = transformers.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
+    )
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen = transformers.CLIPVisionConfig(**vision, image_size=8, patch_size=4)
+    torch.manual_seed(0)
+    config = transformers.LlavaConfig(vision_config=seen, text_config=text, image_token_index=95)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    found, wanted = ours(model, trie), theirs(model)
+    assert torch.equal(found.sequences, wanted.sequences)
+    torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores, rtol=0, atol=1e-3)
+    check_given(model, {"mm_encoder_outputs": {"image": None}})
+    with pytest.raises(UnsupportedError, match=r"mm_encoder_outputs must be None: .* got dict"):
+        check_given(model, {"mm_encoder_outputs": {"image": torch.ones(1)}})
+    with pytest.raises(UnsupportedError, match=r"pixel_values must be None: .* got Tensor"):
+        check_given(model, {"pixel_values": torch.ones(1, 3, 8, 8)})
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_another_default_dtype_runs_on_torch(models, trie, name):
+    model = models(name)
+    wanted = theirs(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = ours(model, trie)
+        recommended = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6)
+        with pytest.raises(UnsupportedError, match=r"computes in float32, and torch's default is torch\.float64"):
+            ours(model, trie, "native")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.sequences, wanted.sequences)
+    for scores in (found.sequences_scores, recommended.scores.flatten()):
+        torch.testing.assert_close(scores, wanted.sequences_scores, rtol=0, atol=1e-3)
+
+
+def test_compile_starts_a_decoder_as_generate_does(trie):
+    model = make("t5")
+    before = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6).scores
+    model.generation_config.decoder_start_token_id = 5
+    found = gf.hf.compile(model, trie, OFFSET).recommend(IDS, 4, num_beams=6).scores
+    torch.testing.assert_close(found.flatten(), theirs(model).sequences_scores, rtol=0, atol=1e-3)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
+def test_settings_of_generate_that_compile_leaves_out_are_said(trie):
+    model = make("qwen2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gf.hf.compile(model, trie, OFFSET)
+    model.generation_config.repetition_penalty, model.generation_config.suppress_tokens = 1.05, [70]
+    with pytest.warns(UserWarning, match=r"in generate, got repetition_penalty=1\.05, suppress_tokens=\[70\]: set it"):
+        gf.hf.compile(model, trie, OFFSET)
+    starts = make("bart")
+    starts.generation_config.forced_bos_token_id = 0
+    with pytest.warns(UserWarning, match="in generate, got forced_bos_token_id=0: set it"):
+        gf.hf.compile(starts, trie, OFFSET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", SlowPathWarning)
+        gf.hf.compile(starts, trie, OFFSET, decoder_start_tokens=[2, 0])
 
 
 def test_adapters_run_on_torch_as_the_model_has_them(trie):

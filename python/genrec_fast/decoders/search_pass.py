@@ -244,9 +244,9 @@ def unanswered(users: int, k: int, trie: CatalogTrie) -> Ranked:
     return Ranked(
         torch.full(shape, -1, device=device),
         torch.full((*shape, len(trie.codebook_sizes)), -1, dtype=torch.int32, device=device),
-        torch.full(shape, -torch.inf, device=device),
+        torch.full(shape, -torch.inf, dtype=torch.float32, device=device),
         torch.zeros(users, dtype=torch.bool, device=device),
-        torch.full((users,), torch.inf, device=device),
+        torch.full((users,), torch.inf, dtype=torch.float32, device=device),
     )
 
 

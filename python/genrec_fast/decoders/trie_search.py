@@ -113,8 +113,8 @@ class TrieSearch:
         device = trie.device
         self.level = self.item = 0
         self.nodes = torch.zeros(users, 1, dtype=torch.int32, device=device)
-        self.scores = torch.zeros(users, 1, device=device)
-        self.bound = torch.full((users,), -torch.inf, device=device)
+        self.scores = torch.zeros(users, 1, dtype=torch.float32, device=device)
+        self.bound = torch.full((users,), -torch.inf, dtype=torch.float32, device=device)
         self.codes = torch.empty(users, 1, 0, dtype=torch.int32, device=device)
         self.written = torch.empty(users, 1, 0, dtype=torch.int64, device=device)
         self._next: tuple[Tensor, Tensor] | None = None  # what the session is to be extended by

@@ -54,6 +54,17 @@ def has_adapters(model: nn.Module) -> bool:
     return bool(kinds) and any(isinstance(module, kinds) for module in model.modules())
 
 
+def mixed_adapters(model: nn.Module) -> bool:
+    """Whether peft was given an adapter for each row of this call (``adapter_names``): it hangs them on its layers."""
+    kinds = _adapter_kinds()
+    return bool(kinds) and any(
+        "adapter_names" in getattr(hook, "keywords", ())
+        for module in model.modules()
+        if isinstance(module, kinds)
+        for hook in module._forward_pre_hooks.values()
+    )
+
+
 def merged(model: nn.Module) -> nn.Module:
     """A copy of the model with its active adapters merged into the weights, and layers as transformers made them.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError
 from genrec_fast.base.jagged import Jagged
+from genrec_fast.hf.called import CalledModel
+from genrec_fast.hf.likeness import NOT_MADE_FOR_IT
 from genrec_fast.nn.engine.card import CardEngine
 from genrec_fast.nn.engine.native import NativeEngine
 
@@ -42,6 +44,10 @@ def disagreement(model: Any, engine: NativeEngine | CardEngine, dtype: str) -> s
     with torch.no_grad():
         theirs = model(**given, use_cache=False).logits[0, -1]
         try:
+            stepped = _by_steps(CalledModel(model), given)
+        except NOT_MADE_FOR_IT as error:
+            return f"is not read by steps ({error})"
+        try:
             ours = engine.prefill(Jagged.from_rows([tokens], torch.int64), starts).scores(slice(None))[0].flatten()
         except InvalidValueError as error:  # sizes that do not fit each other
             return f"cannot read a text ({error})"
@@ -50,10 +56,22 @@ def disagreement(model: Any, engine: NativeEngine | CardEngine, dtype: str) -> s
         dtype = "bfloat16"  # the model rounds
     if ours.shape != theirs.shape:
         return f"gives {len(ours)} logits and not {len(theirs)}"
-    apart, spread = float((ours - theirs.float()).norm()), _spread(theirs.float())
-    if apart <= _ROUNDING[dtype] * spread + 1e-6:
-        return None
-    return f"gives logits that lie {apart / spread if spread else apart:.3g} of their spread from its own"
+    spread = _spread(theirs.float())
+    for other, of in ((ours, ""), (stepped, " behind its cache, which a text read whole does not give")):
+        apart = float((other - theirs.float()).norm())
+        if not apart <= _ROUNDING[dtype] * spread + 1e-6:
+            return f"gives logits that lie {apart / spread if spread else apart:.3g} of their spread from its own{of}"
+    return None
+
+
+def _by_steps(model: CalledModel, given: dict[str, Tensor]) -> Tensor:
+    """float32 logits ``[V]`` behind the text whose last token was read behind a cache, as ``generate`` reads it."""
+    tokens, fixed = given["input_ids"], dict[str, Any]()
+    if model.encoder_decoder:
+        tokens, mask = given["decoder_input_ids"], given["attention_mask"]
+        fixed = model.encoded(model.encode(given["input_ids"], mask), mask)
+    _, cache = model(tokens[:, :-1], use_cache=True, **fixed)
+    return model(tokens[:, -1:], cache=cache, use_cache=True, **fixed)[0][0]
 
 
 def _spread(logits: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from genrec_fast.base.jagged import Jagged
-from genrec_fast.hf.adapters import learned_prompt
+from genrec_fast.hf.adapters import learned_prompt, mixed_adapters
 from genrec_fast.hf.places import Places
 from genrec_fast.hf.prompted import Prompted
 
@@ -24,6 +24,8 @@ _OTHERWISE = {
     "xlm": "a mask token and a language stand behind the text",
     "xlnet": "it predicts in an order that comes with every call",
 }
+
+_ANSWER = 64  # tokens that an answer may have, at most
 
 
 class CalledModel:
@@ -52,6 +54,11 @@ class CalledModel:
                 f"TorchEngine: model must give its next token by one call on the text, got {kind} "
                 f"({type(model).__name__}): {_OTHERWISE[kind]}"
             )
+        if mixed_adapters(model):
+            raise UnsupportedError(
+                f"TorchEngine: adapter_names must be None (a search reads rows in numbers of its own), got some around "
+                f"{type(model).__name__}: set_adapter, and a call for each (peft leaves the hooks of a call that fails)"
+            )
         learned = learned_prompt(model)
         self.owner = model if learned is None else learned
         """whose parts these are; what is found out of a model is kept beside it"""
@@ -72,6 +79,8 @@ class CalledModel:
             plain = plain.base
         elif hasattr(plain, "peft_config") and hasattr(plain, "get_base_model"):
             plain = plain.get_base_model()
+        self.plain: Any = plain
+        """the model itself"""
         names = inspect.signature(plain.forward).parameters
         self.cache_name = next((name for name in CACHE_NAMES if name in names), None)
         self.takes_positions = "position_ids" in names and not self.encoder_decoder
@@ -107,6 +116,21 @@ class CalledModel:
         kinds = [getattr(module, "rope_type", None) for module in self.module.modules()]
         found = [one for kind in kinds for one in (kind.values() if isinstance(kind, dict) else [kind])]
         return any(kind in ("dynamic", "longrope") for kind in found)
+
+    def turns_between(self, length: int) -> bool:
+        """Whether the answer to a prompt of this length passes where ``longrope`` turns every key anew.
+
+        Some models read the whole text again there (Phi-3), others go on with old keys.
+        """
+        config = self.plain.config
+        rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+        kinds = [one for one in (rope, *rope.values()) if isinstance(one, dict)]  # Gemma-3's are by the type of layer
+        limits = [
+            one.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+            for one in kinds
+            if one.get("rope_type", one.get("type")) == "longrope"
+        ]
+        return any(limit is not None and length <= limit < length + _ANSWER for limit in limits)
 
     @property
     def dtype(self) -> torch.dtype:

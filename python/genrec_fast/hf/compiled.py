@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from genrec_fast.decoders.trie_search import Rule
 from genrec_fast.hf.adapters import underlying
 from genrec_fast.hf.codes import CodeTokens, token_ids
 from genrec_fast.hf.engine import Engine
+from genrec_fast.hf.given import scoring_settings
 from genrec_fast.hf.language_model import LanguageModel
 from genrec_fast.hf.prompts import has_holes
 from genrec_fast.hf.rules import RuleSettings
@@ -55,7 +57,8 @@ def compile(
             appended to it are merged (``Catalog.merge``).
         token_offset: see ``trie_beam_search``.
         code_to_token: see ``trie_beam_search``.
-        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: its ``decoder_start_token_id``.
+        decoder_start_tokens: an encoder-decoder's first tokens; ``None``: the ``decoder_start_token_id`` of its
+            generation config, or its config.
         reads: what ``recommend`` is given: "tokens", whole prompts, or "items", histories of item ids; then a prompt is
             ``before``, the tokens of each item's codes, oldest item first, and ``after``.
         before: tokens in front of a history.
@@ -87,7 +90,9 @@ def compile(
     tokens.require("compile", built, chosen.vocab_size)
     start: list[int] | None = None
     if getattr(model.config, "is_encoder_decoder", False):
-        known = getattr(model.config, "decoder_start_token_id", None)
+        settings = (getattr(model, "generation_config", None), model.config)  # in the order in which generate asks
+        starts = (getattr(one, "decoder_start_token_id", None) for one in settings)
+        known = next((token for token in starts if token is not None), None)
         if decoder_start_tokens is None and known is None:
             raise InvalidValueError("compile: decoder_start_tokens must be given: the model's config names none")
         start = token_ids(
@@ -95,6 +100,16 @@ def compile(
         )
         if not start:
             raise InvalidValueError("compile: decoder_start_tokens must have a token, got none")
+    scoring = scoring_settings(getattr(model, "generation_config", None))
+    if decoder_start_tokens is not None:  # the forced one among them
+        scoring.pop("forced_bos_token_id", None)
+    if scoring:
+        warnings.warn(
+            "compile: scores are those of the model itself, without what its generation_config makes of them in "
+            f"generate, got {', '.join(f'{name}={value!r:.40}' for name, value in scoring.items())}: set it to None, "
+            "or give trie_beam_search(trie) to generate, which applies it",
+            stacklevel=2,
+        )
     if reads not in ("tokens", "items"):
         raise InvalidValueError(f"compile: reads must be 'tokens' or 'items', got {reads!r}")
     histories = None

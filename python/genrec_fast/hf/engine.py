@@ -15,6 +15,7 @@ from genrec_fast.base.protocols import Session
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.joined import read_on
 from genrec_fast.hf.places import Places
+from genrec_fast.hf.prepared import check_prepared
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.several import Several
 from genrec_fast.hf.stepped import Stepped
@@ -91,12 +92,15 @@ class TorchEngine:
                 self.model.check_tokens(given, decoder=decoder)
         if decoder_prompts is not None and int(decoder_prompts.lengths.min()) != int(decoder_prompts.lengths.max()):
             raise InvalidValueError("prefill: decoder_prompts must be of one length for the torch engine")
+        if len(prompts):
+            check_prepared(self.model, prompts, decoder_prompts, encoded)
         way = self._way(prompts, decoder_prompts, encoded)
         if way == WholeTexts.begin and self.model.owner not in _said:
             _said.add(self.model.owner)
             warnings.warn(
                 f"TorchEngine: {type(self.model.module).__name__} keeps no state that beams can take over and that "
-                "gives the scores of whole texts; so every beam's text is read whole at every token",
+                "gives the scores of whole texts; so every beam's text is read whole at every token (by such a cache, "
+                "or with padding, generate itself may answer otherwise)",
                 SlowPathWarning,
                 stacklevel=3,
             )
@@ -130,6 +134,8 @@ class TorchEngine:
     def check_resumes(self, tokens: Tensor) -> None:
         """Raises ``UnsupportedError`` for a model that ``resume`` would misread; tried once per model."""
         model = self.model
+        if not model.encoder_decoder:
+            check_prepared(model, Jagged.from_rows([tokens]), None, False)
         if not _resumes.of(model.owner, lambda: not model.encoder_decoder and can_be_continued(model, tokens)):
             raise UnsupportedError(
                 f"TorchEngine: {model.name} keeps no keys and values that can be rolled back to "
@@ -139,4 +145,6 @@ class TorchEngine:
     def _way(self, prompts: Jagged, decoder_prompts: Jagged | None, encoded: bool) -> Way:
         if not len(prompts):
             return Stepped.begin
+        if self.model.turns_between(int(prompts.lengths.max())):
+            return WholeTexts.begin
         return _ways.of(self.model.owner, lambda: way_to_search(self.model, prompts, decoder_prompts, encoded))

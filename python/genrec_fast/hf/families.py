@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.hf.agreement import disagreement
+from genrec_fast.hf.likeness import evaluating
 from genrec_fast.hf.stock import check_stock
 from genrec_fast.nn.engine.native import NativeEngine
 from genrec_fast.nn.stack_weights import StackWeights, check_all_read, one_value
@@ -104,22 +104,23 @@ def _need(holds: bool, kind: str, what: str) -> None:
         raise UnsupportedError(f"pack_weights: {kind} {what} is not run by the native engine")
 
 
+def _need_layers_to_see(window: int | None, config: Any) -> None:
+    """A window that only the config has is the cache's: a text read by steps would not be the one read whole."""
+    types, widest = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    chunk = getattr(config, "attention_chunk_size", None)
+    if types is None:
+        kept = {chunk if widest is None else widest}
+    else:
+        kept = {widest if "sliding" in kind else chunk for kind in types if kind.startswith(("sliding", "chunked"))}
+    odd = kept - {None, window}
+    _need(not odd, config.model_type, f"with a window of {odd} in its config, through which its layers do not look,")
+
+
 def _activation(kind: str, modules: Iterator[nn.Module]) -> str:
     """The engine's name of the activation that all layers apply; the config may have been changed since."""
     found = {type(module).__name__ + str(getattr(module, "approximate", "")) for module in modules}
     _need(len(found) == 1 and found <= set(_ACTIVATIONS), kind, f"with activation {', '.join(sorted(found))}")
     return _ACTIVATIONS[found.pop()]
-
-
-@contextlib.contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _head_scale(model: Any) -> float:
@@ -131,7 +132,7 @@ def _head_scale(model: Any) -> float:
     ]
     token = torch.zeros(1, 1, dtype=torch.int64)
     try:
-        with _without_dropout(model):  # it stands between the two
+        with evaluating(model):  # it stands between the two
             model(input_ids=token, decoder_input_ids=token)
     finally:
         for hook in hooks:
@@ -144,6 +145,7 @@ def _head_scale(model: Any) -> float:
 
 def _t5(model: Any) -> Described:
     config = model.config
+    _need_layers_to_see(None, config)
     stacks_of = (model.encoder, model.decoder)
     inner = [block.layer[-1].DenseReluDense for stack in stacks_of for block in stack.block]
     gated = one_value(model, "form of feed-forward", (hasattr(part, "wi_0") for part in inner))
@@ -210,6 +212,7 @@ def _t5_scales(model: Any) -> Iterator[float]:
 
 def _gpt2(model: Any) -> Described:
     config, body = model.config, model.transformer
+    _need_layers_to_see(None, config)
     _need(not config.add_cross_attention, "GPT-2", "with cross-attention")
     _need(config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx, "GPT-2", "with other scores")
     head_width = config.n_embd // config.n_head
@@ -250,20 +253,22 @@ def _llama(model: Any) -> Described:
     attentions = [layer.self_attn for layer in layers]
     windows = [config.sliding_window if kind == "mistral" else getattr(a, "sliding_window", None) for a in attentions]
     window = one_value(model, "window", windows)
+    _need_layers_to_see(window, config)
     rotary = body.rotary_emb
     form = getattr(rotary, "rope_type", "default")
     _need(form in _STATIC_ROTARY, kind, f"with rotary positions of the form {form!r}")
     gemma = kind == "gemma"
     shift = 1.0 if gemma else 0.0  # Gemma's norms multiply by 1 + weight
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+    head_width = one_value(model, "width of a head", (part.head_dim for part in attentions))
     epsilons = (norm.eps if hasattr(norm, "eps") else norm.variance_epsilon for norm in norms)
     spec = TransformerSpec(
-        width=config.hidden_size,
+        width=body.embed_tokens.weight.shape[1],  # sizes are those of the weights: a config may be changed afterwards
         num_layers=len(layers),
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_width=one_value(model, "width of a head", (part.head_dim for part in attentions)),
-        ff_width=config.intermediate_size,
+        num_heads=layers[0].self_attn.q_proj.weight.shape[0] // head_width,
+        num_kv_heads=layers[0].self_attn.k_proj.weight.shape[0] // head_width,
+        head_width=head_width,
+        ff_width=layers[0].mlp.gate_proj.weight.shape[0],
         head_size=model.lm_head.weight.shape[0],
         rotary_width=2 * rotary.inv_freq.numel(),
         window=window or 0,

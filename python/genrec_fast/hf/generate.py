@@ -17,7 +17,7 @@ from genrec_fast.catalog.trie import Trie
 from genrec_fast.decoders.trie_search import TrieSearch
 from genrec_fast.hf.codes import CodeTokens
 from genrec_fast.hf.engine import Engine, TorchEngine, places_of
-from genrec_fast.hf.given import check_given, check_settings
+from genrec_fast.hf.given import check_ends, check_given, check_settings
 from genrec_fast.hf.places import check_room
 from genrec_fast.hf.processed import Processed
 from genrec_fast.hf.prompts import Prompts, prompts_of
@@ -111,7 +111,7 @@ def trie_beam_search(
     ) -> Any:
         settings: Any = generation_config
         num_beams, wanted = settings.num_beams or 1, settings.num_return_sequences or 1
-        check_settings(settings, stopping_criteria)
+        check_settings(settings, stopping_criteria, encoder=bool(getattr(model.config, "is_encoder_decoder", False)))
         check_given(model, model_kwargs)
         start = input_ids[::num_beams]  # generate repeats every row num_beams times
         prompts = prompts_of(model, start, num_beams, model_kwargs)
@@ -120,6 +120,7 @@ def trie_beam_search(
         if there not in tries:
             tries[there] = trie.to(there)
         tokens.require(op, tries[there], chosen.vocab_size)
+        check_ends(settings.eos_token_id, tokens, tries[there], prefix)
         processed = Processed(logits_processor, start, num_beams) if logits_processor else None
         end = _end_token(settings, start.shape[1], length)
         plan = Plan(
@@ -208,7 +209,7 @@ def _sequences(
     """int64 ``[B * k, T]`` and float32 ``[B * k]``; users with fewer sequences have padding behind them."""
     users, beams, length = written.shape
     tail = torch.full((users, wanted, length + (end is not None)), pad)
-    ranked = torch.full((users, wanted), -torch.inf)
+    ranked = torch.full((users, wanted), -torch.inf, dtype=torch.float32)
     kept = min(wanted, beams)
     alive = scores[:, :kept] > -torch.inf
     ranked[:, :kept] = scores[:, :kept]

@@ -6,10 +6,13 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from genrec_fast.base.errors import InvalidValueError, UnsupportedError
+from genrec_fast.catalog.trie import Trie
 from genrec_fast.hf.called import CACHE_NAMES
+from genrec_fast.hf.codes import CodeTokens
 
 _OP = "trie_beam_search"
 _STATES = (*CACHE_NAMES, "state", "mems", "past_buckets_states", "past")  # the last four of older models
@@ -32,8 +35,19 @@ _OTHER_SEARCHES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check_settings(settings: Any, stopping_criteria: Any) -> None:
-    """Raises for settings that this search would leave out.
+# Settings of generate that change the scores of tokens, and what they are where they do not.
+_SCORING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), (None, 1)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (None, 0)),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"), (None, [], {})),
+    **dict.fromkeys(("forced_bos_token_id", "watermarking_config"), (None,)),
+}
+# Criteria that come of a setting.
+_STOPS = {"MaxTimeCriteria": "max_time", "StopStringCriteria": "stop_strings", "ConfidenceCriteria": "is_assistant"}
+
+
+def check_settings(settings: Any, stopping_criteria: Any, *, encoder: bool = False) -> None:
+    """Raises for settings that this search would leave out; ``encoder``: of an encoder-decoder.
 
     Raises:
         InvalidValueError: sampling.
@@ -53,12 +67,50 @@ def check_settings(settings: Any, stopping_criteria: Any) -> None:
     for name in ("output_logits", "output_attentions", "output_hidden_states"):
         if settings.return_dict_in_generate and getattr(settings, name, False):
             raise UnsupportedError(f"{_OP}: {name} must be False: beams share what the model computes")
+    if encoder and getattr(settings, "prefill_chunk_size", None) is not None:
+        raise UnsupportedError(
+            f"{_OP}: prefill_chunk_size must be None for an encoder-decoder, as generate cuts the encoder's mask with "
+            f"the decoder's tokens, got {settings.prefill_chunk_size!r:.40}"
+        )
     for criterion in stopping_criteria or ():
+        setting = _STOPS.get(type(criterion).__name__)
+        if setting is not None:
+            raise UnsupportedError(f"{_OP}: {setting} must be None or False: a search ends with its items")
         if type(criterion).__name__ not in ("MaxLengthCriteria", "EosTokenCriteria"):
             raise UnsupportedError(
                 f"{_OP}: stopping_criteria must be none of its own (a search ends with its items), "
                 f"got {type(criterion).__name__}"
             )
+
+
+def scoring_settings(settings: Any) -> dict[str, Any]:
+    """The settings of a generation config, or of none, that change the scores of tokens, by name."""
+    given = {name: getattr(settings, name, None) for name in _SCORING}
+    return {name: value for name, value in given.items() if value not in _SCORING[name]}
+
+
+def check_ends(ends: Any, tokens: CodeTokens, trie: Trie, prefix: tuple[int, ...]) -> None:
+    """Raises for an end token that items are written with: ``generate`` would end in the middle of one.
+
+    Args:
+        ends: ``eos_token_id``: a token, several, or none.
+        tokens: of codes.
+        trie: the codes that items have; a token of any other code may be an end.
+        prefix: written before every item.
+
+    Raises:
+        InvalidValueError: such a token.
+    """
+    for end in [] if ends is None else torch.as_tensor(ends).flatten().tolist():
+        if end in prefix:
+            raise InvalidValueError(f"{_OP}: eos_token_id must be no token of an item, got {end} of prefix_tokens")
+        for level, table in enumerate(tokens.of):
+            for code in (table == end).nonzero().flatten().tolist():
+                if bool((trie.tokens[level].long() == code).any()):
+                    raise InvalidValueError(
+                        f"{_OP}: eos_token_id must be no token of an item, where generate would end, "
+                        f"got {end}, code {code} of level {level}"
+                    )
 
 
 def check_given(model: Any, given: dict[str, Any]) -> None:
@@ -74,7 +126,7 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
     for name in _STATES:
         if given.get(name) is not None and (filled := _filled(given[name])):
             raise UnsupportedError(f"{_OP}: {name} must be empty: give whole prompts, got {filled}")
-    others = [name for name, value in given.items() if value is not None and name not in _KNOWN | set(_STATES)]
+    others = [name for name, value in given.items() if not _nothing(value) and name not in _KNOWN | set(_STATES)]
     if others and model.config.is_encoder_decoder:
         encoder = inspect.signature(model.get_encoder().forward).parameters
         others = [name for name in others if name not in encoder]
@@ -83,6 +135,11 @@ def check_given(model: Any, given: dict[str, Any]) -> None:
             f"{_OP}: {name} must be None: a search passes tokens and masks alone to the model, "
             f"got {type(given[name]).__name__}"
         )
+
+
+def _nothing(value: Any) -> bool:
+    """``None``, or a table of nothing, which generate makes for models that could read images of a text alone."""
+    return value is None or (isinstance(value, dict) and all(part is None for part in value.values()))
 
 
 def _filled(state: Any) -> str | int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
@@ -24,6 +25,18 @@ P = ParamSpec("P")
 NOT_MADE_FOR_IT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode; afterwards each of its modules is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def trial(tried: Callable[Concatenate[CalledModel, P], bool]) -> Callable[Concatenate[CalledModel, P], bool]:
     """Asks of a model in evaluation mode (dropout would draw other units for either way), without gradients.
 
@@ -33,16 +46,13 @@ def trial(tried: Callable[Concatenate[CalledModel, P], bool]) -> Callable[Concat
     @torch.no_grad()
     @functools.wraps(tried)
     def quietly(model: CalledModel, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        training = model.module.training
-        model.module.eval()
         try:
-            return tried(model, *args, **kwargs)
+            with evaluating(model.module):
+                return tried(model, *args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except (UnsupportedError, *NOT_MADE_FOR_IT):
             return False
-        finally:
-            model.module.train(training)
 
     return quietly
 

@@ -29,6 +29,11 @@ def native_engine(model: nn.Module, dtype: str | torch.dtype | None = None) -> N
     Raises:
         UnsupportedError: the native engine does not run this model, or it is not on the CPU.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise UnsupportedError(
+            f"{type(model).__name__}: the native engine computes in float32, and torch's default is "
+            f"{torch.get_default_dtype()}"
+        )
     model = underlying(model)
     check_asked(model, "cpu")
     weight = next(model.parameters(), None)

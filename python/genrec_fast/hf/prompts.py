@@ -57,6 +57,9 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
     mask = torch.ones_like(start) if given_mask is None else _once(given_mask, users, num_beams)
     if mask.dim() != 2:
         raise UnsupportedError(f"{_OP}: attention_mask must be [B, S], got {list(mask.shape)}")
+    if bool(((mask != 0) & (mask != 1)).any()):  # transformers counts positions by their sum
+        odd = mask[(mask != 0) & (mask != 1)][0].item()
+        raise InvalidValueError(f"{_OP}: attention_mask must be 0 or 1 everywhere, got {odd}")
     if not getattr(model.config, "is_encoder_decoder", False):
         if mask.shape != start.shape:
             raise InvalidValueError(
@@ -69,13 +72,13 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
                 "it would change: give prompts of one length, or compile(model, trie).recommend(prompts)"
             )
         if bool(mask.all()) or not has_holes(mask):
-            return Prompts(packed(start, mask), None, False, None)
+            return Prompts(packed(start.long(), mask), None, False, None)
         numbers = torch.arange(mask.shape[1], device=mask.device)
         kept = mask.bool()
         first = numbers.where(kept, mask.shape[1]).amin(1, keepdim=True)
         last = numbers.where(kept, -1).amax(1, keepdim=True)
         spans = (numbers >= first) & (numbers <= last)
-        return Prompts(packed(start, spans), None, False, packed(kept, spans))
+        return Prompts(packed(start.long(), spans), None, False, packed(kept, spans))
     out = given.get("encoder_outputs")
     if out is None:
         raise InvalidValueError(f"{_OP}: encoder_outputs must be given for an encoder-decoder, got None")
@@ -85,15 +88,20 @@ def prompts_of(model: Any, start: Tensor, num_beams: int, given: dict[str, Any])
     decoder_mask = given.get("decoder_attention_mask")
     if decoder_mask is not None and bool((decoder_mask == 0).any()):
         raise UnsupportedError(f"{_OP}: decoder_attention_mask must be 1 everywhere, got a 0")
-    return Prompts(packed(rows.float(), mask), packed(start, torch.ones_like(start)), True, None)
+    return Prompts(packed(rows.float(), mask), packed(start.long(), torch.ones_like(start)), True, None)
 
 
 def _check_positions(positions: Tensor | None, mask: Tensor, num_beams: int) -> None:
     if positions is None:
         return
     kept = mask.bool()
-    if not torch.equal(_once(positions, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
-        raise UnsupportedError(f"{_OP}: position_ids must count the tokens of each prompt from 0")
+    for plane in positions if positions.dim() == 3 else positions[None]:  # three or four of models that read images
+        if plane.shape not in (mask.shape, (len(mask) * num_beams, mask.shape[1])):
+            raise InvalidValueError(
+                f"{_OP}: position_ids must be {list(mask.shape)} like input_ids, got {list(positions.shape)}"
+            )
+        if not torch.equal(_once(plane, len(mask), num_beams)[kept], (mask.cumsum(1) - 1)[kept]):
+            raise UnsupportedError(f"{_OP}: position_ids must count the tokens of each prompt from 0")
 
 
 def _once(rows: Tensor, users: int, num_beams: int) -> Tensor:

@@ -12,7 +12,7 @@ from genrec_fast.base.errors import UnsupportedError
 from genrec_fast.base.jagged import Jagged
 from genrec_fast.hf.called import CalledModel
 from genrec_fast.hf.joined import join, read_on
-from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, likely_tokens, tolerance_of, trial
+from genrec_fast.hf.likeness import NOT_MADE_FOR_IT, difference, evaluating, likely_tokens, tolerance_of, trial
 from genrec_fast.hf.session import TransformersSession
 from genrec_fast.hf.stepped import Stepped, rolls_back
 from genrec_fast.hf.whole import WholeTexts
@@ -41,12 +41,8 @@ def way_to_search(model: CalledModel, prompts: Jagged, decoder_prompts: Jagged |
     starts = None
     if decoder_prompts is not None:
         starts = Jagged.from_rows([decoder_prompts[user]] * 2)
-    training = model.module.training
-    model.module.eval()  # dropout would draw other units for either
-    try:
+    with evaluating(model.module):  # dropout would draw other units for either
         return _tried(model, rows, starts, encoded)
-    finally:
-        model.module.train(training)
 
 
 @trial
