@@ -105,9 +105,9 @@ def best_recipe(epochs: int) -> Recipe:
         small,
         source="ours: MARIUS (arXiv:2508.14910) beside the transition graph of arXiv:1803.09587, section 3.2",
         backbone=FusedConfig(
-            timeline=dataclasses.replace(small.backbone, dropout=0.2),
+            timeline=dataclasses.replace(small.backbone, dropout=0.35),
             graph=TransitionsConfig(max_distance=2, last_items=2, decay=0.3, text_weight=0.0, repeat_weight=1.0),
-            weights=(1.0, 0.5, 0.0, 0.0),  # network, graph; the shop's texts and repeats add nothing to these
+            weights=(1.0, 1.0, 0.0, 0.0),  # network, graph; the shop's texts and repeats add nothing to these
             residual=False,
         ),
         objective=CodesAndItemsConfig(code_weight=0.25),
