@@ -148,10 +148,8 @@ def _card_kernel(op: str) -> str:
 
 
 def _public_names(path: Path) -> list[str]:
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["__all__"]:
-            return list(ast.literal_eval(statement.value))
-    return []
+    made = ast.parse(path.read_text(encoding="utf-8")).body
+    return [part.name for part in made if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
 
 
 def _cpu_kernel(op: str, functions: list[str], names: list[str]) -> str:
