@@ -18,6 +18,7 @@ from genrec_fast.base.errors import SlowPathWarning, UnsupportedError
 pytest.importorskip("transformers")
 
 import transformers
+from packaging.version import Version
 
 from integrations.model_types import make
 from integrations.models import generate, make_inputs, make_model, prefix_function
@@ -97,10 +98,13 @@ def test_where_two_readings_differ_that_of_whole_texts_counts(what, engine, monk
     change(model, monkeypatch)
     readings = [alone(model, inputs), theirs(model, inputs)]
     readings[differs == "cache"] = alone(model, inputs, use_cache=False)
-    assert not near(*readings)  # Hugging Face contradicts itself
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = ours(model, inputs, engine)
+    if near(found, theirs(model, inputs)):  # an older transformers, of which one reading alone is asked
+        assert Version(transformers.__version__) < Version("5.23")
+        return
+    assert not near(*readings)  # Hugging Face contradicts itself
     said = [str(warning.message) for warning in caught if warning.category is SlowPathWarning]
     assert any("or with padding, generate itself may answer otherwise" in text for text in said)
     assert near(found, alone(model, inputs, use_cache=False))
