@@ -30,8 +30,9 @@ def specgr() -> Recipe:
             "an end token closes the history, and an item, and counts in the mean; none is written behind the codes; a "
             "level's softmax runs over its own codes; attention weights are not dropped",
         ),
-        measured="beauty, seed 0, an hour of a busy core, not trained to its end: Recall@10 .0286, NDCG@10 .0133 with seen "
-        "items kept, .0314, .0151 removed (docs/quality.md#what-was-measured: python bench/quality.py specgr --data beauty)",
+        measured="beauty, seed 0, an hour of a busy core, not trained to its end: Recall@10 .0286, NDCG@10 .0133 with "
+        "seen items kept, .0314, .0151 removed (docs/quality.md#what-was-measured: python bench/quality.py specgr "
+        "--data beauty)",
         layout=PlainConfig(),
         backbone=PooledT5Config(),
         objective=CodesAndVectorsConfig(negatives="others", temperature=0.07, vector_weight=6.0),
