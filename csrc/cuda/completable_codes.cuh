@@ -8,16 +8,15 @@
 // Every item is compared: there are no lists of the items that have a code, which a card would have to sort first. An
 // item with a code outside its level is none; a row with one fits no item, and a user with an excluded item that is not
 // there finds none.
-#include "device.cuh"
+#include "item_lists.cuh"
 
-struct CompletableCodes {            // python/genrec_fast/ops/_cuda_completable_codes.py writes the same
-  const int* written;                // [rows, num_levels], -1: masked
-  const void* item_codes;            // [num_items, num_levels]
-  const int* bases;                  // [num_levels + 1]: level l's codes are bits bases[l] .. bases[l + 1)
-  const unsigned char* allowed;      // user b may find item n where allowed[b * allowed_stride + n]; null: all
-  const long long* exclude_offsets;  // [users + 1], or null; -1 everywhere where they break their rules
-  const long long* exclude;          // ascending in each row
-  unsigned* bits;                    // [rows, words], 0 before
+struct CompletableCodes {        // python/genrec_fast/ops/_cuda_completable_codes.py writes the same
+  const int* written;            // [rows, num_levels], -1: masked
+  const void* item_codes;        // [num_items, num_levels]
+  const int* bases;              // [num_levels + 1]: level l's codes are bits bases[l] .. bases[l + 1)
+  const unsigned char* allowed;  // user b may find item n where allowed[b * allowed_stride + n]; null: all
+  ItemLists excluded;
+  unsigned* bits;  // [rows, words], 0 before
   long long allowed_stride, rows, rows_of_user, num_items, words;
   int num_levels;
   int block_rows;  // of a block
@@ -26,18 +25,7 @@ struct CompletableCodes {            // python/genrec_fast/ops/_cuda_completable
 
 DEVICE_INLINE bool may_find(const CompletableCodes& search, long long user, long long item) {
   if (search.allowed && !search.allowed[user * search.allowed_stride + item]) return false;
-  if (!search.exclude_offsets) return true;
-  long long low = search.exclude_offsets[user], high = search.exclude_offsets[user + 1];
-  const long long end = high;
-  if (end < 0 || (end > low && search.exclude[end - 1] >= search.num_items)) return false;
-  while (low < high) {
-    const long long middle = low + (high - low) / 2;
-    if (search.exclude[middle] < item)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return !(low < end && search.exclude[low] == item);
+  return !is_wrong_list(search.excluded, user, search.num_items) && !is_listed(search.excluded, user, item);
 }
 
 template <class Code>

@@ -8,6 +8,7 @@
 //
 // A key orders by the beam's rank, then by lower item, and is unique, as no row comes twice.
 #include "best_keys.cuh"
+#include "item_lists.cuh"
 #include "trie.cuh"
 
 constexpr int expand_threads = 256, expand_rounds = 4, expand_tile = expand_rounds * expand_threads;
@@ -18,9 +19,8 @@ struct ExpandRows {    // python/genrec_fast/ops/_cuda_expand_rows.py writes the
   PackedOffsets leaf;  // items of row r: leaf_items[off(r)] to off(r + 1)
   const int* leaf_items;
   long long num_items;
-  const unsigned char* allowed;      // user b may be shown item n where allowed[b * allowed_stride + n]; null: all
-  const long long* exclude_offsets;  // [users + 1], or null; -1 everywhere where they break their rules
-  const long long* exclude;          // ascending in each row; num_items stands for an item that is not there
+  const unsigned char* allowed;  // user b may be shown item n where allowed[b * allowed_stride + n]; null: all
+  ItemLists excluded;
   long long allowed_stride, users, beams, kept, parts, capacity;
   Key* buffers;  // [users, parts, capacity], at least kept + expand_tile
   int* sources;  // the same: their beams
@@ -31,24 +31,12 @@ struct ExpandRows {    // python/genrec_fast/ops/_cuda_expand_rows.py writes the
 
 // No answer can be given: an excluded item is not there.
 DEVICE_INLINE bool is_wrong(const ExpandRows& expand, long long user) {
-  if (!expand.exclude_offsets) return false;
-  const long long end = expand.exclude_offsets[user + 1];
-  return end < 0 || (end > expand.exclude_offsets[user] && expand.exclude[end - 1] >= expand.num_items);
+  return is_wrong_list(expand.excluded, user, expand.num_items);
 }
 
 DEVICE_INLINE bool is_shown(const ExpandRows& expand, long long user, long long item) {
   if (expand.allowed && !expand.allowed[user * expand.allowed_stride + item]) return false;
-  if (!expand.exclude_offsets) return true;
-  long long low = expand.exclude_offsets[user], high = expand.exclude_offsets[user + 1];
-  const long long end = high;
-  while (low < high) {
-    const long long middle = low + (high - low) / 2;
-    if (expand.exclude[middle] < item)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low >= end || expand.exclude[low] != item;
+  return !is_listed(expand.excluded, user, item);
 }
 
 // The tensor says the card.

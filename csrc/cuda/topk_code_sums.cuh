@@ -8,14 +8,14 @@
 // A user with a score that is NaN or +infinity, or with an excluded item that is not there, gets scores NaN and ids
 // -1; so does every user where a code lies outside its level.
 #include "code_sums.cuh"
+#include "item_lists.cuh"
 
 constexpr int scan_threads = 256, scan_rounds = 4;  // items of a thread between two looks at the buffers
 
 struct TopkCodeSums {  // python/genrec_fast/ops/_cuda_code_sums.py writes the same
   CodeSums sums;
-  const unsigned char* allowed;      // user b may find item n where allowed[b * allowed_stride + n]; null: all
-  const long long* exclude_offsets;  // [users + 1], or null; -1 everywhere where they break their rules
-  const long long* exclude;          // ascending in each row; num_items stands for an item that is not there
+  const unsigned char* allowed;  // user b may find item n where allowed[b * allowed_stride + n]; null: all
+  ItemLists excluded;
   long long allowed_stride;
   long long k, parts, capacity;  // at least k + scan_rounds * scan_threads, or as many as a part has items
   Key* buffers;                  // [users, parts, capacity]
@@ -23,20 +23,6 @@ struct TopkCodeSums {  // python/genrec_fast/ops/_cuda_code_sums.py writes the s
   Key* sorted;                   // [users, k]
   int* wrong;                    // [users + 1], 0 before; the last: a code is wrong
 };
-
-DEVICE_INLINE bool is_excluded(const TopkCodeSums& search, long long user, long long item) {
-  if (!search.exclude_offsets) return false;
-  long long low = search.exclude_offsets[user], high = search.exclude_offsets[user + 1];
-  const long long end = high;
-  while (low < high) {
-    const long long middle = low + (high - low) / 2;
-    if (search.exclude[middle] < item)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low < end && search.exclude[low] == item;
-}
 
 template <class Code, int Users, bool Staged>
 DEVICE_INLINE void scan_items(const TopkCodeSums& search) {
@@ -93,7 +79,7 @@ DEVICE_INLINE void scan_items(const TopkCodeSums& search) {
         const long long user = first_user + u;
         if (u >= users || key <= limits[u]) continue;
         if (search.allowed && !search.allowed[user * search.allowed_stride + item]) continue;
-        if (!is_excluded(search, user, item)) buffer_of(u)[atomicAdd(counts + u, 1u)] = key;
+        if (!is_listed(search.excluded, user, item)) buffer_of(u)[atomicAdd(counts + u, 1u)] = key;
       }
     }
     __syncthreads();
@@ -115,9 +101,7 @@ DEVICE_INLINE void scan_items(const TopkCodeSums& search) {
 // No answer can be given.
 DEVICE_INLINE bool is_wrong(const TopkCodeSums& search, long long user) {
   if (search.wrong[user] || search.wrong[search.sums.users]) return true;
-  if (!search.exclude_offsets) return false;
-  const long long end = search.exclude_offsets[user + 1];
-  return end < 0 || (end > search.exclude_offsets[user] && search.exclude[end - 1] >= search.sums.num_items);
+  return is_wrong_list(search.excluded, user, search.sums.num_items);
 }
 
 // bases[first ..] from the launch's own arguments: nothing is copied to the card.

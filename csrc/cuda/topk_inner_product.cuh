@@ -71,7 +71,7 @@ DEVICE_INLINE void find_bar(const Search& search) {
   __shared__ int parts[32];
   const Offset b = blockIdx.x;
   Offset wanted = search.k;
-  if (search.exclude_offsets) wanted += search.exclude_offsets[b + 1] - search.exclude_offsets[b];
+  if (search.excluded.offsets) wanted += search.excluded.offsets[b + 1] - search.excluded.offsets[b];
   unsigned low = 0, high = ~0u;  // as ordered()
   if (wanted > search.groups) high = 0;
   while (low < high) {
@@ -139,7 +139,7 @@ DEVICE_INLINE void score_groups(const Search& search, const typename Element::Ty
         const float rounded = static_cast<float>(score);
         const Key key = key_of(rounded, there);
         if (own % 16 != 0 || item != there || !(rounded > -rq::infinity() && rounded >= bar) || key >= limit) continue;
-        if (!search.is_allowed(b, item) || search.is_excluded(b, item)) continue;
+        if (!search.is_allowed(b, item) || is_listed(search.excluded, b, item)) continue;
         keys[atomicAdd(&count, 1)] = key;
       }
       __syncthreads();

@@ -1,6 +1,7 @@
 // The first half of topk_inner_product: the best score of every group of 32 items for every query, from products on
 // tensor cores in bfloat16, with a bound on how far it may be off.
 #pragma once
+#include "item_lists.cuh"
 #include "rq_product.cuh"
 
 namespace topk {
@@ -9,44 +10,28 @@ using rq::Offset;
 using Key = unsigned long long;  // of a found item; the lower, the better; no two items have the same
 constexpr int group_items = rq::warp_rows, threads = 128;
 
-struct Search {                   // python/genrec_fast/ops/_cuda_topk.py writes the same
-  const float* queries;           // [num_queries, depth]
-  unsigned short* rounded;        // as bfloat16 [num_queries, padded]
-  float2* lengths;                // [num_queries]: |query|, not below (NaN: not finite), and what rounding took
-  const float* bias;              // [num_items] or null
-  const unsigned char* allowed;   // query b may find item n where allowed[b allowed_stride + n]; null: all
-  const Offset* exclude_offsets;  // [num_queries + 1], or null; -1 everywhere where they break their rules
-  const Offset* exclude;          // ascending in each row; num_items stands for an item that is not there
-  float* least;                   // [num_queries, groups]: what the best item has at least, as defined
-  float4* bounds;                 // [groups]: lengths of items and of what rounding took, and |bias|, not below
-  float* bars;                    // [num_queries]
-  unsigned* wrong;                // not 0: the table or the bias is not finite
-  Key* keys;                      // [num_queries, parts, capacity]
-  int* counts;                    // [num_queries, parts]
-  Key* sorted;                    // [num_queries, places], places a power of two, at least k
+struct Search {                  // python/genrec_fast/ops/_cuda_topk.py writes the same
+  const float* queries;          // [num_queries, depth]
+  unsigned short* rounded;       // as bfloat16 [num_queries, padded]
+  float2* lengths;               // [num_queries]: |query|, not below (NaN: not finite), and what rounding took
+  const float* bias;             // [num_items] or null
+  const unsigned char* allowed;  // query b may find item n where allowed[b allowed_stride + n]; null: all
+  ItemLists excluded;
+  float* least;     // [num_queries, groups]: what the best item has at least, as defined
+  float4* bounds;   // [groups]: lengths of items and of what rounding took, and |bias|, not below
+  float* bars;      // [num_queries]
+  unsigned* wrong;  // not 0: the table or the bias is not finite
+  Key* keys;        // [num_queries, parts, capacity]
+  int* counts;      // [num_queries, parts]
+  Key* sorted;      // [num_queries, places], places a power of two, at least k
   Offset num_queries, num_items, groups, k, parts, capacity, places, allowed_stride;
   int depth, padded;
 
   DEVICE_INLINE bool is_allowed(Offset b, Offset item) const { return !allowed || allowed[b * allowed_stride + item]; }
-  DEVICE_INLINE bool is_excluded(Offset b, Offset item) const {
-    if (!exclude_offsets) return false;
-    Offset low = exclude_offsets[b], high = exclude_offsets[b + 1];
-    const Offset end = high;
-    while (low < high) {
-      const Offset middle = low + (high - low) / 2;
-      if (exclude[middle] < item)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low < end && exclude[low] == item;
-  }
   // No answer can be given: something is not finite, or an excluded item is not there.
   DEVICE_INLINE bool is_wrong(Offset b) const {
     if (*wrong != 0u || lengths[b].x != lengths[b].x) return true;
-    if (!exclude_offsets) return false;
-    const Offset end = exclude_offsets[b + 1];
-    return end < 0 || (end > exclude_offsets[b] && exclude[end - 1] >= num_items);
+    return is_wrong_list(excluded, b, num_items);
   }
   // How far a product of the query with an item of the group may be off the score as defined; infinity: no bound.
   DEVICE_INLINE float error(Offset b, Offset g) const {

@@ -82,13 +82,13 @@ def pack_unchecked(model: nn.Module, dtype: str | torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def described(model: nn.Module) -> Described:
+def described(model: Any) -> Described:
     """A stock model's stacks, their weights where these are, and what belongs to them.
 
     Raises:
         UnsupportedError: a part or setting that is not the family's, or a parameter that no stack reads.
     """
-    kind = str(model.config.model_type)  # type: ignore[union-attr]
+    kind = str(model.config.model_type)
     try:
         found = FAMILIES[kind](model)
     except AttributeError as error:  # a part that is another one than the family's
