@@ -22,7 +22,7 @@ DEVICE_INLINE bool is_listed(const ItemLists& lists, long long user, long long i
   return low < end && lists.items[low] == item;
 }
 
-// Offsets that are none, or an item that is not there.
+// Offsets that break their rules, or an item that is not there.
 DEVICE_INLINE bool is_wrong_list(const ItemLists& lists, long long user, long long num_items) {
   if (!lists.offsets) return false;
   const long long end = lists.offsets[user + 1];
